@@ -1,0 +1,28 @@
+# Puna's targets; each does its own set-up. `make help` lists them.
+PY := .venv/bin/python
+.PHONY: help setup test quick process engine demo check docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constraints.txt change
+.venv/ready: pyproject.toml constraints.txt scripts/setup
+	@bash scripts/setup
+
+test: setup check quick process  ## everything that CI runs but the demo
+quick: setup  ## tests without real processes: under a minute
+	$(PY) -m pytest -q -n 2 -m "not process and not engine and not gpu"
+process: setup  ## tests with real processes, environments and servers
+	$(PY) -m pytest -q -m "process and not engine and not gpu"
+engine: setup  ## the tutorial's app on a real vLLM on CPU: installs several GB
+	$(PY) -m pytest -q -m engine tests/engine
+check: setup  ## ruff and mypy strict
+	@$(PY) -m ruff check . && $(PY) -m mypy
+
+demo: setup  ## the whole story on a tiny Llama
+	@$(PY) -m puna.cli.main demo
+
+docs: setup  ## write the generated parts of README and docs again
+	$(PY) scripts/docs.py
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,96 @@
+"""What every place that runs replicas must do: start, stop, list, and say how much room there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Phase(StrEnum):
+    """What a backend sees of a replica's process."""
+
+    STARTING = "starting"
+    """The process runs; `initialize` has not ended."""
+    READY = "ready"
+    EXITED = "exited"
+    """The process is gone and so are its descendants; `exit_code`, `reason` and `last_lines` say why."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything needed to start one replica. Handed over whole, never read from elsewhere."""
+
+    replica_id: str
+    python: Path
+    """The interpreter of the runtime's environment."""
+    app: Path
+    """The writable working copy of the app's folder; the worker's working directory."""
+    socket: Path
+    """Where the worker listens."""
+    log: Path
+    """The file that takes the worker's stdout and stderr, appended."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The whole environment of the app: nothing of Puna's own leaks in."""
+    gpu: str = ""
+    """`CUDA_VISIBLE_DEVICES`; empty for none."""
+    gpu_fraction: float = 1.0
+    concurrency: int = 0
+    """Threads that run `infer`; 0 lets the worker choose."""
+    inference_time_s: float = 180.0
+    startup_timeout_s: float = 900.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One replica as the backend sees it now."""
+
+    replica_id: str
+    phase: Phase
+    pid: int = 0
+    exit_code: int | None = None
+    reason: str = ""
+    last_lines: tuple[str, ...] = ()
+    ready_s: float | None = None
+    """Seconds from start to ready, once ready."""
+    schema: Mapping[str, object] = field(default_factory=dict)
+    """The worker's own description of its inputs and concurrency (protocol.HELLO), once ready."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The room of a machine."""
+
+    cpus: int
+    memory_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device."""
+
+    index: int
+    name: str
+    memory_bytes: int
+
+
+class Backend(Protocol):
+    """A place that runs replicas. Calls return at once; what came of them is seen in `list`."""
+
+    def capacity(self) -> Capacity:
+        """The room there is, used or not."""
+
+    def start(self, launch: Launch) -> None:
+        """Begin to start a replica; the same id twice starts one."""
+
+    def stop(self, replica_id: str, grace_s: float) -> None:
+        """Drain, finalize, then end the process tree after `grace_s` at the latest; an unknown id is fine."""
+
+    def list(self) -> list[Observed]:
+        """Every replica that this backend started and nobody has forgotten, survivors of a restart included."""
+
+    def forget(self, replica_id: str) -> None:
+        """Drop what is remembered of a replica that has exited."""

@@ -1,0 +1,1 @@
+"""Stage 5: source snapshot, environment, bundle, and what the app said when it was tried."""

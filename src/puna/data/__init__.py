@@ -1,0 +1,1 @@
+"""Stage 1: chat templates and loss masks; load, sample, split, tokenise."""

@@ -1,0 +1,1 @@
+"""The tiny Llama, its data, its recipe."""

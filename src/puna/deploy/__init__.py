@@ -1,0 +1,1 @@
+"""Stage 6: states, store, plan, reconciler, secrets and the JSON API."""

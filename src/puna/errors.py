@@ -1,0 +1,193 @@
+"""Every error Puna raises on purpose: one tree, each with a hint, an exit code and an HTTP status.
+
+PunaError
+├── UsageError                what the user wrote is wrong (exit 2, HTTP 400)
+│   ├── RecipeError           a training recipe
+│   ├── ProjectError          inferless.yaml, app.py or the project folder
+│   ├── RuntimeSpecError      inferless-runtime-config.yaml
+│   ├── SchemaError           input_schema.py, or a request that does not fit it
+│   └── DataError             a dataset, a row of it, a chat template
+├── NotFoundError             the named thing does not exist (exit 3, HTTP 404)
+├── ConflictError             the thing is in a state that forbids this (exit 4, HTTP 409)
+├── UnauthorizedError         no key or an unknown key (exit 5, HTTP 401)
+│   └── ForbiddenError        a key without the right to this (HTTP 403)
+├── StageError                a stage ran and failed (exit 1, HTTP 500)
+│   ├── TrainError            training, or a plan that does not fit the machine
+│   ├── MergeError            merging or verifying
+│   ├── PublishError          the registry or the hub
+│   ├── BuildError            an environment, a bundle
+│   ├── AppError              the user's app failed to import, initialise or infer
+│   └── DeployError           a rollout
+├── MachineError              the machine refuses: port in use, disk full (exit 6, HTTP 507)
+└── ServeError                one request cannot be served (exit 7)
+    ├── QueueFullError        HTTP 429, with retry_after_s
+    ├── DeadlineError         HTTP 504
+    ├── ReplicaDiedError      HTTP 502
+    ├── UnavailableError      HTTP 503
+    └── TooLargeError         HTTP 413
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PunaError(Exception):
+    """What happened to which thing (`message`), and the next command to type (`hint`)."""
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
+        """`detail` is evidence shown under the message: a traceback, the last log lines."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+    @property
+    def code(self) -> str:
+        """A stable name for programs: `RecipeError` -> `recipe`, `NotFoundError` -> `not_found`."""
+        name = type(self).__name__.removesuffix("Error") or "Puna"
+        return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+    def as_json(self) -> dict[str, object]:
+        """The body of an error reply on `/api`."""
+        body = {"code": self.code, "message": self.message, "hint": self.hint}
+        return {"error": body | ({"detail": self.detail} if self.detail else {})}
+
+
+class UsageError(PunaError):
+    """What the user wrote is wrong."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class RecipeError(UsageError):
+    """A training recipe is wrong."""
+
+
+class ProjectError(UsageError):
+    """inferless.yaml, app.py or the project folder is wrong."""
+
+
+class RuntimeSpecError(UsageError):
+    """inferless-runtime-config.yaml is wrong."""
+
+
+class SchemaError(UsageError):
+    """input_schema.py is wrong, or a request does not fit it."""
+
+
+class DataError(UsageError):
+    """A dataset, a row of it or a chat template is wrong."""
+
+
+class NotFoundError(PunaError):
+    """The named thing does not exist."""
+
+    exit_code = 3
+    http_status = 404
+
+
+class ConflictError(PunaError):
+    """The thing is in a state that forbids this."""
+
+    exit_code = 4
+    http_status = 409
+
+
+class UnauthorizedError(PunaError):
+    """No key, or an unknown one."""
+
+    exit_code = 5
+    http_status = 401
+
+
+class ForbiddenError(UnauthorizedError):
+    """The key has no right to this."""
+
+    http_status = 403
+
+
+class StageError(PunaError):
+    """A stage ran and failed."""
+
+
+class TrainError(StageError):
+    """Training failed, or the plan does not fit the machine."""
+
+
+class MergeError(StageError):
+    """Merging or verifying failed."""
+
+
+class PublishError(StageError):
+    """The registry or the hub refused."""
+
+
+class BuildError(StageError):
+    """An environment or a bundle could not be built."""
+
+
+class AppError(StageError):
+    """The user's app failed to import, initialise or infer."""
+
+
+class DeployError(StageError):
+    """A rollout failed; the revision before it, if any, still serves."""
+
+
+class MachineError(PunaError):
+    """The machine refuses: port in use, disk full, no such device."""
+
+    exit_code = 6
+    http_status = 507
+
+
+class ServeError(PunaError):
+    """One request cannot be served."""
+
+    exit_code = 7
+
+
+class QueueFullError(ServeError):
+    """Too many requests wait; come back after `retry_after_s`."""
+
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, f"retry after {retry_after_s} s, or raise max_replica")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(ServeError):
+    """The request's time ran out."""
+
+    http_status = 504
+
+
+class ReplicaDiedError(ServeError):
+    """The replica died after its reply had begun, or twice before."""
+
+    http_status = 502
+
+
+class UnavailableError(ServeError):
+    """No replica can take the request."""
+
+    http_status = 503
+
+
+class TooLargeError(ServeError):
+    """The request's body is over the limit."""
+
+    http_status = 413
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`did you mean ...?` for a misspelt key, or an empty string when nothing is near."""
+    found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"did you mean `{found[0]}`?" if found else ""

@@ -1,0 +1,132 @@
+"""Where things lie on disk: the one module that joins Puna's paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# A Unix socket's path must fit in 108 bytes (man 7 unix, sun_path).
+SOCKET_PATH_BYTES = 107
+
+
+@dataclass(frozen=True)
+class Home:
+    """`$PUNA_HOME`, default `~/.puna`; every folder in it is made on first use, readable by its owner only."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """The home that the environment names."""
+        return cls(Path(os.environ.get("PUNA_HOME") or Path.home() / ".puna").expanduser().absolute())
+
+    def folder(self, *parts: str) -> Path:
+        """A folder under the root, made if missing."""
+        path = self.root.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    @property
+    def datasets(self) -> Path:
+        """Tokenised datasets, a folder each, named by digest."""
+        return self.folder("datasets")
+
+    @property
+    def runs(self) -> Path:
+        """Training runs, a folder each, named `<recipe>-<n>`."""
+        return self.folder("runs")
+
+    @property
+    def models(self) -> Path:
+        """Models, a folder each, named by digest."""
+        return self.folder("models")
+
+    @property
+    def registry(self) -> Path:
+        """What names point to which model: `<owner>/<name>.json`."""
+        return self.folder("registry")
+
+    @property
+    def bundles(self) -> Path:
+        """Bundles, a folder each, named by digest."""
+        return self.folder("bundles")
+
+    @property
+    def environments(self) -> Path:
+        """Virtual environments, a folder each, named by the digest of what was asked for."""
+        return self.folder("environments")
+
+    @property
+    def sources(self) -> Path:
+        """Source snapshots, a folder each, named by digest."""
+        return self.folder("sources")
+
+    @property
+    def volumes(self) -> Path:
+        """Named volumes."""
+        return self.folder("volumes")
+
+    @property
+    def workspaces(self) -> Path:
+        """Writable working copies of an app, one a replica."""
+        return self.folder("workspaces")
+
+    @property
+    def caches(self) -> Path:
+        """Compile caches that belong to bundles, a folder each, named by the bundle's digest."""
+        return self.folder("caches")
+
+    @property
+    def logs(self) -> Path:
+        """Build logs and call logs."""
+        return self.folder("logs")
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        self.folder()
+        return self.root / "puna.db"
+
+    @property
+    def key(self) -> Path:
+        """The key that encrypts secrets at rest (mode 0600)."""
+        self.folder()
+        return self.root / "key"
+
+    @property
+    def credentials(self) -> Path:
+        """The endpoint keys that this user's CLI was given (mode 0600)."""
+        self.folder()
+        return self.root / "credentials.json"
+
+    @property
+    def state(self) -> Path:
+        """What a running `puna up` writes about itself: address and process id."""
+        self.folder()
+        return self.root / "up.json"
+
+    @property
+    def sockets(self) -> Path:
+        """Unix sockets: under the root, or where that path would be too long, a short one of this root's own."""
+        path = self.root / "sockets"
+        if len(os.fsencode(path)) + 40 > SOCKET_PATH_BYTES:
+            name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+            path = Path(tempfile.gettempdir()) / f"puna-{os.getuid()}-{name}"
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control plane listens; whoever may open it is its administrator."""
+        return self.sockets / "control.sock"
+
+    def replica_socket(self, replica_id: str) -> Path:
+        """Where one replica's worker listens for the gateway."""
+        return self.sockets / f"{replica_id}.sock"
+
+    def guard_socket(self, replica_id: str) -> Path:
+        """Where one replica's guard listens for its owner."""
+        return self.sockets / f"{replica_id}.guard"

@@ -1,0 +1,1 @@
+"""Stage 4: the local registry and the Hugging Face Hub."""

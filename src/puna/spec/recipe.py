@@ -1,0 +1,229 @@
+"""The training recipe: one YAML file, one frozen dataclass a section, the tutorial's numbers as defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from puna.errors import RecipeError
+from puna.spec import fields
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What to learn from."""
+
+    dataset: str = "HuggingFaceH4/ultrachat_200k"
+    """A hub id, or a local .json, .jsonl, .parquet or .csv file (relative to the recipe), or `demo`."""
+    split: str = "train_sft"
+    """The split of a hub dataset; local files have none."""
+    revision: str | None = None
+    """The hub dataset's commit, for a run that can be repeated exactly."""
+    take: int | None = 10_000
+    """How many rows to use, after shuffling; all when null."""
+    shuffle_seed: int = 42
+    test_fraction: float = 0.01
+    """The share of rows held out for evaluation."""
+    template: str = "chatml"
+    """`chatml`, `llama3`, or a Jinja file (relative to the recipe)."""
+    loss_on: Literal["assistant", "all"] = "assistant"
+    """Which tokens are learnt: assistant turns with their end token, or every token."""
+    max_length: int = 2024
+    """Tokens a row is cut at."""
+    skip_bad_rows: bool = False
+    """Skip and count malformed rows instead of stopping at the first."""
+    processes: int | None = None
+    """Processes that tokenise; the number of cores when null."""
+
+    def __post_init__(self) -> None:
+        check(self.max_length >= 8, "data.max_length must be at least 8")
+        check(0 <= self.test_fraction < 1, "data.test_fraction must lie in 0 to 1")
+        check(self.take is None or self.take >= 2, "data.take must be at least 2")
+
+
+@dataclass(frozen=True)
+class QuantizationRecipe:
+    """How the frozen base is held."""
+
+    load_in_4bit: bool = True
+    bnb_4bit_quant_type: Literal["nf4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """float16 is accepted for the tutorial's sake; bf16 has its speed without its overflow."""
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """What is trained."""
+
+    lora_r: int = 16
+    lora_alpha: float = 64
+    lora_dropout: float = 0.05
+    bias: Literal["none"] = "none"
+    target_modules: tuple[str, ...] = PROJECTIONS
+    train_chat_tokens: bool = True
+    """Also train the embedding and head rows of the template's new tokens: Llama-3's reserved rows are empty."""
+
+    def __post_init__(self) -> None:
+        check(self.lora_r >= 1, "lora.lora_r must be at least 1")
+        check(0 <= self.lora_dropout < 1, "lora.lora_dropout must lie in 0 to 1")
+        for name in self.target_modules:
+            check(name in PROJECTIONS, f"lora.target_modules has `{name}`; valid: {', '.join(PROJECTIONS)}")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How it is trained."""
+
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 2
+    per_device_eval_batch_size: int = 8
+    num_train_epochs: float = 1
+    max_steps: int | None = None
+    """Stop after this many optimiser steps, whatever the epochs."""
+    learning_rate: float = 8e-6
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: int = 30
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    save_steps: int = 50
+    save_total_limit: int = 2
+    """Checkpoints kept; older ones go."""
+    logging_steps: int = 50
+    eval_steps: int = 10
+    seed: int = 42
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    tokens_per_batch: int | None = None
+    """Token budget of one forward pass; chosen from the GPU's memory when null."""
+    recompute_layers: int | None = None
+    """Layers whose activations are recomputed; chosen from the GPU's memory when null."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "save_steps",
+            "logging_steps",
+            "eval_steps",
+            "per_device_eval_batch_size",
+            "save_total_limit",
+        ):
+            check(getattr(self, name) >= 1, f"training.{name} must be at least 1")
+        check(self.learning_rate > 0, "training.learning_rate must be over 0")
+        check(self.num_train_epochs > 0, "training.num_train_epochs must be over 0")
+        check(self.warmup_steps >= 0, "training.warmup_steps must be at least 0")
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """How adapter and base become one model."""
+
+    base: Literal["auto", "original", "dequantised"] = "auto"
+    """Which base the adapter is added to; `auto` measures both on the held-out rows."""
+
+
+@dataclass(frozen=True)
+class PublishRecipe:
+    """Where the model goes."""
+
+    name: str | None = None
+    """`owner/name` in the local registry; `puna/<recipe name>` when null."""
+    hub: str | None = None
+    """`owner/name` on the Hugging Face Hub; nothing is pushed when null."""
+
+
+@dataclass(frozen=True)
+class ServeRecipe:
+    """How `puna ship` deploys it."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto`: vllm where there is a GPU, else transformers."""
+    min_replica: int = 0
+    max_replica: int = 1
+    scale_down_delay_s: float = 600
+    inference_time_s: float = 180
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about one run."""
+
+    name: str
+    base: str
+    """A hub id, a local folder, a published `owner/name`, or `demo` (the tiny Llama that ships with Puna)."""
+    base_revision: str | None = None
+    data: DataRecipe = field(default_factory=DataRecipe)
+    quantization: QuantizationRecipe = field(default_factory=QuantizationRecipe)
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    merge: MergeRecipe = field(default_factory=MergeRecipe)
+    publish: PublishRecipe = field(default_factory=PublishRecipe)
+    serve: ServeRecipe = field(default_factory=ServeRecipe)
+
+    def __post_init__(self) -> None:
+        valid = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name)
+        check(valid is not None, f"name is {self.name!r}: lower-case letters, digits, `.`, `_`, `-`, at most 63")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Conversations that one optimiser step learns from."""
+        return self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they would stand in the YAML file."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of every value, in hex: two recipes with one digest ask for the same run."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise RecipeError with `message` unless `condition` holds."""
+    if not condition:
+        raise RecipeError(message)
+
+
+def parse(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        RecipeError: an unknown or missing key, or a value that makes no sense.
+    """
+    return fields.build(Recipe, values, "", RecipeError)
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe file; relative local paths in it are taken from the file's folder.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or says something that makes no sense.
+    """
+    recipe = parse(fields.read_yaml(path, RecipeError))
+    data = recipe.data
+    return dataclasses.replace(
+        recipe,
+        base=_absolute(recipe.base, path.parent),
+        data=dataclasses.replace(
+            data, dataset=_absolute(data.dataset, path.parent), template=_absolute(data.template, path.parent)
+        ),
+    )
+
+
+def _absolute(value: str, folder: Path) -> str:
+    # `a/b` is a hub id unless such a path lies beside the recipe; `./x` and `/x` are always paths.
+    if value.startswith(("./", "../", "/", "~")) or (folder / value).exists():
+        return str((folder / Path(value).expanduser()).resolve())
+    return value

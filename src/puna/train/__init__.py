@@ -1,0 +1,1 @@
+"""Stage 2: plan, model, one run from top to bottom, report."""

@@ -1,0 +1,1 @@
+"""Stage 8: the island that runs the user's app: standard library only, CPython 3.8 and later."""

@@ -1,0 +1,98 @@
+"""The frames between gateway, guard's owner and worker: every message there is, grouped by sender. No I/O.
+
+A frame is `length: u32` (of what follows), `kind: u8`, `request_id: u64`, payload; big-endian.
+JSON payloads are UTF-8. REPLY carries `status: u16` and then the body's bytes, ready to be sent.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+HEADER = struct.Struct(">IBQ")
+MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
+
+# from the gateway (request_id says which request) or from the owner (request_id 0)
+REQUEST = 1  # JSON {"path": "infer" | "stream", "deadline_s": float left, "trace": str} NEWLINE, then the client's body
+CANCEL = 2  # the client went away: drop the request if it has not begun, ignore its reply otherwise
+DRAIN = 3  # accept nothing more; answer DRAINED when the last reply is out
+SHUTDOWN = 4  # drain, finalize, exit
+PING = 5
+SLEEP = 6
+WAKE = 7
+
+# from the worker
+HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "timings"}
+READY = 66  # initialize has ended and the warm-up too: JSON as HELLO
+REPLY = 67  # status u16, body; ends the request
+BEGIN = 68  # a streamed reply begins; a retry elsewhere is no longer possible
+CHUNK = 69  # one event of a streamed reply: JSON
+END = 70  # a streamed reply ends: JSON {} or {"error": str}
+FAILED = 71  # initialize failed: JSON {"message", "traceback"}
+DRAINED = 72
+PONG = 73
+ASLEEP = 74
+AWAKE = 75
+STARTED = 76  # infer has been called for this request
+
+NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is no frame."""
+
+
+def encode(kind: int, request_id: int = 0, payload: Any = b"") -> bytes:
+    """One frame as bytes; a payload that is not bytes is written as JSON."""
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        payload = json.dumps(payload, separators=(",", ":")).encode()
+    return HEADER.pack(len(payload) + 9, kind, request_id) + bytes(payload)
+
+
+def encode_reply(request_id: int, status: int, body: bytes) -> bytes:
+    """A REPLY frame: HTTP status and body."""
+    return encode(REPLY, request_id, struct.pack(">H", status) + body)
+
+
+def decode_reply(payload: bytes) -> tuple[int, bytes]:
+    """`(status, body)` of a REPLY's payload."""
+    return struct.unpack_from(">H", payload)[0], bytes(payload[2:])
+
+
+def encode_request(request_id: int, head: dict[str, Any], body: bytes) -> bytes:
+    """A REQUEST frame: a JSON line, then the client's body untouched."""
+    return encode(REQUEST, request_id, json.dumps(head, separators=(",", ":")).encode() + b"\n" + body)
+
+
+def decode_request(payload: bytes) -> tuple[dict[str, Any], bytes]:
+    """`(head, body)` of a REQUEST's payload."""
+    head, _, body = bytes(payload).partition(b"\n")
+    return json.loads(head), body
+
+
+class Decoder:
+    """Bytes in, frames out, in whatever pieces the bytes arrive."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """The frames that are whole now, as a list of `(kind, request_id, payload)`.
+
+        Raises:
+            ProtocolError: a length is impossible.
+        """
+        self._buffer += data
+        frames: list[tuple[int, int, bytes]] = []
+        start = 0
+        while len(self._buffer) - start >= HEADER.size:
+            length, kind, request_id = HEADER.unpack_from(self._buffer, start)
+            if length < 9 or length > MAX_PAYLOAD_BYTES:
+                raise ProtocolError("frame of %d bytes" % length)
+            if len(self._buffer) - start < 4 + length:
+                break
+            frames.append((kind, request_id, bytes(self._buffer[start + HEADER.size : start + 4 + length])))
+            start += 4 + length
+        del self._buffer[:start]
+        return frames

@@ -1,0 +1,107 @@
+"""The layer table of the design, enforced: imports go down it, never up, never in a circle, lazy ones included."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+ROOT = SRC / "puna"
+
+# A module may import from rows above its own, and from its own room. Rooms in one row are strangers.
+LAYERS: list[set[str]] = [
+    {"errors"},
+    {"home", "progress"},
+    {"artifacts"},
+    {"spec"},
+    {"demo"},
+    {"data", "train", "merge", "publish", "build"},
+    {"backends"},
+    {"deploy"},
+    {"serve"},
+    {"client"},
+    {"pipeline", "server"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+LONGEST_CHAIN = 10
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(SRC).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Every module imported in the file, wherever the import stands; True when inside TYPE_CHECKING."""
+    tree, found = ast.parse(path.read_text()), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; name the module in full"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            found.append(node.module or "")
+    return found
+
+
+def edges() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        named = {name for name in imports(path) if name in MODULES and name != module}
+        # `from puna.spec import recipe` names the room too; the room's own __init__ is empty of imports.
+        graph[module] = {n for n in named if not (n != "puna" and any(o.startswith(n + ".") for o in named))}
+        graph[module] -= {"puna"}
+    return graph
+
+
+EDGES = edges()
+
+
+def test_every_room_stands_in_the_layer_table() -> None:
+    rooms = {room(m) for m in MODULES} - {"", "worker", "console", "__main__"}
+    assert rooms <= set(LEVEL), f"give {rooms - set(LEVEL)} a row in LAYERS"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down_the_table(module: str) -> None:
+    mine = room(module)
+    for other in EDGES[module]:
+        theirs = room(other)
+        if mine == "worker":
+            assert theirs == "worker", f"{module} imports {other}: the worker is an island"
+        elif theirs == "worker":
+            assert other == "puna.worker.protocol", f"{module} imports {other}: only worker.protocol may be"
+        elif mine in LEVEL and theirs in LEVEL and mine != theirs:
+            assert LEVEL[theirs] < LEVEL[mine], f"{module} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if room(m) == "worker"))
+def test_the_worker_needs_the_standard_library_only(module: str) -> None:
+    for name in imports(MODULES[module]):
+        top = name.split(".")[0]
+        assert top == "puna" or top in sys.stdlib_module_names, f"{module} imports {name}"
+
+
+def test_no_import_runs_in_a_circle_and_no_chain_is_long() -> None:
+    depth: dict[str, int] = {}
+
+    def visit(module: str, path: tuple[str, ...]) -> int:
+        assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
+        if module not in depth:
+            depth[module] = 1 + max((visit(o, (*path, module)) for o in EDGES[module]), default=0)
+        return depth[module]
+
+    deepest = max(MODULES, key=lambda m: visit(m, ()))
+    assert depth[deepest] <= LONGEST_CHAIN, f"{deepest} is {depth[deepest]} imports deep"
