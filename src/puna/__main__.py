@@ -1,0 +1,5 @@
+"""`python -m puna` is `puna`."""
+
+from puna.cli.main import main
+
+main()

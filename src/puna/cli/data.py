@@ -1,0 +1,55 @@
+"""`puna data`: prepare a recipe's dataset, and look at what the model will learn from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puna.cli import output
+from puna.cli.options import AsJson
+from puna.home import Home
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)]
+
+
+@app.command()
+def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
+    """Load, sample, split and tokenise; kept, so that training starts at once."""
+    from puna import pipeline
+    from puna.spec import recipe as recipes
+
+    watch = output.Watch(quiet=json)
+    prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
+    watch.close()
+    figures = dict(prepared.dataset.manifest.metrics)
+    if json:
+        output.data({"dataset": str(prepared.dataset.path), **figures})
+    else:
+        output.pairs({"dataset": prepared.dataset.path, **figures})
+
+
+@app.command()
+def preview(
+    recipe: RecipeFile,
+    row: Annotated[int, typer.Option(help="Which row.")] = 0,
+    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    json: AsJson = False,
+) -> None:
+    """Show one row as the model sees it: learnt tokens are marked, the others only read."""
+    from puna import pipeline
+    from puna.data.preview import preview as tokens_of
+    from puna.spec import recipe as recipes
+
+    watch = output.Watch(quiet=json)
+    prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
+    watch.close()
+    tokens = tokens_of(prepared.dataset, row, split)
+    if json:
+        output.data([{"text": t.text, "id": t.token_id, "learnt": t.label} for t in tokens])
+        return
+    output.tokens((t.text, t.label) for t in tokens)
+    learnt = sum(t.label for t in tokens)
+    output.line(f"\nrow {row} of {split}: {len(tokens)} tokens, {learnt} learnt (green, or in [brackets])")

@@ -1,0 +1,123 @@
+"""The command table, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+from puna import __version__
+from puna.errors import PunaError, UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `puna`: where its code is, and its line in `puna --help`."""
+
+    target: str
+    help: str
+
+
+# Grouped as the story goes; `puna --help` is printed from this table alone, so that it loads no command.
+TABLE: dict[str, dict[str, Command]] = {
+    "The story": {
+        "demo": Command("demo:demo", "The whole story on a tiny Llama, in a throw-away home."),
+        "ship": Command("ship:ship", "Recipe to endpoint in one go: train, merge, publish, init, deploy."),
+    },
+    "Training": {
+        "data": Command("data:app", "Prepare a recipe's dataset and look at its tokens."),
+        "train": Command("training:train", "Fine-tune as a recipe says; --dry-run shows the plan only."),
+        "merge": Command("training:merge", "Adapter and base become one model, verified against the trained one."),
+        "publish": Command("training:publish", "Give a merged model a name; --hub also pushes it."),
+        "runs": Command("runs:runs", "List training runs."),
+        "run": Command("runs:app", "Show one run: figures, loss curve, report."),
+        "model": Command("models:app", "List, show, alias and delete published models."),
+    },
+    "Serving": {
+        "up": Command("up:up", "Run the control plane and the gateway."),
+        "down": Command("up:down", "Stop what `puna up` runs."),
+        "init": Command("project:init", "Write the four files of an app that serves a model."),
+        "dev": Command("project:dev", "Run an app once in its own environment, without a server."),
+        "runtime": Command("runtime:app", "Upload, list and show runtimes."),
+        "deploy": Command("deploy:deploy", "Build a folder and roll it out; answers with URL, key and a curl line."),
+        "call": Command("call:call", "Call an endpoint: puna call my-app prompt='What is AI?'."),
+        "ps": Command("endpoints:ps", "List endpoints and their replicas."),
+        "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),
+        "events": Command("endpoints:events", "Show what happened to an endpoint, and why."),
+        "scale": Command("endpoints:scale", "Change replicas, delays and limits without a rebuild."),
+        "activate": Command("endpoints:activate", "Let an endpoint take requests again."),
+        "deactivate": Command("endpoints:deactivate", "Stop every replica and refuse requests."),
+        "rebuild": Command("endpoints:rebuild", "Build the endpoint's source again and roll it out."),
+        "rollback": Command("endpoints:rollback", "Serve an earlier revision again."),
+        "delete": Command("endpoints:delete", "Delete an endpoint and stop its replicas."),
+    },
+    "Access": {
+        "key": Command("access:key_app", "Create, list and revoke API keys."),
+        "secret": Command("access:secret_app", "Set, list and delete secrets."),
+    },
+}
+COMMANDS = {name: command for group in TABLE.values() for name, command in group.items()}
+# Spellings of the Inferless platform's two CLI generations.
+ALIASES = {"log": "logs", "models": "model", "runtimes": "runtime", "secrets": "secret", "keys": "key"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 when it did what was asked, else the error's own code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    from puna.cli import output
+
+    if not words or words[0] in ("--help", "-h", "help"):
+        output.command_table(TABLE)
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        output.line(f"puna {__version__}")
+        return 0
+    as_json = "--json" in words
+    try:
+        return _dispatch(words)
+    except PunaError as error:
+        output.error(error, as_json=as_json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        output.error(PunaError("interrupted", "nothing half-written was kept; run the command again"), as_json=as_json)
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader of our output has gone, e.g. `puna logs | head`
+
+
+def _dispatch(words: list[str]) -> int:
+    name = ALIASES.get(words[0], words[0])
+    if name == "completion":
+        from puna.cli import completion
+
+        return completion.show(words[1:], COMMANDS)
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command `{name}`", nearest(name, COMMANDS) or "puna --help lists them")
+    import typer
+
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(importlib.import_module(f"puna.cli.{module}"), attribute)
+    app = target
+    if not isinstance(target, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(target)
+    _, _, complaint, *_ = typer.BadParameter.__mro__  # BadParameter < UsageError < ClickException
+    try:
+        code = app(words[1:], prog_name=f"puna {name}", standalone_mode=False)
+    except complaint as problem:
+        said = problem.format_message()  # type: ignore[attr-defined]
+        if not said:
+            return 2  # a group without a command: its help has been printed
+        raise UsageError(said, f"puna {name} --help") from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

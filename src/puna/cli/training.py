@@ -1,0 +1,118 @@
+"""`puna train`, `merge` and `publish`: from a recipe to a named model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from puna.cli import output
+from puna.cli.options import AsJson, RunName
+from puna.home import Home
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show rows, tokens, memory and time; train nothing.")
+    ] = False,
+    resume: Annotated[str | None, typer.Option(help="Continue this interrupted run.", show_default=False)] = None,
+    json: AsJson = False,
+) -> None:
+    """Fine-tune as a recipe says: QLoRA, with a progress bar, resumable."""
+    from puna import pipeline
+    from puna.spec import recipe as recipes
+
+    home, watch = Home.default(), output.Watch(quiet=json)
+    prepared = pipeline.prepare(recipes.load(recipe), home, watch)
+    if dry_run:
+        watch.close()
+        _show_plan(prepared, json)
+        return
+    try:
+        name = pipeline.train(prepared, home, watch, resume)
+    finally:
+        watch.close()
+    from puna.train import record
+
+    run = record.find_run(home, name)
+    if json:
+        output.data({"run": name, "path": str(run.path), "metrics": run.last})
+        return
+    output.line(f"run {name} has finished: {run.path}")
+    output.line(f"report: {run.path / 'report.html'}")
+    output.line(f"next: puna merge {name}")
+
+
+def _show_plan(prepared: Any, json: bool) -> None:
+    from puna import pipeline
+
+    plan, figures = pipeline.plan(prepared), prepared.dataset.manifest.metrics
+    if json:
+        output.data({"data": figures, "plan": plan.as_dict()})
+        return
+    output.line("data", style="bold")
+    output.pairs({k: v for k, v in figures.items() if not k.endswith("_id") and not k.endswith("_ids")})
+    output.line("\nplan", style="bold")
+    output.pairs(plan.as_dict())
+
+
+def merge(
+    run: RunName,
+    base: Annotated[
+        str | None, typer.Option(help="original, dequantised or auto; the recipe's when not given.", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Adapter and base become one model, verified against the trained one; exits non-zero when it differs."""
+    from puna import pipeline
+    from puna.errors import MergeError, UsageError
+
+    if base not in (None, "original", "dequantised", "auto"):
+        raise UsageError(f"--base is {base!r}", "one of original, dequantised, auto")
+    watch = output.Watch(quiet=json)
+    merged = pipeline.merge(run, Home.default(), watch, base)
+    watch.close()
+    figures = merged.verification.__dict__
+    if json:
+        output.data({"model": merged.model.path.name, "why": merged.why, "verification": figures})
+    else:
+        output.pairs({"model": merged.model.path, "base": merged.why, **figures})
+    if not merged.verification.passed:
+        reasons = "; ".join(merged.verification.reasons)
+        raise MergeError(
+            f"the merged model differs from the trained one: {reasons}", "puna publish --force takes it all the same"
+        )
+    if not json:
+        output.line(f"next: puna publish {run} owner/name")
+
+
+def publish(
+    run: RunName,
+    name: Annotated[
+        str | None, typer.Argument(help="owner/name; the recipe's when not given.", show_default=False)
+    ] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="An alias beside `latest`; may be repeated.")] = None,
+    hub: Annotated[
+        str | None, typer.Option(help="Also push to this owner/name on the Hugging Face Hub.", show_default=False)
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the hub repository private.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish a model that failed verification.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Give a merged model a name and a version."""
+    from puna import pipeline
+
+    aliases = tuple(dict.fromkeys(("latest", *(alias or ()))))
+    version = pipeline.publish(run, name, Home.default(), force=force, aliases=aliases)
+    watch = output.Watch(quiet=json)
+    url = pipeline.push(version, hub, watch, private) if hub else None
+    watch.close()
+    if json:
+        output.data({"name": version.name, "version": version.version, "digest": version.digest, "hub": url})
+        return
+    output.line(f"{version.name} version {version.version} ({', '.join(version.aliases)}) is {version.digest[:16]}")
+    if url:
+        output.line(f"pushed to {url}")
+    output.line(f"next: puna init {version.name} my-app")
