@@ -1,0 +1,232 @@
+"""A project folder's settings: inferless.yaml of version 1 or 2, or none at all."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puna.errors import ProjectError
+from puna.spec import fields, runtime
+
+FILE_NAMES = ("inferless.yaml", "inferless.yml")
+MAX_INFERENCE_TIME_S, MAX_CONCURRENCY = 7200, 100
+
+# Top-level keys that are known; those that mean nothing here are accepted in silence.
+_TOP = (
+    "version name import_source source_framework_type configuration env secrets optional model_url provider io_schema "
+    "branch autobuild source_location hf_model_name model_type task_type docker_file_path health_api infer_api "
+    "server_port docker_run_command model_import_id models"
+).split()
+_CONFIGURATION = (
+    "custom_runtime_id custom_runtime_url custom_runtime_name custom_runtime_version custom_volume_id "
+    "custom_volume_name gpu_type inference_time is_dedicated is_serverless min_replica max_replica scale_down_delay "
+    "container_concurrency region vcpu ram env secrets"
+).split()
+_OPTIONAL = ("input_file_name", "output_file_name", "runtime_file_name")
+
+
+@dataclass(frozen=True)
+class Project:
+    """How an app is to be deployed; everything has a default."""
+
+    name: str
+    version: str = "2.0.0"
+    import_source: str = "LOCAL"
+    framework: str = "PYTORCH"
+    gpu_type: str | None = None
+    is_dedicated: bool = True
+    """A whole GPU; half of one when false."""
+    min_replica: int = 0
+    max_replica: int = 1
+    scale_down_delay_s: float = 600
+    inference_time_s: float = 180
+    container_concurrency: int | None = None
+    """Requests a replica takes at once; the worker chooses when null."""
+    region: str | None = None
+    vcpu: float | None = None
+    ram_gib: float | None = None
+    runtime_name: str | None = None
+    """An uploaded runtime; the file beside the app when null."""
+    runtime_version: int | None = None
+    runtime_file: str | None = None
+    """The runtime file that is there, relative to the folder."""
+    volume: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    """Published models that the bundle must carry, `owner/name`, `owner/name:3` or `owner/name@alias`."""
+    warnings: tuple[str, ...] = ()
+    """What looks like a mistake but does not stop a deployment."""
+
+
+def load(folder: Path) -> Project:
+    """Read the settings of the project in `folder`.
+
+    Raises:
+        ProjectError: the folder or a setting is wrong.
+    """
+    if not folder.is_dir():
+        raise ProjectError(f"{folder} is no folder", "name the folder that holds app.py")
+    path = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+    values = fields.read_yaml(path, ProjectError) if path else {}
+    return parse(values, folder)
+
+
+def parse(values: Mapping[str, Any], folder: Path) -> Project:
+    """A project from the plain values of its file; numbers in quotes are numbers, null is absent.
+
+    Raises:
+        ProjectError: a value makes no sense.
+    """
+    warnings = _misspelt(values, _TOP, "") + _misplaced(values)
+    settings = _section(values, "configuration")
+    warnings += _misspelt(settings, _CONFIGURATION, "configuration.")
+    optional = _section(values, "optional")
+    warnings += _misspelt(optional, _OPTIONAL, "optional.")
+    found = runtime.find(folder, _text(optional, "runtime_file_name"))
+    name = _name(_text(values, "name") or folder.resolve().name, warnings)
+    project = Project(
+        name=name,
+        version=_text(values, "version") or "2.0.0",
+        import_source=(_text(values, "import_source") or "LOCAL").upper(),
+        framework=(_text(values, "source_framework_type") or "PYTORCH").upper(),
+        gpu_type=_text(settings, "gpu_type"),
+        is_dedicated=_flag(settings, "is_dedicated", True),
+        min_replica=_whole(settings, "min_replica", 0),
+        max_replica=_whole(settings, "max_replica", 1),
+        scale_down_delay_s=_number(settings, "scale_down_delay", 600),
+        inference_time_s=_number(settings, "inference_time", 180),
+        container_concurrency=_whole(settings, "container_concurrency", 0) or None,
+        region=_text(settings, "region"),
+        vcpu=_number(settings, "vcpu", 0) or None,
+        ram_gib=_number(settings, "ram", 0) or None,
+        runtime_name=_text(settings, "custom_runtime_name") or _text(settings, "custom_runtime_id"),
+        runtime_version=_whole(settings, "custom_runtime_version", 0) or None,
+        runtime_file=found.relative_to(folder).as_posix() if found else None,
+        volume=_text(settings, "custom_volume_name") or _text(settings, "custom_volume_id"),
+        env=_env(settings) | _env(values),
+        secrets=_names(values, "secrets") + _names(settings, "secrets"),
+        models=_names(values, "models"),
+        warnings=tuple(warnings),
+    )
+    _check(project)
+    return project
+
+
+def _check(project: Project) -> None:
+    if project.max_replica < project.min_replica:
+        raise ProjectError(
+            f"`configuration.min_replica` is {project.min_replica}, over max_replica, {project.max_replica}",
+            "raise max_replica",
+        )
+    if not 0 < project.inference_time_s <= MAX_INFERENCE_TIME_S:
+        raise ProjectError(
+            f"`configuration.inference_time` is {project.inference_time_s:g}",
+            f"seconds, over 0 and at most {MAX_INFERENCE_TIME_S}",
+        )
+    if project.container_concurrency is not None and project.container_concurrency > MAX_CONCURRENCY:
+        raise ProjectError(
+            f"`configuration.container_concurrency` is {project.container_concurrency}", f"at most {MAX_CONCURRENCY}"
+        )
+
+
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = values.get(key) or {}
+    if not isinstance(section, Mapping):
+        raise ProjectError(f"`{key}` must hold keys and values, not {section!r}")
+    return section
+
+
+def _misspelt(values: Mapping[str, Any], known: list[str] | tuple[str, ...], prefix: str) -> list[str]:
+    """A warning for each unknown key that is nearly a known one; other unknown keys are somebody else's."""
+    found = []
+    for key in map(str, values):
+        # Stricter than `nearest`: files carry keys of other tools, and those deserve no warning.
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) if key not in known else []
+        found += [f"unknown key `{prefix}{key}`: did you mean `{n}`?" for n in near]
+    return found
+
+
+def _misplaced(values: Mapping[str, Any]) -> list[str]:
+    only_inside = set(_CONFIGURATION) - set(_TOP)
+    return [f"`{key}` has no effect here: move it under `configuration:`" for key in values if key in only_inside]
+
+
+def _name(text: str, warnings: list[str]) -> str:
+    """The endpoint's name: it stands in addresses, so everything else in it becomes `-`."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:63]
+    if not name:
+        raise ProjectError(f"`name` is {text!r}", "use letters, digits, `-`, `_`, `.`")
+    if name != text:
+        warnings.append(f"`name` is {text!r}; the endpoint is called {name!r}")
+    return name
+
+
+def _text(values: Mapping[str, Any], key: str) -> str | None:
+    value = values.get(key)
+    if value is None or value == "":
+        return None
+    if isinstance(value, Mapping | list):
+        raise ProjectError(f"`{key}` must be text, not {value!r}")
+    return str(value).strip() or None
+
+
+def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+    text = _text(values, key)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise ProjectError(f"`configuration.{key}` must be a number of at least 0, not {values[key]!r}")
+    return number
+
+
+def _whole(values: Mapping[str, Any], key: str, default: int) -> int:
+    number = _number(values, key, default)
+    if number != int(number):
+        raise ProjectError(f"`configuration.{key}` must be a whole number, not {values[key]!r}")
+    return int(number)
+
+
+def _flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
+    words = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+    text = _text(values, key)
+    if text is None:
+        return default
+    if text.lower() not in words:
+        raise ProjectError(f"`configuration.{key}` must be true or false, not {values[key]!r}")
+    return words[text.lower()]
+
+
+def _env(values: Mapping[str, Any]) -> dict[str, str]:
+    value = values.get("env") or {}
+    if isinstance(value, list):  # `- KEY=VALUE`, as the platform's command line has it
+        pairs = [str(item).partition("=") for item in value]
+        if any(not equals for _, equals, _ in pairs):
+            raise ProjectError(f"`env` must hold KEY: value pairs, not {value!r}")
+        value = {key: text for key, _, text in pairs}
+    if not isinstance(value, Mapping):
+        raise ProjectError(f"`env` must hold KEY: value pairs, not {value!r}")
+    for key, item in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)) or "\0" in str(item):
+            raise ProjectError(f"`env` has {key!r}, which no environment variable can be called")
+    return {str(key): "" if item is None else _env_text(item) for key, item in value.items()}
+
+
+def _env_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = values.get(key) or []
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str | Mapping) for item in items):
+        raise ProjectError(f"`{key}` must be a list of names, not {value!r}")
+    # The platform's newer files list secrets as `- name: x`.
+    found = [str(item.get("name", "")) if isinstance(item, Mapping) else item for item in items]
+    return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
