@@ -138,7 +138,8 @@ def drafting(kind: str, parent: Path, name: str | None = None) -> Iterator[Draft
     Raises:
         MachineError: the disk is full.
     """
-    draft = Draft(parent / f".draft-{uuid.uuid4().hex[:12]}")
+    _sweep(parent)
+    draft = Draft(parent / f".draft-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
         draft.path.mkdir(parents=True)
         yield draft
@@ -152,6 +153,14 @@ def drafting(kind: str, parent: Path, name: str | None = None) -> Iterator[Draft
         raise
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    # A SIGKILL leaves a draft behind; its process id is in its name, so the next writer clears it away.
+    for left in parent.glob(".draft-*"):
+        pid = left.name.split("-")[1]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:

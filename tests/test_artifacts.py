@@ -1,0 +1,88 @@
+"""Artifacts are written whole or not at all, and know when they were tampered with."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from puna.artifacts import Dataset, Model, drafting, file_digest, tree_digest, write_json, write_text
+from puna.errors import ConflictError, MachineError, NotFoundError
+
+
+def write_model(parent: Path, text: str = "weights", name: str | None = None) -> Model:
+    with drafting("model", parent, name) as draft:
+        (draft.path / "deep").mkdir()
+        (draft.path / "deep" / "w.bin").write_text(text)
+        draft.made_from["base"] = "hub:a/b@1"
+        draft.metrics["loss"] = 1.5
+    assert draft.final is not None
+    return Model.open(draft.final)
+
+
+def test_an_artifact_is_named_by_the_digest_of_its_files(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    files = {"deep/w.bin": file_digest(model.path / "deep" / "w.bin")}
+    assert model.digest == tree_digest(files) and model.path.name == model.digest[:16]
+    assert model.manifest.made_from == {"base": "hub:a/b@1"} and model.manifest.metrics == {"loss": 1.5}
+    model.check()
+
+
+def test_the_same_files_twice_are_one_artifact(tmp_path: Path) -> None:
+    assert write_model(tmp_path).path == write_model(tmp_path).path
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_that_is_taken_is_refused_and_the_first_stays(tmp_path: Path) -> None:
+    write_model(tmp_path, "one", "adapter")
+    with pytest.raises(ConflictError, match="exists already"):
+        write_model(tmp_path, "two", "adapter")
+    assert (tmp_path / "adapter" / "deep" / "w.bin").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+def test_a_failure_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+    with pytest.raises(failure), drafting("model", tmp_path) as draft:
+        (draft.path / "half").write_text("x")
+        raise failure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_with_a_hint_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="no space left") as caught, drafting("model", tmp_path) as draft:
+        (draft.path / "half").write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "PUNA_HOME" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".draft-4194305-abc").mkdir()  # above the largest process id there can be
+    write_model(tmp_path, name="m")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    (model.path / "deep" / "w.bin").write_text("weights!")
+    with pytest.raises(ConflictError, match="deep/w.bin"):
+        model.check()
+
+
+def test_opening_the_wrong_kind_or_nothing_says_so(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    with pytest.raises(NotFoundError, match="holds a model, not a dataset"):
+        Dataset.open(model.path)
+    with pytest.raises(NotFoundError, match=r"manifest.json is missing"):
+        Dataset.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(NotFoundError, match="cannot be read"):
+        Dataset.open(tmp_path)
+
+
+def test_text_is_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "one", mode=0o600)
+    write_json(tmp_path / "a", {"b": 1})
+    assert json.loads((tmp_path / "a").read_text()) == {"b": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
