@@ -1,0 +1,95 @@
+"""Connections and transactions of the store: SQLite in WAL mode, or PostgreSQL; one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, select
+
+from puna.deploy.migrations import migrate
+from puna.deploy.tables import COUNTERS, EVENTS
+
+BUSY_TIMEOUT_MS = 10_000
+EVENTS_KEPT = 20_000
+
+
+class Database:
+    """An engine, and `_read` and `_write` transactions on it. Safe to use from many threads."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database at `url` (SQLAlchemy's form) and bring its tables up to date."""
+        self.engine = create_engine(url, pool_size=8, max_overflow=32, pool_timeout=30)
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        with self._write(routes=False) as connection:
+            migrate(connection)
+        with self._read() as connection:
+            self._version = self._counter(connection, "routes")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @property
+    def version(self) -> int:
+        """The version of the gateways' route table; rises with every change that they can see."""
+        return self._version
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after each change of the routes, from the thread that made it; returns the way to end it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _write(self, routes: bool = True) -> Iterator[Connection]:
+        # One writer in this process; BEGIN IMMEDIATE keeps other processes out (a deferred transaction that turns
+        # from reading to writing fails at once when another writer got between).
+        with self._lock:
+            with self.engine.connect().execution_options(puna_write=True) as connection, connection.begin():
+                yield connection
+                version = self._bump(connection, "routes") if routes else None
+            if version is not None:
+                self._version = version
+        if version is not None:
+            for listener in list(self._listeners):
+                listener()
+
+    @staticmethod
+    def _counter(connection: Connection, name: str) -> int:
+        return connection.execute(select(COUNTERS.c.value).where(COUNTERS.c.name == name)).scalar() or 0
+
+    @classmethod
+    def _bump(cls, connection: Connection, name: str) -> int:
+        changed = COUNTERS.update().where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + 1)
+        if connection.execute(changed).rowcount == 0:
+            connection.execute(COUNTERS.insert().values(name=name, value=1))
+        return cls._counter(connection, name)
+
+    @staticmethod
+    def _event(connection: Connection, endpoint: str, kind: str, message: str, now: float) -> None:
+        row = EVENTS.insert().values(at=now, endpoint=endpoint, kind=kind, message=message)
+        key = connection.execute(row).inserted_primary_key
+        if key is not None and key[0] % 500 == 0:
+            connection.execute(EVENTS.delete().where(EVENTS.c.id <= key[0] - EVENTS_KEPT))
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions; the driver's own habit is off
+    for pragma in ("journal_mode = WAL", f"busy_timeout = {BUSY_TIMEOUT_MS}", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("puna_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,87 @@
+"""API keys: random, shown once, kept as salted SHA-256, with scope, endpoint list and expiry. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+
+from puna.deploy.records import Key
+from puna.errors import ForbiddenError, UnauthorizedError, UsageError
+
+SCOPES = ("infer", "deploy", "admin")
+SHAPE = re.compile(r"puna_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+# A wider scope opens what a narrower one opens.
+OPENS = {"infer": {"infer"}, "deploy": {"infer", "deploy"}, "admin": {"infer", "deploy", "admin"}}
+
+
+def make(
+    name: str, scope: Sequence[str], endpoints: Sequence[str] | None, expires_s: float | None, now: float
+) -> tuple[Key, str]:
+    """A new key: what is kept, and what its owner is shown once.
+
+    Raises:
+        UsageError: an unknown scope, or a key that opens nothing.
+    """
+    for word in scope:
+        if word not in SCOPES:
+            raise UsageError(f"scope {word!r} is unknown", f"scopes: {', '.join(SCOPES)}")
+    if not scope:
+        raise UsageError("a key needs a scope", f"scopes: {', '.join(SCOPES)}")
+    if expires_s is not None and not 0 < expires_s < 1e10:
+        raise UsageError("expires_s must be over 0", "leave it out for a key that does not expire")
+    key_id, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_hex(16)
+    key = Key(
+        id=key_id,
+        name=name,
+        salt=salt,
+        sha256=digest(salt, secret),
+        scope=tuple(dict.fromkeys(scope)),
+        endpoints=None if endpoints is None else tuple(endpoints),
+        expires=None if expires_s is None else now + expires_s,
+        created=now,
+    )
+    return key, f"puna_{key_id}_{secret}"
+
+
+def digest(salt: str, secret: str) -> str:
+    """What is kept of a secret: sha256 of salt and secret, in hex. 256 random bits need no slower hash."""
+    return hashlib.sha256((salt + secret).encode()).hexdigest()
+
+
+def bearer(header: str | None) -> str | None:
+    """The token of an `Authorization: Bearer ...` header, or None."""
+    kind, _, token = (header or "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+
+
+def check(text: str | None, keys: Iterable[Key], scope: str, now: float, endpoint: str | None = None) -> Key:
+    """The key that `text` is, when it opens `scope` (on `endpoint`, when one is concerned).
+
+    Raises:
+        UnauthorizedError: no key, an unknown, revoked or expired one.
+        ForbiddenError: a good key that does not open this.
+    """
+    match = SHAPE.fullmatch(text or "")
+    found = next((k for k in keys if match and k.id == match[1]), None)
+    # Compared even when the id is unknown: the time taken does not say which ids exist.
+    expected = found.sha256 if found else "0" * 64
+    same = hmac.compare_digest(digest(found.salt if found else "", match[2] if match else ""), expected)
+    if found is None or not same:
+        raise UnauthorizedError(
+            "a key is needed" if not text else "this key is unknown, or was revoked", "`puna key create` makes one"
+        )
+    if found.expires is not None and now >= found.expires:
+        raise UnauthorizedError(f"key {found.id} has expired", "`puna key create` makes another")
+    if not any(scope in OPENS[mine] for mine in found.scope):
+        raise ForbiddenError(f"key {found.id} has scope {', '.join(found.scope)}; this needs {scope}")
+    if found.endpoints is not None and (endpoint is None or endpoint not in found.endpoints):
+        raise ForbiddenError(f"key {found.id} opens {', '.join(found.endpoints) or 'no endpoint'} only")
+    return found
+
+
+def masked(text: str) -> str:
+    """A text with the secret part of every key in it replaced: for logs and errors."""
+    return SHAPE.sub(lambda m: f"puna_{m[1]}_***", text)

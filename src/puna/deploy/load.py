@@ -1,0 +1,84 @@
+"""What the gateways report: requests in flight and waiting, kept in memory only, forgotten after 5 s."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+REPORT_LIVES_S = 5.0
+
+
+@dataclass(frozen=True)
+class EndpointLoad:
+    """One endpoint's load: of one gateway, or of all together."""
+
+    in_flight: int = 0
+    queued: int = 0
+    last_request: float = 0.0
+    """Unix seconds; 0 when there was none."""
+    requests_total: int = 0
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Replica id -> requests in flight."""
+    cold: tuple[float, ...] = ()
+    """Seconds that requests waited for a replica to start, since the last report."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> EndpointLoad:
+        """A load from a report's JSON."""
+        return cls(
+            int(values.get("in_flight") or 0),
+            int(values.get("queued") or 0),
+            float(values.get("last_request") or 0),
+            int(values.get("requests_total") or 0),
+            {str(k): int(v) for k, v in (values.get("replicas") or {}).items()},
+            tuple(float(s) for s in values.get("cold") or ()),
+        )
+
+
+class Loads:
+    """The latest report of each gateway. Safe to use from many threads."""
+
+    def __init__(self, on_waiting: Callable[[], None] | None = None) -> None:
+        """`on_waiting` is called after a report with waiting requests, so that nobody waits for a timer."""
+        self.on_waiting = on_waiting
+        self._lock = threading.Lock()
+        self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
+
+    def report(self, gateway: str, at: float, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take a gateway's report, written at `at`."""
+        loads = {name: EndpointLoad.parse(values) for name, values in endpoints.items()}
+        with self._lock:
+            self._reports[gateway] = (at, loads)
+        if self.on_waiting and any(load.queued for load in loads.values()):
+            self.on_waiting()
+
+    def gateways(self, now: float) -> list[str]:
+        """The gateways that have reported lately."""
+        return sorted(self._live(now))
+
+    def in_flight(self, replica_id: str, now: float) -> int:
+        """Requests that one replica is busy with, all gateways together."""
+        return sum(load.replicas.get(replica_id, 0) for loads in self._live(now).values() for load in loads.values())
+
+    def endpoint(self, name: str, now: float) -> EndpointLoad:
+        """One endpoint's load, all gateways together."""
+        parts = [loads[name] for loads in self._live(now).values() if name in loads]
+        replicas: dict[str, int] = {}
+        for part in parts:
+            for replica_id, count in part.replicas.items():
+                replicas[replica_id] = replicas.get(replica_id, 0) + count
+        return EndpointLoad(
+            sum(p.in_flight for p in parts),
+            sum(p.queued for p in parts),
+            max((p.last_request for p in parts), default=0.0),
+            sum(p.requests_total for p in parts),
+            replicas,
+            tuple(s for p in parts for s in p.cold),
+        )
+
+    def _live(self, now: float) -> dict[str, dict[str, EndpointLoad]]:
+        with self._lock:
+            self._reports = {g: r for g, r in self._reports.items() if now - r[0] < REPORT_LIVES_S}
+            return {gateway: loads for gateway, (_, loads) in self._reports.items()}

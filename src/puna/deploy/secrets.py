@@ -1,0 +1,81 @@
+"""Secret values at rest: AES-GCM under a key file outside the database; values leave only into an app's environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets as random
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from puna.deploy.settings import check_name
+from puna.deploy.store import Store
+from puna.errors import MachineError, UsageError
+
+NONCE_BYTES = 12
+
+
+class Secrets:
+    """Named sets of values in the store, sealed."""
+
+    def __init__(self, store: Store, key_file: Path) -> None:
+        self._store = store
+        self._cipher = AESGCM(_key(key_file))
+
+    def save(self, name: str, values: Mapping[str, str], now: float) -> None:
+        """Seal and keep a set, in place of one of that name.
+
+        Raises:
+            UsageError: a name that cannot be an environment variable.
+        """
+        check_name(name, "secret")
+        for key in values:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+                raise UsageError(f"`{key}` cannot be the name of an environment variable", "e.g. HF_TOKEN")
+        nonce = random.token_bytes(NONCE_BYTES)
+        plain = json.dumps({k: str(v) for k, v in values.items()}).encode()
+        # The set's name is authenticated with it: a row copied under another name does not open.
+        sealed = nonce + self._cipher.encrypt(nonce, plain, name.encode())
+        self._store.save_secret(name, sorted(values), sealed, now)
+
+    def open(self, names: Iterable[str]) -> dict[str, str]:
+        """The values of these sets, the later ones winning.
+
+        Raises:
+            NotFoundError: there is no such set.
+            MachineError: the key file is not the one they were sealed with.
+        """
+        values: dict[str, str] = {}
+        for name in names:
+            sealed = self._store.sealed_secret(name)
+            try:
+                plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+            except InvalidTag:
+                raise MachineError(
+                    f"secret `{name}` cannot be opened: the key file has changed",
+                    f"put the old key file back, or `puna secret set {name} ...` again",
+                ) from None
+            values |= json.loads(plain)
+        return values
+
+
+def _key(path: Path) -> bytes:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise MachineError(f"{path} is readable by others", f"chmod 600 {path}") from None
+    else:
+        with os.fdopen(fd, "wb") as file:
+            file.write(AESGCM.generate_key(256))
+            file.flush()
+            os.fsync(file.fileno())
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise MachineError(f"{path} is damaged: {len(key)} bytes instead of 32", "put the key file back")
+    return key

@@ -1,0 +1,133 @@
+"""The store's part about replicas, and the two views that are read whole: the plan's and the gateways'."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, select
+
+from puna.deploy.records import Key, Replica, Revision, Snapshot
+from puna.deploy.states import REPLICA_MOVES, ReplicaState, check_move
+from puna.deploy.store_endpoints import EndpointStore
+from puna.deploy.tables import KEYS, REPLICAS, REVISIONS
+from puna.errors import NotFoundError
+
+
+class ReplicaStore(EndpointStore):
+    """Replicas, and snapshots."""
+
+    def replicas(self, endpoint: str | None = None) -> list[Replica]:
+        """Every replica whose process may still be there, oldest first: of one endpoint or of all."""
+        with self._read() as connection:
+            return self._replicas(connection, endpoint)
+
+    @staticmethod
+    def _replicas(connection: Connection, endpoint: str | None = None) -> list[Replica]:
+        query = select(REPLICAS).order_by(REPLICAS.c.epoch)
+        if endpoint is not None:
+            query = query.where(REPLICAS.c.endpoint == endpoint)
+        return [_replica(row) for row in connection.execute(query)]
+
+    def replica(self, replica_id: str) -> Replica:
+        """One replica.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self._read() as connection:
+            return self._replica(connection, replica_id)
+
+    @staticmethod
+    def _replica(connection: Connection, replica_id: str) -> Replica:
+        row = connection.execute(select(REPLICAS).where(REPLICAS.c.id == replica_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no replica `{replica_id}`", "`puna ps` lists them")
+        return _replica(row)
+
+    def add_replica(self, endpoint: str, revision: int, gpu: str, fraction: float, now: float) -> Replica:
+        """A replica that is about to start. Its id is short (it names Unix sockets) and never used twice."""
+        replica_id = f"{endpoint[:20]}-{secrets.token_hex(4)}"
+        with self._write(routes=False) as connection:
+            connection.execute(
+                REPLICAS.insert().values(
+                    id=replica_id,
+                    epoch=self._bump(connection, "epoch"),
+                    endpoint=endpoint,
+                    revision=revision,
+                    state=str(ReplicaState.STARTING),
+                    gpu=gpu,
+                    fraction=fraction,
+                    since=now,
+                    created=now,
+                    tier="awake",
+                )
+            )
+            return self._replica(connection, replica_id)
+
+    def move_replica(self, replica_id: str, state: ReplicaState, now: float, **values: Any) -> Replica:
+        """Put a replica into another state; GONE takes it off the books.
+
+        Raises:
+            ConflictError: the move is not in the table.
+        """
+        with self._write() as connection:
+            before = self._replica(connection, replica_id)
+            check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
+            if state is ReplicaState.GONE:
+                connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
+                return before
+            changed = REPLICAS.update().where(REPLICAS.c.id == replica_id)
+            connection.execute(changed.values(state=str(state), since=now, **values))
+            message = f"{replica_id}: {before.state} -> {state}"
+            why = values.get("reason")
+            self._event(connection, before.endpoint, "replica", f"{message}: {why}" if why else message, now)
+            return self._replica(connection, replica_id)
+
+    def fail_replica(self, replica_id: str, reason: str, lines: str, now: float) -> None:
+        """Record that a replica died by itself: its revision counts it and keeps its last lines."""
+        with self._write() as connection:
+            replica = self._replica(connection, replica_id)
+            check_move(f"replica `{replica_id}`", REPLICA_MOVES, replica.state, ReplicaState.FAILED)
+            row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
+            connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
+            mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)
+            counted = REVISIONS.update().where(mine).values(failures=REVISIONS.c.failures + 1, failed_at=now)
+            connection.execute(counted.values(detail=lines) if lines else counted)
+            self._event(connection, replica.endpoint, "died", f"{replica_id}: {reason}", now)
+
+    def snapshot(self) -> Snapshot:
+        """Endpoints, revisions and replicas as they are at one moment."""
+        with self._read() as connection, connection.begin():
+            return Snapshot(
+                tuple(self._endpoints(connection)),
+                tuple(self._watched_revisions(connection)),
+                tuple(self._replicas(connection)),
+            )
+
+    def keys(self) -> list[Key]:
+        """Every API key, oldest first."""
+        with self._read() as connection:
+            return self._keys(connection)
+
+    @staticmethod
+    def _keys(connection: Connection) -> list[Key]:
+        return [_key(row) for row in connection.execute(select(KEYS).order_by(KEYS.c.created))]
+
+    def routing(self) -> tuple[int, Snapshot, list[Key], dict[tuple[str, int], Revision]]:
+        """What the gateways' table is made from, with its version: all of one moment."""
+        with self._read() as connection, connection.begin():
+            version = self._counter(connection, "routes")
+            revisions = self._watched_revisions(connection)
+            snapshot = Snapshot(tuple(self._endpoints(connection)), tuple(revisions), tuple(self._replicas(connection)))
+            return version, snapshot, self._keys(connection), {(r.endpoint, r.number): r for r in revisions}
+
+
+def _replica(row: Row[Any]) -> Replica:
+    return Replica(**{**row._mapping, "state": ReplicaState(row.state)})
+
+
+def _key(row: Row[Any]) -> Key:
+    values = {**row._mapping, "scope": tuple(row.scope)}
+    values["endpoints"] = None if row.endpoints is None else tuple(row.endpoints)
+    return Key(**values)
