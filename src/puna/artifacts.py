@@ -124,6 +124,8 @@ class Draft:
     made_from: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
+    """Relative path -> sha256 of files that are hard links into sealed artifacts: 16 GB need not be read again."""
     final: Path | None = None
     manifest: Manifest | None = None
 
@@ -165,13 +167,13 @@ def _sweep(parent: Path) -> None:
 
 def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:
     names = sorted(p.relative_to(draft.path).as_posix() for p in draft.path.rglob("*") if p.is_file())
-    files = {n: file_digest(draft.path / n) for n in names}
+    files = {n: draft.known.get(n) or file_digest(draft.path / n) for n in names}
     digest = tree_digest(files)
     draft.manifest = Manifest(
         kind, digest, datetime.now(UTC).isoformat(), draft.made_from, draft.config, draft.metrics, files
     )
     write_json(draft.path / MANIFEST, draft.manifest.__dict__)
-    for path in (*(draft.path / n for n in names), draft.path):
+    for path in (*(draft.path / n for n in names if n not in draft.known), draft.path):
         sync(path)
     draft.final = parent / (name or digest[:SHORT])
     try:

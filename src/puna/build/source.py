@@ -1,0 +1,182 @@
+"""The user's project folder: checked before anything is built, and kept as an immutable snapshot."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from puna.artifacts import Source, drafting
+from puna.build import archive
+from puna.build.archive import MAX_BYTES, MAX_FILES
+from puna.build.ignore import Ignore
+from puna.errors import ProjectError
+from puna.home import Home
+from puna.spec import project, runtime, schema
+
+CLASS = "InferlessPythonModel"
+
+
+def check(folder: Path) -> None:
+    """Look for what would fail later: app.py and its class, the schema, the runtime file; nothing is executed.
+
+    Raises:
+        ProjectError: what is wrong in the folder, with the line.
+        SchemaError: input_schema.py is wrong.
+        RuntimeSpecError: the runtime file is wrong.
+    """
+    app = folder / "app.py"
+    if not app.is_file():
+        raise ProjectError(f"{folder} has no app.py", f"write one, or: puna init MODEL {folder}")
+    if (folder / "model.py").exists():
+        raise ProjectError(
+            "model.py is not allowed beside app.py: the platform makes a file of that name", "rename model.py"
+        )
+    _check_app(parse(app))
+    schema.read_literal(folder / "input_schema.py")
+    settings = project.load(folder)
+    if settings.runtime_file:
+        runtime.load(folder / settings.runtime_file)
+
+
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file; nothing is executed.
+
+    Raises:
+        ProjectError: it is not Python, with the line.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the user's `"\d"` is theirs to see when the app runs
+            return ast.parse(path.read_bytes(), path.name)
+    except SyntaxError as error:
+        text = f": `{error.text.strip()}`" if error.text else ""
+        raise ProjectError(f"{path.name} line {error.lineno}: {error.msg}{text}", f"correct {path.name}") from None
+    except ValueError as error:
+        raise ProjectError(f"{path.name} is not Python: {error}") from None
+
+
+def _check_app(tree: ast.Module) -> None:
+    found: ast.stmt | None = None
+    nearly: list[ast.ClassDef] = []
+    for node in _top_level(tree.body):
+        if isinstance(node, ast.ClassDef):
+            found = node if node.name == CLASS else found
+            nearly += [node] if node.name.lower().startswith("inferless") else []
+        elif isinstance(node, ast.ImportFrom | ast.Assign) and CLASS in _bound(node):
+            found = node
+    if found is None:
+        where = f"; line {nearly[0].lineno} has class {nearly[0].name}" if nearly else ""
+        raise ProjectError(f"app.py has no class {CLASS}{where}", f"name the class {CLASS}, exactly")
+    if not isinstance(found, ast.ClassDef) or any(ast.unparse(base) != "object" for base in found.bases):
+        return  # the methods are elsewhere; validation will see
+    methods = {node.name: node for node in found.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assigned = {name for node in found.body if isinstance(node, ast.Assign) for name in _bound(node)}
+    if "infer" not in methods and "infer" not in assigned:
+        raise ProjectError(
+            f"app.py line {found.lineno}: class {CLASS} has no method infer", "add `def infer(self, inputs):`"
+        )
+    if "infer" in methods:
+        arguments = methods["infer"].args
+        if len(arguments.posonlyargs + arguments.args) < 2 and arguments.vararg is None:
+            raise ProjectError(
+                f"app.py line {methods['infer'].lineno}: infer takes no inputs", "write `def infer(self, inputs):`"
+            )
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run at import, those under `if`, `try` and `with` too."""
+    for node in body:
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers"):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _top_level(getattr(node, name, []))
+
+
+def _bound(node: ast.ImportFrom | ast.Assign) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    return [target.id for target in node.targets if isinstance(target, ast.Name)]
+
+
+def listing(folder: Path, *, limit_bytes: int = MAX_BYTES, limit_files: int = MAX_FILES) -> list[tuple[str, Path]]:
+    """`(relative name, file)` of everything that belongs to the project, sorted.
+
+    Raises:
+        ProjectError: a link leaves the folder, or the project is too large.
+    """
+    root = folder.resolve()
+    if not root.is_dir():
+        raise ProjectError(f"{folder} is no folder", "name the folder that holds app.py")
+    found, total = [], 0
+    for name, file in _walk(root, root, "", Ignore.of(root)):
+        total += file.stat().st_size
+        if total > limit_bytes:
+            raise archive.too_large(limit_bytes)
+        found.append((name, file))
+        if len(found) > limit_files:
+            raise archive.too_many(limit_files)
+    return sorted(found)
+
+
+def _walk(folder: Path, root: Path, prefix: str, ignore: Ignore) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.iterdir()):
+        name = prefix + path.name
+        if ignore.covers(name, path.is_dir()):
+            continue
+        target = path
+        if path.is_symlink():
+            target = path.resolve()
+            if not target.is_relative_to(root) or not target.exists():
+                raise ProjectError(
+                    f"{name} is a link to {target}, which is not in the project", "copy the file into the project"
+                )
+            if path.parent.resolve().is_relative_to(target):
+                raise ProjectError(f"{name} is a link to a folder around it", "remove the link")
+        if target.is_dir():
+            yield from _walk(target, root, name + "/", ignore)
+        elif target.is_file():  # sockets and pipes stay behind
+            yield name, target
+
+
+def snapshot(folder: Path, home: Home) -> Source:
+    """A copy of the project under `home.sources`, named by its digest; an equal one is not made twice.
+
+    Raises:
+        ProjectError: as `listing`.
+        MachineError: the disk is full.
+    """
+    files = listing(folder)
+    if not files:
+        raise ProjectError(f"{folder} holds no files", "name the folder that holds app.py")
+    with drafting("source", home.sources) as draft:
+        for name, file in files:
+            target = draft.path / "files" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            target.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+    assert draft.final is not None
+    return Source.open(draft.final)
+
+
+def pack(folder: Path) -> bytes:
+    """The project as tar.gz; the same files give the same bytes.
+
+    Raises:
+        ProjectError: as `listing`.
+    """
+    return archive.write(listing(folder))
+
+
+def unpack(data: bytes, home: Home) -> Source:
+    """The snapshot of a project that was sent as tar.gz.
+
+    Raises:
+        ProjectError: the archive is damaged, too large or hostile.
+    """
+    with tempfile.TemporaryDirectory(dir=home.sources, prefix=".unpack-") as temporary:
+        archive.extract(data, Path(temporary))
+        return snapshot(Path(temporary), home)
