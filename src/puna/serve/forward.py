@@ -1,0 +1,150 @@
+"""Everything that is not inference goes to the control plane over its Unix socket, streaming both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import orjson
+
+from puna.errors import NotFoundError, UnavailableError
+from puna.serve.http import JSON, Header, Receive, Scope, Send, reply
+
+FORWARDED: Header = (b"x-puna-forwarded", b"1")
+# Of one connection, not of the message (RFC 9110, 7.6.1); the transfer's own framing is made anew on each side.
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te")
+    + (b"trailer", b"transfer-encoding", b"upgrade", b"expect")
+)
+INTERNAL_TIMEOUT_S = 30.0
+DOWN = UnavailableError(
+    "the control plane is restarting; inference goes on meanwhile", "try again in a second, or look at `puna up`"
+)
+
+
+class ControlPlane:
+    """The gateway's way to the control plane."""
+
+    def __init__(self, socket: Path) -> None:
+        # No connection is kept: one over a Unix socket costs 50 us, and a kept one may belong to a control plane
+        # that has died meanwhile.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._transport.aclose()
+
+    async def fetch(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """One internal request.
+
+        Raises:
+            OSError: the control plane is not there, or answers with an error.
+        """
+        request = httpx.Request(
+            method,
+            f"http://control{path}",
+            content=body,
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(INTERNAL_TIMEOUT_S).as_dict()},
+        )
+        try:
+            response = await self._transport.handle_async_request(request)
+            try:
+                content = await response.aread()
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            raise ConnectionError(str(error)) from None
+        if response.status_code != 200:
+            raise ConnectionError(f"{path} answered {response.status_code}")
+        return content
+
+    async def forward(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Pass a client's request on and its reply back; returns the status."""
+        if is_internal(scope["path"]):
+            error = NotFoundError(f"{scope['path']} is not here")
+            await reply(send, 404, orjson.dumps(error.as_json()))
+            return 404
+        try:
+            response = await self._transport.handle_async_request(_request(scope, receive))
+        except httpx.TransportError:
+            await reply(send, DOWN.http_status, orjson.dumps(DOWN.as_json()), [JSON, (b"retry-after", b"1")])
+            return DOWN.http_status
+        try:
+            await _pass_back(response, receive, send)
+        finally:
+            await response.aclose()
+        return response.status_code
+
+
+def is_internal(path: str) -> bool:
+    """A path that only gateways may use, however it is spelt; ASGI has undone percent signs already."""
+    return posixpath.normpath("/" + path.lstrip("/")).split("/")[1].lower() == "internal"
+
+
+def _request(scope: Scope, receive: Receive) -> httpx.Request:
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name not in HOP_BY_HOP and not name.startswith(b"x-puna-forwarded") and name != b"x-forwarded-for"
+    ]
+    names = {name for name, _ in scope["headers"]}
+    headers.append(FORWARDED)
+    if scope.get("client"):
+        headers.append((b"x-forwarded-for", str(scope["client"][0]).encode()))
+    has_body = b"content-length" in names or b"transfer-encoding" in names
+    target = bytes(scope.get("raw_path") or scope["path"].encode())
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    url = httpx.URL(scheme="http", host="control", raw_path=target)
+    # No time limit: logs are followed for hours, and an upload is as slow as its client.
+    return httpx.Request(
+        scope["method"],
+        url,
+        headers=headers,
+        content=_body(receive) if has_body else None,
+        extensions={"timeout": httpx.Timeout(None).as_dict()},
+    )
+
+
+async def _body(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise httpx.WriteError("the client went away")
+        yield message.get("body", b"")
+        if not message.get("more_body"):
+            return
+
+
+async def _pass_back(response: httpx.Response, receive: Receive, send: Send) -> None:
+    headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() not in HOP_BY_HOP]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    # A client that follows logs and leaves must end the stream here; nothing else would notice.
+    gone = asyncio.ensure_future(_disconnected(receive))
+    pump = asyncio.ensure_future(_pump(response, send))
+    try:
+        await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (gone, pump):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError, httpx.StreamError):
+                await task
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _pump(response: httpx.Response, send: Send) -> None:
+    """A reply that breaks off upstream breaks off here too: the last chunk is never sent as if all were well."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for piece in response.stream:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,266 @@
+"""The gateway: one raw ASGI application that answers inference itself and passes the rest to the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from puna import __version__
+from puna.errors import DeadlineError, NotFoundError, PunaError, UnavailableError, UsageError
+from puna.serve import http
+from puna.serve.access import Access
+from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
+from puna.serve.forward import ControlPlane
+from puna.serve.http import Disconnected, Header, Receive, Scope, Send
+from puna.serve.metrics import CONTENT_TYPE, Metrics
+from puna.serve.routes_table import Follower, Table
+from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
+
+MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|generate_stream|ready))?/?")
+TRACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+MAX_BODY_BYTES = 100 * 1024 * 1024
+REPORT_EVERY_S = 0.5
+WATCH_AFTER_S = 0.02
+"""A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
+FIRST_TABLE_S = 10.0
+CLIENT_GONE = 499
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """What one gateway process is told at its start."""
+
+    control_socket: Path
+    id: str = ""
+    max_body_bytes: int = MAX_BODY_BYTES
+    startup_allowance_s: float = STARTUP_ALLOWANCE_S
+
+
+class Gateway:
+    """An ASGI application; its lifespan starts and stops what it does in the background."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.id = settings.id or uuid.uuid4().hex[:8]
+        self.access = Access()
+        self.metrics = Metrics()
+        self.control = ControlPlane(settings.control_socket)
+        self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
+        self._follower: Follower | None = None
+        self._report_now = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._numbers = 0
+        self._trace_prefix = uuid.uuid4().hex[:10]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's event, as ASGI has it."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path.startswith("/v2") or path == "/metrics":
+                await self._answer(scope, receive, send)
+            else:
+                await self.control.forward(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Follow the route table and report the load, from now on; returns once there is a table, or soon after."""
+        self._follower = Follower(self.control.fetch, self._use)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._report())]
+        try:
+            # The listening socket queues connections meanwhile: a restarted gateway refuses nobody.
+            await asyncio.wait_for(self._follower.first.wait(), FIRST_TABLE_S)
+        except TimeoutError:
+            return
+
+    async def stop(self) -> None:
+        """End what `start` began."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self.lanes.by_name.values():
+            for link in lane.links.values():
+                link.close()
+        await self.control.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _use(self, table: Table) -> None:
+        self.access.use(table.keys)
+        self.lanes.update(table)
+
+    def _report_soon(self) -> None:
+        self._report_now.set()
+
+    async def _report(self) -> None:
+        """Tell the control plane the load twice a second, and at once when somebody waits for a replica to start."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self.lanes.sweep(loop.time())
+            loads = self.lanes.load()
+            self.metrics.loads(loads)
+            for name, load in loads.items():
+                for seconds in load["cold"]:
+                    self.metrics.cold_wait(name, seconds)
+            self._report_now.clear()
+            body = orjson.dumps({"gateway": self.id, "at": time.time(), "endpoints": loads})
+            try:
+                await self.control.fetch("POST", "/internal/load", body)
+            except OSError:
+                # The control plane is down; its successor gets the next report.
+                await asyncio.sleep(REPORT_EVERY_S / 5)
+                continue
+            try:
+                await asyncio.wait_for(self._report_now.wait(), REPORT_EVERY_S)
+            except TimeoutError:
+                continue
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        match = MODEL.fullmatch(scope["path"])
+        name, version, verb = match.groups() if match else ("", None, None)
+        trace = self._trace(scope)
+        try:
+            if verb in ("infer", "generate_stream") and scope["method"] == "POST":
+                status = await self._infer(scope, receive, send, Call(name, verb, b"", trace, version or "1"))
+            else:
+                status = await self._about(scope, send, name, verb)
+        except PunaError as error:
+            status = error.http_status
+            await http.refuse(send, error, [(b"x-puna-request-id", trace.encode())])
+        except (ClientGone, Disconnected):
+            status = CLIENT_GONE
+        if verb in ("infer", "generate_stream"):
+            # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
+            self.metrics.answered(name if name in self.lanes.by_name else "", status, time.perf_counter() - began)
+
+    def _trace(self, scope: Scope) -> str:
+        self._numbers += 1
+        given = http.header(scope, b"x-request-id")
+        return given if given and TRACE.fullmatch(given) else f"{self._trace_prefix}-{self._numbers:x}"
+
+    def _permit(self, scope: Scope, endpoint: str | None) -> None:
+        self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint)
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
+        """One inference request from its first byte to its last; returns the status."""
+        self._permit(scope, call.endpoint)
+        lane = self._lane(call.endpoint)
+        call.path = "stream" if call.path == "generate_stream" else "infer"
+        call.body = await http.read_body(scope, receive, self.settings.max_body_bytes)
+        loop = asyncio.get_running_loop()
+        watches: list[asyncio.Task[None]] = []
+        timer = loop.call_later(WATCH_AFTER_S, lambda: watches.append(loop.create_task(_watch(receive, call))))
+        try:
+            reply = await lane.serve(call)
+            if reply is None:
+                return await self._stream(send, call)
+            await http.reply(send, reply.status, reply.body, [http.JSON, *_headers(call)])
+            return reply.status
+        finally:
+            timer.cancel()
+            for watch in watches:
+                watch.cancel()
+            call.leave()
+
+    def _lane(self, name: str) -> Lane:
+        if self._follower is not None and self._follower.table.version < 0:
+            raise UnavailableError("the gateway has not heard from the control plane yet")
+        return self.lanes.find(name)
+
+    async def _stream(self, send: Send, call: Call) -> int:
+        """A stream that has begun: each event as it comes, an error as the last event, then the end."""
+        headers = [http.EVENTS, (b"cache-control", b"no-cache"), *_headers(call)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        exchange = call.exchange
+        assert exchange is not None
+        error = ""
+        try:
+            while not exchange.ended:
+                await call.hold(exchange.more())
+                await http.events(send, exchange.take())
+            await http.events(send, exchange.take())
+            error = exchange.error
+        except DeadlineError as late:
+            error = http.error_text(late)
+        if error:
+            await http.events(send, [orjson.dumps({"error": error})])
+        await send({"type": "http.response.body", "body": b""})
+        return 200
+
+    # -- about -------------------------------------------------------------------------------------------------------
+
+    async def _about(self, scope: Scope, send: Send, name: str, verb: str | None) -> int:
+        """Health, metadata and metrics: everything under /v2 that is not inference."""
+        path = scope["path"].rstrip("/")
+        if scope["method"] not in ("GET", "HEAD"):
+            raise UsageError(f"{scope['method']} {path} is not known here", "POST .../infer or .../generate_stream")
+        if path == "/v2/health/live":
+            return await _say(send, 200, {"live": True})
+        if path == "/v2/health/ready":
+            heard = self._follower is not None and self._follower.table.version >= 0
+            return await _say(send, 200 if heard else 503, {"ready": heard})
+        if path == "/v2":
+            return await _say(send, 200, {"name": "puna", "version": __version__, "extensions": ["generate_stream"]})
+        if path == "/metrics":
+            self._permit(scope, None)
+            await http.reply(send, 200, self.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])
+            return 200
+        if not name or verb in ("infer", "generate_stream"):
+            raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")
+        self._permit(scope, name)
+        lane = self._lane(name)
+        if verb == "ready":
+            return await _say(send, 200 if lane.ready else 503, {"ready": lane.ready, "state": lane.route.state})
+        return await _say(send, 200, _metadata(lane))
+
+
+async def _watch(receive: Receive, call: Call) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.abort(ClientGone())
+
+
+def _headers(call: Call) -> list[Header]:
+    return [
+        (b"x-puna-request-id", call.trace.encode()),
+        (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
+        (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
+        (b"x-puna-tier", b"cold" if call.cold else b"awake"),
+    ]
+
+
+async def _say(send: Send, status: int, body: dict[str, object]) -> int:
+    await http.reply(send, status, orjson.dumps(body))
+    return status
+
+
+def _metadata(lane: Lane) -> dict[str, object]:
+    """KServe v2's model metadata; shapes and types as the app's input_schema.py states them."""
+    schema = lane.route.schema or {}
+    inputs = [{key: item.get(key) for key in ("name", "datatype", "shape")} for item in schema.get("inputs") or []]
+    outputs = [{key: item.get(key) for key in ("name", "datatype", "shape")} for item in schema.get("outputs") or []]
+    versions = [str(lane.route.revision)] if lane.route.revision else []
+    return {"name": lane.route.name, "versions": versions, "platform": "puna", "inputs": inputs, "outputs": outputs}

@@ -1,0 +1,111 @@
+"""The raw ASGI that the gateway speaks: reading a bounded body, sending a reply, an error or an event stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import orjson
+
+from puna.errors import PunaError, QueueFullError, TooLargeError, UnauthorizedError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+DISCARD_S = 5.0
+"""How long a refused body is read and thrown away, so that its client gets to read the refusal."""
+
+
+class Disconnected(Exception):
+    """The client hung up before its request was complete."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The first header of that (lower-case) name, or an empty string."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The request's whole body.
+
+    Raises:
+        TooLargeError: it is longer than `limit_bytes`.
+        Disconnected: the client went away.
+    """
+    stated = header(scope, b"content-length")
+    if stated.isdigit() and int(stated) > limit_bytes:
+        await _discard(receive)
+        raise _too_large(limit_bytes)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    body = message.get("body", b"")
+    if not message.get("more_body") and len(body) <= limit_bytes:
+        return bytes(body)
+    parts, size = [body], len(body)
+    while message.get("more_body") and size <= limit_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit_bytes:
+        await _discard(receive)
+        raise _too_large(limit_bytes)
+    return b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is larger than {limit_bytes} bytes")
+
+
+async def _discard(receive: Receive) -> None:
+    async def swallow() -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body"):
+                return
+
+    try:
+        await asyncio.wait_for(swallow(), DISCARD_S)
+    except TimeoutError:
+        return
+
+
+async def reply(send: Send, status: int, body: bytes, headers: Iterable[Header] = (JSON,)) -> None:
+    """A whole reply."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_text(error: PunaError) -> str:
+    """What a caller on `/v2` reads: one line, and the hint when there is one."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+async def refuse(send: Send, error: PunaError, headers: Iterable[Header] = ()) -> None:
+    """An error on `/v2`: `{"error": "..."}`, as Triton writes it."""
+    extra = [JSON, *headers]
+    if isinstance(error, QueueFullError):
+        extra.append((b"retry-after", b"%d" % error.retry_after_s))
+    if type(error) is UnauthorizedError:
+        extra.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, TooLargeError):
+        extra.append((b"connection", b"close"))
+    await reply(send, error.http_status, orjson.dumps({"error": error_text(error)}), extra)
+
+
+async def events(send: Send, batch: Iterable[bytes]) -> None:
+    """Server-sent events, one for each piece of JSON."""
+    body = b"".join(b"data: %b\n\n" % event for event in batch)
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,265 @@
+"""One connection to one worker's Unix socket: many requests share it, and each learns at once when the worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from puna.serve.routes_table import ReplicaRoute
+from puna.worker import protocol
+
+RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+MAX_BUFFERED_EVENTS = 4096
+"""A client that reads its stream this much slower than the app writes it loses it: memory is not endless."""
+
+
+class Lost(Exception):
+    """The worker went away before this request's reply began: it may be tried elsewhere."""
+
+
+class Refused(Exception):
+    """The worker takes nothing more and never touched this request: it goes elsewhere, as if it had not been here."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole reply, ready to be sent."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One request on one worker. `outcome` becomes the Reply, or None when a stream has begun, or raises Lost."""
+
+    request_id: int
+    outcome: asyncio.Future[Reply | None]
+    started: bool = False
+    """`infer` has been called for it."""
+    ended: bool = False
+    abandoned: bool = False
+    """Nobody waits for it any more; it only holds its place until the worker has finished with it."""
+    error: str = ""
+    """Why a begun stream ended early."""
+    _events: deque[bytes] = field(default_factory=deque)
+    _more: asyncio.Future[None] | None = None
+
+    def take(self) -> list[bytes]:
+        """The stream's events that have arrived since the last call, each one JSON."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def more(self) -> asyncio.Future[None]:
+        """Done when there is something to take, or the stream has ended."""
+        self._more = self.outcome.get_loop().create_future()
+        if self._events or self.ended:
+            self._more.set_result(None)
+        return self._more
+
+    def _notify(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    def _finish(self, reply: Reply | None, error: BaseException | None, text: str = "") -> None:
+        """The last word: resolve whoever still waits."""
+        if self.ended:
+            return
+        self.ended, self.error = True, text
+        if not self.outcome.done() and not self.abandoned:
+            if error is not None:
+                self.outcome.set_exception(error)
+            else:
+                self.outcome.set_result(reply)
+        self._notify()
+
+
+class Link(asyncio.Protocol):
+    """A replica as the gateway holds it: a connection that is made again whenever it breaks, and its requests."""
+
+    def __init__(self, route: ReplicaRoute, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free."""
+        self.route = route
+        self.concurrency = route.concurrency
+        self.listed = True
+        """The route table names it; an unlisted link finishes what it has and takes nothing more."""
+        self.closed = False
+        """`run` has ended; this link will not connect again."""
+        self._on_change = on_change
+        self._transport: asyncio.WriteTransport | None = None
+        self._decoder = protocol.Decoder()
+        self._exchanges: dict[int, Exchange] = {}
+        self._reserved = 0
+        self._hello = False
+        self._greeted = False
+        self._draining = False
+        self._next_id = 0
+        self._gone = asyncio.Event()
+
+    @property
+    def replica_id(self) -> str:
+        """The replica's name."""
+        return self.route.id
+
+    @property
+    def usable(self) -> bool:
+        """Listed, connected, and the worker has said that it is ready."""
+        return self.listed and self._hello and not self._draining
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that hold a place, those of vanished clients included."""
+        return len(self._exchanges) + self._reserved
+
+    async def run(self) -> None:
+        """Stay connected while listed or while requests are out; returns when neither is so."""
+        failures = 0
+        while self.listed or self._exchanges:
+            try:
+                loop = asyncio.get_running_loop()
+                self._gone.clear()
+                await loop.create_unix_connection(lambda: self, self.route.socket)
+            except OSError:
+                await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+                failures += 1
+                continue
+            await self._gone.wait()
+            # A worker that accepts and hangs up without a HELLO must not be dialled in a busy loop.
+            failures = 0 if self._greeted else failures + 1
+            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+        self.closed = True
+
+    def retire(self) -> None:
+        """The table no longer names it: close once nothing is out."""
+        self.listed = False
+        self._close_if_idle()
+
+    def close(self) -> None:
+        """Hang up now; what is out is lost."""
+        self.listed = False
+        if self._transport is not None:
+            self._transport.abort()
+        self._gone.set()
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def reserve(self) -> None:
+        """Hold a place for a request that will be sent, or released, in a moment."""
+        self._reserved += 1
+
+    def release(self) -> None:
+        """Give a reserved place back."""
+        self._reserved -= 1
+        self._close_if_idle()
+
+    def send(self, head: dict[str, Any], body: bytes) -> Exchange:
+        """Send a request on a reserved place; `head` as protocol.REQUEST describes it."""
+        self._reserved -= 1
+        outcome: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._next_id += 1
+        exchange = Exchange(self._next_id, outcome)
+        if self._transport is None or not self._hello:
+            outcome.set_exception(Refused())  # it hung up between the choice and now; nothing was sent
+            return exchange
+        self._exchanges[exchange.request_id] = exchange
+        payload = orjson.dumps(head) + b"\n" + body
+        self._transport.write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
+        return exchange
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The client went away or ran out of time: tell the worker; the place stays taken while `infer` runs."""
+        if exchange.ended or exchange.abandoned:
+            return
+        exchange.abandoned = True
+        if self._transport is not None:
+            self._transport.write(protocol.encode(protocol.CANCEL, exchange.request_id))
+        if not exchange.started:
+            self._forget(exchange)  # should STARTED be on its way already, it takes the place back
+
+    # -- what the worker says ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected; the worker's HELLO makes the link usable."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport, self._decoder, self._greeted = transport, protocol.Decoder(), False
+
+    def data_received(self, data: bytes) -> None:
+        """Frames, or pieces of them."""
+        try:
+            for kind, request_id, payload in self._decoder.feed(data):
+                if request_id:
+                    self._about_request(kind, request_id, payload)
+                else:
+                    self._about_worker(kind, payload)
+        except (protocol.ProtocolError, struct.error, ValueError):
+            self._hang_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
+        exchanges, self._exchanges = self._exchanges, {}
+        self._transport, self._hello, self._draining = None, False, False
+        for exchange in exchanges.values():
+            exchange._finish(None, Lost(), "the replica died after its reply had begun")
+        self._gone.set()
+        self._on_change()
+
+    def _about_worker(self, kind: int, payload: bytes) -> None:
+        if kind in (protocol.HELLO, protocol.READY):
+            said = orjson.loads(payload)
+            if said.get("state", "ready") == "ready" or kind == protocol.READY:
+                self._hello = self._greeted = True
+                self._on_change()
+        elif kind == protocol.DRAINED:
+            self._draining = True
+
+    def _about_request(self, kind: int, request_id: int, payload: bytes) -> None:
+        exchange = self._exchanges.get(request_id)
+        if kind == protocol.STARTED:
+            if exchange is None:
+                future = asyncio.get_running_loop().create_future()
+                exchange = self._exchanges[request_id] = Exchange(request_id, future, abandoned=True)
+            exchange.started = True
+        elif exchange is None:
+            return
+        elif kind == protocol.REPLY:
+            exchange._finish(Reply(*protocol.decode_reply(payload)), None)
+            self._forget(exchange)
+        elif kind == protocol.BEGIN:
+            if not exchange.outcome.done() and not exchange.abandoned:
+                exchange.outcome.set_result(None)
+        elif kind == protocol.CHUNK:
+            self._chunk(exchange, payload)
+        elif kind == protocol.END:
+            exchange._finish(None, None, str(orjson.loads(payload or b"{}").get("error") or ""))
+            self._forget(exchange)
+
+    def _chunk(self, exchange: Exchange, payload: bytes) -> None:
+        if exchange.abandoned:
+            return
+        if len(exchange._events) >= MAX_BUFFERED_EVENTS:
+            self.abandon(exchange)
+            exchange._finish(None, None, "the client reads too slowly")
+            return
+        exchange._events.append(payload)
+        exchange._notify()
+
+    def _forget(self, exchange: Exchange) -> None:
+        if self._exchanges.pop(exchange.request_id, None) is not None:
+            self._close_if_idle()
+            self._on_change()
+
+    def _close_if_idle(self) -> None:
+        if not self.listed and self.outstanding == 0:
+            self._hang_up()
+            self._gone.set()
+
+    def _hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,139 @@
+"""The gateway's view of the world: keys, endpoints and their ready replicas, in memory, followed by long poll."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from puna.serve.waiting_room import DEFAULT_MAX_QUEUE
+
+LONG_POLL_S = 20.0
+RETRY_S = 0.1
+
+Fetch = Callable[[str, str, bytes], Awaitable[bytes]]
+"""`await fetch(method, path, body)`: the body of the control plane's reply; raises OSError when it is not there."""
+
+
+@dataclass(frozen=True)
+class ReplicaRoute:
+    """A ready replica; the same id with another epoch is another process."""
+
+    id: str
+    epoch: int
+    socket: str
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class EndpointRoute:
+    """What the gateway must know of one endpoint."""
+
+    name: str
+    revision: int
+    active: bool
+    state: str
+    reason: str
+    """Why it cannot serve, in words for its callers; empty when it can, or soon will."""
+    inference_time_s: float
+    max_queue: int
+    max_replica: int
+    min_replica: int
+    schema: Mapping[str, Any] | None
+    replicas: tuple[ReplicaRoute, ...]
+
+
+@dataclass(frozen=True)
+class KeyRoute:
+    """A bearer key that may be used now, without its secret."""
+
+    id: str
+    salt: str
+    sha256: str
+    scope: tuple[str, ...]
+    endpoints: tuple[str, ...] | None
+    """The endpoints that it may call; None: all."""
+    expires: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One version of the world."""
+
+    version: int = -1
+    """-1: nothing heard yet."""
+    keys: Mapping[str, KeyRoute] = field(default_factory=dict)
+    endpoints: Mapping[str, EndpointRoute] = field(default_factory=dict)
+
+
+def parse(body: bytes) -> Table:
+    """The table that the control plane sent.
+
+    Raises:
+        ValueError: the bytes are no table.
+    """
+    try:
+        raw = orjson.loads(body)
+        keys = {key["id"]: _key(key) for key in raw["keys"]}
+        return Table(raw["version"], keys, {name: _endpoint(name, e) for name, e in raw["endpoints"].items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the control plane sent no route table: {error!r}") from None
+
+
+def _key(raw: Mapping[str, Any]) -> KeyRoute:
+    allowed = raw.get("endpoints")
+    endpoints = None if allowed is None else tuple(allowed)
+    return KeyRoute(raw["id"], raw["salt"], raw["sha256"], tuple(raw["scope"]), endpoints, raw.get("expires"))
+
+
+def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
+    replicas = tuple(
+        ReplicaRoute(str(r["id"]), int(r.get("epoch", 0)), str(r["socket"]), max(int(r.get("concurrency") or 1), 1))
+        for r in raw["replicas"]
+    )
+    return EndpointRoute(
+        name=name,
+        revision=int(raw.get("revision") or 0),
+        active=bool(raw.get("active", True)),
+        state=str(raw.get("state") or ""),
+        reason=str(raw.get("reason") or ""),
+        inference_time_s=float(raw.get("inference_time_s") or 180.0),
+        max_queue=int(raw.get("max_queue") or DEFAULT_MAX_QUEUE),
+        max_replica=int(raw.get("max_replica", 1)),
+        min_replica=int(raw.get("min_replica", 0)),
+        schema=raw.get("schema"),
+        replicas=replicas,
+    )
+
+
+class Follower:
+    """Keeps the newest table; the last one stays in force while the control plane is down."""
+
+    def __init__(self, fetch: Fetch, on_table: Callable[[Table], None]) -> None:
+        self.table = Table()
+        self.connected = False
+        """The last poll was answered."""
+        self.first = asyncio.Event()
+        self._fetch = fetch
+        self._on_table = on_table
+
+    async def run(self) -> None:
+        """Poll for ever; cancel to stop."""
+        since = -1
+        while True:
+            try:
+                path = f"/internal/routes?since={since}&wait_s={LONG_POLL_S if since >= 0 else 0:g}"
+                table = parse(await self._fetch("GET", path, b""))
+            except (OSError, ValueError):
+                # A restarted control plane may count its versions anew: ask for the whole table next time.
+                since, self.connected = -1, False
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.connected = True
+            if table.version != since:
+                since, self.table = table.version, table
+                self._on_table(table)
+                self.first.set()

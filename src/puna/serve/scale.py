@@ -1,0 +1,101 @@
+"""How many replicas an endpoint should have: a pure function of its load, its limits and the time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the gateways together report of one endpoint."""
+
+    in_flight: int = 0
+    """Requests that a replica has."""
+    queued: int = 0
+    """Requests that wait for a replica."""
+    last_request: float | None = None
+    """When a request last came or ended, in Unix seconds; None: never since the reports began."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the endpoint's owner has set."""
+
+    min_replica: int
+    max_replica: int
+    concurrency: int
+    """Requests that one replica takes at a time."""
+    scale_down_delay_s: float
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last decision leaves to the next one."""
+
+    replicas: int
+    """The wish that stands."""
+    low_since: float | None = None
+    """Since when fewer would have been enough; None: they are all needed."""
+    peak: int = 0
+    """The most that were needed since `low_since`."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A number of replicas, the reason in words, and the state for the next decision."""
+
+    replicas: int
+    reason: str
+    state: State
+
+
+def decide(load: Load, limits: Limits, state: State, now: float) -> Wish:
+    """Up at once, down late.
+
+    Every request in flight or waiting needs its share of a replica; the sum, rounded up and clipped to the
+    limits, is the need. More than there are: wished at once, so a request to a sleeping endpoint wakes it.
+    Fewer: wished once `scale_down_delay_s` has gone by without a need for more, and the last replica goes
+    only when that long has passed since the last request too.
+    """
+    low, high = min(limits.min_replica, limits.max_replica), limits.max_replica
+    waiting = load.in_flight + load.queued
+    need = min(max(math.ceil(waiting / max(limits.concurrency, 1)), low), high)
+    if state.replicas > high:
+        return _settled(high, "deactivated" if high == 0 else f"max_replica is {high}")
+    if need > state.replicas:
+        return _settled(need, _why_up(load, limits, need, waiting))
+    if need == state.replicas:
+        return _settled(need, _why_kept(load, need, low))
+    return _lower(load, limits, state, need, now)
+
+
+def _settled(replicas: int, reason: str) -> Wish:
+    return Wish(replicas, reason, State(replicas))
+
+
+def _lower(load: Load, limits: Limits, state: State, need: int, now: float) -> Wish:
+    """Fewer are needed than there are: wait, then go down to the most that were needed while waiting."""
+    low_since = now if state.low_since is None else state.low_since
+    peak = max(need, state.peak)
+    quiet_since = low_since if peak else max(low_since, load.last_request or low_since)
+    left_s = quiet_since + limits.scale_down_delay_s - now
+    if left_s > 0 or peak >= state.replicas:
+        reason = f"{need} needed, kept for {max(left_s, 0):.0f} s more"
+        return Wish(state.replicas, reason, State(state.replicas, low_since, peak))
+    if peak:
+        return _settled(peak, f"no more than {peak} needed for {limits.scale_down_delay_s:g} s")
+    return _settled(0, f"no request for {limits.scale_down_delay_s:g} s")
+
+
+def _why_up(load: Load, limits: Limits, need: int, waiting: int) -> str:
+    if waiting == 0:
+        return f"min_replica is {limits.min_replica}"
+    what = f"{load.in_flight} in flight and {load.queued} waiting, {max(limits.concurrency, 1)} at a time on a replica"
+    return f"{what}; max_replica is {limits.max_replica}" if need == limits.max_replica else what
+
+
+def _why_kept(load: Load, need: int, low: int) -> str:
+    if load.in_flight + load.queued:
+        return f"{load.in_flight} in flight and {load.queued} waiting"
+    return f"min_replica is {low}" if need else "no request"
