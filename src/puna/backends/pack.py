@@ -1,0 +1,41 @@
+"""worker.pyz: the worker's sources as one file for any CPython from 3.8 on; equal sources give equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+from puna.home import Home
+
+SOURCES = Path(__file__).parent.parent / "worker"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date a zip can hold
+ENTRY = "import sys\nfrom puna.worker.main import main\nsys.exit(main(sys.argv[1:]))\n"
+
+
+@lru_cache(maxsize=1)
+def worker_bytes() -> bytes:
+    """The zip, not compressed: reading it is faster than inflating, and it has some 60 kB."""
+    files = {f"puna/worker/{path.name}": path.read_bytes() for path in sorted(SOURCES.glob("*.py"))}
+    files["puna/__init__.py"] = b""
+    files["__main__.py"] = ENTRY.encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
+    return buffer.getvalue()
+
+
+def worker_pyz(home: Home) -> Path:
+    """`worker.pyz` under the home, in a folder named by its digest; written once."""
+    data = worker_bytes()
+    path = home.folder("worker", hashlib.sha256(data).hexdigest()[:16]) / "worker.pyz"
+    if not path.exists():
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return path

@@ -1,0 +1,86 @@
+"""One call from request body to reply: marshal, run `infer`, marshal back, and say what went wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, Dict, List, Optional
+
+from puna.worker import calllog, faults, protocol
+from puna.worker.calls import Call
+from puna.worker.runner import App
+from puna.worker.stream import StreamHandler
+from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
+
+
+def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
+    """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
+    streams = call.head.get("path") == "stream"
+    with calllog.during(call.trace):
+        try:
+            return _stream(app, call, emit) if streams else _infer(app, call)
+        except BadRequest as error:
+            return failure(call, 400, str(error))
+        except BadOutput as error:
+            calllog.note("[%s] %s" % (call.trace, error))
+            return failure(call, 500, str(error))
+        except BaseException as error:  # noqa: BLE001 - the caller sees HTTP 500, the log all of it
+            calllog.note("[%s] infer raised:\n%s" % (call.trace, faults.whole(error)))
+            return failure(call, 500, faults.describe(error, app.folder)["traceback"])
+
+
+def failure(call: Call, status: int, message: str) -> bytes:
+    """The frame that ends a call with an error, in the form that suits what was sent before."""
+    if call.stream_begun:
+        return protocol.encode(protocol.END, call.request_id, {"error": message})
+    return protocol.encode_reply(call.request_id, status, json.dumps({"error": message}).encode())
+
+
+def _infer(app: App, call: Call) -> bytes:
+    if app.passes_handler:
+        raise BadRequest("this app streams its output: POST to .../generate_stream")
+    document = _parse(call.body)
+    result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
+    reply: Dict[str, Any] = _model(call)
+    if isinstance(document, dict) and isinstance(document.get("id"), str):
+        reply["id"] = document["id"]  # KServe v2: the request's id comes back
+    reply["outputs"] = write_outputs(result)
+    return protocol.encode_reply(call.request_id, 200, json.dumps(reply, separators=(",", ":")).encode())
+
+
+def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
+    model = _model(call)
+
+    def send(event: Dict[str, Any]) -> None:
+        if not call.stream_begun:
+            call.stream_begun = True
+            emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))
+        emit(call, protocol.encode(protocol.CHUNK, call.request_id, dict(model, **event)))
+
+    handler = StreamHandler(send)
+    result = _run(app, call, read_parameters(app.schema, _parse(call.body), app.numpy), handler)
+    if not app.passes_handler:
+        send(write_event(result))  # an app that does not stream answers with one event, as Triton does
+    if not call.stream_begun:
+        emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))
+    return protocol.encode(protocol.END, call.request_id, {})
+
+
+def _run(app: App, call: Call, values: Dict[str, Any], handler: Optional[StreamHandler]) -> Any:
+    call.body = b""
+
+    def started(cancel: Callable[[], Any]) -> None:
+        call.cancel = cancel
+
+    return app.infer(values, handler, started)
+
+
+def _model(call: Call) -> Dict[str, Any]:
+    names: List[str] = ["model_name", "model_version"]
+    return {name: str(call.head.get(name, "1" if name == "model_version" else "")) for name in names}
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not JSON: %s" % error) from None

@@ -1,0 +1,112 @@
+"""The app's stdout and stderr, line by line, with the request's id before each line written during a request."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import io
+import os
+import sys
+from typing import Any, Dict, Iterator, Optional
+
+LONGEST_LINE = 8192  # characters; a longer line is written in parts, so that a lost newline costs no memory
+
+
+class Voice:
+    """Who writes: one request, and what it has written of a line so far, per stream."""
+
+    __slots__ = ("parts", "trace")
+
+    def __init__(self, trace: str) -> None:
+        self.trace = trace
+        self.parts: Dict[int, str] = {}
+
+
+# A context variable and not a thread-local: asyncio tasks made by a request inherit it.
+speaking: contextvars.ContextVar[Optional[Voice]] = contextvars.ContextVar("speaking", default=None)
+
+
+class CallLog(io.TextIOBase):
+    """A text stream over a file descriptor. No lock: a line is one write, and a fork can come at any time."""
+
+    def __init__(self, fd: int, original: Any) -> None:
+        self._fd = fd
+        self.buffer = getattr(original, "buffer", original)
+        self.mode = "w"
+        self.name = getattr(original, "name", "")
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def write(self, text: str) -> int:
+        voice = speaking.get()
+        if voice is None:
+            self._out(text)
+            return len(text)
+        parts = voice.parts
+        pending = parts.get(self._fd, "") + text
+        *lines, rest = pending.split("\n")
+        if len(rest) > LONGEST_LINE:
+            lines.append(rest)
+            rest = ""
+        parts[self._fd] = rest
+        if lines:
+            self._out("".join("[%s] %s\n" % (voice.trace, line.rpartition("\r")[2] or line) for line in lines))
+        return len(text)
+
+    def end(self, voice: Voice) -> None:
+        """Write what a request left without a newline."""
+        rest = voice.parts.pop(self._fd, "")
+        if rest:
+            self._out("[%s] %s\n" % (voice.trace, rest.rstrip("\r").rpartition("\r")[2]))
+
+    def _out(self, text: str) -> None:
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def flush(self) -> None:
+        """Nothing waits: whole lines are out, and a part of a line waits for its end."""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def reconfigure(self, **_options: Any) -> None:
+        """Accepted and ignored: always UTF-8, always by line."""
+
+
+_streams: Dict[int, CallLog] = {}
+
+
+def install() -> None:
+    """Put a CallLog in place of sys.stdout and sys.stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _streams[1] = CallLog(1, sys.stdout)
+    _streams[2] = CallLog(2, sys.stderr)
+    sys.stdout, sys.stderr = _streams[1], _streams[2]
+
+
+@contextlib.contextmanager
+def during(trace: str) -> Iterator[None]:
+    """Lines written in this context (this thread, and tasks it makes) carry `trace`."""
+    voice = Voice(trace)
+    token = speaking.set(voice)
+    try:
+        yield
+    finally:
+        speaking.reset(token)
+        for stream in _streams.values():
+            stream.end(voice)
+
+
+def note(text: str) -> None:
+    """A line of the worker's own, to stderr."""
+    with contextlib.suppress(OSError):
+        os.write(2, ("puna: " + text.rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))

@@ -1,0 +1,176 @@
+"""The requests that a worker has: queued, running, answered; who may run next, and whose time is over."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+
+OVERRUN_GRACE_S = 5.0  # how long a call may go on after its 504 before the worker gives itself up
+MIN_QUEUE = 64
+QUEUE_PER_THREAD = 4  # the gateway's waiting room is the real queue; this one only bridges hand-overs
+Key = Tuple[int, int]  # connection, request id
+
+
+class Call:
+    """One request. The flags are guarded by the book's lock; `send` is its connection's."""
+
+    __slots__ = ("body", "cancel", "deadline", "head", "is_answered", "is_running", "key", "send", "stream_begun")
+
+    def __init__(
+        self, key: Key, head: Dict[str, Any], body: bytes, deadline: float, send: Callable[[bytes], None]
+    ) -> None:
+        self.key, self.head, self.body, self.deadline, self.send = key, head, body, deadline, send
+        self.is_running = self.is_answered = self.stream_begun = False
+        self.cancel: Optional[Callable[[], Any]] = None
+
+    @property
+    def request_id(self) -> int:
+        """What the other side calls it."""
+        return self.key[1]
+
+    @property
+    def trace(self) -> str:
+        """The request's id in the log."""
+        return str(self.head.get("trace") or self.request_id)
+
+
+class Book:
+    """All live calls. `late(call)` answers one whose deadline has passed; `poisoned(call)` ends the process."""
+
+    def __init__(self, threads: int, late: Callable[[Call], None], poisoned: Callable[[Call], None]) -> None:
+        lock = threading.RLock()
+        self._work = threading.Condition(lock)  # a call was queued, or the worker stops
+        self._times = threading.Condition(lock)  # the next deadline may be another
+        self._lock = lock
+        self._threads, self._late, self._poisoned = threads, late, poisoned
+        self._queue: Deque[Call] = collections.deque()
+        self._live: Dict[Key, Call] = {}
+        self._when_empty: List[Callable[[], None]] = []
+        self._wake_at = float("inf")
+        self._stopped = False
+        self.accepts = True
+        self.refusal = ""
+        self.overrun_grace_s = OVERRUN_GRACE_S
+
+    # -- for the connections
+
+    def add(self, call: Call) -> str:
+        """Queue a call; the text says why not, when it is not."""
+        with self._lock:
+            if not self.accepts:
+                return self.refusal
+            if len(self._queue) >= max(MIN_QUEUE, QUEUE_PER_THREAD * self._threads):
+                return "the replica has too many requests queued"
+            if call.key in self._live:
+                return "request id %d is in use on this connection" % call.request_id
+            self._live[call.key] = call
+            self._queue.append(call)
+            self._work.notify()
+            if call.deadline < self._wake_at:
+                self._times.notify()
+        return ""
+
+    def cancel(self, key: Key) -> None:
+        """The client went: drop the call if it has not begun, else make its reply go nowhere."""
+        with self._lock:
+            call = self._live.get(key)
+            if call is not None:
+                self._close(call)
+
+    def cancel_connection(self, connection: int) -> None:
+        """Cancel every call of a connection that has gone."""
+        with self._lock:
+            for call in [c for c in self._live.values() if c.key[0] == connection]:
+                self._close(call)
+
+    def drain(self, refusal: str, then: Callable[[], None]) -> None:
+        """Accept nothing more; call `then` when nothing is left."""
+        with self._lock:
+            self.accepts, self.refusal = False, refusal
+            self._when_empty.append(then)
+            self._settle()
+
+    def stop(self) -> None:
+        """Let `take` return None."""
+        with self._lock:
+            self.accepts, self._stopped = False, True
+            self._work.notify_all()
+
+    # -- for the threads that run infer
+
+    def take(self) -> Optional[Call]:
+        """The next call, marked as running; None when the worker stops."""
+        with self._lock:
+            while True:
+                while self._queue:
+                    call = self._queue.popleft()
+                    if not call.is_answered:
+                        call.is_running = True
+                        return call
+                if self._stopped:
+                    return None
+                self._work.wait()
+
+    def finish(self, call: Call, data: bytes) -> None:
+        """The call has ended: send `data`, unless it was answered or cancelled before."""
+        with self._lock:
+            answered, call.is_answered = call.is_answered, True
+        if not answered:
+            call.send(data)
+        with self._lock:
+            self._live.pop(call.key, None)
+            if not self.accepts:
+                self._times.notify()
+            self._settle()
+
+    # -- for the watching thread
+
+    def watch(self) -> None:
+        """Answer calls at their deadlines, for ever."""
+        while True:
+            for call in self._wait_for_late():
+                self._late(call)
+
+    def _wait_for_late(self) -> List[Call]:
+        with self._lock:
+            while True:
+                now = time.monotonic()
+                late = [c for c in self._live.values() if not c.is_answered and c.deadline <= now]
+                for call in late:
+                    self._close(call)
+                if late:
+                    return late
+                self._check_overruns(now)
+                times = [c.deadline + self.overrun_grace_s * c.is_answered for c in self._live.values()]
+                self._wake_at = min((t for t in times if t > now), default=float("inf"))
+                self._times.wait(min(self._wake_at - now, 3600.0))
+
+    def _check_overruns(self, now: float) -> None:
+        """A thread cannot be killed: when one has overrun and nobody else's call runs, the process must go."""
+        running = [c for c in self._live.values() if c.is_running]
+        over = [c for c in running if c.is_answered and now >= c.deadline + self.overrun_grace_s]
+        if not over:
+            return
+        self.accepts, self.refusal = False, "the replica restarts: a call overran its time"
+        for call in self._queue:
+            call.is_answered = True  # it was not: the closed connection tells the gateway to try it elsewhere
+        if all(c.is_answered for c in running):
+            self._poisoned(over[0])
+
+    # -- with the lock held
+
+    def _close(self, call: Call) -> None:
+        call.is_answered = True
+        if not call.is_running:
+            self._live.pop(call.key, None)
+            self._settle()
+        elif call.cancel is not None:
+            call.cancel()
+
+    def _settle(self) -> None:
+        if not self._live:
+            waiting, self._when_empty = self._when_empty, []
+            for then in waiting:
+                then()

@@ -1,0 +1,119 @@
+"""The command line of worker.pyz: `serve` and `validate`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any, Dict, List
+
+from puna.worker import calllog, family, faults
+from puna.worker.runner import App
+from puna.worker.server import EXIT_FAILED, Server
+from puna.worker.validate import validate
+
+USAGE = """
+usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
+                            [--overrun-grace-s S]
+       python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]"""
+
+
+def main(arguments: List[str]) -> int:
+    """Run one command; the exit status of the process."""
+    command, options = parse(arguments)
+    calllog.install()
+    faults.warm_up()
+    family.adopt_orphans()
+    if "parent-fd" in options:
+        threading.Thread(target=_die_with_parent, args=(int(options["parent-fd"]),), daemon=True).start()
+    report = os.path.abspath(options.get("report", ""))
+    _leave_no_trace()
+    app = App(options["app"])
+    if command == "validate":
+        app.enter()
+        status = 0 if validate(app, report) else EXIT_FAILED
+        family.kill_descendants()
+        os._exit(status)  # threads that the app left behind must not hold the build
+    serve(app, options)
+    return 0
+
+
+def serve(app: App, options: Dict[str, str]) -> None:
+    """Serve until told to stop. Ends the process itself: threads of the app may never end."""
+    server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "1")))
+    server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
+    _on_sigterm(server)
+    server.listen()
+    app.enter()
+    if not server.start_app():
+        family.kill_descendants()
+        os._exit(EXIT_FAILED)
+    server.run()
+    _run_exit_functions()
+    family.kill_descendants()
+    os._exit(0)
+
+
+def parse(arguments: List[str]) -> Any:
+    """`(command, options)`; ends the process with the usage when they make no sense."""
+    command, pairs = (arguments or [""])[0], arguments[1:]
+    options = {pairs[i][2:]: pairs[i + 1] for i in range(0, len(pairs) - 1, 2) if pairs[i].startswith("--")}
+    needed = {"serve": {"socket", "app"}, "validate": {"app", "report"}}.get(command)
+    if needed is None or not needed <= set(options) or len(options) * 2 != len(pairs):
+        raise SystemExit(USAGE)
+    return command, options
+
+
+def _leave_no_trace() -> None:
+    """Give the names `puna...` and the zip's place on sys.path back: the app may have a `puna` of its own."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "puna"]:
+        del sys.modules[name]
+    sys.path[:] = [p for p in sys.path if not p.endswith(".pyz")]
+
+
+def _die_with_parent(fd: int) -> None:
+    """The guard holds the other end of a pipe: when that closes, the guard is gone and so is everything here."""
+    while True:
+        try:
+            if not os.read(fd, 1):
+                break
+        except OSError:
+            break
+    family.kill_descendants()
+    os._exit(128 + signal.SIGKILL)
+
+
+def _on_sigterm(server: Server) -> None:
+    """SIGTERM drains, also while the main thread is deep in C: the signal's byte wakes a thread of its own."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def listen() -> None:
+        while signal.SIGTERM not in reader.recv(64):
+            pass
+        begin()
+
+    def begin(*_: Any) -> None:
+        if server.state == "starting":
+            family.kill_descendants()
+            os._exit(128 + signal.SIGTERM)
+        server.shut_down("the replica is shutting down")
+
+    # The app may take the wake-up descriptor for an event loop of its own; then the handler itself has to do.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=begin, daemon=True).start())
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=listen, daemon=True).start()
+    _kept.extend((reader, writer))
+
+
+def _run_exit_functions() -> None:
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:  # noqa: BLE001 - the app's exit functions are best effort; the log has it
+        calllog.note("an exit function raised:\n" + faults.whole(error))
+
+
+_kept: List[socket.socket] = []  # a socket that is collected closes

@@ -1,0 +1,149 @@
+"""The app contract: find InferlessPythonModel in app.py and call initialize, infer and finalize as each is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+from typing import Any, Callable, Optional
+
+from puna.worker import standin
+from puna.worker.schema import KINDS, Schema
+from puna.worker.schema import read as read_schema
+from puna.worker.stream import StreamHandler
+
+CLASS = "InferlessPythonModel"
+
+
+class AppFault(Exception):
+    """The folder holds no app that can run; the text says what is missing."""
+
+
+class App:
+    """One app: `enter`, then `load`, `initialize`, any number of `infer`, `finalize`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        self.schema = Schema([], {}, None)
+        self.numpy: Any = None
+        self.model: Any = None
+        self.passes_handler = False
+        self._loop: Optional[EventLoop] = None
+        self._library_path = list(sys.path)
+
+    def enter(self) -> None:
+        """Make the folder the working directory and the first place to import from."""
+        os.chdir(self.folder)
+        extra = os.environ.get("PYTHONPATH", "")  # -I ignores it for the worker; the app may want it
+        sys.path[:0] = [self.folder] + [p for p in extra.split(os.pathsep) if p]
+        sys.argv[:] = [os.path.join(self.folder, "app.py")]
+        standin.install()
+
+    def read_schema(self) -> Schema:
+        """Run input_schema.py. Raises what it raises, or SchemaFault."""
+        self.schema = read_schema(self.folder)
+        return self.schema
+
+    def load(self) -> None:
+        """Import app.py and make the model object. Raises what the app raises, or AppFault."""
+        path = os.path.join(self.folder, "app.py")
+        if not os.path.exists(path):
+            raise AppFault("app.py is missing: the app's folder must hold an app.py with a class %s" % CLASS)
+        # By path, because a folder `app/` beside app.py would win a plain `import app`.
+        spec = importlib.util.spec_from_file_location("app", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["app"] = module
+        spec.loader.exec_module(module)
+        self.model = self._class_of(module)()
+        if not callable(getattr(self.model, "infer", None)):
+            raise AppFault("class %s in app.py has no method infer" % CLASS)
+        self.passes_handler = self.schema.streaming or required_parameters(self.model.infer) > 1
+        if is_async(self.model.infer) or is_async(getattr(self.model, "initialize", None)):
+            self._loop = self._start_loop()
+        # After app.py: some apps set OMP_NUM_THREADS and the like before they import numpy.
+        if any(KINDS[i.datatype] != "text" for i in self.schema.inputs):
+            self.numpy = self._library("numpy")
+
+    def initialize(self) -> None:
+        """Call initialize once, without arguments unless it insists on some."""
+        self._call_once("initialize")
+
+    def infer(self, values: Any, handler: Optional[StreamHandler] = None, started: Any = None) -> Any:
+        """What `infer` returns; `started` takes a function that cancels an async call."""
+        arguments = (values, handler) if self.passes_handler else (values,)
+        return self._settle(self.model.infer(*arguments), started)
+
+    def finalize(self) -> None:
+        """Call finalize if there is one."""
+        self._call_once("finalize")
+
+    def _class_of(self, module: Any) -> Any:
+        found = getattr(module, CLASS, None)
+        if isinstance(found, type):
+            return found
+        own = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == "app"]
+        rest = "; it defines " + ", ".join(own) if own else ""
+        raise AppFault("app.py has no class %s%s" % (CLASS, rest))
+
+    def _call_once(self, name: str) -> None:
+        method = getattr(self.model, name, None)
+        if method is not None:
+            self._settle(method(*[None] * required_parameters(method)))
+
+    def _settle(self, result: Any, started: Any = None) -> Any:
+        if not inspect.isawaitable(result):
+            return result
+        self._loop = self._loop or self._start_loop()
+        return self._loop.run(result, started)
+
+    def _start_loop(self) -> EventLoop:
+        return EventLoop(self._library("asyncio"))
+
+    def _library(self, name: str) -> Any:
+        """Import a library module past the user's folder; None when the environment has none."""
+        before = list(sys.path)
+        sys.path[:] = self._library_path
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            return None
+        finally:
+            sys.path[:] = before
+
+
+class EventLoop:
+    """One asyncio loop in a thread of its own: engines bind to a loop, and their tasks go on between calls."""
+
+    def __init__(self, asyncio: Any) -> None:
+        self._asyncio = asyncio
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="puna-asyncio", daemon=True).start()
+
+    def run(self, awaitable: Any, started: Any = None) -> Any:
+        """Wait for `awaitable` on the loop, with this thread's context, so that its lines carry the request's id."""
+        future = self._asyncio.run_coroutine_threadsafe(self._wrap(awaitable), self._loop)
+        if started is not None:
+            started(future.cancel)
+        return future.result()
+
+    @staticmethod
+    async def _wrap(awaitable: Any) -> Any:
+        return await awaitable
+
+
+def required_parameters(function: Callable[..., Any]) -> int:
+    """How many positional arguments a bound method must be given."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(1 for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty)
+
+
+def is_async(function: Any) -> bool:
+    """True for `async def`."""
+    return inspect.iscoroutinefunction(function)

@@ -1,0 +1,145 @@
+"""What an app says of its inputs: input_schema.py run as Python, or the older input.json and output.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, List, Optional
+
+KINDS = {
+    "STRING": "text", "BYTES": "text", "BOOL": "bool", "INT8": "number", "INT16": "number", "INT32": "number",
+    "INT64": "number", "UINT8": "number", "UINT16": "number", "UINT32": "number", "UINT64": "number",
+    "FP16": "number", "FP32": "number", "FP64": "number", "BF16": "number",
+}  # fmt: skip
+NUMPY_NAMES = {
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8", "UINT16": "uint16",
+    "UINT32": "uint32", "UINT64": "uint64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    "BF16": "float32",  # numpy has no bfloat16
+}  # fmt: skip
+DEFAULT_BATCH_WINDOW_MS = 500
+
+
+class SchemaFault(Exception):
+    """The schema file is wrong; the text is the platform's where the platform has one."""
+
+
+class Input:
+    """One declared input."""
+
+    __slots__ = ("datatype", "example", "name", "required", "shape")
+
+    def __init__(
+        self, name: str, datatype: str, shape: List[int], required: bool, example: Optional[List[Any]]
+    ) -> None:
+        self.name, self.datatype, self.shape = name, datatype, shape
+        self.required, self.example = required, example
+
+    def as_json(self) -> Dict[str, Any]:
+        return {key: getattr(self, key) for key in ("name", "datatype", "shape", "required", "example")}
+
+    def concrete(self, size: int) -> List[int]:
+        """The declared shape with its -1 filled in for `size` values, or as it is when that does not go."""
+        fixed = size_of([n for n in self.shape if n != -1])
+        if self.shape.count(-1) != 1 or fixed == 0 or size % fixed:
+            return self.shape if -1 not in self.shape else [size]
+        return [size // fixed if n == -1 else n for n in self.shape]
+
+
+class Schema:
+    """All inputs, the flags, and the outputs when they are known."""
+
+    def __init__(self, inputs: List[Input], flags: Dict[str, Any], outputs: Optional[List[Dict[str, Any]]]) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.batch_size = int(flags.get("BATCH_SIZE") or 0)
+        self.batch_window_ms = float(flags.get("BATCH_WINDOW") or DEFAULT_BATCH_WINDOW_MS)
+        self.streaming = bool(flags.get("IS_STREAMING_OUTPUT"))
+        self.openai = bool(flags.get("OPENAI_CLIENT_COMPATIBLITY"))
+
+    def as_json(self) -> Dict[str, Any]:
+        """The schema as the contract between worker and control plane has it."""
+        flags = {"batch_size": self.batch_size, "batch_window_ms": self.batch_window_ms}
+        flags.update(streaming=self.streaming, openai=self.openai)
+        return {"inputs": [i.as_json() for i in self.inputs], "flags": flags, "outputs": self.outputs}
+
+
+def size_of(shape: List[int]) -> int:
+    """How many values a shape holds."""
+    product = 1
+    for n in shape:
+        product *= n
+    return product
+
+
+def read(folder: str) -> Schema:
+    """The schema of the app in `folder`; one without inputs when no file declares any.
+
+    Raises:
+        SchemaFault: a declaration is wrong; the text names the input.
+        Exception: whatever input_schema.py itself raises.
+    """
+    path = os.path.join(folder, "input_schema.py")
+    if os.path.exists(path):
+        return read_python(path)
+    path = os.path.join(folder, "input.json")
+    if os.path.exists(path):
+        return read_json(path, os.path.join(folder, "output.json"))
+    return Schema([], {}, None)
+
+
+def read_python(path: str) -> Schema:
+    """Run input_schema.py and read INPUT_SCHEMA and the flags beside it."""
+    with open(path, "rb") as file:
+        source = file.read()
+    names: Dict[str, Any] = {"__name__": "input_schema", "__file__": path}
+    exec(compile(source, path, "exec"), names)
+    declared = names.get("INPUT_SCHEMA", {})
+    if not isinstance(declared, dict):
+        raise SchemaFault("INPUT_SCHEMA must be a dict of inputs, it is a %s" % type(declared).__name__)
+    return Schema([_input(str(name), entry) for name, entry in declared.items()], names, None)
+
+
+def read_json(path: str, output_path: str) -> Schema:
+    """Read input.json and, when there, output.json: `{"inputs": [{"name", "shape", "datatype", "data"}]}`."""
+    inputs = [_input(str(entry.get("name")), entry) for entry in _entries(path, "inputs")]
+    outputs = None
+    if os.path.exists(output_path):
+        keys = ("name", "datatype", "shape")
+        outputs = [{key: entry.get(key) for key in keys} for entry in _entries(output_path, "outputs")]
+    return Schema(inputs, {}, outputs)
+
+
+def _entries(path: str, key: str) -> List[Dict[str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = json.load(file)[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SchemaFault("%s is not {%r: [...]}: %s" % (os.path.basename(path), key, error)) from None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and e.get("name") for e in entries):
+        raise SchemaFault("%s: each of %r needs a name" % (os.path.basename(path), key))
+    return entries
+
+
+def _input(name: str, entry: Any) -> Input:
+    if not isinstance(entry, dict):
+        raise SchemaFault("Data type not specified for input --> %s" % name)
+    required = bool(entry.get("required", True))
+    datatype = entry.get("datatype")
+    if datatype is None:
+        raise SchemaFault("Data type not specified for input --> %s" % name)
+    if str(datatype).upper() not in KINDS:
+        raise SchemaFault(
+            "Data type %s not supported for input --> %s; use one of %s" % (datatype, name, ", ".join(KINDS))
+        )
+    example = entry.get("example", entry.get("data"))
+    if example is None and required:
+        raise SchemaFault("example not specified for input --> %s" % name)
+    if example is not None and not isinstance(example, list):
+        example = [example]
+    shape = entry.get("shape")
+    if shape is None and not required:
+        shape = [len(example) if example else 1]  # seen in the wild on optional inputs
+    if shape is None or shape == []:
+        raise SchemaFault("shape not specified for input --> %s" % name)
+    if not isinstance(shape, list) or not all(type(n) is int and n >= -1 for n in shape):
+        raise SchemaFault("shape not specified as a python list for input --> %s" % name)
+    return Input(name, str(datatype).upper(), shape, required, example)

@@ -1,0 +1,217 @@
+"""The worker's Unix socket: connections, frames in, frames out, and the states starting, ready, draining."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from typing import Any, Dict, List
+
+from puna.worker import answers, calllog, family, faults, protocol
+from puna.worker.calls import Book, Call
+from puna.worker.runner import App
+
+DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
+SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
+EXIT_FAILED, EXIT_OVERRUN = 1, 70
+
+
+class Connection:
+    """One client, most often a gateway; frames are sent whole, from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.number = sock, id(self)
+        self._lock = threading.Lock()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+
+    def send(self, data: bytes) -> None:
+        """Send, or close: whoever reads notices the end of the connection."""
+        with self._lock:
+            try:
+                self.sock.sendall(data)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Server:
+    """Owns the socket and the book of calls; `run` is the life of a worker."""
+
+    def __init__(self, app: App, path: str, concurrency: int) -> None:
+        self.app, self.path, self.threads = app, path, max(1, concurrency)
+        self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
+        self.book = Book(self.threads, self._late, self._poisoned)
+        self._connections: List[Connection] = []
+        self._lock = threading.Lock()
+        self._someone_came = threading.Event()
+
+    # -- life
+
+    def listen(self) -> None:
+        """Open the socket, readable by this user only, and answer HELLO from now on."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(self.path)
+        finally:
+            os.umask(before)
+        listener.listen(64)
+        self._thread(self._accept, listener)
+        self._thread(self.book.watch)
+
+    def start_app(self) -> bool:
+        """Read the schema, import, initialize; tell everyone how it went."""
+        try:
+            for name, step in (
+                ("schema", self.app.read_schema),
+                ("import", self.app.load),
+                ("initialize", self.app.initialize),
+            ):
+                begun = time.monotonic()
+                step()
+                self.timings[name + "_s"] = round(time.monotonic() - begun, 4)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for READY sees FAILED
+            self._fail(name, error)
+            return False
+        with self._lock:
+            self.state = "ready"
+            self._broadcast(protocol.READY, self.hello())
+        return True
+
+    def run(self) -> None:
+        """Run calls until the worker is told to stop; one of the threads is this one, which ran initialize."""
+        extra = [self._thread(self._work) for _ in range(self.threads - 1)]
+        self._work()
+        for thread in extra:
+            thread.join()
+        try:
+            self.app.finalize()
+        except BaseException as error:  # noqa: BLE001 - the platform ignores it too; the log has it
+            calllog.note("finalize raised:\n" + faults.whole(error))
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+    def shut_down(self, why: str) -> None:
+        """Take no more requests; when the last is answered, `run` goes on to finalize."""
+        self.state = "draining"
+        self.book.drain(why, self.book.stop)
+
+    def hello(self) -> Dict[str, Any]:
+        """What HELLO and READY say."""
+        return {
+            "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
+            "tier": "awake", "timings": self.timings, "streaming": self.app.passes_handler,
+        }  # fmt: skip
+
+    # -- connections
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                calllog.note("accept failed: %s" % error)  # out of file descriptors, most likely
+                time.sleep(0.1)
+                continue
+            connection = Connection(sock)
+            with self._lock:
+                connection.send(protocol.encode(protocol.HELLO, 0, self.hello()))
+                self._connections.append(connection)
+            self._someone_came.set()
+            self._thread(self._read, connection)
+
+    def _read(self, connection: Connection) -> None:
+        decoder = protocol.Decoder()
+        try:
+            while True:
+                data = connection.sock.recv(1 << 18)
+                if not data:
+                    break
+                for kind, request_id, payload in decoder.feed(data):
+                    self._frame(connection, kind, request_id, payload)
+        except (OSError, ValueError, protocol.ProtocolError) as error:
+            calllog.note("a connection ended: %s" % error)
+        with self._lock:
+            self._connections.remove(connection)
+        self.book.cancel_connection(connection.number)
+        connection.sock.close()
+
+    def _frame(self, connection: Connection, kind: int, request_id: int, payload: bytes) -> None:
+        if kind == protocol.REQUEST:
+            self._request(connection, request_id, payload)
+        elif kind == protocol.CANCEL:
+            self.book.cancel((connection.number, request_id))
+        elif kind == protocol.DRAIN:
+            self.state = "draining"
+            drained = protocol.encode(protocol.DRAINED, request_id)
+            self.book.drain("the replica is draining", lambda: connection.send(drained))
+        elif kind == protocol.SHUTDOWN:
+            self.shut_down("the replica is shutting down")
+        elif kind == protocol.PING:
+            connection.send(protocol.encode(protocol.PONG, request_id, payload))
+        elif kind in (protocol.SLEEP, protocol.WAKE):
+            connection.send(protocol.encode(protocol.AWAKE, request_id, {"tier": "awake"}))
+
+    def _request(self, connection: Connection, request_id: int, payload: bytes) -> None:
+        head, body = protocol.decode_request(payload)
+        deadline = time.monotonic() + float(head.get("deadline_s", DEFAULT_DEADLINE_S))
+        call = Call((connection.number, request_id), head, body, deadline, connection.send)
+        refusal = self.book.add(call)
+        if refusal:
+            connection.send(answers.failure(call, 503, refusal))
+
+    # -- calls
+
+    def _work(self) -> None:
+        while True:
+            call = self.book.take()
+            if call is None:
+                return
+            call.send(protocol.encode(protocol.STARTED, call.request_id))
+            self.book.finish(call, answers.answer(self.app, call, self._emit))
+
+    def _emit(self, call: Call, data: bytes) -> None:
+        if not call.is_answered:
+            call.send(data)
+
+    def _late(self, call: Call) -> None:
+        what = "infer did not end" if call.is_running else "infer did not begin"
+        calllog.note("[%s] %s within the request's time" % (call.trace, what))
+        call.send(answers.failure(call, 504, what + " within the request's time (inference_time)"))
+
+    def _poisoned(self, call: Call) -> None:
+        """A call goes on long after its time: its thread cannot be ended, so the process is, and gets replaced."""
+        calllog.note(
+            "[%s] infer still runs %g s after its time; this worker ends so that a fresh one takes over"
+            % (call.trace, self.book.overrun_grace_s)
+        )
+        family.kill_descendants()
+        os._exit(EXIT_OVERRUN)
+
+    # -- the rest
+
+    def _fail(self, phase: str, error: BaseException) -> None:
+        self.state = "failed"
+        told = faults.describe(error, self.app.folder)
+        calllog.note("%s failed:\n%s" % (phase, faults.whole(error)))
+        self._someone_came.wait(1.0)  # the guard connects within milliseconds; let it hear why
+        with self._lock:
+            message = "%s failed: %s" % (phase, told["error"]) + (" (%s)" % told["line"] if told["line"] else "")
+            self._broadcast(protocol.FAILED, {"message": message, "traceback": told["traceback"], "phase": phase})
+
+    def _broadcast(self, kind: int, value: Dict[str, Any]) -> None:
+        data = protocol.encode(kind, 0, json.dumps(value, default=str).encode())
+        for connection in self._connections:
+            connection.send(data)
+
+    @staticmethod
+    def _thread(target: Any, *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        return thread
