@@ -1,0 +1,128 @@
+"""Where each tensor lies in a base's safetensors files: headers are read, weights are not."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puna.errors import MergeError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# What safetensors itself allows (its MAX_HEADER_SIZE): a longer length field means a damaged file.
+MAX_HEADER_BYTES = 100_000_000
+# The element types a model's weights are merged in; others (fp8, integers) are already quantised.
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor's place in a file."""
+
+    name: str
+    dtype: str
+    """As safetensors writes it: `BF16`, `F32`..."""
+    shape: tuple[int, ...]
+    start: int
+    """Byte offset from the file's first byte."""
+    end: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: its header's bytes as they stand, and its tensors in the order they lie."""
+
+    path: Path
+    header: bytes
+    slots: tuple[Slot, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Header and weights."""
+        return max((slot.end for slot in self.slots), default=len(self.header))
+
+
+def shards(base_dir: Path) -> list[Shard]:
+    """The files of a model folder, one or many with an index, as transformers would choose them.
+
+    Raises:
+        MergeError: no safetensors weights, a damaged file, or an index that names what is not there.
+    """
+    if (base_dir / SINGLE).exists():
+        return [read_shard(base_dir / SINGLE)]
+    if not (base_dir / INDEX).exists():
+        found = "only pickled .bin weights" if list(base_dir.glob("*.bin")) else "no weights"
+        raise MergeError(f"{base_dir} holds {found}, no safetensors", "use a base with safetensors files")
+    weight_map = _weight_map(base_dir / INDEX)
+    missing = sorted({name for name in weight_map.values() if not (base_dir / name).is_file()})
+    if missing:
+        raise MergeError(f"{base_dir} lacks {', '.join(missing)}", "fetch the base again")
+    found_shards = [read_shard(base_dir / name) for name in sorted(set(weight_map.values()))]
+    present = {(slot.name, shard.path.name) for shard in found_shards for slot in shard.slots}
+    lost = sorted(name for name, file in weight_map.items() if (name, file) not in present)
+    if lost:
+        raise MergeError(f"{base_dir / INDEX} names {len(lost)} tensors that its files lack: {', '.join(lost[:3])}")
+    return found_shards
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text())["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise MergeError(f"{path} cannot be read: {error!r}", "fetch the base again") from None
+    for name in weight_map.values():
+        if Path(name).name != name:
+            raise MergeError(f"{path} names {name!r}, which is not a file beside it")
+    return dict(weight_map)
+
+
+def read_shard(path: Path) -> Shard:
+    """One file's layout.
+
+    Raises:
+        MergeError: the file is not safetensors, or is cut short.
+    """
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+            raise MergeError(f"{path} is not a safetensors file", "fetch the base again")
+        text = file.read(length)
+    try:
+        entries: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise MergeError(f"{path} has a damaged safetensors header", "fetch the base again") from None
+    entries.pop("__metadata__", None)
+    origin = 8 + length
+    slots = sorted((_slot(name, entry, origin) for name, entry in entries.items()), key=lambda s: (s.start, s.end))
+    shard = Shard(path, prefix + text, tuple(slots))
+    if path.stat().st_size != shard.size_bytes:
+        raise MergeError(f"{path} has {path.stat().st_size} bytes, not {shard.size_bytes}", "fetch the base again")
+    return shard
+
+
+def _slot(name: str, entry: dict[str, Any], origin: int) -> Slot:
+    start, end = entry["data_offsets"]
+    slot = Slot(name, entry["dtype"], tuple(entry["shape"]), origin + start, origin + end)
+    expected = math.prod(slot.shape) * ITEM_BYTES.get(slot.dtype, 0)
+    if slot.dtype in ITEM_BYTES and end - start != expected:
+        raise MergeError(f"tensor {name} takes {end - start} bytes, not {expected}", "fetch the base again")
+    return slot
+
+
+def header(slots: dict[str, tuple[str, tuple[int, ...]]]) -> Shard:
+    """A header for new tensors, name -> (dtype, shape), in that order, padded to 8 bytes as safetensors does."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (dtype, shape) in slots.items():
+        end = offset + math.prod(shape) * ITEM_BYTES[dtype]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    entries.pop("__metadata__")
+    placed = tuple(_slot(name, entry, 8 + len(text)) for name, entry in entries.items())
+    return Shard(Path(), len(text).to_bytes(8, "little") + text, placed)
