@@ -1,0 +1,106 @@
+"""The machine that trains: which device, how much memory, how fast, which number format."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from puna.errors import MachineError
+
+# Dense bf16 FLOP/s from the vendor's data sheets; the first key found in the device's name counts.
+PEAK_FLOPS = {
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H20": 148e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "A10": 125e12, "A6000": 155e12, "RTX 6000 Ada": 364e12, "5090": 210e12,
+    "4090": 165e12, "3090": 71e12, "V100": 125e12, "T4": 65e12,
+}  # fmt: skip
+UNKNOWN_GPU_FLOPS = 60e12
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device as the plan sees it."""
+
+    device: str
+    """`cpu`, `cuda` or `cuda:<n>`."""
+    name: str
+    memory_bytes: int
+    """Free memory now: what a run may use."""
+    flops: float
+    """Peak FLOP/s of the format that training computes in."""
+    native_bf16: bool
+    cores: int
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether kernels run on CUDA."""
+        return self.device.startswith("cuda")
+
+
+def look(device: str | None = None) -> Machine:
+    """The machine behind `device`; the first GPU, or else the CPU, when None.
+
+    Raises:
+        MachineError: the device asked for is not there.
+    """
+    import torch
+
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cpu":
+        cores = len(os.sched_getaffinity(0))
+        return Machine("cpu", f"CPU, {cores} cores", _free_memory(), _cpu_flops(), _cpu_has_bf16(), cores)
+    if not wanted.startswith("cuda") or not torch.cuda.is_available():
+        raise MachineError(f"there is no device {wanted!r} here", "use --device cpu, or leave it out")
+    name = torch.cuda.get_device_name(wanted)
+    free, _ = torch.cuda.mem_get_info(wanted)
+    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), UNKNOWN_GPU_FLOPS)
+    native = torch.cuda.get_device_capability(wanted) >= (8, 0)
+    return Machine(wanted, name, free, peak, native, len(os.sched_getaffinity(0)))
+
+
+def compute_dtype(machine: Machine, asked: str) -> tuple[str, str]:
+    """The number format of activations and why: (`bfloat16` | `float16` | `float32`, reason)."""
+    if asked == "float32":
+        return "float32", "float32 as the recipe asks"
+    if machine.native_bf16:
+        why = "as the recipe asks" if asked == "bfloat16" else "not float16: it has its speed without its overflow"
+        return "bfloat16", f"bfloat16, {why}"
+    if machine.is_gpu:
+        return "float16", f"float16: {machine.name} has no bfloat16 arithmetic"
+    return "float32", f"float32, not {asked}: this CPU emulates 16-bit arithmetic, which is slower and less exact"
+
+
+def memory_used(device: str) -> int:
+    """Bytes: the peak that torch allocated on a GPU, the process's resident memory on a CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu_has_bf16() -> bool:
+    # avx512_bf16 and amx_bf16 on x86, bf16 on Arm: without them torch converts to float32 and back.
+    words = Path("/proc/cpuinfo").read_text().split()
+    return any(flag in words for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_flops() -> float:
+    """Measured: the best of three float32 matrix products, a few milliseconds each."""
+    import torch
+
+    x = torch.ones(768, 768)
+    best = 1.0
+    for _ in range(3):
+        start = time.perf_counter()
+        x @ x
+        best = min(best, time.perf_counter() - start)
+    return 2 * 768**3 / best

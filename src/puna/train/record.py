@@ -1,0 +1,216 @@
+"""Run folders: what a training run wrote down, read and listed without loading torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from puna.artifacts import Adapter, write_json, write_text
+from puna.errors import NotFoundError, nearest
+from puna.home import Home
+from puna.spec import recipe as recipes
+from puna.spec.recipe import Recipe
+
+STATES = ("running", "finished", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is; `state` is one of STATES."""
+
+    state: str
+    pid: int = 0
+    step: int = 0
+    steps: int = 0
+    started: str = ""
+    ended: str = ""
+    error: str = ""
+    process_started: str = ""
+    """The kernel's start time of `pid`, so that a recycled process id is not taken for a live run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder; every property reads the disk anew."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`<recipe>-<n>`."""
+        return self.path.name
+
+    @property
+    def status(self) -> Status:
+        """The last status written; `interrupted` when it says running but its process is gone."""
+        values = _json(self.path / "status.json", {})
+        known = {k: values[k] for k in Status.__dataclass_fields__ if k in values}
+        status = Status(**({"state": "interrupted"} | known))
+        if status.state == "running" and not _alive(status):
+            return Status(**(status.__dict__ | {"state": "interrupted"}))
+        return status
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was started with."""
+        values = _json(self.path / "recipe.json", None)
+        if values is None:
+            raise NotFoundError(f"run {self.name} holds no recipe.json", "puna run list")
+        return recipes.parse(values)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan that the run follows; empty before it was made."""
+        return dict(_json(self.path / "plan.json", {}))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a half-written last line is left out."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    @property
+    def samples(self) -> list[dict[str, str]]:
+        """Replies before and after training, beside the reference."""
+        return list(_json(self.path / "samples.json", []))
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's digest."""
+        return _text(self.path / "dataset")
+
+    @property
+    def base(self) -> str:
+        """The folder that the base weights were read from."""
+        return _text(self.path / "base")
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What the run made, once it is finished."""
+        return Adapter.open(self.path / "adapter") if (self.path / "adapter" / "manifest.json").exists() else None
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(p for p in (self.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name))
+
+    def write_status(self, **changes: Any) -> None:
+        """Change some fields of the status; a reader sees the old status or the new one."""
+        write_json(self.path / "status.json", _json(self.path / "status.json", {}) | changes)
+
+    def begin(self, steps: int) -> None:
+        """Say that this process runs the run from now on."""
+        pid = os.getpid()
+        now = datetime.now(UTC).isoformat()
+        fresh = {"state": "running", "pid": pid, "steps": steps, "ended": "", "error": ""}
+        self.write_status(**fresh, process_started=_process_started(pid))
+        if not self.status.started:
+            self.write_status(started=now)
+
+    def end(self, state: str, error: str = "") -> None:
+        """Say how the run ended."""
+        self.write_status(state=state, error=error, ended=datetime.now(UTC).isoformat())
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe: as values for programs, as YAML for people."""
+        write_json(self.path / "recipe.json", recipe.as_dict())
+        write_text(self.path / "recipe.yaml", yaml.safe_dump(recipe.as_dict(), sort_keys=False))
+
+
+def new_run_dir(home: Home, recipe: Recipe) -> Path:
+    """A fresh folder `<recipe name>-<n>`, n counting up from 1; two callers never get the same one."""
+    taken = [int(p.name.rsplit("-", 1)[1]) for p in home.runs.glob("*-*") if _is_run_of(recipe.name, p.name)]
+    number = max(taken, default=0) + 1
+    while True:
+        path = home.runs / f"{recipe.name}-{number}"
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            number += 1
+            continue
+        Run(path).write_recipe(recipe)
+        return path
+
+
+def list_runs(home: Home) -> list[Run]:
+    """Every run, newest first."""
+    found = [p for p in home.runs.iterdir() if (p / "recipe.json").exists()]
+    return [Run(p) for p in sorted(found, key=lambda p: (p / "recipe.json").stat().st_mtime_ns, reverse=True)]
+
+
+def find_run(home: Home, name: str) -> Run:
+    """The run called `name`, or the newest run of the recipe called `name`.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    runs = list_runs(home)
+    exact = [run for run in runs if run.name == name]
+    found = exact or [run for run in runs if _is_run_of(name, run.name)]
+    if not found:
+        hint = nearest(name, [run.name for run in runs]) or "puna run list"
+        raise NotFoundError(f"there is no run `{name}`", hint)
+    return found[0]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of JSON, without a last one that a crash cut short."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def _is_run_of(recipe: str, name: str) -> bool:
+    return re.fullmatch(re.escape(recipe) + r"-\d+", name) is not None
+
+
+def _json(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return default
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def _alive(status: Status) -> bool:
+    if not status.pid:
+        return False
+    try:
+        os.kill(status.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, under another user
+    return not status.process_started or _process_started(status.pid) == status.process_started
+
+
+def _process_started(pid: int) -> str:
+    """The kernel's start time of a process; "dead" for one that is gone or only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return "dead"
+    return "dead" if fields[0] in "ZX" else fields[19]  # state, then field 22 of proc(5), counted after the name
+
+
+def figures(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one metrics line, without its step and time: what trackers and progress bars show."""
+    return {k: float(v) for k, v in line.items() if k not in ("step", "time") and v is not None}
