@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import tempfile
 import warnings
@@ -112,7 +113,7 @@ def listing(folder: Path, *, limit_bytes: int = MAX_BYTES, limit_files: int = MA
     if not root.is_dir():
         raise ProjectError(f"{folder} is no folder", "name the folder that holds app.py")
     found, total = [], 0
-    for name, file in _walk(root, root, "", Ignore.of(root)):
+    for name, file in _walk((root,), "", Ignore.of(root)):
         total += file.stat().st_size
         if total > limit_bytes:
             raise archive.too_large(limit_bytes)
@@ -122,22 +123,23 @@ def listing(folder: Path, *, limit_bytes: int = MAX_BYTES, limit_files: int = MA
     return sorted(found)
 
 
-def _walk(folder: Path, root: Path, prefix: str, ignore: Ignore) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.iterdir()):
+def _walk(around: tuple[Path, ...], prefix: str, ignore: Ignore) -> Iterator[tuple[str, Path]]:
+    """Files below `around[-1]`; `around` are the real folders from the root down to it."""
+    for path in sorted(around[-1].iterdir()):
         name = prefix + path.name
         if ignore.covers(name, path.is_dir()):
             continue
         target = path
         if path.is_symlink():
             target = path.resolve()
-            if not target.is_relative_to(root) or not target.exists():
+            if not target.is_relative_to(around[0]) or not target.exists():
                 raise ProjectError(
                     f"{name} is a link to {target}, which is not in the project", "copy the file into the project"
                 )
-            if path.parent.resolve().is_relative_to(target):
+            if any(folder.is_relative_to(target) for folder in around):
                 raise ProjectError(f"{name} is a link to a folder around it", "remove the link")
         if target.is_dir():
-            yield from _walk(target, root, name + "/", ignore)
+            yield from _walk((*around, target), name + "/", ignore)
         elif target.is_file():  # sockets and pipes stay behind
             yield name, target
 
@@ -177,6 +179,6 @@ def unpack(data: bytes, home: Home) -> Source:
     Raises:
         ProjectError: the archive is damaged, too large or hostile.
     """
-    with tempfile.TemporaryDirectory(dir=home.sources, prefix=".unpack-") as temporary:
+    with tempfile.TemporaryDirectory(dir=home.sources, prefix=f".draft-{os.getpid()}-unpack-") as temporary:
         archive.extract(data, Path(temporary))
         return snapshot(Path(temporary), home)

@@ -1,0 +1,251 @@
+"""An app's Python environment: a uv venv per digest of what was asked for, complete or absent."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from puna.artifacts import SHORT, write_json, write_text
+from puna.build import command, surroundings, system
+from puna.build.command import BuildCancelledError
+from puna.errors import BuildError, NotFoundError
+from puna.home import Home
+from puna.spec.runtime import RuntimeSpec, has_nvidia
+
+MARKER = "environment.json"
+_WAIT_S = 0.2
+_TAIL_LINES = 20
+_UV_OPTIONS = {"--pre": ["--prerelease", "allow"], "--trusted-host": ["--allow-insecure-host"]}
+_DROPPED = ("--no-cache-dir", "--prefer-binary", "--quiet")  # speed and taste, not meaning
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A finished environment; `packages` are `name==version` lines."""
+
+    path: Path
+    digest: str
+    python: Path
+    packages: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Environment:
+        """Read the environment at `path`.
+
+        Raises:
+            NotFoundError: there is none, or its build never ended.
+        """
+        try:
+            about = json.loads((path / MARKER).read_text())
+            packages = tuple((path / "packages.txt").read_text().splitlines())
+        except (FileNotFoundError, ValueError):
+            raise NotFoundError(f"{path} holds no finished environment", "deploy again to build it") from None
+        return cls(path, about["digest"], path / "venv" / "bin" / "python", packages)
+
+
+@dataclass
+class _Build:
+    """One build under way."""
+
+    spec: RuntimeSpec
+    path: Path
+    env: dict[str, str]
+    log: Callable[[str], None]
+    cancelled: Callable[[], bool]
+    uv: list[str] = field(default_factory=list)
+
+    def call(self, argv: Sequence[str], *, quiet: bool = False) -> tuple[int, list[str]]:
+        log = (lambda line: None) if quiet else self.log
+        return command.run(argv, self.env, self.path, log=log, cancelled=self.cancelled)
+
+
+def build(
+    spec: RuntimeSpec, home: Home, log: Callable[[str], None], *, cancelled: Callable[[], bool] = lambda: False
+) -> Environment:
+    """The environment of `spec`, built unless it is there; of several builders one works and the others wait.
+
+    Raises:
+        BuildError: a package cannot be found or installed, a `run` line failed, uv or the Python asked for is missing.
+        BuildCancelledError: `cancelled()` became true.
+    """
+    path = home.environments / spec.digest[:SHORT]
+    with _lock(home.environments / f".{path.name}.lock", log, cancelled):
+        if (path / MARKER).is_file() and (path / "venv" / "bin" / "python").exists():
+            log(f"environment {path.name} is there already")
+            return Environment.open(path)
+        # Built in place: scripts that pip or a `run` line writes hold the path, so a finished venv must not move.
+        # The marker, written last, is what makes it finished; a crash leaves none, and the next try starts afresh.
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+        try:
+            return _build(spec, path, log, cancelled)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _lock(path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Iterator[None]:
+    with path.open("a") as file:
+        waited = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    log("the same environment is being built already: waiting for it")
+                waited = True
+            if cancelled():
+                raise BuildCancelledError("the build was cancelled", "start it again when ready")
+            time.sleep(_WAIT_S)
+        yield
+
+
+def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Environment:
+    started = time.monotonic()
+    with (path / "build.log").open("a", encoding="utf-8", buffering=1) as file:
+
+        def both(line: str) -> None:
+            line = command.masked(line)
+            file.write(line + "\n")
+            log(line)
+
+        with tempfile.TemporaryDirectory(prefix="puna-build-") as scratch:
+            env = surroundings.build_environment(Path(scratch), path / "venv")
+            work = _Build(spec, path, env, both, cancelled, find_uv())
+            write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
+            system.warn_of_driver(spec.cuda_version, both)
+            system.ensure_packages(spec.system_packages, env, both, cancelled)
+            _make_venv(work)
+            _install(work)
+            _run_lines(work)
+            packages = _freeze(work)
+        seconds = time.monotonic() - started
+        both(f"environment {path.name}: {len(packages)} packages in {seconds:.1f} s")
+    about = {"digest": spec.digest, "seconds": seconds, "packages": len(packages), "cuda_version": spec.cuda_version}
+    write_json(path / MARKER, about)
+    return Environment.open(path)
+
+
+def find_uv() -> list[str]:
+    """The command that starts uv: the one in Puna's own environment, else the one on PATH.
+
+    Raises:
+        BuildError: there is none.
+    """
+    if importlib.util.find_spec("uv") is not None:
+        from uv import find_uv_bin  # lazy: only the server extra brings it
+
+        return [str(find_uv_bin())]
+    found = shutil.which("uv")
+    if found is None:
+        raise BuildError("uv is not installed, and environments are built with it", "pip install 'puna[server]'")
+    return [found]
+
+
+def _make_venv(work: _Build) -> None:
+    python = find_python(work.spec.python_version, work.uv, work.env)
+    # pip is there for `run` lines that call it; an empty environment needs nothing from an index.
+    seed = ["--seed"] if work.spec.python_packages or work.spec.run else []
+    venv = str(work.path / "venv")
+    status, lines = work.call([*work.uv, "venv", "--python", python, *seed, "--no-project", venv])
+    if status != 0:
+        raise _failure("the environment cannot be made", lines, "")
+
+
+def find_python(version: str | None, uv: Sequence[str], env: dict[str, str]) -> str:
+    """An interpreter of this version on this machine; none is downloaded.
+
+    Raises:
+        BuildError: there is none.
+    """
+    running = (sys.version_info.major, sys.version_info.minor, sys.version_info.micro)
+    if version is None or tuple(map(int, version.split("."))) == running[: version.count(".") + 1]:
+        return sys.executable
+    find = [*uv, "python", "find", "--no-python-downloads", "--no-project", "--system", version]
+    found = subprocess.run(find, capture_output=True, text=True, env=env, check=False)
+    if found.returncode != 0:
+        raise BuildError(
+            f"there is no Python {version} on this machine",
+            f"uv python install {version}, or drop `python_version` to use {'.'.join(map(str, running))}",
+            found.stderr.strip(),
+        )
+    return found.stdout.strip()
+
+
+def _install(work: _Build) -> None:
+    if not work.spec.python_packages:
+        work.log("no Python packages asked for")
+        return
+    install = [*work.uv, "pip", "install", "--python", str(work.path / "venv" / "bin" / "python")]
+    install += [*_uv_options(work.spec.pip_options)]
+    packages = ["--", *work.spec.requirements()]
+    hint = "correct python_packages in the runtime file"
+    if not has_nvidia():
+        status, lines = work.call([*install, "--dry-run", *packages], quiet=True)
+        if status != 0:
+            for line in lines:
+                work.log(line)
+            raise _failure("the packages do not fit together", lines, hint)
+        if any(re.match(r"\s*\+ nvidia-", line) for line in lines):
+            work.log("no NVIDIA GPU here: torch comes in its CPU build (--torch-backend cpu) instead of with CUDA")
+            install += ["--torch-backend", "cpu"]
+            hint = "torch's CPU build was looked for: point PIP_FIND_LINKS at a folder that has its wheel, or correct "
+            hint += "python_packages"
+    status, lines = work.call([*install, *packages])
+    if status != 0:
+        raise _failure("the packages cannot be installed", lines, hint)
+
+
+def _uv_options(options: Sequence[str]) -> list[str]:
+    """pip's options in uv's words."""
+    words: list[str] = []
+    for option in options:
+        words += [] if option in _DROPPED else _UV_OPTIONS.get(option, [option])
+    if "--extra-index-url" in words:
+        # pip takes the best version of all indexes; uv by itself only looks at the first that has the name.
+        words += ["--index-strategy", "unsafe-best-match"]
+    return words
+
+
+def _run_lines(work: _Build) -> None:
+    total = len(work.spec.run)
+    folder = work.path / "run"  # one for all lines: what the first downloads, the second finds
+    folder.mkdir()
+    for number, line in enumerate(work.spec.run, 1):
+        # The line itself stays out of the log: people write credentials in them.
+        work.log(f"run line {number} of {total}")
+        status, lines = command.run(["/bin/sh", "-c", line], work.env, folder, log=work.log, cancelled=work.cancelled)
+        if status != 0:
+            hint = f"correct line {number} under `run:`; each line is a shell of its own"
+            raise _failure(f"run line {number} of {total} ended with status {status}", lines, hint)
+
+
+def _freeze(work: _Build) -> list[str]:
+    freeze = [*work.uv, "pip", "freeze", "-q", "--python", str(work.path / "venv" / "bin" / "python")]
+    status, lines = work.call(freeze, quiet=True)
+    if status != 0:
+        raise _failure("the packages cannot be listed", lines, "")
+    write_text(work.path / "packages.txt", "".join(line + "\n" for line in lines))
+    return lines
+
+
+def _failure(what: str, lines: Sequence[str], hint: str) -> BuildError:
+    """The error of a failed step: the line that says why, and the last lines as evidence."""
+    why = next((line for line in lines if "Because" in line), "")
+    why = why or next((line for line in lines if re.match(r"\s*(error|ERROR|E):", line)), "")
+    why = why or next((line for line in reversed(lines) if line.strip()), "")
+    why = re.sub(r"^\W*(cause|error|╰─▶)?:?\s*", "", why.strip())
+    return BuildError(f"{what}: {why}" if why else what, hint, "\n".join(lines[-_TAIL_LINES:]))

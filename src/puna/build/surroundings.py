@@ -1,0 +1,96 @@
+"""The environment variables of a build: what package indexes need, and none of the user's secrets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Where packages come from and how to get there. Everything else, tokens above all, stays outside.
+_KEPT = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "CUDA_HOME",
+    "LD_LIBRARY_PATH",
+    "PYENV_ROOT",
+    "UV_INDEX",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "UV_INDEX_STRATEGY",
+    "UV_FIND_LINKS",
+    "UV_OFFLINE",
+    "UV_SYSTEM_CERTS",
+    "UV_NATIVE_TLS",
+    "UV_INSECURE_HOST",
+    "UV_TORCH_BACKEND",
+    "UV_HTTP_TIMEOUT",
+    "UV_PYTHON_INSTALL_DIR",
+    "UV_CONSTRAINT",
+    "UV_LINK_MODE",
+)
+_PIP_PREFIX = "PIP_"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
+    """The variables of every command of a build; HOME and TMPDIR lie in `scratch`, the venv comes first on PATH."""
+    found = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    found |= {name: value for name, value in os.environ.items() if name.startswith(_PIP_PREFIX)}
+    for name in ("home", "tmp"):
+        (scratch / name).mkdir()
+    found |= {
+        "PATH": f"{venv / 'bin'}:{os.environ.get('PATH') or _PATH}",
+        "HOME": str(scratch / "home"),
+        "TMPDIR": str(scratch / "tmp"),
+        "VIRTUAL_ENV": str(venv),
+        "UV_CACHE_DIR": _uv_cache(),
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "https:http:ssh",
+    }
+    return _uv_from_pip(found) | found | _config_files()
+
+
+def _uv_cache() -> str:
+    # The user's own cache, so that packages are hard links and a second environment costs seconds.
+    if given := os.environ.get("UV_CACHE_DIR"):
+        return given
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv")
+
+
+def _uv_from_pip(found: dict[str, str]) -> dict[str, str]:
+    """pip's variables in uv's words, so that a machine set up for pip works."""
+    pairs = {
+        "UV_FIND_LINKS": ",".join(found.get("PIP_FIND_LINKS", "").split()),
+        "UV_DEFAULT_INDEX": "" if "UV_INDEX_URL" in found else found.get("PIP_INDEX_URL", ""),
+        "UV_INDEX": "" if "UV_EXTRA_INDEX_URL" in found else found.get("PIP_EXTRA_INDEX_URL", ""),
+        "UV_INSECURE_HOST": found.get("PIP_TRUSTED_HOST", ""),
+        "SSL_CERT_FILE": found.get("PIP_CERT", ""),
+    }
+    # pip takes the best version of all indexes, and these indexes were written for pip.
+    pairs["UV_INDEX_STRATEGY"] = "unsafe-best-match" if pairs["UV_INDEX"] else ""
+    return {name: value for name, value in pairs.items() if value}
+
+
+def _config_files() -> dict[str, str]:
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    files = {"UV_CONFIG_FILE": config / "uv" / "uv.toml", "PIP_CONFIG_FILE": config / "pip" / "pip.conf"}
+    given = {name: os.environ[name] for name in files if name in os.environ}
+    return {name: str(path) for name, path in files.items() if path.is_file()} | given
