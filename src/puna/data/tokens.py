@@ -1,0 +1,75 @@
+"""Tokenised rows on disk: all tokens of a split end to end in one safetensors file, and where each row begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+
+from puna.artifacts import Dataset
+from puna.errors import NotFoundError
+
+NOT_LEARNT = -100
+"""The label of a token that adds nothing to the loss."""
+
+Tokens = tuple[np.ndarray, np.ndarray]
+"""One row: int32 input_ids [L], int32 labels [L]; a label is the token itself or NOT_LEARNT, not shifted."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split in memory: `rows[i]` is one row."""
+
+    input_ids: np.ndarray
+    """int32 [total tokens]"""
+    labels: np.ndarray
+    """int32 [total tokens]"""
+    offsets: np.ndarray
+    """int64 [rows + 1]: row i is offsets[i] to offsets[i + 1]"""
+
+    @classmethod
+    def load(cls, dataset: Dataset, split: Literal["train", "test"]) -> Self:
+        """Read one split of a dataset.
+
+        Raises:
+            NotFoundError: the file is gone.
+        """
+        from safetensors.numpy import load_file
+
+        path = dataset.path / f"{split}.safetensors"
+        if not path.exists():
+            raise NotFoundError(f"dataset {dataset.path} has no {path.name}", "remove the folder and prepare it again")
+        tensors = load_file(path)
+        return cls(tensors["input_ids"], tensors["labels"], tensors["offsets"])
+
+    @classmethod
+    def pack(cls, rows: Sequence[Tokens]) -> Self:
+        """Rows laid end to end."""
+        empty = [np.zeros(0, np.int32)]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
+        input_ids = np.concatenate(empty + [ids for ids, _ in rows])
+        return cls(input_ids, np.concatenate(empty + [labels for _, labels in rows]), offsets)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.numpy import save_file
+
+        save_file({"input_ids": self.input_ids, "labels": self.labels, "offsets": self.offsets}, path)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Tokens:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        start, end = self.offsets[index % len(self)], self.offsets[index % len(self) + 1]
+        return self.input_ids[start:end], self.labels[start:end]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [rows]: tokens of each row."""
+        return np.diff(self.offsets)
