@@ -57,12 +57,11 @@ def bearer(header: str | None) -> str | None:
     return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
 
-def check(text: str | None, keys: Iterable[Key], scope: str, now: float, endpoint: str | None = None) -> Key:
-    """The key that `text` is, when it opens `scope` (on `endpoint`, when one is concerned).
+def identify(text: str | None, keys: Iterable[Key], now: float) -> Key:
+    """The key that `text` is.
 
     Raises:
         UnauthorizedError: no key, an unknown, revoked or expired one.
-        ForbiddenError: a good key that does not open this.
     """
     match = SHAPE.fullmatch(text or "")
     found = next((k for k in keys if match and k.id == match[1]), None)
@@ -75,11 +74,19 @@ def check(text: str | None, keys: Iterable[Key], scope: str, now: float, endpoin
         )
     if found.expires is not None and now >= found.expires:
         raise UnauthorizedError(f"key {found.id} has expired", "`puna key create` makes another")
-    if not any(scope in OPENS[mine] for mine in found.scope):
-        raise ForbiddenError(f"key {found.id} has scope {', '.join(found.scope)}; this needs {scope}")
-    if found.endpoints is not None and (endpoint is None or endpoint not in found.endpoints):
-        raise ForbiddenError(f"key {found.id} opens {', '.join(found.endpoints) or 'no endpoint'} only")
     return found
+
+
+def require(key: Key, scope: str, endpoint: str | None = None) -> None:
+    """Check that a key opens `scope`, and `endpoint` when one is concerned.
+
+    Raises:
+        ForbiddenError: it does not.
+    """
+    if not any(scope in OPENS[mine] for mine in key.scope):
+        raise ForbiddenError(f"key {key.id} has scope {', '.join(key.scope)}; this needs {scope}")
+    if endpoint is not None and key.endpoints is not None and endpoint not in key.endpoints:
+        raise ForbiddenError(f"key {key.id} opens {', '.join(key.endpoints) or 'no endpoint'}, and not {endpoint}")
 
 
 def masked(text: str) -> str:

@@ -45,12 +45,15 @@ class Loads:
         self.on_waiting = on_waiting
         self._lock = threading.Lock()
         self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
+        self._last: dict[str, float] = {}  # outlives the gateway that saw the request
 
     def report(self, gateway: str, at: float, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
         """Take a gateway's report, written at `at`."""
         loads = {name: EndpointLoad.parse(values) for name, values in endpoints.items()}
         with self._lock:
             self._reports[gateway] = (at, loads)
+            for name, load in loads.items():
+                self._last[name] = max(load.last_request, self._last.get(name, 0.0))
         if self.on_waiting and any(load.queued for load in loads.values()):
             self.on_waiting()
 
@@ -72,7 +75,7 @@ class Loads:
         return EndpointLoad(
             sum(p.in_flight for p in parts),
             sum(p.queued for p in parts),
-            max((p.last_request for p in parts), default=0.0),
+            self._last.get(name, 0.0),
             sum(p.requests_total for p in parts),
             replicas,
             tuple(s for p in parts for s in p.cold),

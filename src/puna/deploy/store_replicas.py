@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
-from puna.deploy.records import Key, Replica, Revision, Snapshot
+from puna.deploy.records import Key, Replica, Snapshot
 from puna.deploy.states import REPLICA_MOVES, ReplicaState, check_move
 from puna.deploy.store_endpoints import EndpointStore
 from puna.deploy.tables import KEYS, REPLICAS, REVISIONS
@@ -114,13 +114,15 @@ class ReplicaStore(EndpointStore):
     def _keys(connection: Connection) -> list[Key]:
         return [_key(row) for row in connection.execute(select(KEYS).order_by(KEYS.c.created))]
 
-    def routing(self) -> tuple[int, Snapshot, list[Key], dict[tuple[str, int], Revision]]:
+    def routing(self) -> tuple[int, Snapshot, list[Key]]:
         """What the gateways' table is made from, with its version: all of one moment."""
         with self._read() as connection, connection.begin():
-            version = self._counter(connection, "routes")
-            revisions = self._watched_revisions(connection)
-            snapshot = Snapshot(tuple(self._endpoints(connection)), tuple(revisions), tuple(self._replicas(connection)))
-            return version, snapshot, self._keys(connection), {(r.endpoint, r.number): r for r in revisions}
+            snapshot = Snapshot(
+                tuple(self._endpoints(connection)),
+                tuple(self._watched_revisions(connection)),
+                tuple(self._replicas(connection)),
+            )
+            return self._counter(connection, "routes"), snapshot, self._keys(connection)
 
 
 def _replica(row: Row[Any]) -> Replica:

@@ -1,0 +1,120 @@
+"""Who may call the control plane's API: an ASGI layer in front of every handler, in one place.
+
+The control socket is 0600: whoever opens it is the local administrator and needs no key. Requests that the gateway
+passes on carry `x-puna-forwarded: 1`; they never reach /internal and need a bearer key of the right scope. A browser
+page of another origin cannot change anything, whichever way it comes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from puna.deploy import keys
+from puna.deploy.control import Control
+from puna.deploy.records import Key
+from puna.errors import ForbiddenError, NotFoundError, PunaError
+
+FORWARDED = "x-puna-forwarded"
+SAFE = {"GET", "HEAD", "OPTIONS"}
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+OPEN = {"/api/v1/health", "/api/docs", "/api/openapi.json"}
+ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
+ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
+
+
+def foreign(origin: str | None, base_url: str) -> bool:
+    """Whether an `Origin` header is of another site than `base_url`; a loopback address has three names."""
+    if origin is None:
+        return False
+    mine, theirs = urlsplit(base_url), urlsplit(origin)
+    try:
+        same_port = _port(mine.scheme, mine.port) == _port(theirs.scheme, theirs.port)
+    except ValueError:  # a port that is no number
+        return True
+    same_host = theirs.hostname == mine.hostname or {theirs.hostname, mine.hostname} <= LOOPBACK
+    return theirs.scheme not in ("http", "https") or not (same_host and same_port)
+
+
+def _port(scheme: str, port: int | None) -> int:
+    return port or (443 if scheme == "https" else 80)
+
+
+def scope_of(path: str) -> str:
+    """The scope that a path under /api/v1 needs."""
+    return "admin" if ADMIN.match(path) else "deploy"
+
+
+class Access:
+    """Lets a request through, or answers it with the error."""
+
+    def __init__(self, app: ASGIApp, control: Control) -> None:
+        self.app = app
+        self.control = control
+        self._keys: tuple[int, list[Key]] = (-1, [])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check HTTP requests; everything else passes."""
+        if scope["type"] == "http":
+            try:
+                scope["state"] = {**scope.get("state", {}), "key": self._check(scope)}
+            except PunaError as error:
+                await JSONResponse(error.as_json(), error.http_status)(scope, receive, send)
+                return
+        elif scope["type"] == "websocket":
+            return
+        await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> Key | None:
+        """The key that a forwarded request came with; None for the local administrator and for open paths."""
+        headers, path = Headers(scope=scope), scope["path"]
+        forwarded = FORWARDED in headers
+        if forwarded and re.match(r"/+internal(/|$)", path, re.IGNORECASE):
+            raise NotFoundError("there is nothing at this address")
+        if scope["method"] not in SAFE and foreign(headers.get("origin"), self.control.base_url):
+            raise ForbiddenError(f"a page of {headers['origin']} may not change anything here")
+        if not forwarded or path in OPEN or not path.startswith("/api/"):
+            return None
+        key = keys.identify(keys.bearer(headers.get("authorization")), self._current_keys(), self.control.clock())
+        keys.require(key, scope_of(path), endpoint_in(path))
+        return key
+
+    def _current_keys(self) -> list[Key]:
+        version = self.control.store.version
+        if self._keys[0] != version:
+            self._keys = (version, self.control.store.keys())
+        return self._keys[1]
+
+
+def endpoint_in(path: str) -> str | None:
+    """The endpoint that a path names."""
+    match = ENDPOINT.match(path)
+    return match[1] if match else None
+
+
+def restrict(request: Any, endpoint: str) -> None:
+    """Check that a request's key opens an endpoint which its body or a build names, and not its path.
+
+    Raises:
+        ForbiddenError: it does not.
+    """
+    key: Key | None = request.state.key
+    if key is not None:
+        keys.require(key, "deploy", endpoint)
+
+
+def visible(request: Any, endpoint: str) -> bool:
+    """Whether a request's key may see an endpoint in a list."""
+    key: Key | None = request.state.key
+    return key is None or key.endpoints is None or endpoint in key.endpoints
+
+
+def error_body(code: str, message: str, hint: str = "") -> bytes:
+    """An error that no PunaError stands for, in the same shape."""
+    return json.dumps({"error": {"code": code, "message": message, "hint": hint}}).encode()

@@ -1,0 +1,163 @@
+"""The API's part about sources, runtimes and builds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from puna.artifacts import SHORT, Source
+from puna.build import source
+from puna.deploy import views
+from puna.deploy.access import restrict
+from puna.deploy.control import Control
+from puna.deploy.logs import build_log, follow
+from puna.deploy.records import Build
+from puna.deploy.settings import check_name
+from puna.deploy.states import BuildState
+from puna.errors import ConflictError, NotFoundError, TooLargeError
+from puna.home import Home
+from puna.spec import runtime
+
+Json = dict[str, Any]
+MAX_SOURCE_BYTES = 512 * 1024 * 1024
+UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
+
+
+class RuntimeUpload(BaseModel):
+    """What `POST /runtimes` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    yaml: str
+
+
+def find_source(home: Home, digest: str) -> Source:
+    """A source snapshot by its digest, whole or short.
+
+    Raises:
+        NotFoundError: it was never uploaded.
+    """
+    path = home.sources / digest[:SHORT]
+    if not re.fullmatch(r"[0-9a-f]{16,64}", digest) or not path.is_dir():
+        raise NotFoundError(f"there is no source {digest[:SHORT]!r}", "PUT /api/v1/sources first; `puna deploy` does")
+    found = Source.open(path)
+    if not found.digest.startswith(digest):
+        raise NotFoundError(f"there is no source {digest[:SHORT]!r}")
+    return found
+
+
+def cancel_builds_of(control: Control, endpoint: str) -> None:
+    """Cancel what is being built for an endpoint."""
+    for state in UNENDED:
+        for build in control.store.builds(state):
+            if build.kind == "revision" and build.subject == endpoint:
+                try:
+                    control.store.cancel_build(build.id, control.clock())
+                except ConflictError:
+                    pass  # it ended in between
+    control.wake()
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter()
+    _sources(router, control)
+    _runtimes(router, control)
+    _builds(router, control)
+    return router
+
+
+def _sources(router: APIRouter, control: Control) -> None:
+    @router.put("/sources", tags=["sources"])
+    async def put_source(request: Request) -> Json:
+        """Upload a project folder as tar.gz; the reply's digest is what a deploy names."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_SOURCE_BYTES:
+                raise TooLargeError(
+                    f"the source is over {MAX_SOURCE_BYTES >> 20} MiB", "weights belong in `puna publish`"
+                )
+        unpacked = await run_in_threadpool(source.unpack, bytes(body), control.home)
+        return {"digest": unpacked.digest}
+
+
+def _runtimes(router: APIRouter, control: Control) -> None:
+    store = control.store
+
+    @router.post("/runtimes", status_code=202, tags=["runtimes"])
+    def post_runtime(body: RuntimeUpload) -> Json:
+        """Upload a runtime file; the same content as the newest version makes no new one."""
+        check_name(body.name, "runtime")
+        digest = runtime.parse_text(body.yaml).digest
+        made = store.add_runtime(body.name, digest, body.yaml, control.clock())
+        control.wake()
+        return views.runtime_view(made)
+
+    @router.get("/runtimes", tags=["runtimes"])
+    def list_runtimes() -> Json:
+        """Every version of every runtime."""
+        return {"items": [views.runtime_view(r) for r in store.runtimes()]}
+
+    @router.get("/runtimes/{name}", tags=["runtimes"])
+    def get_runtime(name: str, version: int | None = None) -> Json:
+        """One runtime: its newest version or the one asked for, with all versions and its file."""
+        found = store.runtime(name, version)
+        versions = [views.runtime_view(r) for r in store.runtimes(name)]
+        return views.runtime_view(found) | {"yaml": found.yaml, "versions": versions}
+
+
+def _builds(router: APIRouter, control: Control) -> None:
+    store = control.store
+
+    def _build(build_id: str, request: Request) -> Build:
+        build = store.build(build_id)
+        if build.kind == "revision":
+            restrict(request, build.subject)
+        return build
+
+    @router.get("/builds", tags=["builds"])
+    def list_builds(request: Request, limit: int = 50) -> Json:
+        """The latest builds, oldest first."""
+        key = request.state.key
+        mine = [
+            b
+            for b in store.builds(limit=min(max(limit, 1), 1000))
+            if key is None or key.endpoints is None or (b.kind == "revision" and b.subject in key.endpoints)
+        ]
+        return {"items": [views.build_view(b) for b in mine]}
+
+    @router.get("/builds/{build_id}", tags=["builds"])
+    def get_build(build_id: str, request: Request) -> Json:
+        """One build: status, steps with seconds, and the error with the failing line."""
+        return views.build_view(_build(build_id, request))
+
+    @router.get("/builds/{build_id}/log", tags=["builds"])
+    def get_build_log(build_id: str, request: Request, follow: bool = False) -> Response:
+        """A build's output; with `follow=1` until the build ends."""
+        _build(build_id, request)
+        path = build_log(control.home, build_id)
+        if follow:
+            return StreamingResponse(_follow(control, build_id), media_type="text/plain")
+        return PlainTextResponse(path.read_text(errors="replace") if path.exists() else "")
+
+    @router.post("/builds/{build_id}/cancel", tags=["builds"])
+    def post_cancel(build_id: str, request: Request) -> Json:
+        """Cancel a build: a queued one ends at once, a running one within seconds."""
+        _build(build_id, request)
+        cancelled = store.cancel_build(build_id, control.clock())
+        control.wake()
+        return views.build_view(cancelled)
+
+
+def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:
+    def ended() -> bool:
+        return control.store.build(build_id).state not in UNENDED
+
+    return follow(build_log(control.home, build_id), ended)

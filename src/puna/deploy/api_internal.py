@@ -1,0 +1,69 @@
+"""What gateways ask and tell the control plane, over its Unix socket only."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from puna.deploy import views
+from puna.deploy.control import Control
+
+Json = dict[str, Any]
+MAX_WAIT_S = 60.0
+
+
+class LoadReport(BaseModel):
+    """What `POST /internal/load` takes."""
+
+    gateway: str
+    at: float
+    endpoints: dict[str, dict[str, Any]]
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter()
+
+    @router.get("/routes")
+    async def get_routes(since: int = -1, wait_s: float = 0) -> Json:
+        """The route table, once it is another than version `since` or `wait_s` is over."""
+        await _changed(control, since, min(max(wait_s, 0.0), MAX_WAIT_S))
+        return await run_in_threadpool(table, control)
+
+    @router.post("/load")
+    async def post_load(report: LoadReport) -> Json:
+        """Take a gateway's report."""
+        control.loads.report(report.gateway, report.at, report.endpoints)
+        return {"version": control.store.version}
+
+    return router
+
+
+def table(control: Control) -> Json:
+    """The route table as it is now."""
+    version, snapshot, keys = control.store.routing()
+    return views.routes(version, snapshot, keys, lambda replica_id: str(control.home.replica_socket(replica_id)))
+
+
+async def _changed(control: Control, since: int, wait_s: float) -> None:
+    """Return when the table's version is not `since`, or after `wait_s`."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(changed.set)
+
+    unsubscribe = control.store.subscribe(wake)
+    try:
+        # After subscribing: a change between look and wait is not missed. Another number, not a higher one: a
+        # database that was set up anew counts from 1 again.
+        if control.store.version == since and wait_s > 0:
+            await asyncio.wait_for(changed.wait(), wait_s)
+    except TimeoutError:
+        pass
+    finally:
+        unsubscribe()

@@ -1,0 +1,75 @@
+"""The API's part about keys and secrets: values are taken in, and never given out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from puna.deploy import keys, views
+from puna.deploy.control import Control
+
+Json = dict[str, Any]
+
+
+class NewKey(BaseModel):
+    """What `POST /keys` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = ""
+    scope: list[str]
+    endpoints: list[str] | None = None
+    expires_s: float | None = None
+
+
+class NewSecret(BaseModel):
+    """What `POST /secrets` takes; SecretStr keeps values out of errors and logs."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    name: str
+    values: dict[str, SecretStr]
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter()
+    store = control.store
+
+    @router.post("/keys", status_code=201, tags=["keys"])
+    def post_key(body: NewKey) -> Json:
+        """Make a key; its text is in this reply and nowhere else."""
+        key, text = keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock())
+        store.add_key(key)
+        return views.key_view(key) | {"key": text}
+
+    @router.get("/keys", tags=["keys"])
+    def list_keys() -> Json:
+        """Every key, without its text."""
+        return {"items": [views.key_view(k) for k in store.keys()]}
+
+    @router.delete("/keys/{key_id}", tags=["keys"])
+    def delete_key(key_id: str) -> Json:
+        """Revoke a key, at once."""
+        store.delete_key(key_id)
+        return {"deleted": key_id}
+
+    @router.post("/secrets", status_code=201, tags=["secrets"])
+    def post_secret(body: NewSecret) -> Json:
+        """Keep a set of values, encrypted; replicas that start from now on get them."""
+        values = {k: v.get_secret_value() for k, v in body.values.items()}
+        control.secrets.save(body.name, values, control.clock())
+        return {"name": body.name, "keys": sorted(values)}
+
+    @router.get("/secrets", tags=["secrets"])
+    def list_secrets() -> Json:
+        """Names of the sets, and of the values in them."""
+        return {"items": [{"name": name, "keys": names} for name, names in store.secrets().items()]}
+
+    @router.delete("/secrets/{name}", tags=["secrets"])
+    def delete_secret(name: str) -> Json:
+        """Forget a set."""
+        store.delete_secret(name)
+        return {"deleted": name}
+
+    return router

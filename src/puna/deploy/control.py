@@ -1,0 +1,35 @@
+"""What the API's handlers share: store, home, load reports, secrets, and whom to wake; made by whoever runs the API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from puna.deploy.load import Loads
+from puna.deploy.secrets import Secrets
+from puna.deploy.store import Store
+from puna.home import Home
+
+
+def _nothing() -> None:
+    """Nobody is to be woken."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control plane's parts, as the API sees them."""
+
+    store: Store
+    home: Home
+    loads: Loads
+    secrets: Secrets
+    base_url: str = "http://127.0.0.1:8000"
+    """Where the gateway listens, as callers write it; the addresses of endpoints begin with it."""
+    wake: Callable[[], None] = _nothing
+    """Called after a build was queued or cancelled."""
+    clock: Callable[[], float] = field(default=time.time)
+
+    def url(self, endpoint: str) -> str:
+        """Where an endpoint is called."""
+        return f"{self.base_url.rstrip('/')}/v2/models/{endpoint}/infer"

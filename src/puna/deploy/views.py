@@ -1,0 +1,182 @@
+"""The JSON shapes of the API and of the gateways' route table, made from the store's rows. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from puna.deploy.records import Build, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
+from puna.deploy.states import PENDING, EndpointState, ReplicaState, RevisionState, endpoint_state, label
+
+Json = dict[str, Any]
+
+
+def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Collection[Replica]) -> EndpointState:
+    """What an endpoint is doing, from its own rows."""
+    serving = next((r for r in revisions if r.number == endpoint.serving), None)
+    newest = max(revisions, key=lambda r: r.asked, default=None)
+    return endpoint_state(
+        active=endpoint.active,
+        serving=serving is not None,
+        pending=[r.state for r in revisions if r.state in PENDING],
+        failed=newest is not None and newest.state is RevisionState.FAILED,
+        replicas=[r.state for r in replicas if r.revision == endpoint.serving],
+        wanted=endpoint.wanted,
+        failures=serving.failures if serving else 0,
+    )
+
+
+def routes(version: int, snapshot: Snapshot, keys: Sequence[Key], socket: Callable[[str], str]) -> Json:
+    """The gateways' table; `socket` gives the path of a replica's socket by its id."""
+    return {
+        "version": version,
+        "keys": [
+            {
+                "id": key.id,
+                "salt": key.salt,
+                "sha256": key.sha256,
+                "scope": list(key.scope),
+                "endpoints": None if key.endpoints is None else list(key.endpoints),
+                "expires": key.expires,
+            }
+            for key in keys
+        ],
+        "endpoints": {e.name: _route(e, snapshot, socket) for e in snapshot.endpoints},
+    }
+
+
+def _route(endpoint: Endpoint, snapshot: Snapshot, socket: Callable[[str], str]) -> Json:
+    revisions = [r for r in snapshot.revisions if r.endpoint == endpoint.name]
+    replicas = [r for r in snapshot.replicas if r.endpoint == endpoint.name]
+    serving = next((r for r in revisions if r.number == endpoint.serving), None)
+    ready = [r for r in replicas if r.state is ReplicaState.READY and r.revision == endpoint.serving]
+    return {
+        "revision": endpoint.serving or 0,
+        "active": endpoint.active,
+        "state": state_of(endpoint, revisions, replicas),
+        "reason": endpoint.reason,
+        "inference_time_s": endpoint.settings.inference_time_s,
+        "max_queue": endpoint.settings.max_queue,
+        "max_replica": endpoint.settings.max_replica,
+        "min_replica": endpoint.settings.min_replica,
+        "schema": serving.schema if serving else None,
+        "replicas": [
+            {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency}
+            for r in ready
+            if endpoint.active
+        ],
+    }
+
+
+def endpoint_view(
+    endpoint: Endpoint,
+    revisions: Sequence[Revision],
+    replicas: Sequence[Replica],
+    url: str,
+    in_flight: Mapping[str, int],
+) -> Json:
+    """One endpoint as the API shows it; `revisions` are all of its own, newest first."""
+    serving = next((r for r in revisions if r.number == endpoint.serving), None)
+    state = state_of(endpoint, revisions, replicas)
+    return {
+        "name": endpoint.name,
+        "state": state,
+        "label": label(state),
+        "active": endpoint.active,
+        "url": url,
+        "settings": {**endpoint.settings.as_dict(), "env": masked_env(endpoint.settings.env)},
+        "revision": endpoint.serving,
+        "schema": serving.schema if serving else None,
+        "replicas": [replica_view(r, in_flight.get(r.id, 0)) for r in replicas],
+        "revisions": [revision_view(r) for r in revisions],
+        "wish": endpoint.wish,
+        "wish_reason": endpoint.wish_reason,
+        "reason": endpoint.reason,
+        "created": endpoint.created,
+    }
+
+
+def replica_view(replica: Replica, in_flight: int) -> Json:
+    """One replica."""
+    return {
+        "id": replica.id,
+        "revision": replica.revision,
+        "state": replica.state,
+        "tier": replica.tier,
+        "pid": replica.pid,
+        "since": replica.since,
+        "in_flight": in_flight,
+        "gpu": replica.gpu,
+        "reason": replica.reason,
+    }
+
+
+def revision_view(revision: Revision) -> Json:
+    """One revision."""
+    return {
+        "number": revision.number,
+        "state": revision.state,
+        "source": revision.source,
+        "runtime": revision.runtime,
+        "runtime_version": revision.runtime_version,
+        "environment": revision.environment,
+        "bundle": revision.bundle,
+        "build_id": revision.build_id,
+        "created": revision.created,
+        "since": revision.since,
+        "failures": revision.failures,
+        "error": revision.error,
+        "hint": revision.hint,
+        "detail": revision.detail,
+    }
+
+
+def masked_env(env: Mapping[str, str]) -> dict[str, str]:
+    """Environment values, with those hidden whose names sound like credentials."""
+    hidden = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
+    return {k: "***" if any(word in k.upper() for word in hidden) else v for k, v in env.items()}
+
+
+def build_view(build: Build) -> Json:
+    """One build."""
+    return {
+        "id": build.id,
+        "kind": build.kind,
+        "subject": build.subject,
+        "number": build.number,
+        "status": build.state,
+        "created": build.created,
+        "steps": [{"name": s.name, "state": s.state, "seconds": s.seconds} for s in build.steps],
+        "error": build.error,
+        "hint": build.hint,
+        "detail": build.detail,
+    }
+
+
+def runtime_view(runtime: Runtime) -> Json:
+    """One version of a runtime."""
+    return {
+        "name": runtime.name,
+        "version": runtime.version,
+        "digest": runtime.digest,
+        "status": runtime.state,
+        "build_id": runtime.build_id,
+        "created": runtime.created,
+    }
+
+
+def key_view(key: Key) -> Json:
+    """One key, without salt and hash."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scope": list(key.scope),
+        "endpoints": None if key.endpoints is None else list(key.endpoints),
+        "expires": key.expires,
+        "created": key.created,
+    }
+
+
+def event_view(event: Event) -> Json:
+    """One event."""
+    return {"id": event.id, "at": event.at, "endpoint": event.endpoint, "kind": event.kind, "message": event.message}
