@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 
+from puna.deploy.keys import OPENS, digest
 from puna.errors import ForbiddenError, UnauthorizedError
 from puna.serve.routes_table import KeyRoute
 
@@ -34,7 +34,7 @@ class Access:
         key = self._verified.get(authorization) or self._verify(authorization)
         if key.expires is not None and key.expires <= now:
             raise UnauthorizedError(f"the key {key.id} has expired", "make another: puna key create")
-        if scope not in key.scope and "admin" not in key.scope:
+        if not any(scope in OPENS.get(mine, ()) for mine in key.scope):
             raise ForbiddenError(f"the key {key.id} has no scope `{scope}`", f"puna key create --scope {scope}")
         if key.endpoints is not None and endpoint not in key.endpoints:
             what = endpoint or "what concerns all endpoints"
@@ -50,7 +50,7 @@ class Access:
         key = self._keys.get(key_id)
         secret = token.split("_", 2)[2] if key else ""
         # An unknown id takes the same path, so that the time of the refusal does not tell which ids exist.
-        found = hashlib.sha256(((key.salt if key else "") + secret).encode()).hexdigest()
+        found = digest(key.salt if key else "", secret)
         if key is None or not hmac.compare_digest(found, key.sha256):
             raise UnauthorizedError("this key is unknown or revoked", "make another: puna key create")
         if len(self._verified) >= REMEMBERED:

@@ -15,6 +15,8 @@ from puna.serve.routes_table import ReplicaRoute
 from puna.worker import protocol
 
 RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+REFUSED_PAUSE_S = 0.25
+"""How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
 MAX_BUFFERED_EVENTS = 4096
 """A client that reads its stream this much slower than the app writes it loses it: memory is not endless."""
 
@@ -216,8 +218,6 @@ class Link(asyncio.Protocol):
             if said.get("state", "ready") == "ready" or kind == protocol.READY:
                 self._hello = self._greeted = True
                 self._on_change()
-        elif kind == protocol.DRAINED:
-            self._draining = True
 
     def _about_request(self, kind: int, request_id: int, payload: bytes) -> None:
         exchange = self._exchanges.get(request_id)
@@ -229,8 +229,7 @@ class Link(asyncio.Protocol):
         elif exchange is None:
             return
         elif kind == protocol.REPLY:
-            exchange._finish(Reply(*protocol.decode_reply(payload)), None)
-            self._forget(exchange)
+            self._reply(exchange, Reply(*protocol.decode_reply(payload)))
         elif kind == protocol.BEGIN:
             if not exchange.outcome.done() and not exchange.abandoned:
                 exchange.outcome.set_result(None)
@@ -239,6 +238,22 @@ class Link(asyncio.Protocol):
         elif kind == protocol.END:
             exchange._finish(None, None, str(orjson.loads(payload or b"{}").get("error") or ""))
             self._forget(exchange)
+
+    def _reply(self, exchange: Exchange, reply: Reply) -> None:
+        if reply.status == 503 and not exchange.started:
+            self._draining = True
+            asyncio.get_running_loop().call_later(REFUSED_PAUSE_S, self._rested)
+            exchange._finish(None, Refused())
+        else:
+            exchange._finish(reply, None)
+        if reply.status == 504 and exchange.started:
+            exchange.abandoned = True  # the worker says END, or ends itself, when `infer` is over
+        else:
+            self._forget(exchange)
+
+    def _rested(self) -> None:
+        self._draining = False
+        self._on_change()
 
     def _chunk(self, exchange: Exchange, payload: bytes) -> None:
         if exchange.abandoned:

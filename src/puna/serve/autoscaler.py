@@ -1,0 +1,81 @@
+"""The loop that turns the gateways' load reports into wishes in the store; the reconciler makes the wishes true."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from puna.deploy.load import Loads
+from puna.deploy.records import Endpoint, Snapshot
+from puna.deploy.states import ReplicaState
+from puna.deploy.store import Store
+from puna.errors import NotFoundError
+from puna.serve.scale import Limits, Load, State, decide
+
+INTERVAL_S = 0.5
+LOG = logging.getLogger(__name__)
+
+
+class Autoscaler:
+    """Writes a wish whenever the one that stands should be another."""
+
+    def __init__(self, store: Store, loads: Loads) -> None:
+        self._store = store
+        self._loads = loads
+        self._states: dict[str, State] = {}
+        self._wake = threading.Event()
+
+    def poke(self) -> None:
+        """Look at once: somebody waits. From any thread."""
+        self._wake.set()
+
+    def run(self, stopped: threading.Event) -> None:
+        """Look twice a second, and at every poke, until `stopped`."""
+        while not stopped.is_set():
+            self._wake.clear()
+            try:
+                self.step(time.time())
+            except Exception:  # the log of the control plane has it; the next look may succeed
+                LOG.exception("the autoscaler could not look at the endpoints")
+            self._wake.wait(INTERVAL_S)
+
+    def step(self, now: float) -> None:
+        """Look at every endpoint that serves, once."""
+        snapshot = self._store.snapshot()
+        for endpoint in snapshot.endpoints:
+            if endpoint.active and endpoint.serving is not None:
+                self._look(endpoint, snapshot, now)
+        names = {endpoint.name for endpoint in snapshot.endpoints}
+        self._states = {name: state for name, state in self._states.items() if name in names}
+
+    def _look(self, endpoint: Endpoint, snapshot: Snapshot, now: float) -> None:
+        state = self._states.get(endpoint.name)
+        if state is None or state.replicas != endpoint.wish:
+            state = State(endpoint.wish)  # somebody else changed the wish, or this control plane has just begun
+        reported = self._loads.endpoint(endpoint.name, now)
+        load = Load(reported.in_flight, reported.queued, reported.last_request or None)
+        settings = endpoint.settings
+        limits = Limits(
+            settings.min_replica,
+            settings.max_replica,
+            concurrency(endpoint, snapshot),
+            settings.scale_down_delay_s,
+        )
+        wish = decide(load, limits, state, now)
+        self._states[endpoint.name] = wish.state
+        if wish.replicas != endpoint.wish:
+            try:
+                self._store.set_wish(endpoint.name, wish.replicas, wish.reason, now)
+            except NotFoundError:
+                return  # deleted since the snapshot
+
+
+def concurrency(endpoint: Endpoint, snapshot: Snapshot) -> int:
+    """Requests that one replica takes at a time: as its ready replicas say, else as it is set, else one."""
+    said = [
+        replica.concurrency
+        for replica in snapshot.replicas
+        if replica.endpoint == endpoint.name and replica.state is ReplicaState.READY
+    ]
+    return max(said, default=endpoint.settings.container_concurrency or 1)

@@ -1,0 +1,194 @@
+"""One connection to one worker, over a real Unix socket with real frames."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puna.serve.link import Link, Lost, Refused, Reply
+from puna.worker import protocol
+from serve.conftest import StubWorker, until
+
+HEAD = {"path": "infer", "deadline_s": 5, "trace": "t"}
+
+
+def talk(worker: StubWorker, story: Callable[[Link], Awaitable[None]]) -> None:
+    """Run `story` with a link to a running `worker`."""
+
+    async def main() -> None:
+        await worker.start()
+        link = Link(worker.route, lambda: None)
+        task = asyncio.ensure_future(link.run())
+        await until(lambda: link.usable)
+        try:
+            await asyncio.wait_for(story(link), 10)
+        finally:
+            link.close()
+            await asyncio.wait_for(task, 5)
+            worker.die()
+
+    asyncio.run(main())
+
+
+async def never(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+    worker.send(protocol.encode(protocol.STARTED, request_id))
+
+
+async def silent(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+    pass
+
+
+def ask(link: Link, body: bytes = b"x") -> Any:
+    link.reserve()
+    return link.send(HEAD, body)
+
+
+def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets: Path) -> None:
+    async def last_first(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        await asyncio.sleep(0.05 - int(body) / 1000)
+        worker.send(protocol.encode_reply(request_id, 200, body))
+
+    async def story(link: Link) -> None:
+        exchanges = [ask(link, b"%d" % n) for n in range(40)]
+        assert link.outstanding == 40
+        replies = await asyncio.gather(*(e.outcome for e in exchanges))
+        assert replies == [Reply(200, b"%d" % n) for n in range(40)]
+        assert link.outstanding == 0
+
+    talk(StubWorker(sockets / "w", last_first), story)
+
+
+def test_a_body_of_megabytes_arrives_whole_both_ways(sockets: Path) -> None:
+    async def story(link: Link) -> None:
+        body = bytes(range(256)) * 4096 * 8
+        assert await ask(link, body).outcome == Reply(200, body)
+
+    talk(StubWorker(sockets / "w"), story)
+
+
+def test_when_the_worker_dies_unbegun_requests_are_lost_and_it_is_dialled_again(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", never)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        await worker.until_seen(protocol.REQUEST)
+        worker.die()
+        with pytest.raises(Lost):
+            await exchange.outcome
+        assert not link.usable and link.outstanding == 0
+        await worker.start()
+        await until(lambda: link.usable)
+
+    talk(worker, story)
+
+
+def test_a_begun_stream_ends_at_once_with_a_reason_when_its_worker_dies(sockets: Path) -> None:
+    async def begin(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
+        worker.event(request_id, OUT="a")
+
+    worker = StubWorker(sockets / "w", begin)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        assert await exchange.outcome is None
+        await exchange.more()
+        assert exchange.take() == [b'{"OUT": "a"}']
+        more = exchange.more()
+        worker.die()
+        await more
+        assert exchange.ended and "died after its reply had begun" in exchange.error
+
+    talk(worker, story)
+
+
+def test_a_whole_stream_ends_without_an_error(sockets: Path) -> None:
+    async def stream(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
+        for n in range(3):
+            worker.event(request_id, n=n)
+        worker.send(protocol.encode(protocol.END, request_id, {}))
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        assert await exchange.outcome is None
+        await until(lambda: exchange.ended)
+        assert [*exchange.take(), exchange.error] == [b'{"n": 0}', b'{"n": 1}', b'{"n": 2}', ""]
+        assert link.outstanding == 0
+
+    talk(StubWorker(sockets / "w", stream), story)
+
+
+def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_end(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", never)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        await until(lambda: exchange.started)
+        link.abandon(exchange)
+        await worker.until_seen(protocol.CANCEL)
+        assert link.outstanding == 1
+        worker.send(protocol.encode(protocol.END, exchange.request_id, {}))
+        await until(lambda: link.outstanding == 0)
+
+    talk(worker, story)
+
+
+def test_an_abandoned_request_that_had_not_begun_frees_its_place_at_once(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", silent)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        await worker.until_seen(protocol.REQUEST)
+        link.abandon(exchange)
+        assert link.outstanding == 0
+        # ... but STARTED was on its way already: it runs after all
+        worker.send(protocol.encode(protocol.STARTED, exchange.request_id))
+        await until(lambda: link.outstanding == 1)
+        worker.send(protocol.encode(protocol.END, exchange.request_id, {}))
+        await until(lambda: link.outstanding == 0)
+
+    talk(worker, story)
+
+
+def test_a_draining_worker_refuses_and_the_link_rests(sockets: Path) -> None:
+    async def refuse(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode_reply(request_id, 503, b"{}"))
+
+    async def story(link: Link) -> None:
+        with pytest.raises(Refused):
+            await ask(link).outcome
+        assert not link.usable
+        await until(lambda: link.usable)
+
+    talk(StubWorker(sockets / "w", refuse), story)
+
+
+def test_an_unlisted_link_finishes_what_it_has_and_then_hangs_up(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", never)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        await until(lambda: exchange.started)
+        link.retire()
+        assert not link.usable
+        worker.send(protocol.encode_reply(exchange.request_id, 200, b"late"))
+        assert await exchange.outcome == Reply(200, b"late")
+        await until(lambda: link.closed)
+
+    talk(worker, story)
+
+
+def test_garbage_from_a_worker_ends_the_connection_not_the_gateway(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", never)
+
+    async def story(link: Link) -> None:
+        exchange = ask(link)
+        await until(lambda: exchange.started)
+        worker.send(b"\xff" * 64)
+        with pytest.raises(Lost):
+            await exchange.outcome
+
+    talk(worker, story)
