@@ -44,3 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(
         base, peft, root / "tokenizer", home, dataset, tiny.seal_adapter(home, peft, root / "tokenizer", dataset)
     )
+
+
+@pytest.fixture(scope="session")
+def trained(made: Trained) -> tiny.PeftTrained:
+    """What PEFT and bitsandbytes run."""
+    return tiny.PeftTrained.load(made.base, made.peft, in_4bit=True)

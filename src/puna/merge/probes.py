@@ -54,6 +54,7 @@ class Probes:
     prompts: list[Prompt]
     stop_token_ids: tuple[int, ...]
     held_out: bool
+    reply_tokens: int = REPLY_TOKENS
 
     @property
     def texts(self) -> list[list[int]]:

@@ -25,10 +25,12 @@ class Served:
         """Load it: fp32 on CPU; in its own dtype where a GPU has room, or where fp32 would not fit the memory."""
         # Seconds to import, and only this class needs it.
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
         self.device, dtype = _placement(sum(shard.size_bytes for shard in shards(path)))
         options = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
+        logging.disable_progress_bar()  # the stage's own progress is what the user watches
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
         self.model: Any = model.to(self.device).eval()
         generation = json.loads((path / GENERATION_CONFIG).read_text())

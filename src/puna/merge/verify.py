@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
-from puna.merge.probes import REPLY_TOKENS, Probes, TrainedLike, read_probes
+from puna.merge.probes import Probes, TrainedLike, read_probes
 from puna.merge.served import Served
 from puna.progress import Progress, Silent
 
@@ -84,7 +84,7 @@ def expect(trained: TrainedLike, probes: Probes, watch: Progress) -> Expected:
     watch.stage("measure the trained model")
     if not probes.held_out:
         watch.note("no rows were held out (data.test_fraction is 0): compared on training rows")
-    replies = (trained.reply(p.ids, REPLY_TOKENS, probes.stop_token_ids) for p in probes.prompts)
+    replies = (trained.reply(p.ids, probes.reply_tokens, probes.stop_token_ids) for p in probes.prompts)
     logits = tuple(trained.logits(ids).float().cpu() for ids in probes.texts)
     return Expected(trained.loss(probes.rows), logits, tuple(list(reply) for reply in replies))
 
@@ -96,7 +96,7 @@ def compare(model: Model, expected: Expected, probes: Probes, watch: Progress) -
     served = Served(model.path)
     gaps = [_gap(want, served.logits(ids)) for want, ids in zip(expected.logits, probes.texts, strict=True)]
     tokens = sum(gap.tokens for gap in gaps)
-    replies = [served.reply(prompt.ids, REPLY_TOKENS) for prompt in probes.prompts]
+    replies = [served.reply(prompt.ids, probes.reply_tokens) for prompt in probes.prompts]
     same = sum(_words(a, probes) == _words(b, probes) for a, b in zip(replies, expected.replies, strict=True))
     token_reasons = _token_reasons(served, probes)
     found = Verification(
