@@ -1,0 +1,339 @@
+"""The client of a running Puna: the JSON API one to one, and a few calls that wait; no server code is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from puna import errors
+from puna.errors import BuildError, DeployError, PunaError, UnavailableError
+from puna.home import Home
+
+Json = dict[str, Any]
+POLL_S = 0.25
+BUILD_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
+
+
+class Client:
+    """Talks to the control plane: over its Unix socket on this machine, or by HTTP with a key.
+
+    Use it as a context manager, or `close` it.
+    """
+
+    def __init__(self, url: str | None = None, key: str | None = None, home: Home | None = None) -> None:
+        """`url` and `key` default to PUNA_URL and PUNA_KEY; without a URL it is this machine's own control plane."""
+        self.home = home or Home.default()
+        self.url = url or os.environ.get("PUNA_URL") or None
+        self.key = key or os.environ.get("PUNA_KEY") or None
+        timeout = httpx.Timeout(60.0, connect=5.0)
+        if self.url:
+            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+        else:
+            transport = httpx.HTTPTransport(uds=str(self.home.control_socket))
+            self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=timeout)
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # ---- sources, runtimes, builds ---------------------------------------------------------------------------
+
+    def health(self) -> Json:
+        """Version and address of the control plane."""
+        return self._call("GET", "/health")
+
+    def put_source(self, data: bytes) -> str:
+        """Upload a packed project folder; returns its digest."""
+        return str(self._call("PUT", "/sources", content=data, timeout=600.0)["digest"])
+
+    def upload_runtime(self, name: str, yaml: str) -> Json:
+        """Upload a runtime file's text; its environment is built in the background (`build_id`)."""
+        return self._call("POST", "/runtimes", json={"name": name, "yaml": yaml})
+
+    def runtimes(self) -> list[Json]:
+        """Every version of every runtime."""
+        return self._items("/runtimes")
+
+    def runtime(self, name: str) -> Json:
+        """The newest version of one runtime."""
+        return self._call("GET", f"/runtimes/{_part(name)}")
+
+    def builds(self) -> list[Json]:
+        """The latest builds, oldest first."""
+        return self._items("/builds")
+
+    def build(self, build_id: str) -> Json:
+        """One build."""
+        return self._call("GET", f"/builds/{_part(build_id)}")
+
+    def build_log(self, build_id: str, follow: bool = True) -> Iterator[str]:
+        """A build's output, line by line; with `follow` until it ends."""
+        return self._lines(f"/builds/{_part(build_id)}/log", {"follow": int(follow)})
+
+    def cancel_build(self, build_id: str) -> Json:
+        """Cancel a build."""
+        return self._call("POST", f"/builds/{_part(build_id)}/cancel")
+
+    def wait_for_build(self, build_id: str, timeout_s: float = 3600) -> Json:
+        """The build once it has succeeded.
+
+        Raises:
+            BuildError: it failed or was cancelled; hint and detail are the build's own.
+            UnavailableError: it has not ended within `timeout_s`.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            build = self.build(build_id)
+            if build["status"] == "succeeded":
+                return build
+            if build["status"] in BUILD_ENDED:
+                message = build["error"] or f"build {build_id} was {build['status']}"
+                raise BuildError(message, build["hint"], build["detail"])
+            _still(end, f"build {build_id} has not ended after {timeout_s:g} s", f"`puna logs --build {build_id}`")
+
+    # ---- endpoints -------------------------------------------------------------------------------------------
+
+    def deploy_source(
+        self, name: str, source: str, runtime: str | None, settings: Json, runtime_version: int | None = None
+    ) -> Json:
+        """Deploy an uploaded source: `{"endpoint", "revision", "build_id", "unchanged"}`."""
+        body = {"name": name, "source": source, "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": settings})
+
+    def deploy(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Pack a project folder, upload it and deploy it.
+
+        Raises:
+            ProjectError: the folder is no project.
+        """
+        from puna.build import source  # only those who deploy need to pack
+
+        source.check(folder)
+        digest = self.put_source(source.pack(folder))
+        return self.deploy_source(name, digest, runtime, dict(settings or {}), runtime_version)
+
+    def wait_for_endpoint(self, name: str, revision: int, timeout_s: float = 1800) -> Json:
+        """The endpoint once `revision` serves.
+
+        Raises:
+            DeployError: the revision failed, or another took its place; hint and detail are the revision's own.
+            UnavailableError: it does not serve within `timeout_s`.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            endpoint = self.endpoint(name)
+            if endpoint["revision"] == revision:
+                return endpoint
+            mine: Json = next((r for r in endpoint["revisions"] if r["number"] == revision), {"state": "cancelled"})
+            if mine["state"] in REVISION_LOST:
+                message = mine.get("error") or f"revision {revision} of `{name}` is {mine['state']}"
+                raise DeployError(message, mine.get("hint", ""), mine.get("detail", ""))
+            why = endpoint["reason"] or f"revision {revision} is {mine['state']}"
+            _still(end, f"`{name}` does not serve after {timeout_s:g} s: {why}", f"`puna logs {name}`")
+
+    def endpoints(self) -> list[Json]:
+        """Every endpoint."""
+        return self._items("/endpoints")
+
+    def endpoint(self, name: str) -> Json:
+        """One endpoint."""
+        return self._call("GET", f"/endpoints/{_part(name)}")
+
+    def patch(self, name: str, **settings: Any) -> Json:
+        """Change settings of an endpoint."""
+        return self._call("PATCH", f"/endpoints/{_part(name)}", json=settings)
+
+    def activate(self, name: str) -> Json:
+        """Serve again."""
+        return self._call("POST", f"/endpoints/{_part(name)}/activate")
+
+    def deactivate(self, name: str) -> Json:
+        """Stop every replica and refuse requests."""
+        return self._call("POST", f"/endpoints/{_part(name)}/deactivate")
+
+    def rebuild(self, name: str) -> Json:
+        """Build the newest source again, as a new revision."""
+        return self._call("POST", f"/endpoints/{_part(name)}/rebuild")
+
+    def rollback(self, name: str, revision: int | None = None) -> Json:
+        """Serve an earlier revision again; the one before when None."""
+        return self._call("POST", f"/endpoints/{_part(name)}/rollback", json={"revision": revision})
+
+    def delete(self, name: str) -> Json:
+        """Delete an endpoint and stop its replicas."""
+        return self._call("DELETE", f"/endpoints/{_part(name)}")
+
+    def logs(self, name: str, follow: bool = False, lines: int = 200, replica: str | None = None) -> Iterator[str]:
+        """What an app printed, line by line; with `follow` without end."""
+        query = {"follow": int(follow), "lines": lines} | ({"replica": replica} if replica else {})
+        return self._lines(f"/endpoints/{_part(name)}/logs", query)
+
+    def events(self, name: str, after: int = 0) -> list[Json]:
+        """What happened to an endpoint since the event of id `after`, oldest first."""
+        return self._items(f"/endpoints/{_part(name)}/events", {"after": after})
+
+    # ---- keys, secrets, models, runs -------------------------------------------------------------------------
+
+    def create_key(
+        self,
+        scope: Sequence[str],
+        name: str = "",
+        endpoints: Sequence[str] | None = None,
+        expires_s: float | None = None,
+    ) -> Json:
+        """Make an API key; its text is in the reply's `key`, and nowhere else."""
+        allowed = None if endpoints is None else list(endpoints)
+        body = {"name": name, "scope": list(scope), "endpoints": allowed, "expires_s": expires_s}
+        return self._call("POST", "/keys", json=body)
+
+    def keys(self) -> list[Json]:
+        """Every key, without its text."""
+        return self._items("/keys")
+
+    def delete_key(self, key_id: str) -> Json:
+        """Revoke a key."""
+        return self._call("DELETE", f"/keys/{_part(key_id)}")
+
+    def set_secret(self, name: str, values: Mapping[str, str]) -> Json:
+        """Keep a set of secret values."""
+        return self._call("POST", "/secrets", json={"name": name, "values": dict(values)})
+
+    def secrets(self) -> list[Json]:
+        """Names of the secret sets and of the values in them."""
+        return self._items("/secrets")
+
+    def delete_secret(self, name: str) -> Json:
+        """Forget a set of secret values."""
+        return self._call("DELETE", f"/secrets/{_part(name)}")
+
+    def models(self) -> list[Json]:
+        """Every version of every published model."""
+        return self._items("/models")
+
+    def runs(self) -> list[Json]:
+        """Every training run."""
+        return self._items("/runs")
+
+    def run(self, name: str) -> Json:
+        """One training run."""
+        return self._call("GET", f"/runs/{_part(name)}")
+
+    # ---- inference -------------------------------------------------------------------------------------------
+
+    def infer(self, name: str, inputs: Sequence[Json], key: str | None = None, timeout_s: float = 7200) -> Json:
+        """Call an endpoint through the gateway with KServe v2 inputs; the reply as JSON.
+
+        Raises:
+            PunaError: the kind that stands for the reply's status.
+        """
+        bearer = key or self.key
+        headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
+        url = f"{(self.url or self.health()['url']).rstrip('/')}/v2/models/{_part(name)}/infer"
+        try:
+            reply = httpx.post(url, json={"inputs": list(inputs)}, headers=headers, timeout=timeout_s)
+        except httpx.TransportError as error:
+            raise _unreachable(url, error) from None
+        return _json(reply)
+
+    # ---- how -------------------------------------------------------------------------------------------------
+
+    def _items(self, path: str, query: Mapping[str, Any] | None = None) -> list[Json]:
+        items: list[Json] = self._call("GET", path, params=dict(query or {}))["items"]
+        return items
+
+    def _call(self, method: str, path: str, **request: Any) -> Json:
+        try:
+            return _json(self._http.request(method, f"/api/v1{path}", **request))
+        except httpx.TransportError as error:
+            raise _unreachable(self._where, error) from None
+
+    def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
+        timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
+        try:
+            with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
+                if reply.status_code >= 400:
+                    reply.read()
+                    raise _error(reply)
+                yield from reply.iter_lines()
+        except httpx.TransportError as error:
+            raise _unreachable(self._where, error) from None
+
+    @property
+    def _where(self) -> str:
+        return self.url or str(self.home.control_socket)
+
+
+def _part(text: str) -> str:
+    return quote(str(text), safe="")
+
+
+def _still(end: float, message: str, hint: str) -> None:
+    if time.monotonic() > end:
+        raise UnavailableError(message, hint)
+    time.sleep(POLL_S)
+
+
+def _json(reply: httpx.Response) -> Json:
+    if reply.status_code >= 400:
+        raise _error(reply)
+    value: Json = reply.json()
+    return value
+
+
+def _unreachable(where: str, error: Exception) -> UnavailableError:
+    return UnavailableError(f"Puna does not answer at {where}: {error}", "start it with `puna up`")
+
+
+_BY_STATUS = {400: "usage", 401: "unauthorized", 403: "forbidden", 404: "not_found", 409: "conflict"} | {
+    413: "too_large",
+    429: "queue_full",
+    502: "replica_died",
+    503: "unavailable",
+    504: "deadline",
+    507: "machine",
+}
+
+
+def _error(reply: httpx.Response) -> PunaError:
+    """The error that a reply stands for: by its code, or by its status where the body is Triton's or no JSON."""
+    try:
+        found = reply.json()["error"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        found = reply.text.strip()[:2000] or f"HTTP {reply.status_code}"
+    if not isinstance(found, dict):
+        found = {"message": str(found)}
+    kinds = {kind("").code: kind for kind in _family(PunaError)}
+    kind = kinds.get(found.get("code", "")) or kinds.get(_BY_STATUS.get(reply.status_code, ""), PunaError)
+    if kind is errors.QueueFullError:
+        return errors.QueueFullError(found["message"], int(reply.headers.get("retry-after", 1)))
+    return kind(str(found.get("message", "")), str(found.get("hint", "")), str(found.get("detail", "")))
+
+
+def _family(kind: type[PunaError]) -> list[type[PunaError]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in _family(below))]
