@@ -1,0 +1,175 @@
+"""What a replica runs: the app's files and a Hugging Face cache view of its models, in hard links."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from puna.artifacts import MANIFEST, SHORT, Artifact, Bundle, Source, drafting, write_json
+from puna.build.environment import Environment
+from puna.errors import NotFoundError, ProjectError, nearest
+from puna.home import Home
+from puna.spec import project
+
+_COMMIT = 40  # hex digits: libraries take a snapshot folder of this length for a commit
+_KEPT = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One version of a published model, as the registry resolved it."""
+
+    name: str
+    """`owner/name`, without version or alias."""
+    version: int
+    digest: str
+    path: Path
+
+
+def models_named(source: Source, known: set[str]) -> list[str]:
+    """The published models that the app needs: `models:` in inferless.yaml, and strings in its Python files.
+
+    `known` are the names in the registry. What is returned may carry a version or an alias (`acme/chat:2`),
+    which only `models:` can: there it settles the version that the plain name in the code means.
+
+    Raises:
+        ProjectError: `models:` has a name that is not published.
+    """
+    files = source.path / "files"
+    pinned = {}
+    for ref in project.load(files).models:
+        name = _plain(ref)
+        if name not in known:
+            hint = nearest(name, known) or f"puna publish RUN {name}"
+            raise ProjectError(f"inferless.yaml: `models` has {ref}, which is not published", hint)
+        pinned[name] = ref
+    named = {text for path in sorted(files.rglob("*.py")) for text in _strings(path)} & known
+    return [pinned.get(name, name) for name in sorted(named | set(pinned))]
+
+
+def _plain(ref: str) -> str:
+    return ref.partition("@")[0].partition(":")[0]
+
+
+def _strings(path: Path) -> set[str]:
+    """Every string constant of a Python file; a file that is none has none."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def bundle(source: Source, environment: Environment, models: Sequence[ModelRef], home: Home) -> Bundle:
+    """Put together what a replica needs; the same parts make the same bundle, which is not made twice.
+
+    Raises:
+        NotFoundError: a model's folder is gone.
+        MachineError: the disk is full.
+    """
+    parts = [{"name": m.name, "version": m.version, "digest": m.digest} for m in sorted(models, key=lambda m: m.name)]
+    with drafting("bundle", home.bundles) as draft:
+        _link(source.path / "files", draft.path / "app")
+        draft.known |= {n.replace("files/", "app/", 1): d for n, d in source.manifest.files.items()}
+        (draft.path / "hub").mkdir()
+        for model in models:
+            draft.known |= _hub_view(model, draft.path)
+        about = {"source": source.digest, "environment": environment.digest, "models": parts}
+        write_json(draft.path / "bundle.json", about)
+        draft.made_from = {"source": source.digest, "environment": environment.digest}
+        draft.made_from |= {f"model:{model.name}": model.digest for model in models}
+        draft.config = about
+    assert draft.final is not None
+    return Bundle.open(draft.final)
+
+
+def _hub_view(model: ModelRef, root: Path) -> dict[str, str]:
+    """`models--owner--name` with the one snapshot that `main` names; `{relative path: sha256}` of its files."""
+    if not model.path.is_dir():
+        raise NotFoundError(f"the files of {model.name}:{model.version} are gone: {model.path}", "publish it again")
+    folder = root / "hub" / ("models--" + model.name.replace("/", "--"))
+    commit = model.digest[:_COMMIT]
+    _link(model.path, folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    if not (model.path / MANIFEST).is_file():
+        return {}
+    prefix = (folder / "snapshots" / commit).relative_to(root).as_posix()
+    return {f"{prefix}/{name}": digest for name, digest in Artifact.open(model.path).manifest.files.items()}
+
+
+def _link(origin: Path, target: Path) -> None:
+    """A tree of hard links; copies where the disk is another."""
+    for path in sorted(origin.rglob("*")):
+        name = path.relative_to(origin)
+        if not path.is_file() or name.as_posix() == MANIFEST:
+            continue
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target / name)
+        except OSError:  # another disk, or a file system without hard links
+            shutil.copy2(path, target / name)
+
+
+def app_env(bundle: Bundle, *, extra: Mapping[str, str]) -> dict[str, str]:
+    """Every environment variable of the app: its models, its caches, `extra` (settings and secrets), nothing of ours.
+
+    With models in the bundle the Hugging Face libraries stay offline, so that a name can only mean the published
+    model; `HF_HUB_OFFLINE: "0"` in the app's `env` lets it download others as well.
+    """
+    home = Home(bundle.path.parent.parent)
+    own = home.caches / bundle.digest[:SHORT]
+    venv = home.environments / str(bundle.manifest.made_from["environment"])[:SHORT] / "venv"
+    # Downloads are shared by all apps of this home: a new version of an app must not fetch 16 GB again.
+    hugging_face = home.caches / "huggingface"
+    env = {name: os.environ[name] for name in (*_KEPT, *_PROXIES, *map(str.lower, _PROXIES)) if name in os.environ}
+    env |= {
+        "PATH": f"{venv / 'bin'}:{os.environ.get('PATH') or _PATH}",
+        "VIRTUAL_ENV": str(venv),
+        "HOME": str(own / "home"),
+        "XDG_CACHE_HOME": str(own / "cache"),
+        "HF_HOME": str(hugging_face),
+        "HF_HUB_CACHE": str(hugging_face / "hub"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TORCH_HOME": str(own / "torch"),
+        "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"),
+        "TRITON_CACHE_DIR": str(own / "triton"),
+        "CUDA_CACHE_PATH": str(own / "cuda"),
+        "NUMBA_CACHE_DIR": str(own / "numba"),
+        "VLLM_CACHE_ROOT": str(own / "vllm"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    env.setdefault("LANG", "C.UTF-8")
+    if bundle.manifest.config.get("models"):
+        env |= _model_cache(bundle, own, extra)
+    for folder in (own / "home", own / "cache", hugging_face / "hub"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return env | dict(extra)
+
+
+def _model_cache(bundle: Bundle, own: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    hub = bundle.path / "hub"
+    if extra.get("HF_HUB_OFFLINE", "1").lower() in ("1", "true", "yes", "on"):
+        return {
+            "HF_HUB_CACHE": str(hub),
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+        }
+    # A cache that may grow: links to the bundle's models, downloads beside them.
+    cache = own / "hub"
+    cache.mkdir(parents=True, exist_ok=True)
+    for folder in hub.iterdir():
+        if not (cache / folder.name).is_symlink():
+            (cache / folder.name).symlink_to(folder)
+    return {"HF_HUB_CACHE": str(cache)}
