@@ -10,8 +10,6 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from puna.home import Home
-
 SOURCES = Path(__file__).parent.parent / "worker"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date a zip can hold
 ENTRY = "import sys\nfrom puna.worker.main import main\nsys.exit(main(sys.argv[1:]))\n"
@@ -30,10 +28,10 @@ def worker_bytes() -> bytes:
     return buffer.getvalue()
 
 
-def worker_pyz(home: Home) -> Path:
-    """`worker.pyz` under the home, in a folder named by its digest; written once."""
+def worker_pyz(folder: Path) -> Path:
+    """`worker-<digest>.pyz` in `folder`; written once."""
     data = worker_bytes()
-    path = home.folder("worker", hashlib.sha256(data).hexdigest()[:16]) / "worker.pyz"
+    path = folder / f"worker-{hashlib.sha256(data).hexdigest()[:16]}.pyz"
     if not path.exists():
         temporary = path.with_name(f".{uuid.uuid4().hex}")
         temporary.write_bytes(data)

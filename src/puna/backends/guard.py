@@ -1,0 +1,400 @@
+"""The process between owner and worker, a script of its own (`python -I -S`): whoever dies, nothing is left.
+
+The owner holds the write end of a pipe (`owner_fd`): its end is the end of everything here. The guard holds the
+write end of another (`--parent-fd` of the worker): when the guard is killed, the worker kills its descendants and
+itself. When the worker dies, the guard kills what is left of it and goes on telling how it ended until `forget`.
+As a sub-reaper it stays the ancestor of all of them, whatever sessions they make.
+
+It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `lease` {"s"}, `forget`.
+With `"mode": "run"` it has no socket: it runs the command to its end, or until `timeout_s` or the end of stdin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+# puna.worker.protocol has these too; a test compares them. The guard cannot import it: -S -I, no path to Puna.
+HEADER = struct.Struct(">IBQ")
+SHUTDOWN, HELLO, READY, FAILED = 4, 65, 66, 71
+EXIT_OVERRUN = 70
+PR_SET_CHILD_SUBREAPER = 36
+FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
+LAST_LINES, LAST_BYTES = 20, 16384
+CONNECT_EVERY_S = 0.005
+OUT_OF_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "MemoryError", "CUDA error: out of memory")
+
+
+class Guard:
+    """One worker and what is known of it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config, self.is_run = config, config["mode"] == "run"
+        self.phase, self.reason, self.failure = "starting", "", ""
+        self.exit_code: int | None = None
+        self.ready_s: float | None = None
+        self.hello: dict[str, Any] = {}
+        self.last_lines: list[str] = []
+        self.begun = time.monotonic()
+        self.kill_at: dict[str, float] = {}  # why -> when
+        self.poll = select.poll()
+        self.clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self.listener: socket.socket | None = None
+        self.link: socket.socket | None = None
+        self.link_buffer = bytearray()
+        self.oom_kills = oom_kills()
+
+    # -- life
+
+    def run(self) -> None:
+        """Start the worker and watch until there is nothing to watch."""
+        limit = self.config.get("timeout_s" if self.is_run else "startup_timeout_s")
+        if limit:
+            what = "it" if self.is_run else "initialize"
+            self.kill_at[f"{what} did not end within {limit:g} s"] = self.begun + limit
+        self.wake, self.waker = socket.socketpair()
+        self.waker.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        for fd in (self.wake.fileno(), self.config["owner_fd"]):
+            if fd >= 0:
+                self.poll.register(fd, select.POLLIN)
+        if self.listener is not None:
+            self.poll.register(self.listener, select.POLLIN)
+        self._spawn()
+        while not (self.is_run and self.phase == "exited"):
+            self._turn()
+
+    def _turn(self) -> None:
+        for fd, _ in self.poll.poll(self._timeout_ms()):
+            if fd == self.wake.fileno():
+                self.wake.recv(4096)
+            elif fd == self.config["owner_fd"]:
+                if not os.read(fd, 4096):
+                    self.end()
+            elif self.listener is not None and fd == self.listener.fileno():
+                self._accept()
+            elif self.link is not None and fd == self.link.fileno():
+                self._read_link()
+            elif fd in self.clients:
+                self._read_client(fd)
+        self._reap()
+        now = time.monotonic()
+        for why, at in sorted(self.kill_at.items(), key=lambda item: item[1]):
+            if now >= at and self.phase != "exited":
+                self.reason = self.reason or why
+                self._kill_worker()
+        if self.phase == "starting" and self.link is None and not self.is_run:
+            self._connect()
+
+    def _timeout_ms(self) -> float | None:
+        if self.phase == "exited":
+            return None
+        if self.phase == "starting" and self.link is None and not self.is_run:
+            return CONNECT_EVERY_S * 1000
+        times = self.kill_at.values()
+        return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
+
+    def end(self) -> None:
+        """Kill everything, leave no file, exit."""
+        kill_tree()
+        if not self.is_run:
+            for key in ("socket", "guard_socket", "record", "lock"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.config[key])
+        os._exit(0)
+
+    # -- the worker
+
+    def _spawn(self) -> None:
+        config = self.config
+        parent_read, self.parent_write = os.pipe()
+        error_read, error_write = os.pipe()
+        argv = [*config["argv"], "--parent-fd", str(parent_read)]
+        self.log_start = os.path.getsize(config["log"]) if os.path.exists(config["log"]) else 0
+        self.worker_pid = os.fork()
+        if self.worker_pid == 0:
+            try:
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGCHLD, signal.SIGPIPE):
+                    signal.signal(number, signal.SIG_DFL)
+                log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                os.set_inheritable(parent_read, True)
+                os.chdir(config["cwd"])
+                os.execve(argv[0], argv, config["env"])
+            except BaseException as error:  # noqa: BLE001 - the guard reads it from the pipe and tells the owner
+                os.write(error_write, str(error).encode())
+                os._exit(127)
+        os.close(parent_read)
+        os.close(error_write)
+        self.failure = os.read(error_read, 4096).decode()  # empty once exec has closed the other end
+        os.close(error_read)
+        config["env"] = {}  # secrets have no business here any more
+        if not self.is_run:
+            record = {key: config[key] for key in ("log", "socket", "replica_id")}
+            record.update(worker_pid=self.worker_pid, worker_start=start_ticks(self.worker_pid))
+            with open(config["record"], "w", encoding="utf-8") as file:
+                json.dump(record, file)
+
+    def _connect(self) -> None:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.connect(self.config["socket"])
+        except OSError:
+            link.close()
+            return
+        link.setblocking(False)
+        self.link = link
+        self.poll.register(link, select.POLLIN)
+
+    def _read_link(self) -> None:
+        assert self.link is not None
+        try:
+            data = self.link.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.poll.unregister(self.link)  # the worker is ending; SIGCHLD tells the rest
+            self.link.close()
+            return
+        self.link_buffer += data
+        while len(buffer := self.link_buffer) >= HEADER.size:
+            length, kind, _ = HEADER.unpack_from(buffer)
+            if len(buffer) < 4 + length:
+                break
+            payload = bytes(buffer[HEADER.size : 4 + length])
+            del buffer[: 4 + length]
+            self._heard(kind, payload)
+
+    def _heard(self, kind: int, payload: bytes) -> None:
+        if kind == FAILED:
+            self.failure = json.loads(payload)["message"]
+            self.kill_at[self.failure] = time.monotonic() + FAILED_EXIT_S
+        elif kind in (HELLO, READY):
+            self.hello = json.loads(payload)
+            if self.hello.get("state") == "ready" and self.phase == "starting":
+                self.phase, self.ready_s = "ready", time.monotonic() - self.begun
+                self.kill_at = {why: at for why, at in self.kill_at.items() if not why.startswith("initialize")}
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self.worker_pid and self.phase != "exited":
+                    self._worker_died(ended[1])
+
+    def _kill_worker(self) -> None:
+        """Kill the tree; the worker's own death is then seen like any other."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.worker_pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            self._worker_died(os.waitpid(self.worker_pid, 0)[1])
+
+    def _worker_died(self, status: int) -> None:
+        kill_tree()
+        self.exit_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        self.last_lines = tail(self.config["log"], self.log_start)
+        self.reason = self.reason or self._why(self.exit_code)
+        self.phase, self.kill_at = "exited", {}
+        os.close(self.parent_write)
+        if not self.is_run:
+            with contextlib.suppress(OSError):
+                os.unlink(self.config["socket"])
+
+    def _why(self, code: int) -> str:
+        if self.failure:
+            return self.failure
+        text = "\n".join(self.last_lines)
+        memory = next((f": {m}" for m in OUT_OF_MEMORY if m in text), "")
+        if code == -signal.SIGKILL:
+            if oom_kills() > self.oom_kills:
+                return "killed by the kernel: the machine or its memory limit ran out of memory"
+            return "killed by SIGKILL (the kernel does that when memory runs out)" + memory
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}" + memory
+        if code == EXIT_OVERRUN:
+            return "infer overran its time and could not be stopped"
+        return f"ended with exit code {code}" + memory
+
+    # -- the owner's commands
+
+    def _accept(self) -> None:
+        assert self.listener is not None
+        client, _ = self.listener.accept()
+        client.settimeout(1.0)
+        self.clients[client.fileno()] = (client, bytearray())
+        self.poll.register(client, select.POLLIN)
+
+    def _read_client(self, fd: int) -> None:
+        client, buffer = self.clients[fd]
+        try:
+            data = client.recv(65536)
+            buffer += data
+            while b"\n" in buffer:
+                line, _, rest = bytes(buffer).partition(b"\n")
+                buffer[:] = rest
+                self._command(client, json.loads(line))
+        except (OSError, ValueError, KeyError):
+            data = b""
+        if not data:
+            self.poll.unregister(fd)
+            del self.clients[fd]
+            client.close()
+
+    def _command(self, client: socket.socket, command: dict[str, Any]) -> None:
+        now, name = time.monotonic(), command["command"]
+        if name == "stop":
+            self._stop(now, float(command["grace_s"]))
+        elif name == "lease":
+            self.kill_at["lease lapsed: the owner no longer renews it"] = now + float(command["s"])
+        client.sendall(json.dumps(self._status()).encode() + b"\n")
+        if name == "forget" and self.phase == "exited":
+            self.end()
+
+    def _stop(self, now: float, grace_s: float) -> None:
+        if self.phase == "exited":
+            return
+        why = "stopped; killed because it had not ended within its grace"
+        self.kill_at[why] = min(now + grace_s, self.kill_at.get(why, float("inf")))
+        self.failure = self.failure or "stopped"
+        if self.phase == "ready" and self.link is not None:
+            with contextlib.suppress(OSError):
+                self.link.sendall(HEADER.pack(9, SHUTDOWN, 0))
+                return
+        os.kill(self.worker_pid, signal.SIGTERM)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "replica_id": self.config["replica_id"], "phase": self.phase, "pid": os.getpid(),
+            "worker_pid": self.worker_pid, "exit_code": self.exit_code, "reason": self.reason,
+            "ready_s": self.ready_s, "schema": self.hello, "last_lines": self.last_lines,
+        }  # fmt: skip
+
+
+def tree(root: int = 0) -> list[int]:
+    """Every living descendant of `root`, or of this process."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError), open(f"/proc/{name}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                if state not in (b"Z", b"X"):
+                    children.setdefault(int(parent), []).append(int(name))
+    found: list[int] = []
+    todo = [root or os.getpid()]
+    while todo:
+        mine = children.get(todo.pop(), [])
+        found += mine
+        todo += mine
+    return found
+
+
+def kill_tree() -> None:
+    """SIGKILL every descendant until there is none: they may fork while this runs."""
+    pause_s = 0.002
+    while found := tree():
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(pause_s)
+        pause_s = min(0.1, pause_s * 1.5)  # a process in the kernel's hands (a GPU's driver) may take its time
+
+
+def start_ticks(pid: int) -> int:
+    """When a process began, in clock ticks since boot: with the pid, a name that is never used again; 0 if gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
+
+
+def tail(path: str, start: int = 0) -> list[str]:
+    """The last lines of a log from byte `start` on."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - LAST_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return []
+
+
+def oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            group = next((line.strip()[3:] for line in file if line.startswith("0::")), "/")
+        for path in (f"/sys/fs/cgroup{group}/memory.events", "/sys/fs/cgroup/memory.events"):
+            if os.path.exists(path):
+                with open(path, encoding="ascii") as file:
+                    return int(dict(line.split() for line in file)["oom_kill"])
+    return 0
+
+
+def claim(config: dict[str, Any]) -> socket.socket | None:
+    """Listen on the guard's socket; None when a living guard of this replica has it."""
+    lock = os.open(config["lock"], os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by this process until its end
+    except OSError:
+        return None
+    os.umask(0o077)
+    for key in ("guard_socket", "socket"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(config[key])
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(config["guard_socket"])
+    listener.listen(16)
+    return listener
+
+
+def main() -> None:
+    """Read the config from stdin; detach (serve) or stay (run)."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece:
+            sys.exit("no config on stdin")
+        line += piece
+    config = json.loads(line)
+    del line  # it holds the app's secrets
+    if config["owner_fd"] >= 0:
+        os.set_inheritable(config["owner_fd"], False)
+    listener = claim(config) if config["mode"] == "serve" else None
+    if config["mode"] == "serve":
+        if listener is None:
+            return
+        if os.fork():
+            os._exit(0)  # leave the owner's direct children: what kills those must not kill the guard
+        log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+    if os.getpid() != os.getsid(0):
+        os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = Guard(config)
+    guard.listener = listener
+    guard.run()
+    result = {"exit_code": guard.exit_code, "reason": guard.reason, "last_lines": guard.last_lines}
+    os.write(1, json.dumps(result).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())  # type: ignore[func-returns-value]

@@ -1,0 +1,234 @@
+"""Replicas on this machine: a guard each, found again by their sockets after a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import write_json
+from puna.backends import guard, machine, workspace
+from puna.backends.base import Capacity, Launch, Observed, Phase
+from puna.backends.pack import worker_pyz
+from puna.errors import MachineError
+from puna.home import Home
+
+# -S: no site-packages, so a guard starts in 30 ms and nothing of Puna's environment can break it.
+GUARD = (sys.executable, "-I", "-S", guard.__file__)
+GUARD_START_S = 30.0
+ASK_TIMEOUT_S = 5.0  # a guard that kills a tree whose processes hang in a driver answers late
+REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class LocalBackend:
+    """Starts a guard for each replica; remembers nothing that the guards do not know."""
+
+    def __init__(self, home: Home, owner_fd: int | None = None) -> None:
+        """`owner_fd` is the read end of the owner's pipe; without it, this process is the owner."""
+        self._home = home
+        if owner_fd is None:
+            owner_fd, self._lifeline = os.pipe()  # the write end closes when this process ends
+        self._owner_fd = owner_fd
+        self._last_seen: dict[str, Observed] = {}
+
+    def capacity(self) -> Capacity:
+        """The machine's room; devices are looked up once."""
+        return self._capacity
+
+    @cached_property
+    def _capacity(self) -> Capacity:
+        return machine.capacity()
+
+    def start(self, launch: Launch) -> None:
+        """Start guard and worker; returns when the guard listens (some 30 ms). The same id twice starts one.
+
+        Raises:
+            MachineError: the guard could not be started.
+        """
+        if not REPLICA_ID.fullmatch(launch.replica_id):
+            raise ValueError(f"{launch.replica_id!r} cannot be a replica's id")
+        pyz = worker_pyz(self._home.folder("worker"))
+        argv = [str(launch.python), "-I", str(pyz), "serve", "--socket", str(launch.socket), "--app", str(launch.app)]
+        config = _config(launch, [*argv, "--concurrency", str(launch.concurrency)]) | {
+            "mode": "serve",
+            "owner_fd": self._owner_fd,
+            "startup_timeout_s": launch.startup_timeout_s,
+        }
+        config |= self._files(launch.replica_id)
+        launch.log.parent.mkdir(parents=True, exist_ok=True)
+        with _guard(config, pass_fds=(self._owner_fd,)) as process:
+            _, complaint = process.communicate(timeout=GUARD_START_S)
+        if process.returncode != 0:
+            raise MachineError(
+                f"no guard for {launch.replica_id}", "see the detail", complaint.decode(errors="replace")
+            )
+
+    def stop(self, replica_id: str, grace_s: float) -> None:
+        """Drain, finalize, end the process tree after `grace_s` at the latest; an unknown id is fine."""
+        with contextlib.suppress(TimeoutError):  # a guard that is too busy to answer reads the command later
+            self._ask(replica_id, {"command": "stop", "grace_s": grace_s})
+
+    def lease(self, replica_id: str, lease_s: float) -> None:
+        """End the replica unless this is called again within `lease_s`; an unknown id is fine."""
+        with contextlib.suppress(TimeoutError):
+            self._ask(replica_id, {"command": "lease", "s": lease_s})
+
+    def list(self) -> list[Observed]:
+        """Every replica whose guard has left a trace; one whose guard was killed has exited."""
+        ids = sorted(path.stem for path in self._home.sockets.glob("*.guard"))
+        seen = [self._observe(replica_id) for replica_id in ids]
+        self._last_seen = {one.replica_id: one for one in seen}
+        return seen
+
+    def forget(self, replica_id: str) -> None:
+        """Drop what is remembered of a replica that has exited, its working copy too; a living one stays."""
+        try:
+            told = self._ask(replica_id, {"command": "forget"})
+        except TimeoutError:
+            return  # it is killing what is left of the replica; ask again later
+        if told is None:  # its guard is dead: nobody else clears up
+            if self._home.guard_socket(replica_id).exists() and self._leftovers(replica_id):
+                return
+            for path in (*self._files(replica_id).values(), str(self._home.replica_socket(replica_id))):
+                Path(path).unlink(missing_ok=True)
+        elif told["phase"] != Phase.EXITED:
+            return
+        workspace.remove(replica_id, self._home)
+
+    def _files(self, replica_id: str) -> dict[str, str]:
+        path = self._home.guard_socket(replica_id)
+        names = {"guard_socket": "guard", "record": "replica", "lock": "lock"}
+        return {key: str(path.with_suffix(f".{suffix}")) for key, suffix in names.items()}
+
+    def _observe(self, replica_id: str) -> Observed:
+        try:
+            told = self._ask(replica_id, {"command": "status"})
+        except TimeoutError:
+            return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
+        if told is None:
+            return self._orphaned(replica_id)
+        return Observed(
+            replica_id,
+            Phase(told["phase"]),
+            told["worker_pid"],
+            told["exit_code"],
+            told["reason"],
+            tuple(told["last_lines"]),
+            told["ready_s"],
+            told["schema"],
+        )
+
+    def _orphaned(self, replica_id: str) -> Observed:
+        """The guard was killed. Its worker ends by itself; one that cannot (stuck in C) is ended here."""
+        if self._leftovers(replica_id):
+            return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
+        lines = tuple(guard.tail(str(self._record(replica_id).get("log", ""))))
+        return Observed(replica_id, Phase.EXITED, reason="its guard was killed", last_lines=lines)
+
+    def _leftovers(self, replica_id: str) -> bool:
+        record = self._record(replica_id)
+        pid = int(record.get("worker_pid", 0))
+        if pid and guard.start_ticks(pid) == record.get("worker_start") and not _is_zombie(pid):
+            for one in (*guard.tree(pid), pid):  # its descendants first: without it they would be nobody's
+                with contextlib.suppress(OSError):
+                    os.kill(one, signal.SIGKILL)
+            return True
+        return False
+
+    def _record(self, replica_id: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(Path(self._files(replica_id)["record"]).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def _ask(self, replica_id: str, command: dict[str, object]) -> dict[str, Any] | None:
+        """What the guard answers; None when there is no living guard."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(ASK_TIMEOUT_S)
+            try:
+                client.connect(str(self._home.guard_socket(replica_id)))
+                client.sendall(json.dumps(command).encode() + b"\n")
+                answer = bytearray()
+                while not answer.endswith(b"\n"):
+                    piece = client.recv(1 << 20)
+                    if not piece:
+                        return None
+                    answer += piece
+            except (FileNotFoundError, ConnectionError):
+                return None
+        told: dict[str, Any] = json.loads(answer)
+        return told
+
+
+def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+    """Run `worker.pyz validate` to its end, to `timeout_s` or to cancellation; nothing of it is left.
+
+    The report is there afterwards in every case: where the run was ended, it names the phase and says why.
+    """
+    pyz = worker_pyz(report.parent)
+    argv = [str(launch.python), "-I", str(pyz), "validate", "--app", str(launch.app), "--report", str(report)]
+    config = _config(launch, argv) | {"mode": "run", "owner_fd": 0, "timeout_s": timeout_s}
+    report.unlink(missing_ok=True)
+    launch.log.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"reason": "it was cancelled"}
+    with _guard(config) as process:
+        assert process.stdin is not None and process.stdout is not None
+        while process.poll() is None and not cancelled():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        if process.poll() is not None:
+            result = json.loads(process.stdout.read() or b"{}")
+        process.stdin.close()  # the guard's owner has gone: it ends everything
+        process.wait()
+    _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
+
+
+def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
+    try:
+        told = json.loads(report.read_text())
+    except (OSError, ValueError):
+        told = {"ok": False, "phase": "import", "line": "", "traceback": "", "schema": None, "outputs": None}
+        told |= {"timings": {}, "unfinished": True}
+    if told.pop("unfinished", False):
+        told["error"] = f"{told['phase']}: {reason}"
+        told["traceback"] = "\n".join(last_lines)
+        write_json(report, told)
+
+
+def _config(launch: Launch, argv: list[str]) -> dict[str, Any]:
+    return {
+        "replica_id": launch.replica_id,
+        "argv": argv,
+        "cwd": str(launch.app),
+        "env": {**launch.env, "CUDA_VISIBLE_DEVICES": launch.gpu},
+        "log": str(launch.log),
+        "socket": str(launch.socket),
+    }
+
+
+def _guard(config: dict[str, Any], *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    """A guard that has its config; the caller waits for it."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(GUARD, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status says so
+        process.stdin.write(json.dumps(config).encode() + b"\n")
+        process.stdin.flush()
+    return process
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True

@@ -1,0 +1,106 @@
+"""A backend without processes: the same contract, moved on by `tick`, for dry runs and other rooms' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from puna.backends.base import Capacity, Launch, Observed, Phase
+
+SCHEMA: Mapping[str, object] = {
+    "state": "ready",
+    "concurrency": 1,
+    "tier": "awake",
+    "schema": {"inputs": [], "flags": {"batch_size": 0, "streaming": False, "openai": False}, "outputs": None},
+}
+
+
+@dataclass
+class Replica:
+    """One pretended replica."""
+
+    launch: Launch
+    seen: Observed
+    begun: float
+    stop_at: float | None = None
+
+
+class MemoryBackend:
+    """Replicas become ready `ready_after_s` after `start` and end `stop_takes_s` after `stop`, when `tick` says so."""
+
+    def __init__(
+        self,
+        capacity: Capacity | None = None,
+        *,
+        ready_after_s: float = 0.0,
+        stop_takes_s: float = 0.0,
+        schema: Mapping[str, object] = SCHEMA,
+    ) -> None:
+        self.ready_after_s, self.stop_takes_s, self.schema = ready_after_s, stop_takes_s, schema
+        self.now = 0.0
+        self.replicas: dict[str, Replica] = {}
+        self.calls: list[tuple[str, str]] = []
+        """`("start" | "stop" | "forget", replica id)` in order: what a test wants to know."""
+        self._capacity = capacity or Capacity(4, 2**34)
+
+    def tick(self, now: float) -> None:
+        """Let time be `now`: what is due becomes ready, ends, or runs out of start-up time."""
+        self.now = now
+        for replica in self.replicas.values():
+            if replica.seen.phase == Phase.EXITED:
+                continue
+            if replica.stop_at is not None and now >= replica.stop_at:
+                self._exit(replica, "stopped", 0)
+            elif replica.seen.phase == Phase.STARTING:
+                limit = replica.launch.startup_timeout_s
+                if now >= replica.begun + min(self.ready_after_s, limit):
+                    if self.ready_after_s > limit:
+                        self._exit(replica, f"initialize did not end within {limit:g} s", -9)
+                    else:
+                        self.make_ready(replica.launch.replica_id)
+
+    def make_ready(self, replica_id: str) -> None:
+        """Let a starting replica be ready now."""
+        replica = self.replicas[replica_id]
+        replica.seen = replace(
+            replica.seen, phase=Phase.READY, ready_s=self.now - replica.begun, schema=dict(self.schema)
+        )
+
+    def kill(self, replica_id: str, reason: str = "killed by SIGKILL", exit_code: int = -9, lines: str = "") -> None:
+        """Let a replica die; `lines` are the last of its log."""
+        self._exit(self.replicas[replica_id], reason, exit_code, tuple(lines.splitlines()))
+
+    def capacity(self) -> Capacity:
+        """What the constructor was given."""
+        return self._capacity
+
+    def start(self, launch: Launch) -> None:
+        """Begin a replica; the same id twice begins one."""
+        self.calls.append(("start", launch.replica_id))
+        if launch.replica_id not in self.replicas:
+            pid = 100_000 + len(self.calls)
+            self.replicas[launch.replica_id] = Replica(
+                launch, Observed(launch.replica_id, Phase.STARTING, pid=pid), self.now
+            )
+
+    def stop(self, replica_id: str, grace_s: float) -> None:
+        """End a replica at a later tick; an unknown id is fine."""
+        self.calls.append(("stop", replica_id))
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            at = self.now + min(grace_s, self.stop_takes_s)
+            replica.stop_at = at if replica.stop_at is None else min(at, replica.stop_at)
+
+    def list(self) -> list[Observed]:
+        """Every replica that is not forgotten, by id."""
+        return [self.replicas[replica_id].seen for replica_id in sorted(self.replicas)]
+
+    def forget(self, replica_id: str) -> None:
+        """Drop a replica that has exited; a living one stays."""
+        self.calls.append(("forget", replica_id))
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.seen.phase == Phase.EXITED:
+            del self.replicas[replica_id]
+
+    def _exit(self, replica: Replica, reason: str, code: int, lines: tuple[str, ...] = ()) -> None:
+        replica.seen = replace(replica.seen, phase=Phase.EXITED, reason=reason, exit_code=code, last_lines=lines)
