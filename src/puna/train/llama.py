@@ -49,7 +49,9 @@ class Pass:
 class Layer(nn.Module):
     """One block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream."""
 
-    def __init__(self, index: int, shape: Shape, linears: dict[str, LoraLinear], norms: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self, index: int, shape: Shape, linears: dict[str, LoraLinear], norms: dict[str, torch.Tensor]
+    ) -> None:
         """`norms` holds `input`, `post` and, for Qwen3, `q` and `k`."""
         super().__init__()
         self.index = index

@@ -68,9 +68,7 @@ def _layer(index: int, shape: Shape, weights: Weights, choices: Choices) -> Laye
         tensor = weights.tensor(f"{place}.weight").to(choices.device)
         if tuple(tensor.shape) != size:
             raise TrainError(f"{place}.weight is {tuple(tensor.shape)}, config.json says {size}")
-        frozen = freeze(
-            tensor, choices.dtype, nf4=choices.nf4, double=choices.double, resident=choices.resident
-        )
+        frozen = freeze(tensor, choices.dtype, nf4=choices.nf4, double=choices.double, resident=choices.resident)
         linears[projection] = LoraLinear(frozen, dense(f"{place}.bias"), place)
     names = {
         "input": "input_layernorm",

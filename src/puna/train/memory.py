@@ -156,7 +156,9 @@ def choose(setup: Setup, machine: Machine, tokens: int | None, recompute: int | 
         return setup.flops_per_token(layers) / (machine.flops * 0.5) + (fixed + launches) / n, layers
 
     best = min(fitting, key=seconds_per_token)
-    return Budget(*best, sizes[best], setup.flops_per_token(best[1]), _reasons(setup, machine, best, sizes[best], tokens))
+    return Budget(
+        *best, sizes[best], setup.flops_per_token(best[1]), _reasons(setup, machine, best, sizes[best], tokens)
+    )
 
 
 def _token_options(setup: Setup, machine: Machine, asked: int | None) -> list[int]:

@@ -14,7 +14,7 @@ from puna.artifacts import Dataset
 from puna.errors import TrainError
 from puna.spec.recipe import Recipe
 from puna.train.machine import Machine, compute_dtype, look
-from puna.train.memory import Budget, Memory, Setup, choose
+from puna.train.memory import Memory, Setup, choose
 from puna.train.rows import Rows
 from puna.train.shape import Shape, Weights, read_shape
 

@@ -16,7 +16,6 @@ import yaml
 from puna.artifacts import Adapter, write_json, write_text
 from puna.errors import NotFoundError, nearest
 from puna.home import Home
-from puna.spec import recipe as recipes
 from puna.spec.recipe import Recipe
 
 STATES = ("running", "finished", "failed", "interrupted")
@@ -59,22 +58,45 @@ class Run:
         return status
 
     @property
-    def recipe(self) -> Recipe:
-        """The recipe that the run was started with."""
+    def state(self) -> str:
+        """One of STATES."""
+        return self.status.state
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.status.step
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps to do."""
+        return self.status.steps
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The values of the recipe that the run was started with; `puna.spec.recipe.parse` reads them.
+
+        Raises:
+            NotFoundError: the folder is no run.
+        """
         values = _json(self.path / "recipe.json", None)
         if values is None:
-            raise NotFoundError(f"run {self.name} holds no recipe.json", "puna run list")
-        return recipes.parse(values)
+            raise NotFoundError(f"run {self.name} holds no recipe.json", "puna runs")
+        return dict(values)
 
     @property
     def plan(self) -> dict[str, Any]:
         """The plan that the run follows; empty before it was made."""
         return dict(_json(self.path / "plan.json", {}))
 
-    @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a half-written last line is left out."""
         return read_metrics(self.path / "metrics.jsonl")
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest value of every figure: loss, eval_loss, lr and so on."""
+        return {key: value for line in self.metrics() for key, value in line.items() if key not in ("step", "time")}
 
     @property
     def samples(self) -> list[dict[str, str]]:
@@ -88,7 +110,7 @@ class Run:
 
     @property
     def base(self) -> str:
-        """The folder that the base weights were read from."""
+        """What the base was: a folder, or the name it was found by."""
         return _text(self.path / "base")
 
     @property
@@ -140,9 +162,9 @@ def new_run_dir(home: Home, recipe: Recipe) -> Path:
 
 
 def list_runs(home: Home) -> list[Run]:
-    """Every run, newest first."""
+    """Every run, newest last."""
     found = [p for p in home.runs.iterdir() if (p / "recipe.json").exists()]
-    return [Run(p) for p in sorted(found, key=lambda p: (p / "recipe.json").stat().st_mtime_ns, reverse=True)]
+    return [Run(p) for p in sorted(found, key=lambda p: (p / "recipe.json").stat().st_mtime_ns)]
 
 
 def find_run(home: Home, name: str) -> Run:
@@ -155,9 +177,9 @@ def find_run(home: Home, name: str) -> Run:
     exact = [run for run in runs if run.name == name]
     found = exact or [run for run in runs if _is_run_of(name, run.name)]
     if not found:
-        hint = nearest(name, [run.name for run in runs]) or "puna run list"
+        hint = nearest(name, [run.name for run in runs]) or "puna runs"
         raise NotFoundError(f"there is no run `{name}`", hint)
-    return found[0]
+    return found[-1]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,210 @@
+"""One QLoRA run, from a recipe to an adapter: read `train` from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puna.artifacts import Adapter, Dataset, write_json, write_text
+from puna.errors import ConflictError
+from puna.progress import Progress, Silent
+from puna.spec.recipe import Recipe
+from puna.train import checkpoint, samples
+from puna.train.adapter import write_adapter
+from puna.train.checkpoint import Position
+from puna.train.llama import Llama
+from puna.train.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
+from puna.train.loop import Job, evaluate, forget_after, log, train_steps
+from puna.train.optimiser import make_optimiser
+from puna.train.plan import Plan
+from puna.train.plan import plan as make_plan
+from puna.train.record import Run
+from puna.train.report import write_report
+from puna.train.rows import Rows
+from puna.train.stopping import Stop, StoppedError
+from puna.train.trackers import check_trackers, open_trackers
+
+
+def train(
+    recipe: Recipe,
+    base_dir: Path,
+    dataset: Dataset,
+    run_dir: Path,
+    progress: Progress = Silent(),
+    *,
+    resume: bool = False,
+    device: str | None = None,
+) -> Adapter:
+    """Train an adapter; everything that is written down lies in `run_dir`.
+
+    With `resume`, an interrupted run goes on from its last checkpoint, bit by bit as if it had never
+    stopped; a finished one returns its adapter.
+
+    Raises:
+        TrainError: the plan does not fit, the base cannot be trained, or training diverged.
+        StoppedError: SIGTERM or SIGINT came; a checkpoint is saved.
+        ConflictError: `run_dir` holds another run, or this one and `resume` is not set.
+        MachineError: no such device, or the disk is full.
+    """
+    run = Run(run_dir)
+    if resume and run.adapter is not None:
+        run.end("finished")
+        return run.adapter
+    check_trackers(recipe.training.report_to)
+    _claim(run, recipe, dataset, base_dir, resume)
+    with _recording(run), Stop() as stop:
+        # ---------------------------------------------------------------- plan
+        progress.stage("plan")
+        plan = _plan(run, recipe, base_dir, dataset, resume, device)
+        run.begin(plan.steps)
+        for reason in plan.reasons:
+            progress.note(reason)
+
+        # --------------------------------------------------------------- model
+        progress.stage("load base")
+        with _same_bits(plan.device):
+            job = _job(run, plan, recipe, base_dir, dataset, progress)
+            at = _position(job, dataset, resume)
+
+            # ---------------------------------------------------------- steps
+            progress.stage("train")
+            at = train_steps(job, at, stop)
+
+            # --------------------------------------------------------- adapter
+            progress.stage("write adapter")
+            adapter = write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan))
+            samples.write_samples(run_dir, dataset, "after", samples.ask(job.model, dataset))
+
+    # ------------------------------------------------------------------- report
+    for tracker in job.trackers:
+        tracker.close()
+    progress.stage("report")
+    write_report(run_dir)
+    return adapter
+
+
+def _claim(run: Run, recipe: Recipe, dataset: Dataset, base_dir: Path, resume: bool) -> None:
+    """Make the folder this run's; refuse one that another recipe or dataset began."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if run.status.state == "running" and run.status.pid != os.getpid():
+        raise ConflictError(f"run {run.name} is being trained by process {run.status.pid}", "wait for it, or stop it")
+    if run.checkpoints or run.adapter is not None:
+        if not resume:
+            raise ConflictError(f"run {run.name} has begun already", f"puna train RECIPE --resume {run.name}")
+        if run.recipe != recipe.as_dict():
+            raise ConflictError(f"run {run.name} was begun with another recipe", "start a new run")
+        if run.dataset != dataset.digest:
+            raise ConflictError(f"run {run.name} was begun with another dataset", "start a new run")
+    run.write_recipe(recipe)
+    write_text(run.path / "dataset", dataset.digest + "\n")
+    if not run.base:
+        write_text(run.path / "base", f"{base_dir}\n")
+
+
+@contextlib.contextmanager
+def _recording(run: Run) -> Iterator[None]:
+    """Write down how the run ends, whatever ends it."""
+    try:
+        yield
+    except (StoppedError, KeyboardInterrupt) as error:
+        run.end("interrupted", str(error))
+        raise
+    except BaseException as error:  # the caller sees it too: it is raised again
+        run.end("failed", str(error) or type(error).__name__)
+        raise
+    run.end("finished")
+
+
+def _plan(run: Run, recipe: Recipe, base_dir: Path, dataset: Dataset, resume: bool, device: str | None) -> Plan:
+    # A resumed run keeps its plan: another token budget would split the steps, and round the sums, differently.
+    kept = run.plan
+    if resume and run.checkpoints and kept and device in (None, kept["device"]):
+        return Plan.from_dict(kept)
+    plan = make_plan(recipe, base_dir, dataset, device)
+    write_json(run.path / "plan.json", plan.as_dict())
+    return plan
+
+
+def _job(run: Run, plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress) -> Job:
+    model = build_model(plan, recipe, base_dir, dataset, progress)
+    masters = model.named_masters()
+    return Job(
+        recipe=recipe,
+        plan=plan,
+        run=run,
+        model=model,
+        masters=masters,
+        optimiser=make_optimiser(masters.values(), recipe.training, plan.device),
+        train=Rows.load(dataset, "train"),
+        test=Rows.load(dataset, "test"),
+        progress=progress,
+        trackers=open_trackers(recipe.training.report_to, run.path, recipe.as_dict()),
+    )
+
+
+def build_model(plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress) -> Llama:
+    """The base in the form that the plan chose, with fresh LoRA pairs and chat rows."""
+    quantization = recipe.quantization
+    nf4, double = quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant
+    dtype: torch.dtype = getattr(torch, plan.compute_dtype)
+    model = load_llama(base_dir, Choices(plan.device, dtype, nf4, double, plan.resident_weights), progress)
+    model.recompute_layers = plan.recompute_layers
+    add_fresh_lora(model, recipe)
+    if recipe.lora.train_chat_tokens:
+        started = add_fresh_chat_rows(model, dataset.manifest.metrics.get("chat_token_ids", {}))
+        if started:
+            progress.note(f"the base never trained {', '.join(started)}: their rows start at the mean of trained ones")
+    return model
+
+
+def _position(job: Job, dataset: Dataset, resume: bool) -> Position:
+    """Step 0 with its held-out loss and replies, or the last checkpoint."""
+    found = job.run.checkpoints
+    if resume and found:
+        at = checkpoint.load(found[-1], job.masters, job.optimiser)
+        forget_after(job.run, at.step)
+        job.progress.note(f"resumed from step {at.step}")
+        return at
+    at = Position()
+    forget_after(job.run, -1)
+    samples.write_samples(job.run.path, dataset, "before", samples.ask(job.model, dataset))
+    if len(job.test):
+        at.eval_loss_before = at.eval_loss = evaluate(job)
+        log(job, 0, {"eval_loss": at.eval_loss})
+    return at
+
+
+def _metrics(at: Position, plan: Plan) -> dict[str, Any]:
+    return {
+        "eval_loss_before": at.eval_loss_before,
+        "eval_loss": at.eval_loss,
+        "train_loss": at.train_loss,
+        "steps": at.step,
+        "tokens": at.tokens,
+        "seconds": round(at.seconds, 3),
+        "tokens_per_s": round(at.tokens / at.seconds, 1) if at.seconds else 0.0,
+        "compute_dtype": plan.compute_dtype,
+        "device": plan.device_name,
+    }
+
+
+@contextlib.contextmanager
+def _same_bits(device: str) -> Iterator[None]:
+    """On a GPU, ask for kernels that give the same bits each time: without them, resuming is not exact."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write NaN into every fresh tensor: slow
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill

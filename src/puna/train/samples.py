@@ -1,0 +1,51 @@
+"""Held-out prompts answered before and after training, for the report and for the eye."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import Dataset, write_json
+from puna.train.llama import Llama
+from puna.train.trained import TrainedModel
+
+PROMPTS = 4
+NEW_TOKENS = 64
+
+
+def ask(model: Llama, dataset: Dataset) -> list[str]:
+    """The model's greedy replies to the dataset's first few held-out prompts, as text."""
+    training, trained = model.training, TrainedModel(model)
+    stop = dataset.manifest.metrics.get("stop_token_ids", [])
+    model.eval()
+    replies = [trained.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset)]
+    model.train(training)
+    return decode(dataset.path / "tokenizer", replies)
+
+
+def write_samples(run_dir: Path, dataset: Dataset, key: str, replies: Sequence[str]) -> None:
+    """Add the replies `before` or `after` to the run's samples.json."""
+    path = run_dir / "samples.json"
+    old = json.loads(path.read_text()) if path.exists() else [{} for _ in replies]
+    lines = []
+    for sample, kept, reply in zip(_samples(dataset), old, replies, strict=True):
+        prompt = sample["messages"][-1]["content"] if sample.get("messages") else ""
+        fresh = {"prompt": prompt, "before": "", "after": "", "reference": sample.get("reference", "")}
+        lines.append(fresh | kept | {key: reply})
+    write_json(path, lines)
+
+
+def decode(tokenizer_dir: Path, replies: Sequence[Sequence[int]]) -> list[str]:
+    """Token ids as text, special tokens left out."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    return [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in replies]
+
+
+def _samples(dataset: Dataset) -> list[dict[str, Any]]:
+    path = dataset.path / "samples.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return found[:PROMPTS]

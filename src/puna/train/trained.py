@@ -1,0 +1,89 @@
+"""A model to ask: loss, logits and greedy replies of the trained model, or of its base before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from puna.artifacts import Adapter, Dataset
+from puna.spec.recipe import Recipe
+from puna.train.adapter import load_into
+from puna.train.batches import batches
+from puna.train.llama import Cache, Llama
+from puna.train.loading import Choices, add_fresh_chat_rows, load_llama
+from puna.train.machine import compute_dtype, look
+from puna.train.rows import Row, count_labelled
+from puna.train.shape import read_shape
+
+TOKENS_PER_PASS = 4096
+"""Tokens of one pass without gradients: enough to fill a GPU, little enough for any memory that holds the model."""
+
+
+class TrainedModel:
+    """A base in the form it is trained in (NF4), with or without an adapter."""
+
+    def __init__(self, model: Llama) -> None:
+        """`model` is used as it is, and never changed."""
+        self.model = model
+
+    @torch.no_grad()
+    def loss(self, rows: Sequence[Row]) -> float:
+        """Mean cross-entropy over the rows' labelled tokens, in nats; rows are (input_ids [L], labels [L])."""
+        total = sum(
+            float(self.model.loss(batch.ids_T, batch.targets_T, batch.documents))
+            for batch in batches(rows, TOKENS_PER_PASS, self.model.device)
+        )
+        return total / max(1, count_labelled(rows))
+
+    @torch.no_grad()
+    def logits(self, input_ids: Sequence[int]) -> torch.Tensor:
+        """float32 logits [T, V] of one document, on the CPU."""
+        return self.model.logits(self._ids(input_ids)).cpu()
+
+    @torch.no_grad()
+    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
+        """The likeliest token, again and again; the stop token is not part of the reply."""
+        cache, found = Cache(), []
+        logits_V = self.model.logits(self._ids(prompt_ids), cache)[-1]
+        while len(found) < max_new_tokens:
+            token = int(logits_V.argmax())
+            if token in stop_token_ids:
+                break
+            found.append(token)
+            logits_V = self.model.logits(self._ids([token]), cache)[-1]
+        return found
+
+    def _ids(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.model.device)
+
+
+def load_trained(adapter: Adapter, base_dir: Path, recipe: Recipe, device: str | None = None) -> TrainedModel:
+    """The base as it was trained on, with the adapter on it.
+
+    Raises:
+        TrainError: adapter and base do not belong together.
+    """
+    model = load_llama(base_dir, _choices(base_dir, recipe, device))
+    load_into(model, adapter)
+    return TrainedModel(model.requires_grad_(False))
+
+
+def load_base(base_dir: Path, recipe: Recipe, dataset: Dataset, device: str | None = None) -> TrainedModel:
+    """The base as training finds it: quantised, its chat rows at their start."""
+    model = load_llama(base_dir, _choices(base_dir, recipe, device))
+    if recipe.lora.train_chat_tokens:
+        add_fresh_chat_rows(model, dataset.manifest.metrics.get("chat_token_ids", {}))
+    return TrainedModel(model.requires_grad_(False))
+
+
+def _choices(base_dir: Path, recipe: Recipe, device: str | None) -> Choices:
+    machine, shape, quantization = look(device), read_shape(base_dir), recipe.quantization
+    name, _ = compute_dtype(machine, quantization.bnb_4bit_compute_dtype)
+    dtype: torch.dtype = getattr(torch, name)
+    dense_bytes = shape.layers * shape.layer_parameters * dtype.itemsize
+    # Dequantised copies are the same function; without gradients to keep, half the memory is room enough.
+    resident = not machine.is_gpu or dense_bytes < machine.memory_bytes / 2
+    return Choices(machine.device, dtype, quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant, resident)
