@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"deploy"},
     {"serve"},
-    {"client"},
+    {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},
 ]

@@ -109,6 +109,17 @@ class Home:
         return self.root / "up.json"
 
     @property
+    def lock(self) -> Path:
+        """Locked (flock) by the one `puna up` that may run in this home."""
+        self.folder()
+        return self.root / "up.lock"
+
+    @property
+    def metrics(self) -> Path:
+        """Where the gateways of a running `puna up` keep the figures that they sum for Prometheus."""
+        return self.folder("metrics")
+
+    @property
     def sockets(self) -> Path:
         """Unix sockets: under the root, or where that path would be too long, a short one of this root's own."""
         path = self.root / "sockets"

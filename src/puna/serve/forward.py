@@ -34,6 +34,11 @@ class ControlPlane:
         # that has died meanwhile.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
+        self._stopping = asyncio.Event()
+
+    def wind_down(self) -> None:
+        """End the replies that may never end by themselves (logs, events): the gateway is about to stop."""
+        self._stopping.set()
 
     async def close(self) -> None:
         """Hang up."""
@@ -76,10 +81,24 @@ class ControlPlane:
             await reply(send, DOWN.http_status, orjson.dumps(DOWN.as_json()), [JSON, (b"retry-after", b"1")])
             return DOWN.http_status
         try:
-            await _pass_back(response, receive, send)
+            await self._pass_back(response, receive, send)
         finally:
             await response.aclose()
         return response.status_code
+
+    async def _pass_back(self, response: httpx.Response, receive: Receive, send: Send) -> None:
+        headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() not in HOP_BY_HOP]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        # A client that follows logs and leaves must end the stream here; nothing else would notice.
+        works = (_disconnected(receive), _pump(response, send), self._stopping.wait())
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError, httpx.StreamError):
+                    await task
 
 
 def is_internal(path: str) -> bool:
@@ -120,21 +139,6 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
         if not message.get("more_body"):
             return
-
-
-async def _pass_back(response: httpx.Response, receive: Receive, send: Send) -> None:
-    headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() not in HOP_BY_HOP]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    # A client that follows logs and leaves must end the stream here; nothing else would notice.
-    gone = asyncio.ensure_future(_disconnected(receive))
-    pump = asyncio.ensure_future(_pump(response, send))
-    try:
-        await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (gone, pump):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError, httpx.StreamError):
-                await task
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -55,6 +55,7 @@ class Gateway:
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._numbers = 0
         self._trace_prefix = uuid.uuid4().hex[:10]
 
@@ -76,13 +77,18 @@ class Gateway:
     async def start(self) -> None:
         """Follow the route table and report the load, from now on; returns once there is a table, or soon after."""
         self._follower = Follower(self.control.fetch, self._use)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._report())]
         try:
             # The listening socket queues connections meanwhile: a restarted gateway refuses nobody.
             await asyncio.wait_for(self._follower.first.wait(), FIRST_TABLE_S)
         except TimeoutError:
             return
+
+    def wind_down(self) -> None:
+        """The process was told to stop: end what would go on for ever. From a signal handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.control.wind_down)
 
     async def stop(self) -> None:
         """End what `start` began."""

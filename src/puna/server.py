@@ -1,0 +1,278 @@
+"""The composition root of `puna up`: the supervisor's own part, the control-plane process and the gateway process.
+
+Nobody else builds a store, a backend or a reconciler. `run_up` is light; what is heavy is imported in the child that
+needs it: `python -m puna.server control` and `python -m puna.server gateway`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import shutil
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puna.backends.base import Phase
+from puna.home import Home
+from puna.progress import Progress, Silent
+from puna.supervisor import Spec, Supervisor, listen, sole, write_state
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from puna.backends.local import LocalBackend
+
+DEFAULT_PORT = 8000
+GATEWAY_GRACE_S = 30.0
+"""Requests in flight when `puna up` is told to stop have so long."""
+REPLICA_GRACE_S = 10.0
+"""Then replicas have so long for `finalize`."""
+RECONCILE_EVERY_S = 0.2
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate and key, PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+def run_up(
+    home: Home,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    gateways: int = 1,
+    *,
+    insecure: bool = False,
+    tls: Tls | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run everything until SIGTERM or SIGINT; `progress.note` is told the address once all is up.
+
+    Raises:
+        UsageError: the address cannot be listened on, or not safely.
+        MachineError: the port is in use, or a process does not start.
+        ConflictError: another `puna up` runs in this home.
+    """
+    progress = progress or Silent()
+    with sole(home), listen(host, port, tls=tls is not None, insecure=insecure) as listener:
+        reader, writer = os.pipe()
+        scheme, number = ("https" if tls else "http"), listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        url = f"{scheme}://{shown}:{number}"
+        specs = [_control_spec(home, reader, url)]
+        specs += [_gateway_spec(home, reader, listener.fileno(), index, tls) for index in range(max(gateways, 1))]
+        supervisor = Supervisor(specs, progress)
+        up = threading.Event()
+        threading.Thread(target=_wait_until_up, args=(host, number, tls is not None, up), daemon=True).start()
+
+        def tick() -> None:
+            if up.is_set() and not supervisor.is_up:
+                supervisor.is_up = True
+                write_state(home, url)
+                progress.note(f"puna is up at {url}")
+
+        try:
+            supervisor.run(tick, listener.close)
+        finally:
+            # The end of this pipe is what every child, guards included, takes as the end.
+            os.close(writer)
+            os.close(reader)
+            home.state.unlink(missing_ok=True)
+            home.control_socket.unlink(missing_ok=True)
+
+
+def _control_spec(home: Home, owner_fd: int, url: str) -> Spec:
+    command = (sys.executable, "-m", "puna.server", "control", "--owner-fd", str(owner_fd), "--url", url)
+    return Spec("control plane", command, home.logs / "control.log", _env(home), (owner_fd,), REPLICA_GRACE_S + 5)
+
+
+def _gateway_spec(home: Home, owner_fd: int, listen_fd: int, index: int, tls: Tls | None) -> Spec:
+    if index == 0:
+        shutil.rmtree(home.metrics, ignore_errors=True)
+    env = {**_env(home), "PROMETHEUS_MULTIPROC_DIR": str(home.metrics)}
+    command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
+    command += ["--listen-fd", str(listen_fd), "--id", f"g{index}"]
+    if tls is not None:
+        command += ["--certificate", str(tls.certificate), "--key", str(tls.key)]
+    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, listen_fd)
+    return Spec(f"gateway {index}", tuple(command), log, env, fds, GATEWAY_GRACE_S + 2)
+
+
+def _env(home: Home) -> dict[str, str]:
+    return {**os.environ, "PUNA_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
+
+
+def _wait_until_up(host: str, port: int, tls: bool, up: threading.Event) -> None:
+    """Ask a gateway, through the front door, until it has a route table: then the control plane is up as well."""
+    host = LOOPBACK.get(host, host)
+    while True:
+        try:
+            if tls:
+                context = ssl._create_unverified_context()  # only our own readiness is asked for
+                client: http.client.HTTPConnection = http.client.HTTPSConnection(host, port, timeout=5, context=context)
+            else:
+                client = http.client.HTTPConnection(host, port, timeout=5)
+            client.request("GET", "/v2/health/ready", headers={"connection": "close"})
+            status = client.getresponse().status
+            client.close()
+            if status == 200:
+                up.set()
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.05)
+
+
+# -- children -----------------------------------------------------------------------------------------------------
+
+
+def watch_owner(fd: int) -> None:
+    """End this process at once when the supervisor is gone: its end of the pipe closes."""
+
+    def wait() -> None:
+        while os.read(fd, 1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="owner", daemon=True).start()
+
+
+def control(home: Home, owner_fd: int, url: str) -> None:
+    """The control-plane process: the API on the control socket, and the loops beside it."""
+    from puna.backends.local import LocalBackend
+    from puna.deploy.api import create_app
+    from puna.deploy.builder import Builder
+    from puna.deploy.control import Control
+    from puna.deploy.load import Loads
+    from puna.deploy.reconciler import Reconciler
+    from puna.deploy.secrets import Secrets
+    from puna.deploy.store import Store
+    from puna.serve.autoscaler import Autoscaler
+
+    store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
+    backend = LocalBackend(home, owner_fd)
+    loads = Loads()
+    autoscaler = Autoscaler(store, loads)
+    loads.on_waiting = autoscaler.poke
+    reconciler = Reconciler(store, backend, home)
+    builder = Builder(store, home)
+    app = create_app(store, home, control=Control(store, home, loads, Secrets(store, home.key), url, builder.wake))
+    stopped = threading.Event()
+    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run]
+    threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
+    for thread in threads:
+        thread.start()
+    try:
+        _serve(app, _control_socket(home), grace_s=1)
+    finally:
+        stopped.set()
+        _stop_replicas(backend)
+
+
+def _control_socket(home: Home) -> socket.socket:
+    """Bound here, not by uvicorn, which would open it to everybody (0666)."""
+    path = home.control_socket
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(before)
+    bound.listen(256)
+    return bound
+
+
+def gateway(home: Home, listen_fd: int, gateway_id: str, tls: Tls | None) -> None:
+    """One gateway process on the inherited socket."""
+    from puna.serve.gateway import Gateway, GatewaySettings
+
+    app = Gateway(GatewaySettings(home.control_socket, gateway_id))
+    _serve(app, socket.socket(fileno=listen_fd), grace_s=GATEWAY_GRACE_S, tls=tls, on_stop=app.wind_down)
+
+
+def _serve(
+    app: object,
+    bound: socket.socket,
+    *,
+    grace_s: float,
+    tls: Tls | None = None,
+    on_stop: Callable[[], None] | None = None,
+) -> None:
+    """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
+    import uvicorn
+
+    # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(grace_s),
+        ssl_certfile=str(tls.certificate) if tls else None,
+        ssl_keyfile=str(tls.key) if tls else None,
+    )
+
+    server = uvicorn.Server(config)
+    uvicorns_own = server.handle_exit
+
+    def handle_exit(number: int, frame: FrameType | None) -> None:
+        if on_stop is not None:
+            on_stop()
+        uvicorns_own(number, frame)
+
+    server.handle_exit = handle_exit
+    server.run(sockets=[bound])
+
+
+def _stop_replicas(backend: LocalBackend) -> None:
+    """Let every replica run `finalize`; what takes longer ends with the supervisor's pipe."""
+    deadline = time.monotonic() + REPLICA_GRACE_S
+    for seen in backend.list():
+        backend.stop(seen.replica_id, REPLICA_GRACE_S)
+    while time.monotonic() < deadline:
+        if all(seen.phase is Phase.EXITED for seen in backend.list()):
+            return
+        time.sleep(0.05)
+
+
+def main(arguments: list[str]) -> None:
+    """`control` or `gateway`, as `run_up` starts them; not for people."""
+    parser = argparse.ArgumentParser(prog="python -m puna.server")
+    parser.add_argument("role", choices=["control", "gateway"])
+    parser.add_argument("--owner-fd", type=int, required=True)
+    parser.add_argument("--url", default="")
+    parser.add_argument("--listen-fd", type=int, default=-1)
+    parser.add_argument("--id", default="")
+    parser.add_argument("--certificate", type=Path)
+    parser.add_argument("--key", type=Path)
+    options = parser.parse_args(arguments)
+    watch_owner(options.owner_fd)
+    if options.role == "control":
+        control(Home.default(), options.owner_fd, options.url)
+    else:
+        tls = Tls(options.certificate, options.key) if options.certificate else None
+        gateway(Home.default(), options.listen_fd, options.id, tls)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,356 @@
+"""The gateway over real HTTP, with a stub control plane and stub workers on real Unix sockets."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from puna.serve.gateway import Gateway, GatewaySettings
+from puna.worker import protocol
+from serve.conftest import StubWorker, until
+
+pytestmark = pytest.mark.process
+
+SECRET = "x" * 43
+KEY = {"authorization": f"Bearer puna_0123abcd_{SECRET}"}
+INFER = "/v2/models/e/infer"
+
+
+class StubControl:
+    """Serves a route table by long poll, notes the load reports, and echoes every other request."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.endpoints: dict[str, dict[str, Any]] = {}
+        self.loads: list[dict[str, Any]] = []
+        self.forwarded: list[str] = []
+        self.changed = asyncio.Event()
+        self.closing = False
+
+    def set(self, *workers: StubWorker, **changes: Any) -> None:
+        """The endpoint `e` with these replicas."""
+        replicas = [{"id": w.id, "epoch": 1, "socket": str(w.path), "concurrency": w.concurrency} for w in workers]
+        fields = {"revision": 3, "active": True, "state": "ready", "reason": "", "inference_time_s": 5.0}
+        fields |= {"max_queue": 100, "max_replica": 2, "min_replica": 0, "schema": None, "replicas": replicas}
+        self.endpoints["e"] = fields | changes
+        self.version += 1
+        self.changed.set()
+
+    def close(self) -> None:
+        """Let the long poll end, so that the server can."""
+        self.closing = True
+        self.changed.set()
+
+    def table(self) -> dict[str, Any]:
+        digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
+        key = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"], "endpoints": None}
+        return {"version": self.version, "keys": [key | {"expires": None}], "endpoints": self.endpoints}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {k.decode(): v.decode() for k, v in scope["headers"]}
+        if "x-puna-forwarded" in headers:
+            self.forwarded.append(scope["path"])
+        answer: Any = {"path": scope["path"], "query": scope["query_string"].decode(), "headers": headers}
+        answer["body"] = body.decode(errors="replace")[:100]
+        if scope["path"] == "/internal/routes":
+            if f"since={self.version}&" in scope["query_string"].decode() and not self.closing:
+                self.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 5)
+            answer = self.table()
+        elif scope["path"] == "/internal/load":
+            self.loads.append(json.loads(body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+@contextlib.asynccontextmanager
+async def running(app: Any, **where: Any) -> AsyncIterator[uvicorn.Server]:
+    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1, **where)
+    server = uvicorn.Server(config)
+    task = asyncio.ensure_future(server.serve())
+    await until(lambda: server.started or task.done())
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await task
+
+
+class World:
+    """A gateway, its control plane, and a client that talks to it."""
+
+    def __init__(self, folder: Path, control: StubControl, client: httpx.AsyncClient, gateway: Gateway) -> None:
+        self.folder, self.control, self.client, self.gateway = folder, control, client, gateway
+        self.workers: list[StubWorker] = []
+
+    async def worker(self, handler: Any = None, concurrency: int = 4, id: str = "r1") -> StubWorker:
+        worker = StubWorker(self.folder / id, *([handler] if handler else []), concurrency=concurrency, id=id)
+        self.workers.append(worker)
+        return await worker.start()
+
+    async def connected(self, usable: int = 1) -> None:
+        await until(lambda: sum(k.usable for k in self.gateway.lanes.by_name["e"].links.values()) == usable)
+
+    async def serve(self, handler: Any = None, **changes: Any) -> StubWorker:
+        """One connected worker behind the endpoint `e`."""
+        worker = await self.worker(handler)
+        self.control.set(worker, **changes)
+        await until(lambda: "e" in self.gateway.lanes.by_name)
+        await self.connected()
+        return worker
+
+
+def story(folder: Path, play: Callable[[World], Awaitable[None]], **settings: Any) -> None:
+    async def main() -> None:
+        control = StubControl()
+        gateway = Gateway(GatewaySettings(folder / "control", **settings))
+        async with (
+            running(control, uds=str(folder / "control")),
+            running(gateway, host="127.0.0.1", port=0) as server,
+        ):
+            port = server.servers[0].sockets[0].getsockname()[1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                world = World(folder, control, client, gateway)
+                try:
+                    await asyncio.wait_for(play(world), 20)
+                finally:
+                    for worker in world.workers:
+                        worker.die()
+            control.close()
+
+    asyncio.run(main())
+
+
+async def forever(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+    worker.send(protocol.encode(protocol.STARTED, request_id))
+
+
+def test_a_request_reaches_the_app_and_its_reply_comes_back_with_what_happened(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        worker = await world.serve()
+        reply = await world.client.post("/v2/models/e/versions/3/infer", headers=KEY, content=b'{"inputs": []}')
+        assert (reply.status_code, reply.content) == (200, b'{"inputs": []}')
+        assert reply.headers["x-puna-tier"] == "awake"
+        assert float(reply.headers["x-puna-infer-ms"]) >= 0
+        assert reply.headers["x-puna-request-id"]
+        head = worker.heads[0]
+        assert head["path"] == "infer" and head["model_name"] == "e" and head["model_version"] == "3"
+        assert head["deadline_s"] == 5.0 and head["trace"] == reply.headers["x-puna-request-id"]
+
+    story(sockets, play)
+
+
+def test_keys_names_and_methods_are_checked(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        await world.serve()
+        get, post = world.client.get, world.client.post
+        assert (await post(INFER, content=b"{}")).status_code == 401
+        unknown = await post("/v2/models/nope/infer", headers=KEY, content=b"{}")
+        assert unknown.status_code == 404 and "nope" in unknown.json()["error"]
+        assert (await get(INFER, headers=KEY)).status_code == 404
+        assert (await get("/v2/models/e")).status_code == 401
+        assert (await get("/v2/models/e", headers=KEY)).json()["versions"] == ["3"]
+        assert (await get("/v2/models/e/ready", headers=KEY)).status_code == 200
+        assert (await get("/v2/health/live")).status_code == 200
+        assert (await get("/v2/health/ready")).status_code == 200
+        assert (await get("/metrics")).status_code == 401
+
+    story(sockets, play)
+
+
+def test_a_request_to_a_sleeping_endpoint_waits_asks_for_a_replica_at_once_and_is_answered(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        world.control.set(state="idle")
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        reports = len(world.control.loads)
+        asking = [asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"%d" % n)) for n in range(5)]
+        await until(lambda: any(r["endpoints"]["e"]["queued"] for r in world.control.loads[reports:]), 0.4)
+        world.control.set(await world.worker(concurrency=1))
+        replies = await asyncio.gather(*asking)
+        assert [r.content for r in replies] == [b"0", b"1", b"2", b"3", b"4"]
+        assert {r.headers["x-puna-tier"] for r in replies} == {"cold"}
+        metrics = (await world.client.get("/metrics", headers=KEY)).text
+        assert 'puna_requests_total{endpoint="e",status="200"} 5.0' in metrics
+
+    story(sockets, play)
+
+
+def test_a_full_queue_answers_429_and_says_when_to_come_back(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        world.control.set(state="idle", max_queue=2)
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        waiting = [asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"{}")) for _ in range(2)]
+        await until(lambda: len(world.gateway.lanes.by_name["e"].room) == 2)
+        refused = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+        world.control.set(await world.worker())
+        assert [r.status_code for r in await asyncio.gather(*waiting)] == [200, 200]
+
+    story(sockets, play)
+
+
+def test_a_request_whose_replica_dies_is_answered_by_another(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        dying = await world.worker(forever, id="dying")
+        world.control.set(dying)
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await world.connected()
+        asking = asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"again"))
+        await dying.until_seen(protocol.REQUEST)
+        dying.die()
+        world.control.set(await world.worker(id="second"))
+        reply = await asking
+        assert (reply.status_code, reply.content) == (200, b"again")
+
+    story(sockets, play)
+
+
+def test_a_request_that_kills_two_replicas_fails_with_a_clear_body(sockets: Path) -> None:
+    async def die(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        asyncio.get_running_loop().call_soon(worker.die)
+
+    async def play(world: World) -> None:
+        world.control.set(await world.worker(die, id="a"), await world.worker(die, id="b"))
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await world.connected(2)
+        reply = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert reply.status_code == 502 and "two replicas died" in reply.json()["error"]
+
+    story(sockets, play)
+
+
+def test_a_late_reply_is_504_and_its_place_stays_taken_until_the_worker_has_ended(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        worker = await world.serve(forever, inference_time_s=0.2)
+        reply = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert reply.status_code == 504 and "inference_time" in reply.json()["error"]
+        await worker.until_seen(protocol.CANCEL)
+        lane = world.gateway.lanes.by_name["e"]
+        assert lane.in_flight == 1
+        worker.send(protocol.encode(protocol.END, 1, {}))
+        await until(lambda: lane.in_flight == 0)
+
+    story(sockets, play)
+
+
+def test_a_client_that_hangs_up_is_cancelled_or_leaves_the_queue(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        worker = await world.serve(forever)
+        with pytest.raises(httpx.ReadTimeout):
+            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=0.2)
+        await worker.until_seen(protocol.CANCEL)
+        world.control.set(state="idle")
+        lane = world.gateway.lanes.by_name["e"]
+        await until(lambda: not lane.ready)
+        with pytest.raises(httpx.ReadTimeout):
+            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=0.2)
+        await until(lambda: len(lane.room) == 0)
+
+    story(sockets, play)
+
+
+def test_a_stream_arrives_event_by_event_and_a_death_is_its_last_event(sockets: Path) -> None:
+    async def stream(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
+        worker.event(request_id, OUT="one")
+        if head["path"] == "stream" and b"die" in body:
+            await asyncio.sleep(0.05)
+            asyncio.get_running_loop().call_soon(worker.die)
+            return
+        worker.event(request_id, OUT="two")
+        worker.send(protocol.encode(protocol.END, request_id, {}))
+
+    async def play(world: World) -> None:
+        await world.serve(stream)
+        path = "/v2/models/e/generate_stream"
+        reply = await world.client.post(path, headers=KEY, content=b"{}")
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        assert reply.text == 'data: {"OUT": "one"}\n\ndata: {"OUT": "two"}\n\n'
+        reply = await world.client.post(path, headers=KEY, content=b"die")
+        first, last = reply.text.strip().split("\n\n")
+        assert first == 'data: {"OUT": "one"}'
+        assert "died after its reply had begun" in json.loads(last.removeprefix("data: "))["error"]
+
+    story(sockets, play)
+
+
+def test_a_body_over_the_limit_is_413_whether_its_length_is_stated_or_not(sockets: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+
+    async def play(world: World) -> None:
+        await world.serve()
+        assert (await world.client.post(INFER, headers=KEY, content=b"x" * 1000)).status_code == 200
+        assert (await world.client.post(INFER, headers=KEY, content=b"x" * 1001)).status_code == 413
+        assert (await world.client.post(INFER, headers=KEY, content=pieces())).status_code == 413
+
+    story(sockets, play, max_body_bytes=1000)
+
+
+def test_endpoints_that_cannot_serve_say_why_at_once(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        world.control.set(state="failing", reason="app.py line 3: no module named foo")
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        reply = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert reply.status_code == 503 and "no module named foo" in reply.json()["error"]
+        world.control.set(active=False)
+        await until(lambda: not world.gateway.lanes.by_name["e"].route.active)
+        reply = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert reply.status_code == 503 and "deactivated" in reply.json()["error"]
+
+    story(sockets, play)
+
+
+def test_the_rest_goes_to_the_control_plane_marked_as_forwarded_but_never_its_internal_paths(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        headers = {"x-puna-forwarded": "0", "x-mine": "kept"}
+        reply = await world.client.put("/api/v1/sources?a=1", content=b"body", headers=headers)
+        seen = reply.json()
+        assert (seen["path"], seen["query"], seen["body"]) == ("/api/v1/sources", "a=1", "body")
+        assert seen["headers"]["x-puna-forwarded"] == "1" and seen["headers"]["x-mine"] == "kept"
+        for path in ("/internal/routes", "//internal/load", "/%69nternal/routes", "/api/../internal/x", "/INTERNAL"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.client.base_url.port)
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".encode())
+            assert b" 404 " in await reader.readline(), path
+            writer.close()
+        assert world.control.forwarded == ["/api/v1/sources"]
+
+    story(sockets, play)
+
+
+def test_without_a_control_plane_inference_goes_on_and_the_api_says_503(sockets: Path) -> None:
+    async def main() -> None:
+        control = StubControl()
+        gateway = Gateway(GatewaySettings(sockets / "control"))
+        worker = await StubWorker(sockets / "w").start()
+        control.set(worker)
+        upstream = running(control, uds=str(sockets / "control"))
+        await upstream.__aenter__()
+        async with running(gateway, host="127.0.0.1", port=0) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                await until(lambda: gateway.lanes.by_name["e"].ready)
+                control.close()
+                await upstream.__aexit__(None, None, None)
+                (sockets / "control").unlink(missing_ok=True)
+                reply = await client.get("/api/v1/health")
+                assert reply.status_code == 503 and "control plane" in reply.json()["error"]["message"]
+                assert (await client.post(INFER, headers=KEY, content=b"on")).content == b"on"
+        worker.die()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
