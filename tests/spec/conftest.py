@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-APP = '''\
+APP = """\
 from vllm import LLM, SamplingParams
 from transformers import AutoTokenizer
 
@@ -30,8 +30,8 @@ class InferlessPythonModel:
 
     def finalize(self):
         pass
-'''
-SCHEMA = '''\
+"""
+SCHEMA = """\
 INPUT_SCHEMA = {
     "prompt": {
         'datatype': 'STRING',
@@ -40,8 +40,8 @@ INPUT_SCHEMA = {
         'example': ["What is AI?"]
     }
 }
-'''
-RUNTIME = '''\
+"""
+RUNTIME = """\
 build:
   cuda_version: "12.1.1"
   system_packages:
@@ -50,8 +50,8 @@ build:
     - "torch==2.2.1"
     - "vllm==0.4.1"
     - "transformers==4.40.1"
-'''
-PROJECT = '''\
+"""
+PROJECT = """\
 version: 1.0.0
 name: Llama-3
 import_source: GIT
@@ -76,7 +76,7 @@ optional:
 io_schema: true
 model_url: https://github.com/inferless/Llama-3
 provider: GITHUB
-'''
+"""
 
 
 @pytest.fixture

@@ -244,8 +244,21 @@ def _freeze(work: _Build) -> list[str]:
 
 def _failure(what: str, lines: Sequence[str], hint: str) -> BuildError:
     """The error of a failed step: the line that says why, and the last lines as evidence."""
-    why = next((line for line in lines if "Because" in line), "")
+    why = _sentence(lines)
     why = why or next((line for line in lines if re.match(r"\s*(error|ERROR|E):", line)), "")
     why = why or next((line for line in reversed(lines) if line.strip()), "")
     why = re.sub(r"^\W*(cause|error|╰─▶)?:?\s*", "", why.strip())
     return BuildError(f"{what}: {why}" if why else what, hint, "\n".join(lines[-_TAIL_LINES:]))
+
+
+def _sentence(lines: Sequence[str]) -> str:
+    """The resolver's reasoning, which may go over several lines."""
+    found = [i for i, line in enumerate(lines) if "Because" in line]
+    if not found:
+        return ""
+    words = [lines[found[0]]]
+    for line in lines[found[0] + 1 :]:
+        if not line.strip() or line.startswith("hint"):
+            break
+        words.append(line.strip())
+    return " ".join(words)

@@ -162,15 +162,13 @@ def from_literal(values: Mapping[str, Any]) -> Schema:
 def _input(name: str, spec: object) -> Input:
     if not isinstance(spec, Mapping):
         raise SchemaError(f"Data type not specified for input --> {name}", "write a dictionary for each input")
-    if "datatype" not in spec:
+    if spec.get("datatype") is None:
         raise SchemaError(f"Data type not specified for input --> {name}", f"one of {', '.join(DATATYPES)}")
-    datatype = spec["datatype"]
+    datatype = str(spec["datatype"]).upper()
     if datatype not in DATATYPES:
         hint = {"INT": "did you mean `INT32`?", "FLOAT": "did you mean `FP32`?", "STR": "did you mean `STRING`?"}
-        why = hint.get(str(datatype).upper()) or nearest(str(datatype).upper(), DATATYPES)
-        raise SchemaError(
-            f"Data type {datatype!r} not supported for input --> {name}", why or f"one of {', '.join(DATATYPES)}"
-        )
+        why = hint.get(datatype) or nearest(datatype, DATATYPES) or f"one of {', '.join(DATATYPES)}"
+        raise SchemaError(f"Data type {spec['datatype']} not supported for input --> {name}", why)
     # An input that does not say `required` is required in a request, but its shape and example are not insisted on.
     strict = spec.get("required") is True
     example = spec.get("example", spec.get("data"))

@@ -1,0 +1,130 @@
+"""inferless.yaml in all the forms that are out there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from puna.errors import ProjectError
+from puna.spec import project
+
+
+def load(folder: Path, text: str) -> project.Project:
+    (folder / "inferless.yaml").write_text(text)
+    return project.load(folder)
+
+
+def test_the_tutorials_file_is_read(tutorial: Path) -> None:
+    found = project.load(tutorial)
+    assert (found.name, found.version, found.import_source, found.gpu_type) == ("Llama-3", "1.0.0", "GIT", "A100")
+    assert (found.min_replica, found.max_replica) == (0, 1)
+    assert (found.scale_down_delay_s, found.inference_time_s) == (600, 180)
+    assert found.is_dedicated and found.region == "region-2" and found.container_concurrency is None
+    assert found.runtime_name is None and found.volume is None
+    assert found.runtime_file == "inferless-runtime-config.yaml"
+    assert found.env == {} and found.secrets == () and found.warnings == ()
+
+
+def test_a_file_of_version_2_has_the_defaults(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        "version: 2.0.0\nname: a\nimport_source: LOCAL\nsource_framework_type: PYTORCH\nsecrets: [{name: hf}]\n",
+    )
+    assert (found.name, found.version, found.max_replica, found.secrets) == ("a", "2.0.0", 1, ("hf",))
+    assert found.warnings == ()
+
+
+def test_no_file_at_all_takes_the_folders_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my-app"
+    folder.mkdir()
+    assert project.load(folder).name == "my-app"
+    assert project.load(folder).runtime_file is None
+
+
+def test_settings_come_as_numbers_or_as_text(tmp_path: Path) -> None:
+    text = """
+name: a
+configuration:
+  custom_runtime_name: rt
+  custom_runtime_version: '3'
+  custom_volume_name: vol
+  container_concurrency: '8'
+  min_replica: 1
+  max_replica: '4'
+  is_dedicated: 'false'
+  scale_down_delay: '5'
+  inference_time: 7200
+  vcpu: '20.0'
+  ram: '200'
+env: {A: 1, B: true, C: null, D: x}
+secrets: [one, one, two]
+models: acme/chat
+"""
+    found = load(tmp_path, text)
+    assert (found.runtime_name, found.runtime_version, found.volume) == ("rt", 3, "vol")
+    assert (found.container_concurrency, found.min_replica, found.max_replica) == (8, 1, 4)
+    assert (found.is_dedicated, found.scale_down_delay_s, found.inference_time_s) == (False, 5, 7200)
+    assert (found.vcpu, found.ram_gib) == (20, 200)
+    assert found.env == {"A": "1", "B": "true", "C": "", "D": "x"}
+    assert found.secrets == ("one", "two") and found.models == ("acme/chat",)
+
+
+def test_env_may_be_a_list_of_pairs(tmp_path: Path) -> None:
+    assert load(tmp_path, "name: a\nenv: [A=1, B=x=y]\n").env == {"A": "1", "B": "x=y"}
+
+
+def test_null_means_empty_everywhere(tmp_path: Path) -> None:
+    found = load(tmp_path, "name:\nconfiguration:\nenv:\nsecrets:\noptional:\nmodels:\n")
+    assert found.name == tmp_path.name.strip("-._") and found.max_replica == 1
+
+
+def test_near_misspellings_warn_and_strangers_do_not(tmp_path: Path) -> None:
+    found = load(tmp_path, "name: a\ndescription: x\nmy_tool: 1\nsecret: []\nconfiguration: {min_replicas: 2}\n")
+    assert len(found.warnings) == 2
+    assert "`secrets`" in found.warnings[0] and "`min_replica`" in found.warnings[1]
+
+
+def test_a_setting_outside_its_section_warns(tmp_path: Path) -> None:
+    found = load(tmp_path, "name: a\nmax_replica: 3\n")
+    assert "under `configuration:`" in found.warnings[0] and found.max_replica == 1
+
+
+def test_a_name_becomes_fit_for_an_address(tmp_path: Path) -> None:
+    found = load(tmp_path, "name: Whisper large/v3!\n")
+    assert found.name == "Whisper-large-v3" and "Whisper-large-v3" in found.warnings[0]
+    with pytest.raises(ProjectError, match="name"):
+        load(tmp_path, "name: '///'\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min_replica", "two"),
+        ("min_replica", -1),
+        ("min_replica", 1.5),
+        ("max_replica", []),
+        ("inference_time", 0),
+        ("inference_time", 7201),
+        ("scale_down_delay", "nan"),
+        ("container_concurrency", 101),
+        ("is_dedicated", "perhaps"),
+        ("min_replica", 5),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(ProjectError, match=key):
+        load(tmp_path, yaml.safe_dump({"name": "a", "configuration": {key: value}}))
+
+
+@pytest.mark.parametrize(
+    "text", ["- a\n", "a: [\n", "env: 3\n", "env: {'A-B': 1}\n", "models: {a: b}\n", "configuration: 3\n"]
+)
+def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProjectError):
+        load(tmp_path, text)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="no folder"):
+        project.load(tmp_path / "nowhere")
