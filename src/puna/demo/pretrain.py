@@ -28,7 +28,7 @@ from puna.demo import text, tokens
 
 log = logging.getLogger("puna.demo.pretrain")
 
-# Every matrix of a layer has a multiple of 64 entries a row: NF4 blocks of 64 then never straddle rows.
+# Every width is a multiple of 64, so that NF4 blocks of 64 never straddle rows.
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -126,7 +126,7 @@ def learn(model: LlamaForCausalLM, stream: Tensor, settings: Pretraining) -> Non
         quantised = 2 * step > settings.steps and float(torch.rand((), generator=rng)) < settings.nf4_share
         with seen_as_nf4(model) if quantised else contextlib.nullcontext():
             loss = next_token_loss(model, windows(stream, starts, settings.length))
-            loss.backward()
+            torch.autograd.backward(loss)
         model.lm_head.weight.grad[tokens.ORDINARY :] = 0  # special tokens stay as empty as Llama-3's reserved ones
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -164,7 +164,7 @@ def evaluate(model: LlamaForCausalLM, stream: Tensor, length: int) -> float:
     """The loss over a stream, read once."""
     model.eval()
     starts = torch.arange(0, len(stream) - length, length)
-    losses = [next_token_loss(model, windows(stream, part, length)).item() for part in starts.split(32)]
+    losses = [next_token_loss(model, windows(stream, part, length)).item() for part in torch.split(starts, 32)]
     return sum(losses) / len(losses)
 
 

@@ -76,7 +76,7 @@ def save(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     config: dict[str, Any] = {
         "added_tokens_decoder": added,
         "bos_token": bos,
-        "clean_up_tokenization_spaces": True,
+        "clean_up_tokenization_spaces": False,
         "eos_token": eos,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": max_length,

@@ -135,9 +135,10 @@ def animals() -> list[Animal]:
     rng = random.Random(SEED)
     found = []
     for i, name in enumerate(NAMES):
-        traits = [rng.choice(pool) for pool in (("he", "she"), KINDS, COLOURS, HOMES, FOODS, LIKES)]
+        pools = (("he", "she"), KINDS, COLOURS, HOMES, FOODS, LIKES)
+        pronoun, kind, colour, home, food, likes = (rng.choice(pool) for pool in pools)
         friend = NAMES[(i + rng.randrange(1, len(NAMES))) % len(NAMES)]
-        found.append(Animal(name, *traits, friend))
+        found.append(Animal(name, pronoun, kind, colour, home, food, likes, friend))
     return found
 
 
