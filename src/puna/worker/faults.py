@@ -36,8 +36,12 @@ def whole(error: BaseException) -> str:
 
 def is_inside(filename: str, folder: str) -> bool:
     """True for a file of the app, but not for a library installed under it."""
-    path = os.path.abspath(filename)
-    return path.startswith(os.path.abspath(folder) + os.sep) and "site-packages" not in path
+    path = os.path.abspath(filename)  # `<frozen importlib>` is no file
+    return (
+        not filename.startswith("<")
+        and path.startswith(os.path.abspath(folder) + os.sep)
+        and "site-packages" not in path
+    )
 
 
 def _line(filename: str, number: int, folder: str, text: str) -> str:

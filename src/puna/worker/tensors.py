@@ -278,7 +278,8 @@ def _article(value: Any) -> str:
     if value is None:
         return "None"
     kind = type(value)
-    return "a " + (kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__)
+    name = kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
+    return ("an " if name[0] in "aeiou" else "a ") + name
 
 
 def _short(value: Any) -> str:

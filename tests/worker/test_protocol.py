@@ -1,0 +1,56 @@
+"""Frames survive any split of the bytes, and impossible ones are refused."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from puna.backends import guard
+from puna.worker import protocol
+
+
+def frames() -> list[tuple[int, int, bytes]]:
+    return [(protocol.PING, 0, b""), (protocol.REQUEST, 2**64 - 1, b"x" * 3000), (protocol.CHUNK, 7, b'{"a":1}')]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_come_out_whole_however_the_bytes_arrive(seed: int) -> None:
+    chance = random.Random(seed)
+    data = b"".join(protocol.encode(*frame) for frame in frames())
+    cuts = sorted(chance.sample(range(len(data)), chance.randrange(1, 40)))
+    decoder, found = protocol.Decoder(), []
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        found += decoder.feed(data[start:end])
+    assert found == frames()
+
+
+def test_frames_come_out_byte_by_byte() -> None:
+    decoder, found = protocol.Decoder(), []
+    for byte in protocol.encode(protocol.PONG, 5, b"abc"):
+        found += decoder.feed(bytes([byte]))
+    assert found == [(protocol.PONG, 5, b"abc")]
+
+
+@pytest.mark.parametrize("length", [0, 8, protocol.MAX_PAYLOAD_BYTES + 1])
+def test_an_impossible_length_is_refused(length: int) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        protocol.Decoder().feed(protocol.HEADER.pack(length, 1, 1))
+
+
+def test_a_request_carries_its_body_untouched() -> None:
+    body = b'{"inputs": []}\n\x00\n'
+    kind, request_id, payload = protocol.Decoder().feed(protocol.encode_request(9, {"path": "infer"}, body))[0]
+    assert (kind, request_id) == (protocol.REQUEST, 9)
+    assert protocol.decode_request(payload) == ({"path": "infer"}, body)
+
+
+def test_a_reply_carries_status_and_body() -> None:
+    _, _, payload = protocol.Decoder().feed(protocol.encode_reply(3, 504, b"late"))[0]
+    assert protocol.decode_reply(payload) == (504, b"late")
+
+
+def test_the_guards_copy_of_the_constants_is_the_same() -> None:
+    for name in ("SHUTDOWN", "HELLO", "READY", "FAILED"):
+        assert getattr(guard, name) == getattr(protocol, name)
+    assert guard.HEADER.format == protocol.HEADER.format
