@@ -8,8 +8,7 @@ import pytest
 from puna.build import source
 from puna.errors import ProjectError, RuntimeSpecError, SchemaError
 from puna.home import Home
-
-TUTORIAL_APP = Path(__file__).parent.parent / "spec" / "conftest.py"
+from spec.tutorial_files import FILES
 
 
 def test_a_good_project_passes_and_is_not_run(folder: Path) -> None:
@@ -20,11 +19,8 @@ def test_a_good_project_passes_and_is_not_run(folder: Path) -> None:
 
 
 def test_the_tutorials_four_files_pass(tmp_path: Path) -> None:
-    names: dict[str, str] = {}
-    exec(compile(TUTORIAL_APP.read_text(), "conftest", "exec"), names)
-    files = {"app.py": "APP", "input_schema.py": "SCHEMA", "inferless-runtime-config.yaml": "RUNTIME"}
-    for file, name in (files | {"inferless.yaml": "PROJECT"}).items():
-        (tmp_path / file).write_text(names[name])
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     source.check(tmp_path)
 
 

@@ -162,7 +162,7 @@ def _make_venv(work: _Build) -> None:
     venv = str(work.path / "venv")
     status, lines = work.call([*work.uv, "venv", "--python", python, *seed, "--no-project", venv])
     if status != 0:
-        raise _failure("the environment cannot be made", lines, "")
+        raise _failure("the environment cannot be made", lines, "is the package index within reach? see the log")
 
 
 def find_python(version: str | None, uv: Sequence[str], env: dict[str, str]) -> str:

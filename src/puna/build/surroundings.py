@@ -77,8 +77,10 @@ def _uv_cache() -> str:
 
 def _uv_from_pip(found: dict[str, str]) -> dict[str, str]:
     """pip's variables in uv's words, so that a machine set up for pip works."""
+    links = found.get("PIP_FIND_LINKS", "").split()
     pairs = {
-        "UV_FIND_LINKS": ",".join(found.get("PIP_FIND_LINKS", "").split()),
+        # uv stops at a folder that is not there, where pip goes on.
+        "UV_FIND_LINKS": ",".join(link for link in links if "://" in link or Path(link).expanduser().exists()),
         "UV_DEFAULT_INDEX": "" if "UV_INDEX_URL" in found else found.get("PIP_INDEX_URL", ""),
         "UV_INDEX": "" if "UV_EXTRA_INDEX_URL" in found else found.get("PIP_EXTRA_INDEX_URL", ""),
         "UV_INSECURE_HOST": found.get("PIP_TRUSTED_HOST", ""),
