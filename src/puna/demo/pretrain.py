@@ -78,20 +78,20 @@ class Pretraining:
     little to spare, and the demo trains on a 4-bit base."""
 
 
-def pretrain(settings: Pretraining, folder: Path, device: str) -> float:
+def pretrain(settings: Pretraining, folder: Path, device: str, config: dict[str, Any] = CONFIG) -> float:
     """Make everything and write it to `folder`; gives the loss on text not trained on, in nats a token."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
 
     # --- text and tokenizer
     tokenizer = tokens.learn(text.documents(settings.seed, settings.tokenizer_chars))
-    tokens.save(tokenizer, folder, CONFIG["max_position_embeddings"])
+    tokens.save(tokenizer, folder, config["max_position_embeddings"])
     stream = encode(tokenizer, text.documents(settings.seed, settings.text_chars)).to(device)
-    fresh = encode(tokenizer, text.documents(settings.seed + 1, 400_000)).to(device)
+    fresh = encode(tokenizer, text.documents(settings.seed + 1, settings.text_chars // 60)).to(device)
     log.info("%d tokens of text, %.2f characters each", len(stream), settings.text_chars / len(stream))
 
     # --- model
-    model = LlamaForCausalLM(LlamaConfig(**CONFIG)).to(device=device, dtype=torch.float32)
+    model = LlamaForCausalLM(LlamaConfig(**config)).to(device=device, dtype=torch.float32)
     empty_special_rows(model)
     log.info("%d parameters", sum(p.numel() for p in model.parameters()))
 
@@ -103,7 +103,7 @@ def pretrain(settings: Pretraining, folder: Path, device: str) -> float:
     # --- files
     weights = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokens.write_json(folder / "config.json", CONFIG)
+    tokens.write_json(folder / "config.json", config)
     tokens.write_json(folder / "generation_config.json", {"bos_token_id": tokens.BOS, "eos_token_id": tokens.EOS})
     return loss
 
