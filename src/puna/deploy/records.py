@@ -111,6 +111,9 @@ class Build:
     created: float
     steps: tuple[Step, ...] = ()
     cancel: bool = False
+    gpu: str = ""
+    """The device that it validates on, while it does."""
+    fraction: float = 0.0
     error: str = ""
     hint: str = ""
     detail: str = ""
@@ -163,3 +166,5 @@ class Snapshot:
     revisions: tuple[Revision, ...] = ()
     """Serving and pending ones, and the newest of each endpoint."""
     replicas: tuple[Replica, ...] = field(default=())
+    reserved: tuple[tuple[str, float], ...] = ()
+    """`(GPU index, share)` that builds hold for validation."""

@@ -123,6 +123,8 @@ class EndpointStore(Database):
         with self._write() as connection:
             before = self._endpoint(connection, name)
             connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(active=active, reason=""))
+            if not active:
+                self._wish(connection, name, 0, "deactivated", now)
             if before.active != active:
                 self._event(connection, name, "activated" if active else "deactivated", "asked for", now)
             return self._endpoint(connection, name)
@@ -207,7 +209,7 @@ class EndpointStore(Database):
         with self._write() as connection:
             endpoint = self._endpoint(connection, name)
             new = self._revision(connection, name, number)
-            self._move_revision(connection, new, RevisionState.SERVING, now, {"failures": 0})
+            self._move_revision(connection, new, RevisionState.SERVING, now, {"failures": 0, "error": "", "detail": ""})
             if endpoint.serving is not None and endpoint.serving != number:
                 old = self._revision(connection, name, endpoint.serving)
                 self._move_revision(connection, old, RevisionState.RETIRED, now, {})
@@ -242,7 +244,7 @@ class EndpointStore(Database):
     def clear_failures(self, name: str, number: int) -> None:
         """Forget a revision's failures: it has run long enough since."""
         with self._write(routes=False) as connection:
-            connection.execute(REVISIONS.update().where(_is(name, number)).values(failures=0))
+            connection.execute(REVISIONS.update().where(_is(name, number)).values(failures=0, error="", detail=""))
 
     def add_event(self, endpoint: str, kind: str, message: str, now: float) -> None:
         """Record that something happened."""

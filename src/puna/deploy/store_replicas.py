@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, select
 from puna.deploy.records import Key, Replica, Snapshot
 from puna.deploy.states import REPLICA_MOVES, ReplicaState, check_move
 from puna.deploy.store_endpoints import EndpointStore
-from puna.deploy.tables import KEYS, REPLICAS, REVISIONS
+from puna.deploy.tables import BUILDS, KEYS, REPLICAS, REVISIONS
 from puna.errors import NotFoundError
 
 
@@ -92,18 +93,48 @@ class ReplicaStore(EndpointStore):
             row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
             connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
             mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)
-            counted = REVISIONS.update().where(mine).values(failures=REVISIONS.c.failures + 1, failed_at=now)
+            counted = (
+                REVISIONS.update().where(mine).values(failures=REVISIONS.c.failures + 1, failed_at=now, error=reason)
+            )
             connection.execute(counted.values(detail=lines) if lines else counted)
             self._event(connection, replica.endpoint, "died", f"{replica_id}: {reason}", now)
 
     def snapshot(self) -> Snapshot:
         """Endpoints, revisions and replicas as they are at one moment."""
         with self._read() as connection, connection.begin():
-            return Snapshot(
-                tuple(self._endpoints(connection)),
-                tuple(self._watched_revisions(connection)),
-                tuple(self._replicas(connection)),
-            )
+            return self._snapshot(connection)
+
+    def _snapshot(self, connection: Connection) -> Snapshot:
+        held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")
+        return Snapshot(
+            tuple(self._endpoints(connection)),
+            tuple(self._watched_revisions(connection)),
+            tuple(self._replicas(connection)),
+            tuple((row.gpu, row.fraction) for row in connection.execute(held)),
+        )
+
+    def reserve(self, build_id: str, choose: Callable[[Snapshot], str | None]) -> str | None:
+        """Book the GPU that `choose` picks for a build's validation; gone with the build, or by `release`.
+
+        A replica that was planned a moment before and is not written yet is not seen: then both share the device for
+        once, and whichever finds too little memory is tried again.
+        """
+        with self._write(routes=False) as connection:
+            gpu = choose(self._snapshot(connection))
+            build = BUILDS.update().where(BUILDS.c.id == build_id)
+            connection.execute(build.values(gpu=gpu or "", fraction=1.0 if gpu else 0.0))
+            return gpu
+
+    def release(self, build_id: str) -> None:
+        """Give a build's GPU back."""
+        with self._write(routes=False) as connection:
+            connection.execute(BUILDS.update().where(BUILDS.c.id == build_id).values(gpu="", fraction=0.0))
+
+    def set_schema(self, endpoint: str, number: int, schema: Mapping[str, Any]) -> None:
+        """Keep what a replica said of its inputs, when the build did not find out."""
+        mine = and_(REVISIONS.c.endpoint == endpoint, REVISIONS.c.number == number)
+        with self._write() as connection:
+            connection.execute(REVISIONS.update().where(mine).values(schema=dict(schema)))
 
     def keys(self) -> list[Key]:
         """Every API key, oldest first."""
@@ -117,12 +148,7 @@ class ReplicaStore(EndpointStore):
     def routing(self) -> tuple[int, Snapshot, list[Key]]:
         """What the gateways' table is made from, with its version: all of one moment."""
         with self._read() as connection, connection.begin():
-            snapshot = Snapshot(
-                tuple(self._endpoints(connection)),
-                tuple(self._watched_revisions(connection)),
-                tuple(self._replicas(connection)),
-            )
-            return self._counter(connection, "routes"), snapshot, self._keys(connection)
+            return self._counter(connection, "routes"), self._snapshot(connection), self._keys(connection)
 
 
 def _replica(row: Row[Any]) -> Replica:

@@ -111,6 +111,8 @@ BUILDS = Table(
     Column("state", String(16), nullable=False, index=True),
     _number("created"),
     Column("cancel", Boolean, nullable=False, default=False),
+    _text("gpu"),
+    _number("fraction"),
     _text("error"),
     _text("hint"),
     _text("detail"),

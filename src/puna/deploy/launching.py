@@ -1,0 +1,57 @@
+"""From a replica's row to its Launch: working copy, environment, secrets, sockets, log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from puna.artifacts import SHORT, Bundle
+from puna.backends import workspace
+from puna.backends.base import Launch
+from puna.build.bundle import app_env
+from puna.deploy import logs
+from puna.deploy.records import Replica, Revision
+from puna.deploy.secrets import Secrets
+from puna.deploy.store import Store
+from puna.home import Home
+
+
+class Launching:
+    """Calling it with a replica gives what its backend needs to start it."""
+
+    def __init__(self, store: Store, home: Home, secrets: Secrets) -> None:
+        self.store, self.home, self.secrets = store, home, secrets
+
+    def __call__(self, replica: Replica) -> Launch:
+        """The launch of one replica.
+
+        Raises:
+            NotFoundError: its bundle, environment or a secret is gone.
+        """
+        revision = self.store.revision(replica.endpoint, replica.revision)
+        settings = self.store.endpoint(replica.endpoint).settings
+        bundle = Bundle.open(self.home.bundles / revision.bundle[:SHORT])
+        logs.prune(self.home, replica.endpoint)
+        return Launch(
+            replica_id=replica.id,
+            python=python_of(self.home, revision.environment),
+            app=workspace.prepare(bundle, replica.id, self.home),
+            socket=self.home.replica_socket(replica.id),
+            log=logs.replica_log(self.home, replica.endpoint, replica.id),
+            env=environment_of(bundle, revision, self.secrets),
+            gpu=replica.gpu,
+            gpu_fraction=replica.fraction or 1.0,
+            concurrency=revision.settings.container_concurrency,
+            inference_time_s=settings.inference_time_s,
+            startup_timeout_s=revision.settings.startup_timeout_s,
+        )
+
+
+def python_of(home: Home, environment: str) -> Path:
+    """The interpreter of an environment, by its digest."""
+    return home.environments / environment[:SHORT] / "venv" / "bin" / "python"
+
+
+def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapping[str, str]:
+    """The whole environment of an app: what its bundle needs, its secrets, then its own settings."""
+    return app_env(bundle, extra={**secrets.open(revision.settings.secrets), **revision.settings.env})

@@ -1,0 +1,272 @@
+"""What to do next: `plan(desired, actual, now) -> actions`, pure. Rollouts, restarts, scaling and placement.
+
+A rollout: the new revision's replicas start beside the old one's; when enough are ready the route is swapped in one
+transaction, and only then the old ones drain. The revision that serves is never stopped first, unless `replace` was
+asked for and there is no room for both. A rollout that fails leaves it serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from puna.backends.base import Capacity, Observed, Phase
+from puna.deploy.actions import (
+    Action,
+    Admit,
+    ClearFailures,
+    Drain,
+    Fail,
+    Forget,
+    Note,
+    Start,
+    Stop,
+    Swap,
+    mark,
+)
+from puna.deploy.records import Endpoint, Replica, Revision, Snapshot
+from puna.deploy.room import Room
+from puna.deploy.states import ALIVE, CRASH_LOOP, PENDING, ReplicaState, RevisionState
+
+BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # after the 1st, 2nd... failure in a row; the last one repeats
+STEADY_S = 60.0  # a replica that has been ready so long clears its revision's failures
+UNSEEN_S = 10.0  # a replica that was just started may take so long to show in the backend's list
+SETTLE_S = 1.0  # gateways report twice a second: a drained replica's count is believed after this
+PLACE_S = 60.0  # a rollout that finds no room gives up after this
+STOP_GRACE_S = 10.0
+STOP_AGAIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What runs: the backend's view, and the gateways' counts."""
+
+    capacity: Capacity
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    """By replica id."""
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    """By replica id; absent is none."""
+
+
+def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
+    """The actions that bring what runs nearer to what is wanted; none when both agree."""
+    actions: list[Action] = []
+    replicas: list[Replica] = []
+    failures: dict[tuple[str, int], Fail] = {}
+    for replica in desired.replicas:
+        action = _fact(replica, actual, now)
+        if action is not None:
+            actions.append(action)
+            replica = _after(replica, action)
+        if isinstance(action, Fail):
+            failures[replica.endpoint, replica.revision] = action
+        replicas.append(replica)
+    running = [r for r in replicas if r.state is not ReplicaState.FAILED]
+    room = Room(actual.capacity, running, desired.reserved)
+    known = set()
+    for endpoint in desired.endpoints:
+        known.add(endpoint.name)
+        mine = [r for r in replicas if r.endpoint == endpoint.name]
+        revisions = [_counted(r, failures, now) for r in desired.revisions if r.endpoint == endpoint.name]
+        actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room)
+    gone = [r for r in replicas if r.endpoint not in known and r.state in (*ALIVE, ReplicaState.DRAINING)]
+    return actions + [Stop(r.id, "its endpoint was deleted", STOP_GRACE_S) for r in gone]
+
+
+# ---- one replica: what has happened to it -----------------------------------------------------------------------
+
+
+def _fact(replica: Replica, actual: Actual, now: float) -> Action | None:
+    """What follows from what the backend sees, whatever the endpoint wants."""
+    seen = actual.observed.get(replica.id)
+    gone = seen is None or seen.phase is Phase.EXITED
+    match replica.state:
+        case ReplicaState.STARTING:
+            if seen is None and now - replica.since < UNSEEN_S:
+                return None
+            if gone:
+                return _death(replica, seen, "while it started")
+            return Admit(replica.id) if seen and seen.phase is Phase.READY else None
+        case ReplicaState.READY:
+            return _death(replica, seen, "while it served") if gone else None
+        case ReplicaState.DRAINING:
+            if gone:
+                return Forget(replica.id)
+            idle = actual.in_flight.get(replica.id, 0) == 0 and now - replica.since >= SETTLE_S
+            if idle or now >= replica.deadline:
+                return Stop(replica.id, "drained" if idle else "its time to drain is up", STOP_GRACE_S)
+            return None
+        case ReplicaState.STOPPING:
+            if gone:
+                return Forget(replica.id)
+            return Stop(replica.id, "still there", 0.0) if now - replica.since >= STOP_AGAIN_S else None
+        case _:
+            return Forget(replica.id)
+
+
+def _death(replica: Replica, seen: Observed | None, when: str) -> Fail:
+    if seen is None:
+        return Fail(replica.id, f"it vanished {when}", "")
+    code = "" if seen.exit_code is None else f" (exit code {seen.exit_code})"
+    return Fail(replica.id, f"{seen.reason or 'it exited'} {when}{code}", "\n".join(seen.last_lines))
+
+
+def _after(replica: Replica, action: Action) -> Replica:
+    """The replica as it will be once the action has been performed."""
+    states = {Admit: ReplicaState.READY, Fail: ReplicaState.FAILED, Stop: ReplicaState.STOPPING}
+    return replace(replica, state=states.get(type(action), ReplicaState.FAILED))
+
+
+def _counted(revision: Revision, failures: Mapping[tuple[str, int], Fail], now: float) -> Revision:
+    """The revision with a failure of this very step counted, so that its replica is not started again at once."""
+    fail = failures.get((revision.endpoint, revision.number))
+    if fail is None:
+        return revision
+    more = {"detail": fail.lines} if fail.lines else {}
+    return replace(revision, failures=revision.failures + 1, failed_at=now, error=fail.reason, **more)  # type: ignore[arg-type]
+
+
+# ---- one endpoint: what it wants ---------------------------------------------------------------------------------
+
+
+class _Endpoint:
+    """One endpoint within one plan."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        revisions: Sequence[Revision],
+        replicas: Sequence[Replica],
+        actual: Actual,
+        now: float,
+    ) -> None:
+        self.endpoint, self.revisions, self.actual, self.now = endpoint, revisions, actual, now
+        self.replicas = [r for r in replicas if r.state in ALIVE]
+        self.leaving = [r for r in replicas if r.state in (ReplicaState.DRAINING, ReplicaState.STOPPING)]
+        self.serving = next((r for r in revisions if r.number == endpoint.serving), None)
+        rolling = [r for r in revisions if r.state in (RevisionState.BUILT, RevisionState.STARTING)]
+        latest = max([*rolling, *filter(None, [self.serving])], key=lambda r: r.asked, default=None)
+        self.next = latest if latest in rolling else None
+        self.stale = [r for r in rolling if r is not self.next]
+        self.actions: list[Action] = []
+        self.reason = ""
+
+    def plan(self, room: Room) -> list[Action]:
+        """The actions; `room` is booked for what they start."""
+        for revision in self.stale:
+            self.actions.append(mark(revision, RevisionState.SUPERSEDED))
+        for replica in self.replicas:
+            if replica.revision not in self._kept():
+                self._remove(replica, "its revision no longer serves" if self.endpoint.active else "deactivated")
+        if not self.endpoint.active:
+            self.reason = "it is deactivated; `puna activate` lets it serve"
+        else:
+            if self.serving is not None:
+                self._hold_serving(self.serving, room)
+            if self.next is not None:
+                self._roll_out(self.next, room)
+            elif self.serving is None:
+                self.reason = self._why_nothing()
+        if self.reason != self.endpoint.reason:
+            self.actions.append(Note(self.endpoint.name, self.reason))
+        return self.actions
+
+    def _kept(self) -> set[int]:
+        kept = [r.number for r in (self.serving, self.next) if r is not None]
+        return set(kept) if self.endpoint.active else set()
+
+    def _hold_serving(self, serving: Revision, room: Room) -> None:
+        wanted, mine = self.endpoint.wanted, self._of(serving)
+        if self.next is not None:
+            # The last ready replica stays until the new revision is ready, even when nobody calls; and a rollout that
+            # may replace gets the room first.
+            wanted = max(wanted, min(1, len(_ready(mine))))
+            wanted = min(wanted, len(mine)) if self.next.settings.replace else wanted
+        self._hold(serving, wanted, room)
+        if serving.failures >= CRASH_LOOP and not _ready(mine):
+            self.reason = f"its replicas keep dying: {serving.error or 'see its events'}"
+        steady = [r for r in _ready(mine) if self.now - r.since >= STEADY_S]
+        if serving.failures and steady:
+            self.actions.append(ClearFailures(serving.endpoint, serving.number))
+
+    def _roll_out(self, new: Revision, room: Room) -> None:
+        never = room.never(new)
+        if never:
+            self.actions.append(mark(new, RevisionState.FAILED, f"it fits nowhere: {never}", "use a larger machine"))
+            return
+        if new.failures >= CRASH_LOOP:
+            message = f"{new.failures} replicas of revision {new.number} failed: {new.error or 'see the lines below'}"
+            self.actions.append(mark(new, RevisionState.FAILED, message, f"`puna logs {new.endpoint}`", new.detail))
+            return
+        if new.state is RevisionState.BUILT:
+            self.actions.append(mark(new, RevisionState.STARTING))
+        wanted, mine = max(1, self.endpoint.wanted), self._of(new)
+        short = self._hold(new, wanted, room)
+        ready = _ready(mine)
+        if len(ready) >= wanted or (ready and short and len(ready) == len(mine)):
+            self.actions.append(Swap(new.endpoint, new.number))
+        elif short and not mine:
+            self._no_room(new)
+
+    def _no_room(self, new: Revision) -> None:
+        """Nothing of the new revision runs or can start: make room if that was asked for, or give up in time."""
+        old = self._of(self.serving) if self.serving is not None else []
+        if new.settings.replace and old:
+            self.reason = "it is being replaced: there is no room for two revisions"
+            for replica in old:
+                self._remove(replica, f"makes room for revision {new.number}")
+            return
+        # Replicas of its own that are leaving will give room: a long drain is no shortage.
+        if new.state is RevisionState.STARTING and self.now - new.since >= PLACE_S and not self.leaving:
+            hint = "`puna deploy --replace` stops the serving revision first" if old else "deactivate another endpoint"
+            self.actions.append(mark(new, RevisionState.FAILED, f"no room for it: {self.reason}", hint))
+
+    def _why_nothing(self) -> str:
+        newest = max(self.revisions, key=lambda r: r.asked, default=None)
+        if newest is None or newest.state in (RevisionState.CANCELLED, RevisionState.SUPERSEDED):
+            return "nothing is deployed"
+        if newest.state in PENDING:
+            return ""  # it is being built: requests wait
+        return f"revision {newest.number} failed: {newest.error}"
+
+    def _of(self, revision: Revision) -> list[Replica]:
+        return [r for r in self.replicas if r.revision == revision.number]
+
+    def _hold(self, revision: Revision, wanted: int, room: Room) -> bool:
+        """Start or remove replicas until `wanted` of the revision run; True when there was no room for one."""
+        mine = self._of(revision)
+        for replica in sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]:
+            self._remove(replica, f"{wanted} wanted: {self.endpoint.wish_reason or 'the limits changed'}")
+        missing = wanted - len(mine)
+        if missing <= 0 or self.now < revision.failed_at + back_off_s(revision.failures):
+            return False
+        for _ in range(missing):
+            gpu = room.take(revision)
+            if gpu is None:
+                more = f"{len(mine)} of {wanted} replicas run: " if mine else ""
+                self.reason = f"{more}{room.shortage(revision)}"
+                return True
+            fraction = revision.settings.gpu_fraction if gpu else 0.0
+            self.actions.append(Start(revision.endpoint, revision.number, gpu, fraction))
+        return False
+
+    def _spare(self, replica: Replica) -> tuple[bool, int, float]:
+        """Who goes first: the one that is still starting, then the least busy, then the youngest."""
+        busy = self.actual.in_flight.get(replica.id, 0)
+        return (replica.state is ReplicaState.READY, busy, -replica.created)
+
+    def _remove(self, replica: Replica, why: str) -> None:
+        if replica.state is ReplicaState.READY:
+            deadline = self.now + self.endpoint.settings.inference_time_s
+            self.actions.append(Drain(replica.id, why, deadline))
+        else:
+            self.actions.append(Stop(replica.id, why, STOP_GRACE_S))
+
+
+def _ready(replicas: Sequence[Replica]) -> list[Replica]:
+    return [r for r in replicas if r.state is ReplicaState.READY]
+
+
+def back_off_s(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1] if failures else 0.0

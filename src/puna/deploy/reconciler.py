@@ -1,0 +1,158 @@
+"""The loop that makes wishes true: read the store and the backend, plan, act; every action is one small method."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from puna.backends.base import Backend, Launch, Observed, Phase
+from puna.deploy.actions import (
+    Action,
+    Admit,
+    ClearFailures,
+    Drain,
+    Fail,
+    Forget,
+    MarkRevision,
+    Note,
+    Start,
+    Stop,
+    Swap,
+)
+from puna.deploy.launching import Launching
+from puna.deploy.load import Loads
+from puna.deploy.plan import Actual, plan
+from puna.deploy.records import Replica
+from puna.deploy.secrets import Secrets
+from puna.deploy.states import ReplicaState, RevisionState
+from puna.deploy.store import Store
+from puna.errors import ConflictError, NotFoundError, PunaError
+from puna.home import Home
+
+LOG = logging.getLogger("puna.reconciler")
+INTERVAL_S = 0.2
+UNKNOWN_GRACE_S = 5.0
+
+Prepare = Callable[[Replica], Launch]
+"""Everything needed to start a replica; raises PunaError when its bundle or a secret is missing."""
+
+
+class Reconciler:
+    """Brings what runs nearer to what the store says, one `step` at a time."""
+
+    def __init__(
+        self, store: Store, backend: Backend, home: Home, *, loads: Loads | None = None, prepare: Prepare | None = None
+    ) -> None:
+        """`loads` say when a draining replica has no request left; `prepare` is for tests without bundles."""
+        self.store, self.backend, self.loads = store, backend, loads or Loads()
+        self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
+        self._observed: Mapping[str, Observed] = {}
+        self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
+            Start: self._start,
+            Admit: self._admit,
+            Drain: self._drain,
+            Stop: self._stop,
+            Fail: self._fail,
+            Forget: self._forget,
+            MarkRevision: self._mark,
+            Swap: self._swap,
+            ClearFailures: self._clear,
+            Note: self._note,
+        }
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until `stop`: five times a second, and at once after a change of the store."""
+        changed = threading.Event()
+        unsubscribe = self.store.subscribe(changed.set)
+        try:
+            while not stop.is_set():
+                changed.clear()
+                try:
+                    self.step(time.time())
+                except Exception:  # the log has it, and the loop goes on: one bad step must not end all serving
+                    LOG.exception("a step of the reconciler failed")
+                    stop.wait(1.0)
+                changed.wait(INTERVAL_S)
+        finally:
+            unsubscribe()
+
+    def step(self, now: float) -> list[Action]:
+        """One look and what follows from it; the actions are returned for whoever watches."""
+        # The backend first: a replica that is added in between is then missing from its list, and has 10 s to appear.
+        self._observed = {seen.replica_id: seen for seen in self.backend.list()}
+        desired = self.store.snapshot()
+        self._end_unknown({r.id for r in desired.replicas})
+        in_flight = {r.id: self.loads.in_flight(r.id, now) for r in desired.replicas}
+        actions = plan(desired, Actual(self.backend.capacity(), self._observed, in_flight), now)
+        for action in actions:
+            try:
+                self._acts[type(action)](action, now)
+            except (NotFoundError, ConflictError) as error:
+                # Somebody changed the store since the snapshot; the next plan knows.
+                LOG.info("%s is out of date: %s", action, error.message)
+        return actions
+
+    def _end_unknown(self, known: set[str]) -> None:
+        """Stop what runs and stands in no book: left by a lost database, or by a start that was never recorded."""
+        for seen in self._observed.values():
+            if seen.replica_id in known:
+                continue
+            if seen.phase is Phase.EXITED:
+                self.backend.forget(seen.replica_id)
+            else:
+                LOG.warning("stopping %s: the store does not know it", seen.replica_id)
+                self.backend.stop(seen.replica_id, UNKNOWN_GRACE_S)
+
+    # ---- actions -----------------------------------------------------------------------------------------------
+
+    def _start(self, action: Start, now: float) -> None:
+        replica = self.store.add_replica(action.endpoint, action.revision, action.gpu, action.fraction, now)
+        try:
+            self.backend.start(self.prepare(replica))
+        except (PunaError, OSError) as error:
+            reason = " ".join(filter(None, (str(error), getattr(error, "hint", ""))))
+            self.store.fail_replica(replica.id, f"it could not be started: {reason}", "", now)
+
+    def _admit(self, action: Admit, now: float) -> None:
+        seen = self._observed[action.replica_id]
+        ready = f" after {seen.ready_s:.1f} s" if seen.ready_s is not None else ""
+        concurrency = int(str(seen.schema.get("concurrency") or 1))
+        values = {"pid": seen.pid, "concurrency": concurrency, "reason": f"initialize ended{ready}"}
+        replica = self.store.move_replica(action.replica_id, ReplicaState.READY, now, **values)
+        schema = seen.schema.get("schema")
+        if isinstance(schema, Mapping) and self.store.revision(replica.endpoint, replica.revision).schema is None:
+            self.store.set_schema(replica.endpoint, replica.revision, schema)
+
+    def _drain(self, action: Drain, now: float) -> None:
+        values = {"reason": action.reason, "deadline": action.deadline}
+        self.store.move_replica(action.replica_id, ReplicaState.DRAINING, now, **values)
+
+    def _stop(self, action: Stop, now: float) -> None:
+        if self.store.replica(action.replica_id).state is not ReplicaState.STOPPING:
+            self.store.move_replica(action.replica_id, ReplicaState.STOPPING, now, reason=action.reason)
+        self.backend.stop(action.replica_id, action.grace_s)
+
+    def _fail(self, action: Fail, now: float) -> None:
+        self.store.fail_replica(action.replica_id, action.reason, action.lines, now)
+
+    def _forget(self, action: Forget, now: float) -> None:
+        self.backend.forget(action.replica_id)
+        self.store.move_replica(action.replica_id, ReplicaState.GONE, now)
+
+    def _mark(self, action: MarkRevision, now: float) -> None:
+        why = {"error": action.error, "hint": action.hint, "detail": action.detail} if action.error else {}
+        self.store.move_revision(action.endpoint, action.revision, action.state, now, **why)
+        if action.state is RevisionState.FAILED:
+            LOG.warning("revision %d of %s failed: %s", action.revision, action.endpoint, action.error)
+
+    def _swap(self, action: Swap, now: float) -> None:
+        self.store.swap(action.endpoint, action.revision, now)
+
+    def _clear(self, action: ClearFailures, _: float) -> None:
+        self.store.clear_failures(action.endpoint, action.revision)
+
+    def _note(self, action: Note, now: float) -> None:
+        self.store.set_reason(action.endpoint, action.reason, now)
