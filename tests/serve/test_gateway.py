@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+import uvloop
 
 from puna.serve.gateway import Gateway, GatewaySettings
 from puna.worker import protocol
@@ -132,7 +133,7 @@ def story(folder: Path, play: Callable[[World], Awaitable[None]], **settings: An
                         worker.die()
             control.close()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 async def forever(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
@@ -353,4 +354,4 @@ def test_without_a_control_plane_inference_goes_on_and_the_api_says_503(sockets:
                 assert (await client.post(INFER, headers=KEY, content=b"on")).content == b"on"
         worker.die()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    uvloop.run(asyncio.wait_for(main(), 20))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from puna.serve.link import Link, Lost, Refused, Reply
 from puna.worker import protocol
@@ -29,7 +30,7 @@ def talk(worker: StubWorker, story: Callable[[Link], Awaitable[None]]) -> None:
             await asyncio.wait_for(task, 5)
             worker.die()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 async def never(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:

@@ -7,7 +7,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -189,8 +189,9 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected; the worker's HELLO makes the link usable."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport, self._decoder, self._greeted = transport, protocol.Decoder(), False
+        # A cast: uvloop's transports do not inherit from asyncio's.
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._decoder, self._greeted = protocol.Decoder(), False
 
     def data_received(self, data: bytes) -> None:
         """Frames, or pieces of them."""
