@@ -1,0 +1,188 @@
+"""The Hugging Face Hub, or one that speaks its language (`HF_ENDPOINT`): push a version, pull a base.
+
+Large files travel by xet whenever hf_xet is installed; the client asks no more whether the hub has it, and there is no
+falling back. A self-hosted hub without xet takes the older LFS way when `HF_HUB_DISABLE_XET=1` is set, which is left to
+the user: the client reads it once, at import, and other libraries of the same process follow it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import MANIFEST
+from puna.errors import MachineError, NotFoundError, PublishError, PunaError
+from puna.home import Home
+from puna.progress import Progress, Silent
+from puna.publish.card import model_card
+from puna.publish.registry import ModelVersion
+
+# What a base is made of. Never a pickle, never code, no second copy in another framework's format.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
+UNWANTED = ("original/*", "onnx/*", "consolidated*", "*.bin", "*.pth", "*.pt", "*.gguf", "*.py")
+TOKEN_HINT = "set HF_TOKEN to a token with write access, made at https://huggingface.co/settings/tokens"
+XET_HINT = "set HF_HUB_DISABLE_XET=1: this hub has no xet storage, and the client tries nothing else by itself"
+
+
+def push(
+    version: ModelVersion,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Upload one version with a model card, in one commit; returns the model's address on the hub.
+
+    The repository is made when missing; weights of an earlier version that this one lacks are deleted from it.
+
+    Raises:
+        NotFoundError: the version's folder is gone.
+        PublishError: the hub refuses, lacks what is needed, or cannot be reached; with what to do about it.
+    """
+    from huggingface_hub import HfApi  # a second to import
+
+    watch = progress or Silent()
+    watch.stage(f"push {version.ref} to {repo_id}")
+    card = model_card(version, repo_id)
+    api = HfApi(token=token)
+    try:
+        address = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type="model")
+        with tempfile.TemporaryDirectory() as staging:
+            _stage(version.path, Path(staging), card)
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=staging,
+                commit_message=f"{version.ref} ({version.digest[:12]})",
+                delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+            )
+    except Exception as error:  # the CLI's user sees it as a PublishError; hf_xet raises no class of its own to name
+        raise _explain(error, f"{version.ref} was not pushed to {repo_id}", api.endpoint, PublishError) from error
+    watch.note(f"pushed to {address}")
+    return str(address)
+
+
+def pull(repo_id: str, revision: str | None, home: Home, progress: Progress | None = None) -> Path:
+    """A hub model's weights, config and tokenizer as a local folder, in the cache that all Hugging Face tools share.
+
+    What the cache holds already is not fetched again, and needs no network when it is whole. `home` is not written to.
+
+    Raises:
+        NotFoundError: there is no such model or revision, it is gated, or it is not cached and the hub is out of reach.
+        MachineError: the disk is full.
+    """
+    from huggingface_hub import snapshot_download  # a second to import
+    from huggingface_hub.constants import ENDPOINT
+
+    watch = progress or Silent()
+    watch.stage(f"fetch {repo_id}")
+    try:
+        path = snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            tqdm_class=_watching(watch),
+        )
+    except Exception as error:  # the CLI's user sees it as a NotFoundError; hf_xet raises no class of its own to name
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise MachineError(
+                "no space left for the base", "free some space, or set HF_HOME to a larger disk"
+            ) from error
+        named = repo_id + (f" at {revision}" if revision else "")
+        raise _explain(error, f"the base {named} was not fetched", ENDPOINT, NotFoundError) from error
+    return Path(path)
+
+
+def _stage(model: Path, staging: Path, card: str) -> None:
+    """Links to the model's files, and the card. The manifest stays at home: it names local paths."""
+    for path in model.iterdir():
+        if path.name not in (MANIFEST, "README.md") and path.is_file():
+            (staging / path.name).symlink_to(path.absolute())
+    (staging / "README.md").write_text(card, encoding="utf-8")
+
+
+def _watching(watch: Progress) -> type:
+    """huggingface_hub draws its own bars through this class; ours tell the watcher instead and draw nothing."""
+    from huggingface_hub.utils import tqdm
+
+    class Watching(tqdm):  # type: ignore[misc]
+        def display(self, *args: Any, **options: Any) -> None:
+            """Nothing is drawn."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            moved: bool | None = super().update(n)
+            # One bar counts files; of those that count bytes, this one ends when all are on the disk.
+            if self.unit == "B" and "econstruct" in (self.desc or ""):
+                watch.advance(int(self.n), int(self.total or self.n))
+            return moved
+
+    return Watching
+
+
+def _explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) -> PunaError:
+    """The same failure with its reason in one sentence and the next thing to do."""
+    from huggingface_hub import errors
+
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{endpoint}/{str(getattr(response, 'url', '')).partition('/api/models/')[2].partition('/revision')[0]}"
+        return kind(f"{what}: it is gated", f"accept its licence at {page} and set HF_TOKEN to a token of that account")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return kind(f"{what}: there is no such revision", "check the revision: a branch, a tag or a commit")
+    if "xet-write-token" in str(getattr(response, "url", "")) or "xet" in str(error).lower():
+        return kind(f"{what}: {endpoint} does not take xet uploads ({_first(error)})", XET_HINT)
+    if status in STATUSES:
+        reason, hint = STATUSES[status]
+        return kind(f"{what}: {endpoint} {reason}", hint)
+    if isinstance(error, errors.HFValidationError):
+        return kind(f"{what}: {_first(error)}", "write owner/name")
+    if _offline(error):
+        return kind(
+            f"{what}: it is not in the cache, and HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE, or fetch it first"
+        )
+    if status is None and _unreachable(error):
+        return kind(
+            f"{what}: {endpoint} cannot be reached", "check the network, the proxy and HF_ENDPOINT, then try again"
+        )
+    return kind(
+        f"{what}: {_first(error)}", "try again; if it stays so, look at the hub's status page", detail=str(error)
+    )
+
+
+STATUSES: dict[int | None, tuple[str, str]] = {
+    401: ("does not know the token, or there is no such model", TOKEN_HINT),
+    403: ("does not let this token do that", TOKEN_HINT + "; the owner must be you or your organisation"),
+    404: ("has no such model", "check the name; for a private model set HF_TOKEN"),
+    413: ("finds a file too large", "ask the hub's owner to raise its limit"),
+    429: ("asks to slow down", "wait a minute and try again"),
+    507: ("has no room left", "ask the hub's owner for more room"),
+}
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _offline(error: Exception) -> bool:
+    from huggingface_hub import errors
+
+    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
+
+
+def _unreachable(error: Exception) -> bool:
+    # The client's HTTP library has changed its name twice; its transport errors have kept theirs.
+    names = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
+    return bool(names & {"TransportError", "ConnectionError", "TimeoutError", "ConnectError", "TimeoutException"})
+
+
+def _first(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

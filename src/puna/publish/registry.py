@@ -1,0 +1,236 @@
+"""Which name and version means which model: one JSON file a name, versions that never change, aliases that move."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import SHORT, Model, write_json
+from puna.errors import ConflictError, NotFoundError, PublishError, nearest
+from puna.home import Home
+from puna.publish.names import LATEST, Ref, check_alias, check_name, parse
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a published model."""
+
+    name: str
+    """`owner/name`."""
+    version: int
+    digest: str
+    path: Path
+    aliases: tuple[str, ...]
+    created: str
+    """UTC, ISO 8601."""
+    lineage: Mapping[str, str]
+    """Role -> digest or ref: base, dataset, recipe, adapter."""
+    verification: Mapping[str, Any] | None = None
+    """The figures of the check that the merged model is the trained one; None for a model published unverified."""
+
+    @property
+    def ref(self) -> str:
+        """`owner/name:version`."""
+        return f"{self.name}:{self.version}"
+
+
+class Registry:
+    """Published models under `home.registry`; any number of processes may use it at once."""
+
+    def __init__(self, home: Home) -> None:
+        """Over the registry of `home`."""
+        self._home = home
+
+    def publish(
+        self,
+        model: Model,
+        name: str,
+        *,
+        aliases: tuple[str, ...] = (LATEST,),
+        verification: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> ModelVersion:
+        """Give a model a name and the next version; a digest that is there already keeps its version.
+
+        `verification` is read from the model's manifest when not given. The aliases move to this version.
+
+        Raises:
+            UsageError: the name or an alias is not valid.
+            PublishError: the model is unverified or failed its verification, and `force` is not set.
+        """
+        check_name(name)
+        for alias in aliases:
+            check_alias(alias)
+        verdict = verification if verification is not None else model.manifest.metrics.get("verification")
+        with self._locked():
+            entry = self._read(name) or {"name": name, "next": 1, "versions": [], "aliases": {}}
+            found = next((v for v in entry["versions"] if v["digest"] == model.digest), None)
+            if found is None:
+                if not force:
+                    _check_verified(name, verdict)
+                found = {
+                    "version": entry["next"],
+                    "digest": model.digest,
+                    "created": datetime.now(UTC).isoformat(),
+                    "lineage": dict(model.manifest.made_from),
+                    "verification": None if verdict is None else dict(verdict),
+                }
+                entry["versions"].append(found)
+                entry["next"] += 1
+            entry["aliases"] |= dict.fromkeys(aliases, found["version"])
+            self._write(entry)
+        return self._version(entry, found)
+
+    def resolve(self, ref: str) -> ModelVersion:
+        """The version that `owner/name`, `owner/name:version` or `owner/name@alias` means; alone, `latest`.
+
+        Raises:
+            UsageError: `ref` is not of that form.
+            NotFoundError: there is no such name, version or alias, or its weights are gone.
+        """
+        wanted = parse(ref)
+        entry = self._entry(wanted)
+        version = self._version(entry, _find(entry, wanted))
+        if not version.path.is_dir():
+            raise NotFoundError(
+                f"{version.ref} was published, but its weights are gone from {version.path}",
+                f"publish it again, or remove the entry with `puna model delete {version.ref} --force`",
+            )
+        return version
+
+    def list(self) -> list[ModelVersion]:
+        """Every version of every name, by name and version."""
+        entries = [entry for name in self._names() if (entry := self._read(name))]
+        return [self._version(entry, version) for entry in entries for version in entry["versions"]]
+
+    def alias(self, ref: str, alias: str) -> ModelVersion:
+        """Let `owner/name@alias` mean the version that `ref` means now.
+
+        Raises:
+            UsageError: the alias is not valid.
+            NotFoundError: there is no such version.
+        """
+        check_alias(alias)
+        wanted = parse(ref)
+        with self._locked():
+            entry = self._entry(wanted)
+            found = _find(entry, wanted)
+            entry["aliases"][alias] = found["version"]
+            self._write(entry)
+        return self._version(entry, found)
+
+    def delete(self, ref: str, force: bool = False) -> None:
+        """Remove one version, or with a bare `owner/name` all of them, and weights that no other version names.
+
+        Version numbers are not used again. Running replicas keep their files: a bundle has links of its own.
+
+        Raises:
+            NotFoundError: there is no such version.
+            ConflictError: an alias points to it, and `force` is not set.
+        """
+        wanted = parse(ref)
+        with self._locked():
+            entry = self._entry(wanted)
+            whole = wanted.version is None and wanted.alias is None
+            going = entry["versions"] if whole else [_find(entry, wanted)]
+            numbers = {version["version"] for version in going}
+            held = sorted(alias for alias, number in entry["aliases"].items() if number in numbers)
+            if held and not force:
+                raise ConflictError(
+                    f"{ref} is what {', '.join(f'@{alias}' for alias in held)} points to",
+                    f"move the alias, or `puna model delete {ref} --force`",
+                )
+            entry["versions"] = [v for v in entry["versions"] if v["version"] not in numbers]
+            entry["aliases"] = {a: n for a, n in entry["aliases"].items() if n not in numbers}
+            self._write(entry)
+            kept = {version.digest for version in self.list()}
+            for digest in {version["digest"] for version in going} - kept:
+                shutil.rmtree(self._folder(digest), ignore_errors=True)
+
+    # ------------------------------------------------------------ files
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Readers take no lock: a file is replaced whole, so they see the old one or the new one.
+        fd = os.open(self._home.registry / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _file(self, name: str) -> Path:
+        owner, short = name.split("/")
+        return self._home.registry / owner / f"{short}.json"
+
+    def _names(self) -> Sequence[str]:
+        return sorted(f"{path.parent.name}/{path.stem}" for path in self._home.registry.glob("*/[!.]*.json"))
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._file(name).read_text()))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise PublishError(f"{self._file(name)} is damaged: {error}", "restore it, or remove it") from None
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        file = self._file(entry["name"])
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_json(file, entry)
+
+    def _entry(self, wanted: Ref) -> dict[str, Any]:
+        entry = self._read(wanted.name)
+        if not entry or not entry["versions"]:
+            published = {version.name for version in self.list()}
+            hint = nearest(wanted.name, published) or "`puna model list` shows what is published"
+            raise NotFoundError(f"no model {wanted.name} is published", hint)
+        return entry
+
+    def _folder(self, digest: str) -> Path:
+        return self._home.models / digest[:SHORT]
+
+    def _version(self, entry: dict[str, Any], version: dict[str, Any]) -> ModelVersion:
+        number = version["version"]
+        return ModelVersion(
+            name=entry["name"],
+            version=number,
+            digest=version["digest"],
+            path=self._folder(version["digest"]),
+            aliases=tuple(sorted(alias for alias, n in entry["aliases"].items() if n == number)),
+            created=version["created"],
+            lineage=version["lineage"],
+            verification=version["verification"],
+        )
+
+
+def _check_verified(name: str, verdict: Mapping[str, Any] | None) -> None:
+    again = "publish with --force if you know why"
+    if verdict is None:
+        raise PublishError(f"{name} is not published: nobody checked that the model is the trained one", again)
+    if verdict.get("passed") is not True:
+        reasons = "; ".join(str(reason) for reason in verdict.get("reasons", ())) or "no reason was recorded"
+        raise PublishError(f"{name} is not published: its verification failed: {reasons}", again)
+
+
+def _find(entry: dict[str, Any], wanted: Ref) -> dict[str, Any]:
+    versions = {version["version"]: version for version in entry["versions"]}
+    if wanted.alias is not None and wanted.alias not in entry["aliases"]:
+        hint = (
+            nearest(wanted.alias, entry["aliases"]) or f"its aliases: {', '.join(sorted(entry['aliases'])) or 'none'}"
+        )
+        raise NotFoundError(f"{wanted.name} has no alias `{wanted.alias}`", hint)
+    # A name whose `latest` was deleted still means something: its newest version.
+    newest = entry["aliases"].get(LATEST, max(versions))
+    number = entry["aliases"][wanted.alias] if wanted.alias is not None else wanted.version or newest
+    if number not in versions:
+        raise NotFoundError(f"{wanted.name} has no version {number}", f"its versions: {', '.join(map(str, versions))}")
+    return dict(versions[number])
