@@ -95,6 +95,8 @@ def open_source(data: DataRecipe) -> Source:
 
         return _open_file(chats_file())
     path = Path(data.dataset).expanduser()
+    if path.is_dir():
+        return _open_hub(data)  # `datasets` reads folders in the Hub's layout too
     if path.suffix in READERS or path.exists() or data.dataset.startswith(("/", "./", "../", "~")):
         return _open_file(path)
     return _open_hub(data)
@@ -127,8 +129,6 @@ def bad_row(where: str, problem: str) -> DataError:
 
 
 def _open_file(path: Path) -> Source:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", "name one .json, .jsonl, .parquet or .csv file in it")
     if path.suffix not in READERS:
         raise DataError(f"{path} is of an unknown format", f"Puna reads {', '.join(READERS)} and hub ids")
     try:
@@ -239,7 +239,7 @@ READERS: dict[str, Callable[[Path], Records]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------- the Hub
+# ------------------------------------------------------------------------------ the Hub, and folders like it
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -26,6 +28,8 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist", "check the path") from None
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}", "check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise error(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
     if value is None:
@@ -75,7 +79,8 @@ def _convert(hint: Any, value: Any, where: str, error: type[UsageError]) -> Any:
         return build(hint, value, where, error)  # type: ignore[arg-type]
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise error(f"`{where}` must be a list, not {value!r}")
+            advice = f"write [{value}]" if isinstance(value, str) else ""
+            raise error(f"`{where}` must be a list, not {value!r}", advice)
         return tuple(_convert(args[0], item, f"{where}[{i}]", error) for i, item in enumerate(value))
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):
@@ -88,17 +93,13 @@ def _scalar(hint: Any, value: Any, where: str, error: type[UsageError]) -> Any:
     # YAML 1.1 reads `8e-6` as text and people write numbers in quotes: accept what converts without loss.
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and not isinstance(value, bool):
-        try:
-            if float(value) == int(float(value)):
-                return int(float(value))
-        except (TypeError, ValueError):
-            pass
-    if hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            number = float(value)
+            if math.isfinite(number) and (hint is float or number.is_integer()):
+                return hint(number)
     if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise error(f"`{where}` must be {_PLAIN[hint]}, not {value!r}")

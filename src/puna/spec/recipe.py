@@ -14,6 +14,19 @@ from puna.errors import RecipeError
 from puna.spec import fields
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "per_device_eval_batch_size",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "eval_steps",
+    "max_steps",
+    "tokens_per_batch",
+)
+NAMES = ("demo", "chatml", "llama3")  # never paths, whatever lies beside the recipe
+FILES = (".json", ".jsonl", ".parquet", ".csv", ".jinja", ".jinja2", ".j2")  # always paths, even of nothing
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,9 @@ class DataRecipe:
         check(self.max_length >= 8, "data.max_length must be at least 8")
         check(0 <= self.test_fraction < 1, "data.test_fraction must lie in 0 to 1")
         check(self.take is None or self.take >= 2, "data.take must be at least 2")
+        check(self.processes is None or self.processes >= 1, "data.processes must be at least 1")
+        check(self.shuffle_seed >= 0, "data.shuffle_seed must be at least 0")
+        check(self.dataset != "", "data.dataset is empty")
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ class LoraRecipe:
     """What is trained."""
 
     lora_r: int = 16
-    lora_alpha: float = 64
+    lora_alpha: float = 64.0
     lora_dropout: float = 0.05
     bias: Literal["none"] = "none"
     target_modules: tuple[str, ...] = PROJECTIONS
@@ -73,9 +89,12 @@ class LoraRecipe:
 
     def __post_init__(self) -> None:
         check(self.lora_r >= 1, "lora.lora_r must be at least 1")
+        check(self.lora_alpha > 0, "lora.lora_alpha must be over 0")
+        check(len(self.target_modules) > 0, f"lora.target_modules is empty; valid: {', '.join(PROJECTIONS)}")
         check(0 <= self.lora_dropout < 1, "lora.lora_dropout must lie in 0 to 1")
         for name in self.target_modules:
             check(name in PROJECTIONS, f"lora.target_modules has `{name}`; valid: {', '.join(PROJECTIONS)}")
+        check(len({*self.target_modules}) == len(self.target_modules), "lora.target_modules names one twice")
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,7 @@ class TrainingRecipe:
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 2
     per_device_eval_batch_size: int = 8
-    num_train_epochs: float = 1
+    num_train_epochs: float = 1.0
     max_steps: int | None = None
     """Stop after this many optimiser steps, whatever the epochs."""
     learning_rate: float = 8e-6
@@ -110,19 +129,17 @@ class TrainingRecipe:
     """Layers whose activations are recomputed; chosen from the GPU's memory when null."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "save_steps",
-            "logging_steps",
-            "eval_steps",
-            "per_device_eval_batch_size",
-            "save_total_limit",
-        ):
-            check(getattr(self, name) >= 1, f"training.{name} must be at least 1")
+        for name in AT_LEAST_ONE:
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"training.{name} must be at least 1")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "recompute_layers"):
+            value = getattr(self, name)
+            check(value is None or value >= 0, f"training.{name} must be at least 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            check(0 <= getattr(self, name) < 1, f"training.{name} must lie in 0 to 1")
+        check(self.adam_epsilon > 0, "training.adam_epsilon must be over 0")
         check(self.learning_rate > 0, "training.learning_rate must be over 0")
         check(self.num_train_epochs > 0, "training.num_train_epochs must be over 0")
-        check(self.warmup_steps >= 0, "training.warmup_steps must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,12 @@ class PublishRecipe:
     hub: str | None = None
     """`owner/name` on the Hugging Face Hub; nothing is pushed when null."""
 
+    def __post_init__(self) -> None:
+        for key in ("name", "hub"):
+            value = getattr(self, key)
+            valid = value is None or re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII) is not None
+            check(valid, f"publish.{key} is {value!r}: must be `owner/name`")
+
 
 @dataclass(frozen=True)
 class ServeRecipe:
@@ -151,8 +174,14 @@ class ServeRecipe:
     """`auto`: vllm where there is a GPU, else transformers."""
     min_replica: int = 0
     max_replica: int = 1
-    scale_down_delay_s: float = 600
-    inference_time_s: float = 180
+    scale_down_delay_s: float = 600.0
+    inference_time_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        check(0 <= self.min_replica <= self.max_replica, "serve: 0 <= min_replica <= max_replica must hold")
+        check(self.max_replica >= 1, "serve.max_replica must be at least 1")
+        check(self.scale_down_delay_s >= 0, "serve.scale_down_delay_s must be at least 0")
+        check(self.inference_time_s > 0, "serve.inference_time_s must be over 0")
 
 
 @dataclass(frozen=True)
@@ -173,6 +202,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         valid = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name)
+        check(self.base != "", "base is empty: a hub id, a folder, a published name or `demo`")
         check(valid is not None, f"name is {self.name!r}: lower-case letters, digits, `.`, `_`, `-`, at most 63")
 
     @property
@@ -223,7 +253,9 @@ def load(path: Path) -> Recipe:
 
 
 def _absolute(value: str, folder: Path) -> str:
-    # `a/b` is a hub id unless such a path lies beside the recipe; `./x` and `/x` are always paths.
-    if value.startswith(("./", "../", "/", "~")) or (folder / value).exists():
+    # `a/b` is a hub id unless such a path lies beside the recipe; `./x`, `/x` and `x.jsonl` are always paths.
+    if value in NAMES:
+        return value
+    if value.startswith(("./", "../", "/", "~")) or value.endswith(FILES) or (value and (folder / value).exists()):
         return str((folder / Path(value).expanduser()).resolve())
     return value
