@@ -85,8 +85,8 @@ def test_a_run_line_that_fails_is_named_by_number(home: Home) -> None:
 
 
 def test_a_build_sees_no_secrets(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("PUNA_KEY", "puna_secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_hidden")
+    monkeypatch.setenv("PUNA_KEY", "puna_hidden")
     wheels = [tmp_path / "one", tmp_path / "two"]
     for folder in wheels:
         folder.mkdir()
@@ -94,7 +94,7 @@ def test_a_build_sees_no_secrets(home: Home, monkeypatch: pytest.MonkeyPatch, tm
     lines: list[str] = []
     build(RuntimeSpec(run=("env",)), home, lines.append)
     text = "\n".join(lines)
-    assert "secret" not in text
+    assert "hidden" not in text
     assert f"UV_FIND_LINKS={wheels[0]},{wheels[1]}\n" in text
     assert f"HOME={Path.home()}\n" not in text
 
