@@ -81,9 +81,9 @@ def commands() -> str:
 
 def states() -> str:
     """The state tables of deploy, as diagrams."""
-    from puna.deploy.states import diagrams
+    from puna.deploy.states import TABLES, diagram
 
-    return diagrams()
+    return "\n".join(f"### {name}\n\n{diagram(name)}" for name in TABLES).rstrip()
 
 
 def errors() -> str:

@@ -99,3 +99,14 @@ def test_nothing_names_a_registry_or_a_machine() -> None:
         ):
             found = forbidden.search(path.read_text(errors="replace"))
             assert not found, f"{name} names {found.group()}"  # type: ignore[union-attr]
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    from puna.cli.main import ALIASES, COMMANDS
+
+    known = set(COMMANDS) | set(ALIASES) | {"completion", "version"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                for word in re.findall(r"(?:^|[`:] ?|run )puna ([a-z]+)", node.value):
+                    assert word in known, f"{path.name}:{node.lineno}: `puna {word}` is no command"

@@ -252,6 +252,16 @@ class Client:
         Raises:
             PunaError: the kind that stands for the reply's status.
         """
+        return self.infer_with_headers(name, inputs, key, timeout_s)[0]
+
+    def infer_with_headers(
+        self, name: str, inputs: Sequence[Json], key: str | None = None, timeout_s: float = 7200
+    ) -> tuple[Json, Mapping[str, str]]:
+        """As `infer`, with the reply's headers: `x-puna-queue-ms` and the like say what it waited for.
+
+        Raises:
+            PunaError: the kind that stands for the reply's status.
+        """
         bearer = key or self.key
         headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
         url = f"{(self.url or self.health()['url']).rstrip('/')}/v2/models/{_part(name)}/infer"
@@ -259,7 +269,7 @@ class Client:
             reply = httpx.post(url, json={"inputs": list(inputs)}, headers=headers, timeout=timeout_s)
         except httpx.TransportError as error:
             raise _unreachable(url, error) from None
-        return _json(reply)
+        return _json(reply), reply.headers
 
     # ---- how -------------------------------------------------------------------------------------------------
 

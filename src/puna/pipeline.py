@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puna.artifacts import Adapter, Dataset, Model
-from puna.errors import ConflictError, NotFoundError, PublishError
+from puna.errors import ConflictError, MergeError, NotFoundError, PublishError
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish import resolve
@@ -18,6 +19,7 @@ from puna.spec.recipe import Recipe
 from puna.train import record
 
 if TYPE_CHECKING:
+    from puna.build.validation import Validation
     from puna.client import Client
     from puna.merge.verify import Verification
     from puna.train.plan import Plan
@@ -75,14 +77,23 @@ def train(prepared: Prepared, home: Home, progress: Progress = Silent(), resume:
 
     if resume is None:
         run_dir = record.new_run_dir(home, prepared.recipe)
-        (run_dir / "base").write_text(prepared.base.ref + "\n")
     else:
-        run_dir = record.find_run(home, resume).path
-        before = recipes.parse(record.find_run(home, resume).recipe)
+        found = find_run(home, resume)
+        run_dir, before = found.path, recipes.parse(found.recipe)
         if before.digest != prepared.recipe.digest:
             raise ConflictError(f"run {resume} was made by another recipe", "start a new run, without --resume")
     run(prepared.recipe, prepared.base.path, prepared.dataset, run_dir, progress, resume=resume is not None)
     return run_dir.name
+
+
+def find_run(home: Home, name: str) -> record.Run:
+    """A run by its name or its recipe's; `last` is the newest of all.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    runs = record.list_runs(home)
+    return runs[0] if name == "last" and runs else record.find_run(home, name)
 
 
 def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice: str | None = None) -> Merged:
@@ -94,16 +105,17 @@ def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice:
     from puna.merge.choose import merge_and_verify
     from puna.train.trained import load_trained
 
-    run = record.find_run(home, run_name)
+    run = find_run(home, run_name)
     if not (run.path / "adapter").exists():
-        hint = f"puna train RECIPE --resume {run.name}" if run.state == "interrupted" else "puna runs"
-        raise NotFoundError(f"run {run.name} has no adapter yet: it is {run.state}", hint)
+        state = run.state
+        hint = f"puna train RECIPE --resume {run.name}" if state == "interrupted" else "puna runs"
+        raise NotFoundError(f"run {run.name} has no adapter: it is {state}", hint)
     recipe = recipes.parse(run.recipe)
     if base_choice is not None:
         recipe = dataclasses.replace(recipe, merge=recipes.MergeRecipe(base=base_choice))  # type: ignore[arg-type]
     adapter = Adapter.open(run.path / "adapter")
     base = resolve.resolve_base(recipe.base, recipe.base_revision, home, progress)
-    dataset = Dataset.open(home.datasets / (run.path / "dataset").read_text().strip()[:16])
+    dataset = Dataset.open(home.datasets / run.dataset[:16])
     trained = load_trained(adapter, base.path, recipe)
     model, verification, why = merge_and_verify(
         adapter, base.path, home, recipe=recipe, base_ref=base.ref, dataset=dataset, trained=trained, progress=progress
@@ -129,7 +141,7 @@ def publish(
     """
     import json
 
-    run = record.find_run(home, run_name)
+    run = find_run(home, run_name)
     if not (run.path / "merge.json").exists():
         raise PublishError(f"run {run.name} has not been merged", f"puna merge {run.name}")
     merged = json.loads((run.path / "merge.json").read_text())
@@ -139,19 +151,132 @@ def publish(
     return Registry(home).publish(model, chosen, aliases=aliases, verification=merged["verification"], force=force)
 
 
-def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Progress = Silent()) -> Shipped:
-    """The whole story: a recipe becomes an endpoint that answers."""
-    run = train(prepare(recipe, home, progress), home, progress)
-    merge(run, home, progress)
-    model = publish(run, None, home)
-    if recipe.publish.hub:
-        push(model, recipe.publish.hub, progress)
-    endpoint = deploy_model(model, recipe, client, folder, progress)
-    return Shipped(run, model, endpoint)
-
-
 def push(model: ModelVersion, repo_id: str, progress: Progress = Silent(), private: bool = False) -> str:
     """Push a published model to the Hugging Face Hub; returns its address."""
     from puna.publish.hub import push as push_to_hub
 
     return push_to_hub(model, repo_id, private=private, progress=progress)
+
+
+def upload_runtime(
+    client: Client, file: Path, name: str, progress: Progress = Silent(), wait: bool = True
+) -> dict[str, Any]:
+    """Upload a runtime file and, unless told otherwise, follow its build to the end; returns the runtime's version.
+
+    Raises:
+        RuntimeSpecError: the file is wrong; nothing was uploaded.
+        BuildError: the build failed.
+    """
+    from puna.spec import runtime
+
+    runtime.load(file)
+    made = client.upload_runtime(name, file.read_text(encoding="utf-8"))
+    if wait and made.get("build_id"):
+        follow(client, made["build_id"], progress)
+        return client.runtime(name)
+    return made
+
+
+def follow(client: Client, build_id: str, progress: Progress) -> None:
+    """Tell a build's log as it comes.
+
+    Raises:
+        BuildError: the build failed; its failing line, hint and last lines.
+    """
+    for text in client.build_log(build_id):
+        progress.note(text)
+    client.wait_for_build(build_id)
+
+
+def deploy(
+    client: Client,
+    folder: Path,
+    name: str,
+    *,
+    runtime: str | None,
+    settings: Mapping[str, Any],
+    progress: Progress = Silent(),
+    runtime_version: int | None = None,
+) -> dict[str, Any]:
+    """Deploy a folder and follow it until the new revision serves; returns the endpoint.
+
+    Raises:
+        ProjectError: the folder is no project.
+        BuildError: the build failed.
+        DeployError: the revision did not start; what served before still does.
+    """
+    made = client.deploy(folder, name, runtime=runtime, settings=settings, runtime_version=runtime_version)
+    if made.get("build_id") and not made.get("unchanged"):
+        follow(client, made["build_id"], progress)
+    return client.wait_for_endpoint(name, made["revision"])
+
+
+def deploy_model(
+    model: ModelVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
+) -> dict[str, Any]:
+    """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
+    from puna.build.template import init
+    from puna.spec import project
+    from puna.spec.runtime import has_nvidia
+
+    engine = recipe.serve.engine
+    if engine == "auto":
+        engine = "vllm" if has_nvidia() else "transformers"
+    init(folder, model.name, name=recipe.name, engine=engine)
+    runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
+    upload_runtime(client, runtime_file, recipe.name, progress)
+    serve = dataclasses.asdict(recipe.serve)
+    settings = {key: value for key, value in serve.items() if key != "engine"}
+    return deploy(client, folder, recipe.name, runtime=recipe.name, settings=settings, progress=progress)
+
+
+def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: float = 900) -> Validation:
+    """Run a folder's app once in its own environment, on its schema's examples, with no server.
+
+    Raises:
+        BuildError: its environment cannot be built.
+        AppError: the app failed; with the line and the traceback.
+    """
+    import os
+    import tempfile
+
+    from puna.backends import local, workspace
+    from puna.backends.base import Launch
+    from puna.build import bundle as bundles
+    from puna.build import environment, source, validation
+    from puna.spec import project, runtime
+
+    wanted = project.load(folder)
+    spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()
+    source.check(folder)
+    snapshot = source.snapshot(folder, home)
+    built = environment.build(spec, home, progress.note, cancelled=lambda: False)
+    registry = Registry(home)
+    found = map(registry.resolve, bundles.models_named(snapshot, {v.name for v in registry.list()}))
+    models = [bundles.ModelRef(v.name, v.version, v.digest, v.path) for v in found]
+    bundle = bundles.bundle(snapshot, built, models, home)
+    run = f"dev-{os.getpid()}"
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            report, log = Path(scratch) / "report.json", Path(scratch) / "app.log"
+            app, env = workspace.prepare(bundle, run, home), bundles.app_env(bundle, extra=dict(wanted.env))
+            launch = Launch(run, built.python, app, home.replica_socket(run), log, env)
+            local.validate(launch, report, timeout_s)
+            for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+                progress.note(line)
+            return validation.read(report, log)
+    finally:
+        workspace.remove(run, home)
+
+
+def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Progress = Silent()) -> Shipped:
+    """The whole story: a recipe becomes an endpoint that answers."""
+    run = train(prepare(recipe, home, progress), home, progress)
+    merged = merge(run, home, progress)
+    if not merged.verification.passed:
+        raise MergeError(f"run {run} is not shipped: {'; '.join(merged.verification.reasons)}", f"puna merge {run}")
+    model = publish(run, None, home)
+    if recipe.publish.hub:
+        push(model, recipe.publish.hub, progress)
+    endpoint = deploy_model(model, recipe, client, folder, progress)
+    return Shipped(run, model, endpoint)

@@ -9,6 +9,7 @@ import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson
+from puna.errors import UsageError
 from puna.home import Home
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -46,7 +47,9 @@ def preview(
     watch = output.Watch(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
     watch.close()
-    tokens = tokens_of(prepared.dataset, row, split)
+    if split not in ("train", "test"):
+        raise UsageError(f"--split is {split!r}", "train or test")
+    tokens = tokens_of(prepared.dataset, row, split)  # type: ignore[arg-type]
     if json:
         output.data([{"text": t.text, "id": t.token_id, "learnt": t.label} for t in tokens])
         return

@@ -106,11 +106,12 @@ def _dispatch(words: list[str]) -> int:
     if not isinstance(target, typer.Typer):
         app = typer.Typer(add_completion=False)
         app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(target)
-    _, _, complaint, *_ = typer.BadParameter.__mro__  # BadParameter < UsageError < ClickException
+    # BadParameter < UsageError < ClickException: typer carries click inside and does not export its names.
+    complaint: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
     try:
         code = app(words[1:], prog_name=f"puna {name}", standalone_mode=False)
     except complaint as problem:
-        said = problem.format_message()  # type: ignore[attr-defined]
+        said = problem.format_message()
         if not said:
             return 2  # a group without a command: its help has been printed
         raise UsageError(said, f"puna {name} --help") from None

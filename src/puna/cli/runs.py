@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson, RunName
 from puna.home import Home
+from puna.train import record
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 def runs(json: AsJson = False) -> None:
-    """List training runs, newest last."""
-    from puna.train import record
-
+    """List training runs, newest first."""
     found = record.list_runs(Home.default())
     if json:
-        output.data([{"name": r.name, "state": r.state, "step": r.step, "steps": r.steps, **r.last} for r in found])
+        output.data([_row(r) for r in found])
         return
     rows = [
-        (r.name, r.state, f"{r.step}/{r.steps}", _figure(r.last.get("loss")), _figure(r.last.get("eval_loss")))
-        for r in found
+        (r["name"], r["state"], f"{r['step']}/{r['steps']}", _figure(r.get("loss")), _figure(r.get("eval_loss")))
+        for r in map(_row, found)
     ]
     output.table(("run", "state", "step", "loss", "held-out loss"), rows, empty="no runs yet: puna train RECIPE")
 
@@ -35,14 +34,14 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Draw a run's loss curve here, and write its PNG and HTML report."""
-    from puna.train import record
+    from puna import pipeline
 
-    found = record.find_run(Home.default(), run)
+    found = pipeline.find_run(Home.default(), run)
     metrics = found.metrics()
     if json:
-        output.data({"name": found.name, "state": found.state, "recipe": found.recipe, "metrics": metrics})
+        output.data({**_row(found), "recipe": found.recipe, "metrics": metrics})
         return
-    output.pairs({"run": found.name, "state": found.state, "step": f"{found.step} of {found.steps}", **found.last})
+    output.pairs(_row(found))
     output.line("\nloss")
     output.curve([(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None])
     evals = [(m["step"], m["eval_loss"]) for m in metrics if m.get("eval_loss") is not None]
@@ -54,6 +53,10 @@ def show(
 
         write_report(found.path)
         output.line(f"\nreport: {found.path / 'report.html'}")
+
+
+def _row(run: record.Run) -> dict[str, Any]:
+    return {"name": run.name, "state": run.state, "steps": run.steps, **run.last, "step": run.step}
 
 
 def _figure(value: object) -> str:

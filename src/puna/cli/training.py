@@ -34,9 +34,7 @@ def train(
         name = pipeline.train(prepared, home, watch, resume)
     finally:
         watch.close()
-    from puna.train import record
-
-    run = record.find_run(home, name)
+    run = pipeline.find_run(home, name)
     if json:
         output.data({"run": name, "path": str(run.path), "metrics": run.last})
         return

@@ -1,0 +1,96 @@
+"""`puna key` and `puna secret`: who may call, and what an app may know."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from puna.cli import output
+from puna.cli.options import AsJson
+from puna.errors import UsageError
+
+key_app = typer.Typer(no_args_is_help=True, add_completion=False)
+secret_app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@key_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "",
+    scope: Annotated[list[str] | None, typer.Option(help="infer, deploy or admin; may be repeated.")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option(help="Only this endpoint; may be repeated.")] = None,
+    expires_days: Annotated[float | None, typer.Option(help="Days it works for; for ever when not given.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make an API key; its text is shown once."""
+    from puna.client import Client
+
+    expires_s = expires_days * 86400 if expires_days else None
+    with Client() as client:
+        made = client.create_key(scope or ["infer"], name=name, endpoints=endpoint, expires_s=expires_s)
+    output.data(made) if json else output.line(made["key"])
+
+
+@key_app.command("list")
+def list_keys(json: AsJson = False) -> None:
+    """List keys, without their text."""
+    from puna.client import Client
+
+    with Client() as client:
+        found = client.keys()
+    if json:
+        output.data(found)
+        return
+    rows = [(k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"])) for k in found]
+    output.table(("id", "name", "scope", "endpoints"), rows, empty="no keys yet: puna key create NAME")
+
+
+@key_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], json: AsJson = False) -> None:
+    """Stop a key from working, at once."""
+    from puna.client import Client
+
+    with Client() as client:
+        done = client.delete_key(key_id)
+    output.data(done) if json else output.line(f"key {key_id} is revoked")
+
+
+@secret_app.command("set")
+def set_secret(
+    name: Annotated[str, typer.Argument(help="The set's name.")],
+    values: Annotated[list[str], typer.Argument(help="NAME=VALUE, one or more.")],
+    json: AsJson = False,
+) -> None:
+    """Keep a set of values, encrypted; an endpoint names the set to get them as environment variables."""
+    from puna.client import Client
+
+    for word in values:
+        if "=" not in word:
+            raise UsageError(f"{word!r} is not NAME=VALUE", f"puna secret set {name} NAME=VALUE")
+    with Client() as client:
+        done = client.set_secret(name, dict(word.split("=", 1) for word in values))
+    output.data(done) if json else output.line(f"secret {name} is set")
+
+
+@secret_app.command("list")
+def list_secrets(json: AsJson = False) -> None:
+    """List secret sets and the names in them; values are never shown."""
+    from puna.client import Client
+
+    with Client() as client:
+        found = client.secrets()
+    if json:
+        output.data(found)
+        return
+    rows = [(s["name"], ", ".join(s.get("keys", []))) for s in found]
+    output.table(("secret", "names"), rows, empty="no secrets yet: puna secret set NAME KEY=VALUE")
+
+
+@secret_app.command("delete")
+def delete_secret(name: Annotated[str, typer.Argument(help="The set's name.")], json: AsJson = False) -> None:
+    """Forget a set of secret values."""
+    from puna.client import Client
+
+    with Client() as client:
+        done = client.delete_secret(name)
+    output.data(done) if json else output.line(f"secret {name} is deleted")

@@ -1,0 +1,144 @@
+"""`puna deploy`: from a folder to an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from puna.cli import credentials, output
+from puna.cli.options import AsJson, Wait
+from puna.errors import UsageError
+
+if TYPE_CHECKING:
+    from puna.client import Client
+    from puna.spec.project import Project
+
+Folder = Annotated[Path, typer.Argument(help="The folder that holds app.py.")]
+Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the app; may be repeated.")]
+Secret = Annotated[list[str] | None, typer.Option("--secret", help="A set of secrets for the app; may be repeated.")]
+
+
+def deploy(
+    folder: Folder = Path(),
+    name: Annotated[str | None, typer.Option(help="The endpoint's name; inferless.yaml's when not given.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="An uploaded runtime; the folder's file when not given.")] = None,
+    runtime_version: Annotated[int | None, typer.Option("--runtime-version", "--runtimeversion")] = None,
+    min_replica: Annotated[int | None, typer.Option(help="Replicas kept when idle.", min=0)] = None,
+    max_replica: Annotated[int | None, typer.Option(help="Replicas at most.", min=1)] = None,
+    scale_down_delay: Annotated[
+        float | None,
+        typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica goes."),
+    ] = None,
+    inference_time: Annotated[
+        float | None, typer.Option("--inference-time", "--inference-timeout", help="Seconds a request may take.")
+    ] = None,
+    container_concurrency: Annotated[int | None, typer.Option(help="Requests a replica runs at once.", min=1)] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU type; `cpu` for none.")] = None,
+    fractional: Annotated[bool, typer.Option("--fractional", help="Half a GPU.")] = False,
+    env: Env = None,
+    secret: Secret = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")] = False,
+    wait: Wait = True,
+    json: AsJson = False,
+) -> None:
+    """Build a folder and roll it out; answers with URL, key and a curl line."""
+    from puna import pipeline
+    from puna.client import Client
+    from puna.spec import project as projects
+
+    project = projects.load(folder)
+    chosen = {
+        "min_replica": min_replica,
+        "max_replica": max_replica,
+        "scale_down_delay_s": scale_down_delay,
+        "inference_time_s": inference_time,
+        "container_concurrency": container_concurrency,
+        "gpu_type": gpu,
+        "is_dedicated": False if fractional else None,
+        "secrets": list(secret) if secret else None,
+        "replace": replace or None,
+    }
+    settings = settings_of(project) | {key: value for key, value in chosen.items() if value is not None}
+    settings["env"] = {**settings["env"], **_pairs(env or [])}
+    watch = output.Watch(quiet=json)
+    for warning in project.warnings:
+        watch.note(f"inferless.yaml: {warning}")
+    with Client() as client:
+        chosen_runtime = _runtime(client, folder, project, runtime, watch)
+        version = runtime_version or project.runtime_version
+        asked = partial(
+            pipeline.deploy if wait else Client.deploy, client, folder, name or project.name, runtime=chosen_runtime
+        )
+        done = asked(settings=settings, runtime_version=version, **({"progress": watch} if wait else {}))
+        show(client, done, json)
+
+
+def settings_of(project: Project) -> dict[str, Any]:
+    """What inferless.yaml says, as an endpoint's settings."""
+    return {
+        "min_replica": project.min_replica,
+        "max_replica": project.max_replica,
+        "scale_down_delay_s": project.scale_down_delay_s,
+        "inference_time_s": project.inference_time_s,
+        "container_concurrency": project.container_concurrency or 0,
+        "is_dedicated": project.is_dedicated,
+        "gpu_type": project.gpu_type or "",
+        "env": dict(project.env),
+        "secrets": list(project.secrets),
+    }
+
+
+def show(client: Client, done: Mapping[str, Any], json: bool) -> None:
+    """Print an endpoint's address, key and a curl line that works as it is."""
+    name = str(done.get("name") or done["endpoint"])
+    if "url" not in done:
+        output.data(done) if json else output.line(f"revision {done['revision']} of {name} is being built: puna ps")
+        return
+    key = credentials.key_for(client, name)
+    if json:
+        output.data({**done, "key": key})
+        return
+    output.line(f"{name} revision {done['revision']} serves")
+    output.line(f"url:  {done['url']}")
+    output.line(f"key:  {key}")
+    output.line(f"try:  {curl_line(done, key)}")
+    output.line(
+        f"or:   puna call {name} " + " ".join(f"{i['name']}=..." for i in (done.get("schema") or {}).get("inputs", []))
+    )
+
+
+def curl_line(endpoint: Mapping[str, Any], key: str) -> str:
+    """A curl command that calls the endpoint with its schema's examples."""
+    import json as jsons
+    import shlex
+
+    from puna.spec import schema
+
+    body = schema.from_json(endpoint["schema"]).example_request() if endpoint.get("schema") else {"inputs": []}
+    address = str(endpoint["url"])
+    return (
+        f"curl -s {shlex.quote(address)} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+        f"-d {shlex.quote(jsons.dumps(body))}"
+    )
+
+
+def _runtime(client: Client, folder: Path, project: Project, given: str | None, watch: output.Watch) -> str | None:
+    """The runtime to use; a folder's own file is uploaded when no runtime is named."""
+    name = given or project.runtime_name
+    if name or not project.runtime_file:
+        return name
+    from puna import pipeline
+
+    pipeline.upload_runtime(client, folder / project.runtime_file, project.name, watch)
+    return project.name
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    for word in words:
+        if "=" not in word:
+            raise UsageError(f"{word!r} is not NAME=VALUE", "--env NAME=VALUE")
+    return dict(word.split("=", 1) for word in words)

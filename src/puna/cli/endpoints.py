@@ -1,0 +1,158 @@
+"""`puna ps`, `logs`, `events` and everything that changes an endpoint."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from puna.cli import credentials, output
+from puna.cli.options import AsJson, EndpointName, Wait, Yes
+from puna.errors import UsageError
+
+
+def ps(json: AsJson = False) -> None:
+    """List endpoints and their replicas."""
+    from puna.client import Client
+
+    with Client() as client:
+        found = client.endpoints()
+    if json:
+        output.data(found)
+        return
+    rows = []
+    for one in found:
+        settings, replicas = one["settings"], one["replicas"]
+        ready = sum(replica["state"] == "ready" for replica in replicas)
+        span = f"{ready} of {settings['min_replica']}-{settings['max_replica']}"
+        rows.append((one["name"], one["label"], one["revision"] or "", span, one["url"], one["reason"] or ""))
+    output.table(
+        ("endpoint", "state", "revision", "replicas", "url", "why"), rows, empty="no endpoints yet: puna deploy FOLDER"
+    )
+
+
+def logs(
+    name: Annotated[str | None, typer.Argument(help="The endpoint's name.", show_default=False)] = None,
+    follow_log: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.")] = 200,
+    replica: Annotated[str | None, typer.Option(help="Only this replica's.", show_default=False)] = None,
+    build: Annotated[str | None, typer.Option(help="A build's log instead.", show_default=False)] = None,
+) -> None:
+    """Show what an app printed, with request ids; or a build's log."""
+    from puna.client import Client
+
+    if (name is None) == (build is None):
+        raise UsageError("name an endpoint, or a build", "puna logs NAME, or puna logs --build ID")
+    with Client() as client:
+        if build is not None:
+            told = client.build_log(build, follow=follow_log)
+        else:
+            told = client.logs(str(name), follow=follow_log, lines=lines, replica=replica)
+        for line in told:
+            output.line(line)
+
+
+def events(name: EndpointName, json: AsJson = False) -> None:
+    """Show what happened to an endpoint, and why: rollouts, scaling, deaths."""
+    from puna.client import Client
+
+    with Client() as client:
+        found = client.events(name)
+    if json:
+        output.data(found)
+        return
+    for event in found:
+        at = datetime.fromtimestamp(float(event["at"])).strftime("%Y-%m-%d %H:%M:%S")
+        output.line(f"{at}  {event['text']}")
+
+
+def scale(
+    name: EndpointName,
+    min_replica: Annotated[int | None, typer.Option("--min", "--min-replica", help="Replicas kept when idle.")] = None,
+    max_replica: Annotated[int | None, typer.Option("--max", "--max-replica", help="Replicas at most.")] = None,
+    scale_down_delay: Annotated[float | None, typer.Option(help="Idle seconds before a replica goes.")] = None,
+    inference_time: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Change replicas, delays and limits without a rebuild."""
+    from puna.client import Client
+
+    asked = {
+        "min_replica": min_replica,
+        "max_replica": max_replica,
+        "scale_down_delay_s": scale_down_delay,
+        "inference_time_s": inference_time,
+    }
+    changes = {key: value for key, value in asked.items() if value is not None}
+    if not changes:
+        raise UsageError("nothing to change", "puna scale NAME --min 1 --max 4")
+    with Client() as client:
+        _show(client.patch(name, **changes), json)
+
+
+def activate(name: EndpointName, json: AsJson = False) -> None:
+    """Let an endpoint take requests again."""
+    from puna.client import Client
+
+    with Client() as client:
+        _show(client.activate(name), json)
+
+
+def deactivate(name: EndpointName, json: AsJson = False) -> None:
+    """Stop every replica and refuse requests."""
+    from puna.client import Client
+
+    with Client() as client:
+        _show(client.deactivate(name), json)
+
+
+def rebuild(name: EndpointName, wait: Wait = True, json: AsJson = False) -> None:
+    """Build the endpoint's source again and roll it out."""
+    from puna import pipeline
+    from puna.client import Client
+
+    with Client() as client:
+        made = client.rebuild(name)
+        if wait and made.get("build_id"):
+            pipeline.follow(client, made["build_id"], output.Watch(quiet=json))
+            made = client.wait_for_endpoint(name, made["revision"])
+        _show(made, json)
+
+
+def rollback(
+    name: EndpointName,
+    revision: Annotated[int | None, typer.Option(help="Which; the one before when not given.")] = None,
+    wait: Wait = True,
+    json: AsJson = False,
+) -> None:
+    """Serve an earlier revision again."""
+    from puna.client import Client
+
+    with Client() as client:
+        made = client.rollback(name, revision)
+        if wait:
+            made = client.wait_for_endpoint(name, made["revision"])
+        _show(made, json)
+
+
+def delete(name: EndpointName, yes: Yes = False, json: AsJson = False) -> None:
+    """Delete an endpoint and stop its replicas."""
+    from puna.client import Client
+
+    if not yes and not json:
+        typer.confirm(f"delete endpoint {name}?", abort=True)
+    with Client() as client:
+        done = client.delete(name)
+        credentials.forget(client.home, name)
+    output.data(done) if json else output.line(f"{name} is deleted")
+
+
+def _show(endpoint: dict[str, Any], json: bool) -> None:
+    if json:
+        output.data(endpoint)
+        return
+    name = endpoint.get("name") or endpoint.get("endpoint")
+    output.line(
+        f"{name}: {endpoint.get('label') or endpoint.get('state') or 'revision ' + str(endpoint.get('revision'))}"
+    )
