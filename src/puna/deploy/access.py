@@ -7,9 +7,7 @@ page of another origin cannot change anything, whichever way it comes.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -96,25 +94,3 @@ def endpoint_in(path: str) -> str | None:
     """The endpoint that a path names."""
     match = ENDPOINT.match(path)
     return match[1] if match else None
-
-
-def restrict(request: Any, endpoint: str) -> None:
-    """Check that a request's key opens an endpoint which its body or a build names, and not its path.
-
-    Raises:
-        ForbiddenError: it does not.
-    """
-    key: Key | None = request.state.key
-    if key is not None:
-        keys.require(key, "deploy", endpoint)
-
-
-def visible(request: Any, endpoint: str) -> bool:
-    """Whether a request's key may see an endpoint in a list."""
-    key: Key | None = request.state.key
-    return key is None or key.endpoints is None or endpoint in key.endpoints
-
-
-def error_body(code: str, message: str, hint: str = "") -> bytes:
-    """An error that no PunaError stands for, in the same shape."""
-    return json.dumps({"error": {"code": code, "message": message, "hint": hint}}).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,17 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from puna.artifacts import SHORT, Source
 from puna.build import source
 from puna.deploy import views
-from puna.deploy.access import restrict
 from puna.deploy.control import Control
+from puna.deploy.keys import restrict, visible
 from puna.deploy.logs import build_log, follow
 from puna.deploy.records import Build
 from puna.deploy.settings import check_name
 from puna.deploy.states import BuildState
-from puna.errors import ConflictError, NotFoundError, TooLargeError
-from puna.home import Home
+from puna.errors import TooLargeError
 from puna.spec import runtime
 
 Json = dict[str, Any]
@@ -35,33 +32,6 @@ class RuntimeUpload(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str
     yaml: str
-
-
-def find_source(home: Home, digest: str) -> Source:
-    """A source snapshot by its digest, whole or short.
-
-    Raises:
-        NotFoundError: it was never uploaded.
-    """
-    path = home.sources / digest[:SHORT]
-    if not re.fullmatch(r"[0-9a-f]{16,64}", digest) or not path.is_dir():
-        raise NotFoundError(f"there is no source {digest[:SHORT]!r}", "PUT /api/v1/sources first; `puna deploy` does")
-    found = Source.open(path)
-    if not found.digest.startswith(digest):
-        raise NotFoundError(f"there is no source {digest[:SHORT]!r}")
-    return found
-
-
-def cancel_builds_of(control: Control, endpoint: str) -> None:
-    """Cancel what is being built for an endpoint."""
-    for state in UNENDED:
-        for build in control.store.builds(state):
-            if build.kind == "revision" and build.subject == endpoint:
-                try:
-                    control.store.cancel_build(build.id, control.clock())
-                except ConflictError:
-                    pass  # it ended in between
-    control.wake()
 
 
 def routes(control: Control) -> APIRouter:
@@ -119,7 +89,7 @@ def _builds(router: APIRouter, control: Control) -> None:
     def _build(build_id: str, request: Request) -> Build:
         build = store.build(build_id)
         if build.kind == "revision":
-            restrict(request, build.subject)
+            restrict(request.state.key, build.subject)
         return build
 
     @router.get("/builds", tags=["builds"])
@@ -129,7 +99,7 @@ def _builds(router: APIRouter, control: Control) -> None:
         mine = [
             b
             for b in store.builds(limit=min(max(limit, 1), 1000))
-            if key is None or key.endpoints is None or (b.kind == "revision" and b.subject in key.endpoints)
+            if visible(key, b.subject if b.kind == "revision" else "")
         ]
         return {"items": [views.build_view(b) for b in mine]}
 

@@ -9,15 +9,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from puna.deploy import views
-from puna.deploy.access import restrict, visible
-from puna.deploy.api_builds import cancel_builds_of, find_source
+from puna.deploy import settings as reading
+from puna.deploy import sources, views
 from puna.deploy.control import Control
+from puna.deploy.keys import restrict, visible
 from puna.deploy.logs import follow_replicas, tail_replicas
-from puna.deploy.records import Endpoint, Revision
-from puna.deploy.settings import Settings, check_name
+from puna.deploy.records import Endpoint, Order, Revision, Settings
+from puna.deploy.settings import check_name
 from puna.deploy.states import PENDING, BuildState, RevisionState
-from puna.deploy.store_endpoints import Order
 from puna.errors import ConflictError, NotFoundError
 
 Json = dict[str, Any]
@@ -55,7 +54,7 @@ def _looking(router: APIRouter, control: Control) -> None:
     @router.get("/endpoints")
     def list_endpoints(request: Request) -> Json:
         """Every endpoint."""
-        return {"items": [show(control, e) for e in store.endpoints() if visible(request, e.name)]}
+        return {"items": [show(control, e) for e in store.endpoints() if visible(request.state.key, e.name)]}
 
     @router.get("/endpoints/{name}")
     def get_endpoint(name: str) -> Json:
@@ -85,7 +84,7 @@ def _changing(router: APIRouter, control: Control) -> None:
     @router.post("/endpoints", status_code=202)
     def post_endpoint(body: Deploy, request: Request) -> Json:
         """Deploy a source; the same source, runtime and settings as now make no new revision."""
-        restrict(request, body.name)
+        restrict(request.state.key, body.name)
         return deploy(control, body)
 
     @router.patch("/endpoints/{name}")
@@ -122,7 +121,8 @@ def _changing(router: APIRouter, control: Control) -> None:
     @router.delete("/endpoints/{name}")
     def delete_endpoint(name: str) -> Json:
         """Delete an endpoint in whatever state it is; its replicas are stopped and its builds cancelled."""
-        cancel_builds_of(control, name)
+        store.cancel_builds_of(name, control.clock())
+        control.wake()
         store.delete_endpoint(name, control.clock())
         return {"deleted": name}
 
@@ -147,10 +147,10 @@ def deploy(control: Control, body: Deploy) -> Json:
     """
     store, now = control.store, control.clock()
     check_name(body.name, "endpoint")
-    source = find_source(control.home, body.source).digest
+    source = sources.find(control.home, body.source).digest
     before = next((e for e in store.endpoints() if e.name == body.name), None)
     kept = dataclasses.replace(before.settings, replace=False) if before else None
-    settings = Settings.parse(body.settings, kept)
+    settings = reading.parse(body.settings, kept)
     _check_secrets(control, settings)
     version = _runtime_version(control, body)
     order = Order(source, body.runtime, version, settings)
@@ -196,7 +196,7 @@ def patch(control: Control, name: str, values: Json) -> Json:
     """
     store, now = control.store, control.clock()
     endpoint = store.endpoint(name)
-    settings = Settings.parse(values, endpoint.settings)
+    settings = reading.parse(values, endpoint.settings)
     _check_secrets(control, settings)
     store.save_endpoint(name, settings, now, active=None)
     made = None

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, select
 
-from puna.deploy.migrations import migrate
 from puna.deploy.tables import COUNTERS, EVENTS
+from puna.errors import ConflictError
 
 BUSY_TIMEOUT_MS = 10_000
 EVENTS_KEPT = 20_000
+
+S = TypeVar("S", bound=StrEnum)
 
 
 class Database:
     """An engine, and `_read` and `_write` transactions on it. Safe to use from many threads."""
 
-    def __init__(self, url: str) -> None:
-        """Open the database at `url` (SQLAlchemy's form) and bring its tables up to date."""
+    def __init__(self, url: str, migrate: Callable[[Connection], None]) -> None:
+        """Open the database at `url` (SQLAlchemy's form); `migrate` brings its tables up to date."""
         self.engine = create_engine(url, pool_size=8, max_overflow=32, pool_timeout=30)
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
@@ -82,6 +85,19 @@ class Database:
         key = connection.execute(row).inserted_primary_key
         if key is not None and key[0] % 500 == 0:
             connection.execute(EVENTS.delete().where(EVENTS.c.id <= key[0] - EVENTS_KEPT))
+
+
+def check_move(thing: str, moves: Mapping[S, Mapping[S, str]], before: S, after: S) -> None:
+    """Refuse a move that is not in the table; `thing` is named in the error, e.g. `revision 3 of my-app`.
+
+    Raises:
+        ConflictError: the move is illegal.
+    """
+    if after not in moves[before]:
+        allowed = ", ".join(f"`{s}`" for s in moves[before]) or "nothing: it is final"
+        raise ConflictError(
+            f"{thing} cannot go from `{before}` to `{after}`", f"from `{before}` it can go to {allowed}"
+        )
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -89,6 +89,21 @@ def require(key: Key, scope: str, endpoint: str | None = None) -> None:
         raise ForbiddenError(f"key {key.id} opens {', '.join(key.endpoints) or 'no endpoint'}, and not {endpoint}")
 
 
+def restrict(key: Key | None, endpoint: str) -> None:
+    """Check that a request's key opens an endpoint which its body or a build names; None is the administrator.
+
+    Raises:
+        ForbiddenError: it does not.
+    """
+    if key is not None:
+        require(key, "deploy", endpoint)
+
+
+def visible(key: Key | None, endpoint: str) -> bool:
+    """Whether a request's key may see an endpoint in a list."""
+    return key is None or key.endpoints is None or endpoint in key.endpoints
+
+
 def masked(text: str) -> str:
     """A text with the secret part of every key in it replaced: for logs and errors."""
     return SHAPE.sub(lambda m: f"puna_{m[1]}_***", text)

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from puna.deploy.settings import check_name
-from puna.deploy.store import Store
+from puna.deploy.store_keys import KeyStore
 from puna.errors import MachineError, UsageError
 
 NONCE_BYTES = 12
@@ -23,7 +23,7 @@ NONCE_BYTES = 12
 class Secrets:
     """Named sets of values in the store, sealed."""
 
-    def __init__(self, store: Store, key_file: Path) -> None:
+    def __init__(self, store: KeyStore, key_file: Path) -> None:
         self._store = store
         self._cipher = AESGCM(_key(key_file))
 

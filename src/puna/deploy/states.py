@@ -1,18 +1,13 @@
 """The states of builds, revisions, replicas and endpoints: one table of legal moves each; nothing else knows a move.
 
 Docs draw their diagrams from these tables (`diagram`), the console and the CLI take their words from them (`label`),
-and the store refuses every move that is not in them (`check_move`).
+and the store refuses every move that is not in them (`check_move` in database.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import TypeVar
-
-from puna.errors import ConflictError
-
-S = TypeVar("S", bound=StrEnum)
 
 
 class BuildState(StrEnum):
@@ -205,19 +200,6 @@ ALIVE = frozenset({P.STARTING, P.READY})
 """Replicas that count towards what is wanted."""
 CRASH_LOOP = 3
 """Failures in a row after which a rollout is given up."""
-
-
-def check_move(thing: str, moves: Mapping[S, Mapping[S, str]], before: S, after: S) -> None:
-    """Refuse a move that is not in the table; `thing` is named in the error, e.g. `revision 3 of my-app`.
-
-    Raises:
-        ConflictError: the move is illegal.
-    """
-    if after not in moves[before]:
-        allowed = ", ".join(f"`{s}`" for s in moves[before]) or "nothing: it is final"
-        raise ConflictError(
-            f"{thing} cannot go from `{before}` to `{after}`", f"from `{before}` it can go to {allowed}"
-        )
 
 
 def label(state: StrEnum) -> str:

@@ -2,159 +2,59 @@
 
 from __future__ import annotations
 
-import secrets
-from typing import Any
+import contextlib
+from collections.abc import Callable
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, select
 
-from puna.deploy.records import Build, Key, Runtime, Step
-from puna.deploy.states import BUILD_MOVES, BuildState, RevisionState, StepState, check_move
+from puna.deploy.migrations import migrate
+from puna.deploy.records import Build, Key, Snapshot
+from puna.deploy.states import BuildState, RevisionState
+from puna.deploy.store_builds import BuildStore
+from puna.deploy.store_endpoints import EndpointStore
+from puna.deploy.store_keys import KeyStore
 from puna.deploy.store_replicas import ReplicaStore
-from puna.deploy.tables import BUILD_STEPS, BUILDS, ENDPOINTS, KEYS, REVISIONS, RUNTIMES, SECRETS
-from puna.errors import ConflictError, NotFoundError, nearest
-
-STEPS = {"revision": ("environment", "bundle", "validate"), "runtime": ("environment",)}
+from puna.deploy.tables import BUILDS
+from puna.errors import ConflictError, NotFoundError
 
 
-class Store(ReplicaStore):
-    """Runtimes, builds, keys and sealed secrets; with endpoints, revisions and replicas from below."""
+class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
+    """All of it; what is read or written across its parts stands here."""
 
-    # ---- runtimes ----------------------------------------------------------------------------------------------
+    def __init__(self, url: str) -> None:
+        """Open the database at `url` (SQLAlchemy's form) and bring its tables up to date."""
+        super().__init__(url, migrate)
 
-    def add_runtime(self, name: str, digest: str, yaml: str, now: float) -> Runtime:
-        """The next version of a runtime, with its build; the newest version again when the digest is the same."""
-        with self._write(routes=False) as connection:
-            newest = self._runtime(connection, name, None, missing_is_fine=True)
-            if newest is not None and newest.digest == digest and newest.state not in _BUILD_ENDED_BADLY:
-                return newest
-            version = newest.version + 1 if newest else 1
-            build = self._add_build(connection, "runtime", name, version, now)
-            connection.execute(
-                RUNTIMES.insert().values(
-                    name=name,
-                    version=version,
-                    digest=digest,
-                    yaml=yaml,
-                    state=str(BuildState.QUEUED),
-                    created=now,
-                    build_id=build,
-                )
-            )
-            return Runtime(name, version, digest, yaml, BuildState.QUEUED, now, build)
+    def snapshot(self) -> Snapshot:
+        """Endpoints, revisions and replicas as they are at one moment."""
+        with self._read() as connection, connection.begin():
+            return self._snapshot(connection)
 
-    def runtimes(self, name: str | None = None) -> list[Runtime]:
-        """Every version of every runtime, or of one, by name and newest first."""
-        query = select(RUNTIMES).order_by(RUNTIMES.c.name, RUNTIMES.c.version.desc())
-        with self._read() as connection:
-            rows = connection.execute(query if name is None else query.where(RUNTIMES.c.name == name))
-            return [_runtime(row) for row in rows]
-
-    def runtime(self, name: str, version: int | None = None) -> Runtime:
-        """One version of a runtime; the newest when None.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        with self._read() as connection:
-            found = self._runtime(connection, name, version)
-            assert found is not None  # missing_is_fine is off
-            return found
-
-    @staticmethod
-    def _runtime(
-        connection: Connection, name: str, version: int | None, missing_is_fine: bool = False
-    ) -> Runtime | None:
-        query = select(RUNTIMES).where(RUNTIMES.c.name == name).order_by(RUNTIMES.c.version.desc()).limit(1)
-        row = connection.execute(query if version is None else query.where(RUNTIMES.c.version == version)).first()
-        if row is None and not missing_is_fine:
-            names = connection.execute(select(RUNTIMES.c.name)).scalars()
-            wanted = f"`{name}`" if version is None else f"version {version} of `{name}`"
-            raise NotFoundError(f"there is no runtime {wanted}", nearest(name, names) or "`puna runtime upload FILE`")
-        return _runtime(row) if row is not None else None
-
-    # ---- builds ------------------------------------------------------------------------------------------------
-
-    def add_build(self, kind: str, subject: str, number: int, now: float) -> Build:
-        """Queue a build; a revision's build is written beside it."""
-        with self._write(routes=False) as connection:
-            build_id = self._add_build(connection, kind, subject, number, now)
-            if kind == "revision":
-                mine = (REVISIONS.c.endpoint == subject) & (REVISIONS.c.number == number)
-                connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
-            return self._build(connection, build_id)
-
-    @staticmethod
-    def _add_build(connection: Connection, kind: str, subject: str, number: int, now: float) -> str:
-        build_id = secrets.token_hex(6)
-        row = BUILDS.insert().values(
-            id=build_id,
-            kind=kind,
-            subject=subject,
-            number=number,
-            state=str(BuildState.QUEUED),
-            created=now,
-            cancel=False,
+    def _snapshot(self, connection: Connection) -> Snapshot:
+        held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")
+        return Snapshot(
+            tuple(self._endpoints(connection)),
+            tuple(self._watched_revisions(connection)),
+            tuple(self._replicas(connection)),
+            tuple((row.gpu, row.fraction) for row in connection.execute(held)),
         )
-        connection.execute(row)
-        for position, name in enumerate(STEPS[kind]):
-            values = {"build_id": build_id, "position": position, "name": name, "state": str(StepState.PENDING)}
-            connection.execute(BUILD_STEPS.insert().values(**values))
-        return build_id
 
-    def build(self, build_id: str) -> Build:
-        """One build with its steps.
+    def routing(self) -> tuple[int, Snapshot, list[Key]]:
+        """What the gateways' table is made from, with its version: all of one moment."""
+        with self._read() as connection, connection.begin():
+            return self._counter(connection, "routes"), self._snapshot(connection), self._keys(connection)
 
-        Raises:
-            NotFoundError: there is none of that id.
-        """
-        with self._read() as connection:
-            return self._build(connection, build_id)
+    def reserve(self, build_id: str, choose: Callable[[Snapshot], str | None]) -> str | None:
+        """Book the GPU that `choose` picks for a build's validation; gone with the build, or by `release`.
 
-    @staticmethod
-    def _build(connection: Connection, build_id: str) -> Build:
-        row = connection.execute(select(BUILDS).where(BUILDS.c.id == build_id)).first()
-        if row is None:
-            raise NotFoundError(f"there is no build `{build_id}`")
-        steps = select(BUILD_STEPS).where(BUILD_STEPS.c.build_id == build_id).order_by(BUILD_STEPS.c.position)
-        found = tuple(Step(s.name, StepState(s.state), s.seconds) for s in connection.execute(steps))
-        return Build(**{**row._mapping, "state": BuildState(row.state), "steps": found})
-
-    def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
-        """The latest builds, oldest first: those in `state`, or all."""
-        query = select(BUILDS.c.id).order_by(BUILDS.c.created.desc()).limit(limit)
-        if state is not None:
-            query = query.where(BUILDS.c.state == str(state))
-        with self._read() as connection:
-            return [self._build(connection, i) for i in reversed(connection.execute(query).scalars().all())]
-
-    def next_build(self) -> Build | None:
-        """The build that has waited longest."""
-        oldest = select(BUILDS.c.id).where(BUILDS.c.state == str(BuildState.QUEUED)).order_by(BUILDS.c.created)
-        with self._read() as connection:
-            build_id = connection.execute(oldest.limit(1)).scalar()
-            return self._build(connection, build_id) if build_id else None
-
-    def move_build(self, build_id: str, state: BuildState, **values: Any) -> Build:
-        """Put a build into another state; a runtime's version follows it.
-
-        Raises:
-            ConflictError: the move is not in the table.
+        A replica that was planned a moment before and is not written yet is not seen: then both share the device for
+        once, and whichever finds too little memory is tried again.
         """
         with self._write(routes=False) as connection:
-            before = self._build(connection, build_id)
-            check_move(f"build `{build_id}`", BUILD_MOVES, before.state, state)
-            changed = BUILDS.update().where(BUILDS.c.id == build_id)
-            connection.execute(changed.values(state=str(state), **values))
-            if before.kind == "runtime":
-                follows = RUNTIMES.update().where(RUNTIMES.c.build_id == build_id)
-                connection.execute(follows.values(state=str(state)))
-            return self._build(connection, build_id)
-
-    def set_step(self, build_id: str, name: str, state: StepState, seconds: float | None = None) -> None:
-        """Record how far a step of a build is."""
-        mine = (BUILD_STEPS.c.build_id == build_id) & (BUILD_STEPS.c.name == name)
-        with self._write(routes=False) as connection:
-            connection.execute(BUILD_STEPS.update().where(mine).values(state=str(state), seconds=seconds))
+            gpu = choose(self._snapshot(connection))
+            build = BUILDS.update().where(BUILDS.c.id == build_id)
+            connection.execute(build.values(gpu=gpu or "", fraction=1.0 if gpu else 0.0))
+            return gpu
 
     def cancel_build(self, build_id: str, now: float) -> Build:
         """Ask a build to end: a queued one ends at once, a running one at its next look.
@@ -169,76 +69,14 @@ class Store(ReplicaStore):
             connection.execute(BUILDS.update().where(BUILDS.c.id == build_id).values(cancel=True))
         if build.state is BuildState.QUEUED:
             self.move_build(build_id, BuildState.CANCELLED)
-            if build.kind == "revision" and self._has_revision(build.subject, build.number):
-                self.move_revision(build.subject, build.number, RevisionState.CANCELLED, now)
+            if build.kind == "revision":
+                with contextlib.suppress(NotFoundError):  # its endpoint was deleted
+                    self.move_revision(build.subject, build.number, RevisionState.CANCELLED, now)
         return self.build(build_id)
 
-    def _has_revision(self, endpoint: str, number: int) -> bool:
-        return any(r.number == number for r in self.revisions(endpoint))
-
-    # ---- keys and secrets --------------------------------------------------------------------------------------
-
-    def add_key(self, key: Key) -> None:
-        """Keep a new key."""
-        with self._write() as connection:
-            values = {**key.__dict__, "scope": list(key.scope)}
-            values["endpoints"] = None if key.endpoints is None else list(key.endpoints)
-            connection.execute(KEYS.insert().values(**values))
-
-    def delete_key(self, key_id: str) -> None:
-        """Revoke a key: the gateways learn of it with their next table.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
-        with self._write() as connection:
-            if not connection.execute(KEYS.delete().where(KEYS.c.id == key_id)).rowcount:
-                raise NotFoundError(f"there is no key `{key_id}`", "`puna key list`")
-
-    def save_secret(self, name: str, names: list[str], sealed: bytes, now: float) -> None:
-        """Keep a sealed set of values; one of that name is replaced."""
-        with self._write(routes=False) as connection:
-            values = {"names": names, "sealed": sealed, "created": now}
-            if not connection.execute(SECRETS.update().where(SECRETS.c.name == name).values(**values)).rowcount:
-                connection.execute(SECRETS.insert().values(name=name, **values))
-
-    def secrets(self) -> dict[str, list[str]]:
-        """Names of the sets, with the names of their values."""
-        with self._read() as connection:
-            rows = connection.execute(select(SECRETS.c.name, SECRETS.c.names).order_by(SECRETS.c.name))
-            return {row.name: list(row.names) for row in rows}
-
-    def sealed_secret(self, name: str) -> bytes:
-        """One set, still sealed.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        with self._read() as connection:
-            row = connection.execute(select(SECRETS.c.sealed).where(SECRETS.c.name == name)).scalar()
-        if row is None:
-            raise NotFoundError(f"there is no secret `{name}`", f"`puna secret set {name} KEY=VALUE`")
-        return bytes(row)
-
-    def delete_secret(self, name: str) -> None:
-        """Forget a set of values.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        with self._write(routes=False) as connection:
-            if not connection.execute(SECRETS.delete().where(SECRETS.c.name == name)).rowcount:
-                raise NotFoundError(f"there is no secret `{name}`", "`puna secret list`")
-
-    def counts(self) -> dict[str, int]:
-        """How many rows the main tables have, for the metrics."""
-        with self._read() as connection:
-            tables = {"endpoints": ENDPOINTS, "revisions": REVISIONS, "builds": BUILDS, "keys": KEYS}
-            return {n: connection.execute(select(func.count()).select_from(t)).scalar() or 0 for n, t in tables.items()}
-
-
-_BUILD_ENDED_BADLY = (BuildState.FAILED, BuildState.CANCELLED)
-
-
-def _runtime(row: Row[Any]) -> Runtime:
-    return Runtime(**{**row._mapping, "state": BuildState(row.state)})
+    def cancel_builds_of(self, endpoint: str, now: float) -> None:
+        """Cancel what is being built for an endpoint."""
+        for build in [*self.builds(BuildState.QUEUED), *self.builds(BuildState.RUNNING)]:
+            if build.kind == "revision" and build.subject == endpoint:
+                with contextlib.suppress(ConflictError):  # it ended in between
+                    self.cancel_build(build.id, now)

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, or_, select
 
-from puna.deploy.database import Database
-from puna.deploy.records import Endpoint, Event, Revision
-from puna.deploy.settings import Settings
-from puna.deploy.states import PENDING, REVISION_MOVES, RevisionState, check_move
+from puna.deploy.database import Database, check_move
+from puna.deploy.records import Endpoint, Event, Order, Revision, Settings
+from puna.deploy.states import PENDING, REVISION_MOVES, RevisionState
 from puna.deploy.tables import ENDPOINTS, EVENTS, REVISIONS, WISHES
 from puna.errors import ConflictError, NotFoundError, nearest
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a deploy asks for."""
-
-    source: str
-    runtime: str | None
-    runtime_version: int | None
-    settings: Settings
 
 
 class EndpointStore(Database):
@@ -272,7 +260,7 @@ def _endpoint(row: Row[Any]) -> Endpoint:
     return Endpoint(
         name=row.name,
         active=row.active,
-        settings=Settings.parse(row.settings),
+        settings=Settings.from_row(row.settings),
         serving=row.serving,
         reason=row.reason,
         created=row.created,
@@ -286,7 +274,7 @@ def _revision(row: Row[Any]) -> Revision:
     values = dict(row._mapping)
     values |= {
         "state": RevisionState(row.state),
-        "settings": Settings.parse(row.settings),
+        "settings": Settings.from_row(row.settings),
         "weights_bytes": int(row.weights_bytes),
     }
     return Revision(**{k: v for k, v in values.items() if k in Revision.__dataclass_fields__})

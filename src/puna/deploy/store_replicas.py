@@ -1,22 +1,22 @@
-"""The store's part about replicas, and the two views that are read whole: the plan's and the gateways'."""
+"""The store's part about replicas, and what builds reserve beside them."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
-from puna.deploy.records import Key, Replica, Snapshot
-from puna.deploy.states import REPLICA_MOVES, ReplicaState, check_move
-from puna.deploy.store_endpoints import EndpointStore
-from puna.deploy.tables import BUILDS, KEYS, REPLICAS, REVISIONS
+from puna.deploy.database import Database, check_move
+from puna.deploy.records import Replica
+from puna.deploy.states import REPLICA_MOVES, ReplicaState
+from puna.deploy.tables import BUILDS, REPLICAS, REVISIONS
 from puna.errors import NotFoundError
 
 
-class ReplicaStore(EndpointStore):
-    """Replicas, and snapshots."""
+class ReplicaStore(Database):
+    """Replicas."""
 
     def replicas(self, endpoint: str | None = None) -> list[Replica]:
         """Every replica whose process may still be there, oldest first: of one endpoint or of all."""
@@ -99,32 +99,6 @@ class ReplicaStore(EndpointStore):
             connection.execute(counted.values(detail=lines) if lines else counted)
             self._event(connection, replica.endpoint, "died", f"{replica_id}: {reason}", now)
 
-    def snapshot(self) -> Snapshot:
-        """Endpoints, revisions and replicas as they are at one moment."""
-        with self._read() as connection, connection.begin():
-            return self._snapshot(connection)
-
-    def _snapshot(self, connection: Connection) -> Snapshot:
-        held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")
-        return Snapshot(
-            tuple(self._endpoints(connection)),
-            tuple(self._watched_revisions(connection)),
-            tuple(self._replicas(connection)),
-            tuple((row.gpu, row.fraction) for row in connection.execute(held)),
-        )
-
-    def reserve(self, build_id: str, choose: Callable[[Snapshot], str | None]) -> str | None:
-        """Book the GPU that `choose` picks for a build's validation; gone with the build, or by `release`.
-
-        A replica that was planned a moment before and is not written yet is not seen: then both share the device for
-        once, and whichever finds too little memory is tried again.
-        """
-        with self._write(routes=False) as connection:
-            gpu = choose(self._snapshot(connection))
-            build = BUILDS.update().where(BUILDS.c.id == build_id)
-            connection.execute(build.values(gpu=gpu or "", fraction=1.0 if gpu else 0.0))
-            return gpu
-
     def release(self, build_id: str) -> None:
         """Give a build's GPU back."""
         with self._write(routes=False) as connection:
@@ -136,26 +110,6 @@ class ReplicaStore(EndpointStore):
         with self._write() as connection:
             connection.execute(REVISIONS.update().where(mine).values(schema=dict(schema)))
 
-    def keys(self) -> list[Key]:
-        """Every API key, oldest first."""
-        with self._read() as connection:
-            return self._keys(connection)
-
-    @staticmethod
-    def _keys(connection: Connection) -> list[Key]:
-        return [_key(row) for row in connection.execute(select(KEYS).order_by(KEYS.c.created))]
-
-    def routing(self) -> tuple[int, Snapshot, list[Key]]:
-        """What the gateways' table is made from, with its version: all of one moment."""
-        with self._read() as connection, connection.begin():
-            return self._counter(connection, "routes"), self._snapshot(connection), self._keys(connection)
-
 
 def _replica(row: Row[Any]) -> Replica:
     return Replica(**{**row._mapping, "state": ReplicaState(row.state)})
-
-
-def _key(row: Row[Any]) -> Key:
-    values = {**row._mapping, "scope": tuple(row.scope)}
-    values["endpoints"] = None if row.endpoints is None else tuple(row.endpoints)
-    return Key(**values)

@@ -1,0 +1,25 @@
+"""Uploaded source snapshots, found by their digest."""
+
+from __future__ import annotations
+
+import re
+
+from puna.artifacts import SHORT, Source
+from puna.errors import NotFoundError
+from puna.home import Home
+
+
+def find(home: Home, digest: str) -> Source:
+    """A source snapshot by its digest, whole or the first 16 digits or more.
+
+    Raises:
+        NotFoundError: it was never uploaded.
+    """
+    missing = NotFoundError(f"there is no source {digest[:SHORT]!r}", "PUT /api/v1/sources first; `puna deploy` does")
+    # The pattern first: a digest comes from outside and names a folder.
+    if not re.fullmatch(r"[0-9a-f]{16,64}", digest) or not (home.sources / digest[:SHORT]).is_dir():
+        raise missing
+    found = Source.open(home.sources / digest[:SHORT])
+    if not found.digest.startswith(digest):
+        raise missing
+    return found

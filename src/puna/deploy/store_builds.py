@@ -1,0 +1,160 @@
+"""The store's part about builds and runtimes."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from puna.deploy.database import Database, check_move
+from puna.deploy.records import Build, Runtime, Step
+from puna.deploy.states import BUILD_MOVES, BuildState, StepState
+from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIMES
+from puna.errors import NotFoundError, nearest
+
+STEPS = {"revision": ("environment", "bundle", "validate"), "runtime": ("environment",)}
+
+
+class BuildStore(Database):
+    """Runtimes, builds and their steps."""
+
+    def add_runtime(self, name: str, digest: str, yaml: str, now: float) -> Runtime:
+        """The next version of a runtime, with its build; the newest version again when the digest is the same."""
+        with self._write(routes=False) as connection:
+            newest = self._runtime(connection, name, None, missing_is_fine=True)
+            if newest is not None and newest.digest == digest and newest.state not in _BUILD_ENDED_BADLY:
+                return newest
+            version = newest.version + 1 if newest else 1
+            build = self._add_build(connection, "runtime", name, version, now)
+            connection.execute(
+                RUNTIMES.insert().values(
+                    name=name,
+                    version=version,
+                    digest=digest,
+                    yaml=yaml,
+                    state=str(BuildState.QUEUED),
+                    created=now,
+                    build_id=build,
+                )
+            )
+            return Runtime(name, version, digest, yaml, BuildState.QUEUED, now, build)
+
+    def runtimes(self, name: str | None = None) -> list[Runtime]:
+        """Every version of every runtime, or of one, by name and newest first."""
+        query = select(RUNTIMES).order_by(RUNTIMES.c.name, RUNTIMES.c.version.desc())
+        with self._read() as connection:
+            rows = connection.execute(query if name is None else query.where(RUNTIMES.c.name == name))
+            return [_runtime(row) for row in rows]
+
+    def runtime(self, name: str, version: int | None = None) -> Runtime:
+        """One version of a runtime; the newest when None.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._read() as connection:
+            found = self._runtime(connection, name, version)
+            assert found is not None  # missing_is_fine is off
+            return found
+
+    @staticmethod
+    def _runtime(
+        connection: Connection, name: str, version: int | None, missing_is_fine: bool = False
+    ) -> Runtime | None:
+        query = select(RUNTIMES).where(RUNTIMES.c.name == name).order_by(RUNTIMES.c.version.desc()).limit(1)
+        row = connection.execute(query if version is None else query.where(RUNTIMES.c.version == version)).first()
+        if row is None and not missing_is_fine:
+            names = connection.execute(select(RUNTIMES.c.name)).scalars()
+            wanted = f"`{name}`" if version is None else f"version {version} of `{name}`"
+            raise NotFoundError(f"there is no runtime {wanted}", nearest(name, names) or "`puna runtime upload FILE`")
+        return _runtime(row) if row is not None else None
+
+    def add_build(self, kind: str, subject: str, number: int, now: float) -> Build:
+        """Queue a build; a revision's build is written beside it."""
+        with self._write(routes=False) as connection:
+            build_id = self._add_build(connection, kind, subject, number, now)
+            if kind == "revision":
+                mine = (REVISIONS.c.endpoint == subject) & (REVISIONS.c.number == number)
+                connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
+            return self._build(connection, build_id)
+
+    @staticmethod
+    def _add_build(connection: Connection, kind: str, subject: str, number: int, now: float) -> str:
+        build_id = secrets.token_hex(6)
+        row = BUILDS.insert().values(
+            id=build_id,
+            kind=kind,
+            subject=subject,
+            number=number,
+            state=str(BuildState.QUEUED),
+            created=now,
+            cancel=False,
+        )
+        connection.execute(row)
+        for position, name in enumerate(STEPS[kind]):
+            values = {"build_id": build_id, "position": position, "name": name, "state": str(StepState.PENDING)}
+            connection.execute(BUILD_STEPS.insert().values(**values))
+        return build_id
+
+    def build(self, build_id: str) -> Build:
+        """One build with its steps.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self._read() as connection:
+            return self._build(connection, build_id)
+
+    @staticmethod
+    def _build(connection: Connection, build_id: str) -> Build:
+        row = connection.execute(select(BUILDS).where(BUILDS.c.id == build_id)).first()
+        if row is None:
+            raise NotFoundError(f"there is no build `{build_id}`")
+        steps = select(BUILD_STEPS).where(BUILD_STEPS.c.build_id == build_id).order_by(BUILD_STEPS.c.position)
+        found = tuple(Step(s.name, StepState(s.state), s.seconds) for s in connection.execute(steps))
+        return Build(**{**row._mapping, "state": BuildState(row.state), "steps": found})
+
+    def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
+        """The latest builds, oldest first: those in `state`, or all."""
+        query = select(BUILDS.c.id).order_by(BUILDS.c.created.desc()).limit(limit)
+        if state is not None:
+            query = query.where(BUILDS.c.state == str(state))
+        with self._read() as connection:
+            return [self._build(connection, i) for i in reversed(connection.execute(query).scalars().all())]
+
+    def next_build(self) -> Build | None:
+        """The build that has waited longest."""
+        oldest = select(BUILDS.c.id).where(BUILDS.c.state == str(BuildState.QUEUED)).order_by(BUILDS.c.created)
+        with self._read() as connection:
+            build_id = connection.execute(oldest.limit(1)).scalar()
+            return self._build(connection, build_id) if build_id else None
+
+    def move_build(self, build_id: str, state: BuildState, **values: Any) -> Build:
+        """Put a build into another state; a runtime's version follows it.
+
+        Raises:
+            ConflictError: the move is not in the table.
+        """
+        with self._write(routes=False) as connection:
+            before = self._build(connection, build_id)
+            check_move(f"build `{build_id}`", BUILD_MOVES, before.state, state)
+            changed = BUILDS.update().where(BUILDS.c.id == build_id)
+            connection.execute(changed.values(state=str(state), **values))
+            if before.kind == "runtime":
+                follows = RUNTIMES.update().where(RUNTIMES.c.build_id == build_id)
+                connection.execute(follows.values(state=str(state)))
+            return self._build(connection, build_id)
+
+    def set_step(self, build_id: str, name: str, state: StepState, seconds: float | None = None) -> None:
+        """Record how far a step of a build is."""
+        mine = (BUILD_STEPS.c.build_id == build_id) & (BUILD_STEPS.c.name == name)
+        with self._write(routes=False) as connection:
+            connection.execute(BUILD_STEPS.update().where(mine).values(state=str(state), seconds=seconds))
+
+
+_BUILD_ENDED_BADLY = (BuildState.FAILED, BuildState.CANCELLED)
+
+
+def _runtime(row: Row[Any]) -> Runtime:
+    return Runtime(**{**row._mapping, "state": BuildState(row.state)})
