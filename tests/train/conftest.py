@@ -1,4 +1,4 @@
-"""Tiny bases and datasets that the train tests share: random Llamas of a few hundred kilobytes, rows of random words."""
+"""Tiny bases and datasets that the train tests share: random Llamas of a few hundred kilobytes, counting rows."""
 
 import json
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +11,21 @@ from typing import Any
 import torch
 from torch.autograd import Function
 from torch.nn import functional as F
+
+ALIKE = 0.75
+"""Neighbours at least this long, compared with the longest of their group, are padded to it together."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring documents of about one length, padded to the longest where attention needs a rectangle."""
+
+    tokens: slice
+    """Where they lie in the flat batch."""
+    documents: int
+    longest: int
+    place: torch.Tensor | None
+    """Each token's place in the padded [documents * longest]; None when nothing is padded."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +37,32 @@ class Documents:
     """Each token's place in its own document."""
     starts: torch.Tensor
     """int32 [documents + 1]: running sum of lengths."""
-    groups: tuple[tuple[int, int, torch.Tensor | None], ...]
-    """(documents, longest, each token's place in the padded [documents, longest]; None when nothing is padded)."""
+    groups: tuple[Group, ...]
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str) -> Documents:
-        """Documents of these lengths, in this order."""
-        n, longest = len(lengths), max(lengths)
-        positions = torch.cat([torch.arange(length) for length in lengths])
-        starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        place = None
-        if any(length != longest for length in lengths):
-            first = torch.arange(n).repeat_interleave(torch.tensor(lengths)) * longest
-            place = (first + positions).to(device)
-        return cls(tuple(lengths), positions.to(device), starts.to(device), ((n, longest, place),))
+        """Documents of these lengths, in this order; sorted lengths make few groups."""
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        starts = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+        return cls(tuple(lengths), positions, starts, tuple(_groups(lengths, device)))
 
     @property
     def longest(self) -> int:
         """Tokens of the longest document."""
         return max(self.lengths)
+
+
+def _groups(lengths: Sequence[int], device: torch.device | str) -> Iterator[Group]:
+    start = first = 0
+    for index in range(1, len(lengths) + 1):
+        if index < len(lengths) and ALIKE * lengths[first] <= lengths[index] <= lengths[first]:
+            continue
+        chosen, longest = torch.tensor(lengths[first:index]), lengths[first]
+        place, end = None, start + int(chosen.sum())
+        if int(chosen.min()) != longest:
+            place = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(chosen.tolist())]).to(device)
+        yield Group(slice(start, end), len(chosen), longest, place)
+        first, start = index, end
 
 
 def attend(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:
@@ -64,13 +86,23 @@ def attend_cached(q_THd: torch.Tensor, k_SKd: torch.Tensor, v_SKd: torch.Tensor)
 
 def _padded(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:
     # Padding stands behind each document, where causal attention never looks, so no mask is needed.
-    (n, longest, place), heads = documents.groups[0], q_THd.shape[1]
-    q, k, v = (_Spread.apply(x, place, n * longest) for x in (q_THd, k_TKd, v_TKd))
-    q, k, v = (x.view(n, longest, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+    parts = [_rectangle(q_THd[g.tokens], k_TKd[g.tokens], v_TKd[g.tokens], g) for g in documents.groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rectangle(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, group: Group) -> torch.Tensor:
+    n, longest, heads = group.documents, group.longest, q_THd.shape[1]
+    q, k, v = (
+        _spread(x, group.place, n * longest).view(n, longest, -1, x.shape[-1]).transpose(1, 2)
+        for x in (q_THd, k_TKd, v_TKd)
+    )
     out = F.scaled_dot_product_attention(q, _repeat(k, heads), _repeat(v, heads), is_causal=True)
     flat = out.transpose(1, 2).reshape(n * longest, heads, -1)
-    gathered: torch.Tensor = _Gather.apply(flat, place)
-    return gathered
+    return _Gather.apply(flat, group.place)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _spread(x: torch.Tensor, place: torch.Tensor | None, rows: int) -> torch.Tensor:
+    return _Spread.apply(x, place, rows)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _repeat(x_NKTd: torch.Tensor, heads: int) -> torch.Tensor:
@@ -127,7 +159,7 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Docume
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.13 asks for grouped heads by name and for a causal window as (-1, 0).
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     s, longest = documents.starts, documents.longest
     out = varlen_attn(q, k, v, s, s, longest, longest, window_size=(-1, 0), **grouped)
     assert isinstance(out, torch.Tensor)

@@ -6,6 +6,7 @@ head. Each is checked against autograd or PEFT in tests/train; they are also the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,43 @@ from torch.nn import functional as F
 from puna.train.quant import FrozenWeight
 
 
-class RMSNorm(Function):
+def rms_norm(x_TD: torch.Tensor, w_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """w * x / rms(x) over the last dimension, the mean in float32; w is frozen."""
+    return _RMSNorm.apply(x_TD, w_D, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def rotate(x_THd: torch.Tensor, cos_Te: torch.Tensor, sin_Te: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding, halves convention of the Hugging Face checkpoints; e is half of d."""
+    return _Rotate.apply(x_THd, cos_Te, sin_Te)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def swiglu(g_TF: torch.Tensor, u_TF: torch.Tensor) -> torch.Tensor:
+    """silu(g) * u."""
+    return _SwiGLU.apply(g_TF, u_TF)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def lora_linear(x_TI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, beside: Beside) -> torch.Tensor:
+    """x W' + bias + scale * (drop(x) A') B'; A and B in the compute dtype."""
+    return _Lora.apply(x_TI, a_RI, b_OR, beside)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def frozen_linear(x_TI: torch.Tensor, weight: FrozenWeight, bias_O: torch.Tensor | None) -> torch.Tensor:
+    """x W' + bias without keeping W, which autograd would."""
+    return _Frozen.apply(x_TI, weight, bias_O)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def head_loss(
+    h_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    rows: tuple[torch.Tensor | None, torch.Tensor | None],
+    targets_N: torch.Tensor,
+    chunk: int,
+) -> torch.Tensor:
+    """Sum of cross-entropies, float32; `rows` are the trained rows of the head and their ids, see head_logits."""
+    return _HeadLoss.apply(h_ND, head_VD, *rows, targets_N, chunk)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _RMSNorm(Function):
     """y = w * x / rms(x), the mean in float32; keeps x and one number a token. w is frozen."""
 
     @staticmethod
@@ -24,7 +61,8 @@ class RMSNorm(Function):
         x = x_TD.float()
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x_TD, w_D, r)
-        return (x * r).to(x_TD.dtype).mul_(w_D)
+        y_TD: torch.Tensor = (x * r).to(x_TD.dtype).mul_(w_D)
+        return y_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -35,7 +73,7 @@ class RMSNorm(Function):
         return torch.addcmul(g, x, mean * r * r, value=-1).mul_(r).to(x_TD.dtype), None, None
 
 
-class Rotate(Function):
+class _Rotate(Function):
     """Rotary embedding, halves convention of the Hugging Face checkpoints; its gradient rotates back."""
 
     @staticmethod
@@ -61,7 +99,7 @@ def _rotate(x_THd: torch.Tensor, cos_Te: torch.Tensor, sin_Te: torch.Tensor) -> 
     return out
 
 
-class SwiGLU(Function):
+class _SwiGLU(Function):
     """silu(g) * u; keeps g and u only."""
 
     @staticmethod
@@ -77,29 +115,28 @@ class SwiGLU(Function):
         return torch.ops.aten.silu_backward(grads[0] * u, g), F.silu(g).mul_(grads[0])
 
 
-class Lora(Function):
+@dataclass(frozen=True)
+class Beside:
+    """What a LoRA product needs beside x, A and B, none of it trained."""
+
+    weight: FrozenWeight
+    bias_O: torch.Tensor | None
+    scale: float
+    mask_TI: torch.Tensor | None
+    """True where dropout keeps; `scale` already makes up for what it drops."""
+
+
+class _Lora(Function):
     """y = x W' + b + s (drop(x) A') B' with W frozen; keeps x, x A' and the dropout's mask."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x_TI: torch.Tensor,
-        weight: FrozenWeight,
-        bias_O: torch.Tensor | None,
-        a_RI: torch.Tensor,
-        b_OR: torch.Tensor,
-        scale: float,
-        keep: tuple[torch.Tensor, float] | None,
-    ) -> torch.Tensor:
-        """`keep` is (mask of x's shape, share kept); A and B come in the compute dtype."""
-        mask = None if keep is None else keep[0]
-        y = F.linear(x_TI, weight.tensor(), bias_O)
-        dropped = x_TI if keep is None else x_TI * mask
-        u_TR = dropped @ a_RI.t()
-        y.addmm_(u_TR, b_OR.t(), alpha=scale if keep is None else scale / keep[1])
-        ctx.save_for_backward(x_TI, a_RI, b_OR, u_TR, mask)
-        ctx.weight, ctx.scale = weight, scale if keep is None else scale / keep[1]
-        return y
+    def forward(ctx: Any, x_TI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, beside: Beside) -> torch.Tensor:
+        """A and B come in the compute dtype."""
+        y_TO = F.linear(x_TI, beside.weight.tensor(), beside.bias_O)
+        u_TR = (x_TI if beside.mask_TI is None else x_TI * beside.mask_TI) @ a_RI.t()
+        ctx.save_for_backward(x_TI, a_RI, b_OR, u_TR, beside.mask_TI)
+        ctx.weight, ctx.scale = beside.weight, beside.scale
+        return y_TO.addmm_(u_TR, b_OR.t(), alpha=beside.scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -116,10 +153,10 @@ class Lora(Function):
                 grad_x.addmm_(v, a)
             else:
                 grad_x.addcmul_(v @ a, mask)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, grad_a, grad_b, None
 
 
-class Frozen(Function):
+class _Frozen(Function):
     """y = x W' + b with W frozen: autograd would keep the dequantised W."""
 
     @staticmethod
@@ -134,7 +171,7 @@ class Frozen(Function):
         return grads[0] @ ctx.weight.tensor(), None, None
 
 
-class HeadLoss(Function):
+class _HeadLoss(Function):
     """Sum of cross-entropies over a frozen head, logits in float32 and a chunk at a time.
 
     The gradient is made in the forward pass, where the logits are, so that no logits are kept or computed

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from puna.train.attention import Documents, attend, attend_cached
-from puna.train.kernels import HeadLoss, RMSNorm, Rotate, SwiGLU, head_logits
+from puna.train.kernels import head_logits, head_loss, rms_norm, rotate, swiglu
 from puna.train.lora import Dropout, LoraLinear
 from puna.train.shape import Rope, Shape
 
@@ -64,7 +64,7 @@ class Layer(nn.Module):
         x_TD = x_TD + self._attention(self._norm("input", x_TD), shared)
         h_TD = self._norm("post", x_TD)
         gate, up = self._linear("gate_proj", h_TD, shared), self._linear("up_proj", h_TD, shared)
-        return x_TD + self._linear("down_proj", SwiGLU.apply(gate, up), shared)
+        return x_TD + self._linear("down_proj", swiglu(gate, up), shared)
 
     def _attention(self, h_TD: torch.Tensor, shared: Pass) -> torch.Tensor:
         q, k, v = (
@@ -73,7 +73,7 @@ class Layer(nn.Module):
         )
         if "q" in self.norms:
             q, k = self._norm("q", q), self._norm("k", k)
-        q, k = Rotate.apply(q, shared.cos_Te, shared.sin_Te), Rotate.apply(k, shared.cos_Te, shared.sin_Te)
+        q, k = rotate(q, shared.cos_Te, shared.sin_Te), rotate(k, shared.cos_Te, shared.sin_Te)
         if shared.cache is not None:
             k, v = shared.cache.extend(self.index, k, v)
             out = attend_cached(q, k, v)
@@ -87,8 +87,7 @@ class Layer(nn.Module):
         return y
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = RMSNorm.apply(x, self.norms[name], self.shape.eps)
-        return y
+        return rms_norm(x, self.norms[name], self.shape.eps)
 
 
 class ChatRows(nn.Module):
@@ -151,8 +150,7 @@ class Llama(nn.Module):
                 x = checkpoint(layer, x, shared, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, shared)
-        y: torch.Tensor = RMSNorm.apply(x, self.norm_D, self.shape.eps)
-        return y
+        return rms_norm(x, self.norm_D, self.shape.eps)
 
     def loss(
         self,
@@ -165,10 +163,8 @@ class Llama(nn.Module):
         h_TD = self.hidden(ids_T, documents, dropout)
         where_N = (targets_T >= 0).nonzero().squeeze(1)
         h_ND = h_TD.index_select(0, where_N)
-        rows, ids = self._head_rows(h_ND.dtype)
         chunk = max(1, CHUNK_ELEMENTS // self.shape.vocab)
-        total: torch.Tensor = HeadLoss.apply(h_ND, self.head_VD, rows, ids, targets_T[where_N], chunk)
-        return total
+        return head_loss(h_ND, self.head_VD, self._head_rows(h_ND.dtype), targets_T[where_N], chunk)
 
     def logits(self, ids_T: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """float32 logits [T, V] of one document; with a cache, of the tokens that follow those in it."""
@@ -185,8 +181,7 @@ class Llama(nn.Module):
         for layer in self.layers:
             x = layer(x, shared)
         cache.length += len(ids_T)
-        y: torch.Tensor = RMSNorm.apply(x, self.norm_D, self.shape.eps)
-        return y
+        return rms_norm(x, self.norm_D, self.shape.eps)
 
     def _embed(self, ids_T: torch.Tensor) -> torch.Tensor:
         x_TD = self.embed_VD[ids_T]

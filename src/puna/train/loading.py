@@ -112,7 +112,7 @@ def _start(matrix_VD: torch.Tensor, ids: list[int]) -> tuple[torch.Tensor, set[i
     others_V = trained_V.clone()
     others_V[ids] = False
     # In pieces, since a float32 copy of Llama-3's embedding would take 2 GB.
-    pieces = zip(matrix_VD.split(8192), others_V.float().split(8192), strict=True)
+    pieces = zip(torch.split(matrix_VD, 8192), torch.split(others_V.float(), 8192), strict=True)
     mean_D = torch.stack([chosen @ piece.float() for piece, chosen in pieces]).sum(0) / others_V.sum().clamp(min=1)
     rows = matrix_VD[ids].float()
     fresh = {number for number in ids if not trained_V[number]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from puna.train.kernels import Frozen, Lora
+from puna.train.kernels import Beside, frozen_linear, lora_linear
 from puna.train.quant import FrozenWeight
 
 
@@ -26,12 +26,12 @@ class Dropout:
     step: int
     batch: int
 
-    def keep(self, shape: torch.Size, place: str, device: torch.device) -> tuple[torch.Tensor, float] | None:
-        """(mask, share kept), or None when nothing is dropped. `place` names the layer."""
+    def keep(self, shape: torch.Size, place: str, device: torch.device) -> tuple[torch.Tensor | None, float]:
+        """(mask, share kept); the mask is None when nothing is dropped. `place` names the layer."""
         # 16 bits a decision: four from each draw, since drawing costs more than comparing.
         dropped = round(self.p * 65536)
         if dropped == 0:
-            return None
+            return None, 1.0
         text = f"{self.seed}/{self.step}/{self.batch}/{place}"
         number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
         generator = torch.Generator(device).manual_seed(number)
@@ -63,12 +63,10 @@ class LoraLinear(nn.Module):
     def forward(self, x_TI: torch.Tensor, dropout: Dropout | None = None) -> torch.Tensor:
         """[T, inputs] -> [T, outputs]."""
         if self.lora_a is None or self.lora_b is None:
-            plain: torch.Tensor = Frozen.apply(x_TI, self.weight, self.bias)
-            return plain
-        keep = dropout.keep(x_TI.shape, self.place, x_TI.device) if dropout else None
+            return frozen_linear(x_TI, self.weight, self.bias)
+        mask, kept = dropout.keep(x_TI.shape, self.place, x_TI.device) if dropout else (None, 1.0)
         a, b = self.lora_a.to(x_TI.dtype), self.lora_b.to(x_TI.dtype)
-        y: torch.Tensor = Lora.apply(x_TI, self.weight, self.bias, a, b, self.scale, keep)
-        return y
+        return lora_linear(x_TI, a, b, Beside(self.weight, self.bias, self.scale / kept, mask))
 
 
 def fresh_pair(outputs: int, inputs: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

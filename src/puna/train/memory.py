@@ -197,7 +197,7 @@ def _too_large(least: Memory, machine: Machine, room: int) -> TrainError:
     parts = ", ".join(f"{k} {v / GIB:.1f}" for k, v in dataclasses.asdict(least).items())
     return TrainError(
         f"training does not fit {machine.name}: {missing:.1f} GiB are missing "
-        f"({least.total / GIB:.1f} needed at least, {machine.memory_bytes / GIB:.1f} free, of which {SAFETY:.0%} count)",
+        f"({least.total / GIB:.1f} needed at least, {SAFETY:.0%} of {machine.memory_bytes / GIB:.1f} free to use)",
         "lower data.max_length or lora.lora_r, free the device, or choose a smaller base",
         f"at the least: {parts} GiB",
     )

@@ -46,7 +46,8 @@ class TrainedModel:
     @torch.no_grad()
     def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
         """The likeliest token, again and again; the stop token is not part of the reply."""
-        cache, found = Cache(), []
+        cache = Cache()
+        found: list[int] = []
         logits_V = self.model.logits(self._ids(prompt_ids), cache)[-1]
         while len(found) < max_new_tokens:
             token = int(logits_V.argmax())
