@@ -202,7 +202,7 @@ def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
     if told.pop("unfinished", False):
         told["error"] = f"{told['phase']}: {reason}"
         told["traceback"] = "\n".join(last_lines)
-        write_json(report, told)
+    write_json(report, told)
 
 
 def _config(launch: Launch, argv: list[str]) -> dict[str, Any]:

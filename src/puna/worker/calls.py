@@ -49,6 +49,7 @@ class Book:
         self._live: Dict[Key, Call] = {}
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
+        self._sending = 0
         self._stopped = False
         self.accepts = True
         self.refusal = ""
@@ -117,10 +118,12 @@ class Book:
         """The call has ended: send `data`, unless it was answered or cancelled before."""
         with self._lock:
             answered, call.is_answered = call.is_answered, True
+            self._live.pop(call.key, None)  # first, because the other side may use the id again at once
+            self._sending += 1
         if not answered:
             call.send(data)
         with self._lock:
-            self._live.pop(call.key, None)
+            self._sending -= 1
             if not self.accepts:
                 self._times.notify()
             self._settle()
@@ -156,7 +159,7 @@ class Book:
         self.accepts, self.refusal = False, "the replica restarts: a call overran its time"
         for call in self._queue:
             call.is_answered = True  # it was not: the closed connection tells the gateway to try it elsewhere
-        if all(c.is_answered for c in running):
+        if all(c.is_answered for c in running) and not self._sending:
             self._poisoned(over[0])
 
     # -- with the lock held
@@ -170,7 +173,7 @@ class Book:
             call.cancel()
 
     def _settle(self) -> None:
-        if not self._live:
+        if not self._live and not self._sending:
             waiting, self._when_empty = self._when_empty, []
             for then in waiting:
                 then()

@@ -31,7 +31,7 @@ class Report:
         begun = time.monotonic()
         try:
             return step()
-        except BaseException as error:
+        except BaseException as error:  # the report's reader sees it, sys.exit in user code included
             self.fields.update(faults.describe(error, self.folder), unfinished=False)
             calllog.note("%s failed:\n%s" % (name, faults.whole(error)))
             raise

@@ -1,0 +1,78 @@
+"""The local backend beyond the contract: one guarded validation run, and how fast a replica starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backends.replicas import FAMILY, processes_with, wait_for
+from puna.backends.base import Launch, Phase
+from puna.backends.local import LocalBackend, validate
+from puna.home import Home
+
+pytestmark = pytest.mark.process
+Make = Callable[..., Launch]
+
+
+def test_a_validation_writes_its_report(launch: Make, tmp_path: Path) -> None:
+    validate(launch(), tmp_path / "report.json", 20)
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["ok"] and told["outputs"][0]["data"] == ["you said hi"] and "unfinished" not in told
+
+
+def test_a_validation_that_never_ends_is_ended_and_says_where(launch: Make, tmp_path: Path) -> None:
+    mark = f"{os.getpid()}{time.monotonic_ns() % 10**6}"
+    source = f"MARK = {mark!r}\n" + textwrap.dedent(FAMILY).replace('return {"text": "x"}', "while True: pass")
+    begun = time.monotonic()
+    validate(launch(source=source), tmp_path / "report.json", 0.8)
+    assert time.monotonic() - begun < 3 and not processes_with(mark)
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert not told["ok"] and told["phase"] == "infer" and told["error"] == "infer: it did not end within 0.8 s"
+
+
+def test_a_validation_that_crashes_says_how(launch: Make, tmp_path: Path) -> None:
+    validate(launch(source="import os; print('so far', flush=True); os.abort()"), tmp_path / "report.json", 20)
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert (told["phase"], told["error"]) == ("import", "import: killed by SIGABRT")
+    assert "so far" in told["traceback"]
+
+
+def test_a_validation_can_be_cancelled(launch: Make, tmp_path: Path) -> None:
+    end = time.monotonic() + 0.3
+    source = "import time; time.sleep(60)"
+    validate(launch(source=source), tmp_path / "report.json", 30, cancelled=lambda: time.monotonic() > end)
+    assert json.loads((tmp_path / "report.json").read_text())["error"] == "import: it was cancelled"
+    assert time.monotonic() - end < 2
+
+
+def test_a_no_op_app_is_ready_soon(local: LocalBackend, launch: Make) -> None:
+    best = 9.0
+    for number in range(3):  # the machine may be busy: the best of three
+        begun = time.monotonic()
+        local.start(launch(f"r{number}"))
+        wait_for(local, Phase.READY, f"r{number}")
+        best = min(best, time.monotonic() - begun)
+    assert best < 0.5, f"{best:.2f} s"
+
+
+def test_forget_removes_the_working_copy(local: LocalBackend, launch: Make, home: Home) -> None:
+    made = launch()
+    local.start(made)
+    wait_for(local, Phase.READY)
+    local.stop("r1", 5)
+    wait_for(local, Phase.EXITED)
+    local.forget("r1")
+    assert not made.app.exists() and list(home.sockets.glob("r1*")) == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+def test_an_id_that_is_no_file_name_is_refused(local: LocalBackend, launch: Make, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a replica's id"):
+        local.start(replace(launch("r1"), replica_id=name))
