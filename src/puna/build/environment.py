@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,16 +121,16 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
             file.write(line + "\n")
             log(line)
 
-        with tempfile.TemporaryDirectory(prefix="puna-build-") as scratch:
-            env = surroundings.build_environment(Path(scratch), path / "venv")
-            work = _Build(spec, path, env, both, cancelled, find_uv())
-            write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
-            system.warn_of_driver(spec.cuda_version, both)
-            system.ensure_packages(spec.system_packages, env, both, cancelled)
-            _make_venv(work)
-            _install(work)
-            _run_lines(work)
-            packages = _freeze(work)
+        scratch = path / "scratch"  # HOME and TMPDIR; inside, so that a crash leaves nothing elsewhere
+        work = _Build(spec, path, surroundings.build_environment(scratch, path / "venv"), both, cancelled, find_uv())
+        write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
+        system.warn_of_driver(spec.cuda_version, both)
+        system.ensure_packages(spec.system_packages, work.env, both, cancelled)
+        _make_venv(work)
+        _install(work)
+        _run_lines(work)
+        packages = _freeze(work)
+        shutil.rmtree(scratch, ignore_errors=True)
         seconds = time.monotonic() - started
         both(f"environment {path.name}: {len(packages)} packages in {seconds:.1f} s")
     about = {"digest": spec.digest, "seconds": seconds, "packages": len(packages), "cuda_version": spec.cuda_version}
@@ -245,10 +244,22 @@ def _freeze(work: _Build) -> list[str]:
 def _failure(what: str, lines: Sequence[str], hint: str) -> BuildError:
     """The error of a failed step: the line that says why, and the last lines as evidence."""
     why = _sentence(lines)
-    why = why or next((line for line in lines if re.match(r"\s*(error|ERROR|E):", line)), "")
+    why = why or next((_with_cause(lines, i) for i, x in enumerate(lines) if re.match(r"\s*(error|ERROR|E):", x)), "")
     why = why or next((line for line in reversed(lines) if line.strip()), "")
     why = re.sub(r"^\W*(cause|error|╰─▶)?:?\s*", "", why.strip())
-    return BuildError(f"{what}: {why}" if why else what, hint, "\n".join(lines[-_TAIL_LINES:]))
+    # uv's own hint says which package wanted the one that failed.
+    own = next((line.removeprefix("hint:").strip() for line in lines if line.startswith("hint:")), "")
+    return BuildError(f"{what}: {why}" if why else what, " / ".join(filter(None, (hint, own))), _tail(lines))
+
+
+def _tail(lines: Sequence[str]) -> str:
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _with_cause(lines: Sequence[str], number: int) -> str:
+    """An error's line and the first cause below it: `Request failed: Failed to fetch: https://...`."""
+    cause = next((line.strip() for line in lines[number + 1 : number + 2] if line.strip().startswith("cause:")), "")
+    return lines[number].strip() + cause.replace("cause:", ":", 1)
 
 
 def _sentence(lines: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
     found = {name: os.environ[name] for name in _KEPT if name in os.environ}
     found |= {name: value for name, value in os.environ.items() if name.startswith(_PIP_PREFIX)}
     for name in ("home", "tmp"):
-        (scratch / name).mkdir()
+        (scratch / name).mkdir(parents=True)
     found |= {
         "PATH": f"{venv / 'bin'}:{os.environ.get('PATH') or _PATH}",
         "HOME": str(scratch / "home"),
