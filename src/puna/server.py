@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.backends.base import Phase
+from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole, write_state
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from puna.backends.local import LocalBackend
+    from puna.deploy.store import Store
 
 DEFAULT_PORT = 8000
 GATEWAY_GRACE_S = 30.0
@@ -163,10 +165,11 @@ def control(home: Home, owner_fd: int, url: str) -> None:
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
     backend = LocalBackend(home, owner_fd)
+    _bury(store, backend, time.time())
     loads = Loads()
     autoscaler = Autoscaler(store, loads)
     loads.on_waiting = autoscaler.poke
-    reconciler = Reconciler(store, backend, home)
+    reconciler = Reconciler(store, backend, home, loads=loads)
     builder = Builder(store, home)
     app = create_app(store, home, control=Control(store, home, loads, Secrets(store, home.key), url, builder.wake))
     stopped = threading.Event()
@@ -178,7 +181,18 @@ def control(home: Home, owner_fd: int, url: str) -> None:
         _serve(app, _control_socket(home), grace_s=1)
     finally:
         stopped.set()
+        for thread in threads[:2]:
+            thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
+        store.close()
+
+
+def _bury(store: Store, backend: LocalBackend, now: float) -> None:
+    """Replicas that ended with the last `puna up` have not failed: their revision owes nothing for it."""
+    alive = {seen.replica_id for seen in backend.list()}
+    for replica in store.replicas():
+        if replica.id not in alive and ReplicaState.STOPPING in REPLICA_MOVES[replica.state]:
+            store.move_replica(replica.id, ReplicaState.STOPPING, now, reason="`puna up` had ended")
 
 
 def _control_socket(home: Home) -> socket.socket:

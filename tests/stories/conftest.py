@@ -1,0 +1,217 @@
+"""A real `puna up` in a home of its own, an app of a few lines, and callers that never give up early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from puna.client import Client
+from puna.home import Home
+
+RUN_UP = """
+import sys
+from puna.home import Home
+from puna.server import run_up
+
+class Progress:
+    def stage(self, name): pass
+    def advance(self, done, total, **figures): pass
+    def note(self, text): print(text, flush=True)
+
+run_up(Home.default(), port=0, gateways=int(sys.argv[1]), progress=Progress())
+"""
+
+APP = """
+import os, time
+class InferlessPythonModel:
+    def initialize(self):
+        time.sleep({initialize_s})
+        print("ready", flush=True)
+    def infer(self, inputs):
+        time.sleep({infer_s})
+        return {{"out": "{version}:" + inputs["prompt"], "pid": str(os.getpid())}}
+    def finalize(self):
+        pass
+"""
+SCHEMA = """
+INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}
+"""
+
+
+class Up:
+    """One `puna up`."""
+
+    def __init__(self, root: Path, gateways: int = 1) -> None:
+        self.home = Home(root)
+        self.env = {**os.environ, "PUNA_HOME": str(root)}
+        self.log = root / "up.log"
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-c", RUN_UP, str(gateways)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env)
+        self._wait_until_up()
+        self.client = Client(home=self.home)
+        self.url = str(self.client.health()["url"])
+        self.key = str(self.client.create_key(["infer"])["key"])
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            state = json.loads(self.home.state.read_text()) if self.home.state.exists() else {}
+            if state.get("pid") == self.process.pid:
+                return
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def deploy(self, folder: Path, name: str = "app", **settings: Any) -> int:
+        """Deploy and wait until the revision serves; returns its number."""
+        deployed = self.client.deploy(folder, name, settings={"gpu_type": "cpu", **settings})
+        self.client.wait_for_build(deployed["build_id"], 120)
+        self.client.wait_for_endpoint(name, deployed["revision"], 60)
+        return int(deployed["revision"])
+
+    def call(self, text: str = "hi", name: str = "app", key: str = "") -> httpx.Response:
+        """One request, once."""
+        body = {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [text]}]}
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return httpx.post(f"{self.url}/v2/models/{name}/infer", json=body, headers=headers, timeout=60)
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of this home whose command line has `role`: `server control`, `server gateway`, `guard`."""
+        found = []
+        for pid in family(self.home.root):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if role in command:
+                found.append(pid)
+        return found
+
+    def worker_pids(self, name: str = "app") -> list[int]:
+        """The workers of an endpoint's ready replicas."""
+        return [r["pid"] for r in self.client.endpoint(name)["replicas"] if r["state"] == "ready"]
+
+    def until(self, condition: Any, within_s: float = 30.0, what: str = "") -> None:
+        """Wait until `condition()` holds."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen\n{self.evidence()}"
+            time.sleep(0.05)
+
+    def evidence(self) -> str:
+        """The last lines of every log, for a test that fails."""
+        logs = [self.log, *sorted(self.home.logs.rglob("*.log"))]
+        return "\n".join(f"--- {log.name}\n" + log.read_text(errors="replace")[-2000:] for log in logs)
+
+    def down(self) -> None:
+        """As `puna down`."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+class Callers:
+    """`count` threads that call all the time; a connection that breaks before a reply is tried again, as clients do."""
+
+    def __init__(self, up: Up, name: str = "app", count: int = 8) -> None:
+        self.up, self.name = up, name
+        self.answers: list[tuple[int, str]] = []
+        self.broken = 0
+        self.longest_s = 0.0
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(count)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, number: int) -> None:
+        asked = 0
+        while not self._stop.is_set():
+            asked += 1
+            text, began = f"{number}.{asked}", time.monotonic()
+            while True:
+                try:
+                    reply = self.up.call(text, self.name)
+                    break
+                except httpx.TransportError:
+                    with self._lock:
+                        self.broken += 1
+            with self._lock:
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
+                ok = reply.status_code == 200 and f":{text}" in reply.text
+                self.answers.append((reply.status_code if ok or reply.status_code != 200 else -1, reply.text[:300]))
+
+    def failed(self) -> list[tuple[int, str]]:
+        """Every answer that was not the right one."""
+        return [answer for answer in self.answers if answer[0] != 200]
+
+    def more(self, count: int) -> None:
+        """Wait for `count` more answers."""
+        target = len(self.answers) + count
+        self.up.until(lambda: len(self.answers) >= target, 60, f"{count} more answers")
+
+
+def family(root: Path) -> list[int]:
+    """Living processes whose environment or command line names this home."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            zombie = b") Z " in (folder / "stat").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(root) in text and not zombie:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def write_app(folder: Path, version: str = "v1", initialize_s: float = 0.0, infer_s: float = 0.0) -> Path:
+    """An app folder without any package."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(
+        textwrap.dedent(APP).format(version=version, initialize_s=initialize_s, infer_s=infer_s)
+    )
+    (folder / "input_schema.py").write_text(SCHEMA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_up() -> Iterator[Up]:
+    """A `puna up` for the stories of one file that leave it standing."""
+    with tempfile.TemporaryDirectory(prefix="puna-") as root:
+        up = Up(Path(root))
+        yield up
+        up.down()
+        assert family(Path(root)) == []
+
+
+@pytest.fixture
+def own_up() -> Iterator[Up]:
+    """A `puna up` of one story's own."""
+    with tempfile.TemporaryDirectory(prefix="puna-") as root:
+        up = Up(Path(root))
+        yield up
+        if up.process.poll() is None:
+            up.down()
+        up.client.close()
