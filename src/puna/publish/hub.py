@@ -8,7 +8,9 @@ the user: the client reads it once, at import, and other libraries of the same p
 from __future__ import annotations
 
 import errno
+import io
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +110,23 @@ def _watching(watch: Progress) -> type:
     """huggingface_hub draws its own bars through this class; ours tell the watcher instead and draw nothing."""
     from huggingface_hub.utils import tqdm
 
+    lock = threading.Lock()  # files are fetched by several threads, and a watcher expects one caller
+
     class Watching(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # By itself it counts nothing where no terminal is.
+            super().__init__(*args, **(options | {"disable": False, "file": io.StringIO()}))
+
         def display(self, *args: Any, **options: Any) -> None:
             """Nothing is drawn."""
 
         def update(self, n: float | None = 1) -> bool | None:
-            moved: bool | None = super().update(n)
-            # One bar counts files; of those that count bytes, this one ends when all are on the disk.
-            if self.unit == "B" and "econstruct" in (self.desc or ""):
-                watch.advance(int(self.n), int(self.total or self.n))
-            return moved
+            with lock:
+                moved: bool | None = super().update(n)
+                # One bar counts files; of those that count bytes, this one ends when all are on the disk.
+                if getattr(self, "unit", "") == "B" and "econstruct" in (self.desc or ""):
+                    watch.advance(int(self.n), int(self.total or self.n))
+                return moved
 
     return Watching
 

@@ -74,7 +74,8 @@ def _from_hub(ref: str, revision: str | None, home: Home, watch: Progress) -> Ba
     try:
         path = pull(repo_id, revision or pinned or None, home, watch)
     except NotFoundError as error:
-        published = {version.name for version in Registry(home).list()}
+        # A gated model, or a hub out of reach, is no misspelling.
+        published = {version.name for version in Registry(home).list()} if "no such model" in error.message else set()
         hint = "; ".join(part for part in (nearest(repo_id, published), error.hint) if part)
         raise NotFoundError(error.message, hint, error.detail) from error
     # The cache's folder of one commit is named by it.
