@@ -47,8 +47,8 @@ TUTORIAL = {
 }
 WITHOUT_A_KEY = (
     "task_type", "output_dir", "evaluation_strategy", "do_eval", "log_level", "dataset_text_field", "device_map",
-    "token", "max_seq_length", "tokenizer", "num_proc", "prepare_model_for_kbit_training", "setup_chat_format", "push_to_hub",
-    "merge_and_unload",
+    "token", "max_seq_length", "tokenizer", "num_proc", "prepare_model_for_kbit_training", "setup_chat_format",
+    "push_to_hub", "merge_and_unload",
 )  # fmt: skip
 
 
