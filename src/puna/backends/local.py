@@ -18,7 +18,7 @@ from typing import Any
 from puna.artifacts import write_json
 from puna.backends import guard, machine, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase
-from puna.backends.pack import worker_pyz
+from puna.backends.pack import worker_folder, worker_pyz
 from puna.errors import MachineError
 from puna.home import Home
 
@@ -56,8 +56,17 @@ class LocalBackend:
         """
         if not REPLICA_ID.fullmatch(launch.replica_id):
             raise ValueError(f"{launch.replica_id!r} cannot be a replica's id")
-        pyz = worker_pyz(self._home.folder("worker"))
-        argv = [str(launch.python), "-I", str(pyz), "serve", "--socket", str(launch.socket), "--app", str(launch.app)]
+        worker = worker_folder(self._home.folder("worker"))
+        argv = [
+            str(launch.python),
+            "-I",
+            str(worker),
+            "serve",
+            "--socket",
+            str(launch.socket),
+            "--app",
+            str(launch.app),
+        ]
         config = _config(launch, [*argv, "--concurrency", str(launch.concurrency)]) | {
             "mode": "serve",
             "owner_fd": self._owner_fd,
@@ -200,7 +209,7 @@ def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
         told = {"ok": False, "phase": "import", "line": "", "traceback": "", "schema": None, "outputs": None}
         told |= {"timings": {}, "unfinished": True}
     if told.pop("unfinished", False):
-        told["error"] = f"{told['phase']}: {reason}"
+        told["error"] = reason
         told["traceback"] = "\n".join(last_lines)
     write_json(report, told)
 

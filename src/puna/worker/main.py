@@ -71,7 +71,7 @@ def _leave_no_trace() -> None:
     """Give the names `puna...` and the zip's place on sys.path back: the app may have a `puna` of its own."""
     for name in [n for n in sys.modules if n.split(".")[0] == "puna"]:
         del sys.modules[name]
-    sys.path[:] = [p for p in sys.path if not p.endswith(".pyz")]
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p) != _ROOT]
 
 
 def _die_with_parent(fd: int) -> None:
@@ -116,4 +116,5 @@ def _run_exit_functions() -> None:
         calllog.note("an exit function raised:\n" + faults.whole(error))
 
 
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _kept: List[socket.socket] = []  # a socket that is collected closes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.machinery
 import sys
 import types
@@ -27,13 +26,14 @@ def _same(thing: Callable[..., Any]) -> Callable[..., Any]:
     return thing
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Last on sys.meta_path, so that an installed `inferless` wins."""
+class Finder:
+    """Last on sys.meta_path, so that an installed `inferless` wins. No importlib.abc: that costs 20 ms to import."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[types.ModuleType] = None
     ) -> Optional[importlib.machinery.ModuleSpec]:
-        return importlib.machinery.ModuleSpec(fullname, self) if fullname == "inferless" else None
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(fullname, loader) if fullname == "inferless" else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[types.ModuleType]:
         return None
