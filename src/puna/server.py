@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import logging
 import os
 import shutil
 import signal
@@ -178,13 +179,18 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     for thread in threads:
         thread.start()
     try:
-        _serve(app, _control_socket(home), grace_s=1)
+        _serve(app, _control_socket(home), grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
         store.close()
+
+
+def _hush() -> None:
+    """What is cut off from here on are long polls of gateways that have gone: no news for the log."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def _bury(store: Store, backend: LocalBackend, now: float) -> None:

@@ -193,6 +193,7 @@ def write_app(folder: Path, version: str = "v1", initialize_s: float = 0.0, infe
         textwrap.dedent(APP).format(version=version, initialize_s=initialize_s, infer_s=infer_s)
     )
     (folder / "input_schema.py").write_text(SCHEMA)
+    (folder / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: []\n")
     return folder
 
 

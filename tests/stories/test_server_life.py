@@ -57,7 +57,7 @@ def test_a_redeploy_under_load_loses_no_request(shared_up: Up, tmp_path: Path) -
 def test_a_broken_redeploy_leaves_the_old_revision_serving(shared_up: Up, tmp_path: Path) -> None:
     shared_up.deploy(write_app(tmp_path, "v1"), "steady")
     broken = write_app(tmp_path, "v2")
-    (broken / "app.py").write_text("import nothing_of_this_name\n")
+    (broken / "app.py").write_text("import nothing_of_this_name\n" + (broken / "app.py").read_text())
     with pytest.raises(Exception, match="nothing_of_this_name"):
         shared_up.deploy(broken, "steady")
     assert shared_up.call("x", "steady").json()["outputs"][0]["data"] == ["v1:x"]

@@ -1,0 +1,81 @@
+"""Wishes in a real store, from load reports, with the time as an argument."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from puna.deploy.load import Loads
+from puna.deploy.settings import Settings
+from puna.deploy.states import RevisionState
+from puna.deploy.store import Store
+from puna.deploy.store_endpoints import Order
+from puna.serve.autoscaler import Autoscaler
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{tmp_path / 'db'}")
+    yield made
+    made.close()
+
+
+def serving(store: Store, **settings: object) -> None:
+    """An endpoint `e` with a revision that serves."""
+    made = Settings.parse({"scale_down_delay_s": 10, "container_concurrency": 2, "max_replica": 3, **settings})
+    store.save_endpoint("e", made, 0)
+    store.add_revision("e", Order("source", None, None, made), 0)
+    for state in ("building", "built", "starting"):
+        store.move_revision("e", 1, RevisionState(state), 0)
+    store.swap("e", 1, 0)
+    store.set_wish("e", 0, "a fresh start", 0)
+
+
+def report(loads: Loads, at: float, **load: object) -> None:
+    loads.report("g0", at, {"e": load})
+
+
+def test_waiting_requests_raise_the_wish_at_once_and_silence_lowers_it_after_the_delay(store: Store) -> None:
+    serving(store)
+    loads = Loads()
+    autoscaler = Autoscaler(store, loads)
+    autoscaler.step(100)
+    assert store.endpoint("e").wish == 0
+    report(loads, 100.1, queued=5, last_request=100.1)
+    autoscaler.step(100.2)
+    assert (store.endpoint("e").wish, store.endpoint("e").wish_at) == (3, 100.2)
+    report(loads, 101, queued=0, in_flight=0, last_request=100.9)
+    autoscaler.step(101)
+    autoscaler.step(110.5)
+    assert store.endpoint("e").wish == 3
+    autoscaler.step(111.1)
+    assert store.endpoint("e").wish == 0
+    assert "no request for 10 s" in store.endpoint("e").wish_reason
+
+
+def test_the_wish_is_written_only_when_it_changes(store: Store) -> None:
+    serving(store)
+    loads = Loads()
+    autoscaler = Autoscaler(store, loads)
+    report(loads, 100, in_flight=1, last_request=100)
+    autoscaler.step(100)
+    version = store.version
+    report(loads, 100.5, in_flight=2, last_request=100.5)
+    autoscaler.step(100.5)
+    assert store.version == version
+
+
+def test_a_deactivated_endpoint_is_left_alone(store: Store) -> None:
+    serving(store, min_replica=1)
+    store.set_active("e", False, 1)
+    Autoscaler(store, Loads()).step(100)
+    assert store.endpoint("e").wish == 0
+
+
+def test_a_deleted_endpoint_is_forgotten(store: Store) -> None:
+    serving(store, min_replica=1)
+    autoscaler = Autoscaler(store, Loads())
+    autoscaler.step(100)
+    assert store.endpoint("e").wish == 1
+    store.delete_endpoint("e", 101)
+    autoscaler.step(102)

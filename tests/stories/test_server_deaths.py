@@ -1,0 +1,107 @@
+"""SIGKILL for every process of a `puna up` under load: nothing is lost but replies that had begun, nothing is left."""
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from puna.errors import PunaError
+from stories.conftest import Callers, Up, family, write_app
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One `puna up` with two gateways and an app on two replicas; the last story kills it."""
+    with tempfile.TemporaryDirectory(prefix="puna-") as root:
+        running = Up(Path(root), gateways=2)
+        app = write_app(tmp_path_factory.mktemp("app"), infer_s=0.02)
+        running.deploy(app, min_replica=2, max_replica=2)
+        running.until(lambda: len(running.worker_pids()) == 2, 30, "two replicas")
+        yield running
+        running.client.close()
+        running.process.kill()
+        running.process.wait()
+
+
+def kill(pid: int) -> float:
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def test_a_killed_replica_loses_no_request_and_is_replaced(up: Up) -> None:
+    before = up.worker_pids()
+    with Callers(up) as callers:
+        callers.more(20)
+        kill(before[0])
+        callers.more(60)
+        up.until(lambda: len(up.worker_pids()) == 2 and up.worker_pids() != before, 30, "the replacement")
+        callers.more(20)
+    assert callers.failed() == [] and callers.broken == 0
+
+
+def test_a_killed_guard_takes_its_worker_along_and_loses_no_request(up: Up) -> None:
+    up.until(lambda: len(up.worker_pids()) == 2, 30, "two replicas")
+    before = up.worker_pids()
+    guard = int(Path(f"/proc/{before[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    with Callers(up) as callers:
+        callers.more(20)
+        killed = kill(guard)
+        up.until(lambda: not _alive(before[0]), 2 - (time.monotonic() - killed), "the worker's end")
+        callers.more(60)
+    assert callers.failed() == [] and callers.broken == 0
+
+
+def test_a_killed_gateway_breaks_its_own_connections_only(up: Up) -> None:
+    gateways = up.pids("puna.server gateway")
+    assert len(gateways) == 2
+    with Callers(up) as callers:
+        callers.more(20)
+        kill(gateways[0])
+        callers.more(60)
+        up.until(lambda: len(up.pids("puna.server gateway")) == 2, 5, "the new gateway")
+        callers.more(20)
+    assert callers.failed() == []
+    assert callers.broken <= 8, "more than the connections of one moment"
+
+
+def test_without_a_control_plane_requests_never_notice(up: Up) -> None:
+    control = up.pids("puna.server control")
+    before = up.worker_pids()
+    with Callers(up) as callers:
+        callers.more(20)
+        kill(control[0])
+        callers.more(60)
+        up.until(lambda: up.pids("puna.server control") not in ([], control), 5, "the new control plane")
+        up.until(lambda: _answers(up), 30, "the control plane's first answer")
+        callers.more(20)
+    assert callers.failed() == [] and callers.broken == 0
+    assert sorted(up.worker_pids()) == sorted(before), "the replicas went on and were found again"
+
+
+def test_the_supervisors_death_leaves_no_process_two_seconds_later(up: Up) -> None:
+    assert len(family(up.home.root)) >= 7
+    killed = kill(up.process.pid)
+    up.process.wait()
+    while left := family(up.home.root):
+        assert time.monotonic() - killed < 2, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+def _answers(up: Up) -> bool:
+    try:
+        return up.client.health()["status"] == "ok"
+    except PunaError:
+        return False
