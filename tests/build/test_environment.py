@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from puna.artifacts import SHORT
+from puna.build import surroundings, system
 from puna.build.command import BuildCancelledError
 from puna.build.environment import Environment, build, find_python, find_uv
 from puna.errors import BuildError, NotFoundError
@@ -159,6 +161,36 @@ def test_a_python_that_is_not_there_is_not_downloaded(home: Home) -> None:
         build(RuntimeSpec(python_version="3.99"), home, lambda line: None)
     assert "uv python install 3.99" in caught.value.hint
     assert find_python(f"{sys.version_info.major}.{sys.version_info.minor}", find_uv(), {}) == sys.executable
+
+
+def test_an_interpreter_of_another_version_is_found_and_used(home: Home) -> None:
+    own = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    others = {
+        found.name
+        for folder in surroundings.python_path(os.environ["PATH"]).split(os.pathsep)
+        for found in Path(folder).glob("python3.[0-9]*")
+        if re.fullmatch(r"python3\.(8|9|1\d)", found.name) and found.name != own
+    }
+    if not others:
+        pytest.skip("this machine has one Python only")
+    version = min(others).removeprefix("python")
+    built = build(RuntimeSpec(python_version=version), home, lambda line: None)
+    shown = subprocess.run([built.python, "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(f"Python {version}.")
+
+
+def test_a_driver_older_than_the_cuda_asked_for_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    lines: list[str] = []
+    for label in ("CUDA Version", "CUDA UMD Version"):
+        smi.write_text(f"#!/bin/sh\necho '| NVIDIA-SMI 550.1   Driver Version: 550.1   {label}: 12.4 |'\n")
+        smi.chmod(0o755)
+        for wanted in ("12.1.1", "12.4.1", "12.9.0", None):
+            system.warn_of_driver(wanted, lines.append)
+    assert lines == ["warning: the app wants CUDA 12.9.0; the driver here goes up to 12.4"] * 2
 
 
 # What a machine without the package, or without dpkg, looks like from inside a build.

@@ -128,3 +128,11 @@ def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str) -> None
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no folder"):
         project.load(tmp_path / "nowhere")
+
+
+def test_an_alias_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:
+    levels = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    for line in ("env: {A: *x11}", "env: *x11", "name: *x11", "models: *x11", "configuration: {vcpu: *x11}"):
+        with pytest.raises(ProjectError) as caught:
+            load(tmp_path, f"x0: &x0 [a]\n{levels}{line}\n")
+        assert len(caught.value.message) < 1000

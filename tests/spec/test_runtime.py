@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from puna.errors import RuntimeSpecError
 from puna.spec import runtime
@@ -184,3 +185,13 @@ def test_text_that_is_no_mapping_is_refused() -> None:
     for text in ("- a\n", "a: [", "build: 3\n"):
         with pytest.raises(RuntimeSpecError):
             runtime.parse_text(text)
+
+
+def test_an_alias_bomb_is_refused_in_a_moment() -> None:
+    levels = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    for key in ("python_packages", "cuda_version", "system_packages"):
+        text = f"x0: &x0 [a]\n{levels}build: {{{key}: [*x11]}}\n"
+        values = yaml.safe_load(text)
+        with pytest.raises(RuntimeSpecError, match=key) as caught:
+            runtime.parse({"build": values["build"]})
+        assert len(caught.value.message) < 1000

@@ -174,6 +174,7 @@ def find_python(version: str | None, uv: Sequence[str], env: dict[str, str]) -> 
     if version is None or tuple(map(int, version.split("."))) == running[: version.count(".") + 1]:
         return sys.executable
     find = [*uv, "python", "find", "--no-python-downloads", "--no-project", "--system", version]
+    env = {**env, "PATH": surroundings.python_path(env["PATH"])}
     found = subprocess.run(find, capture_output=True, text=True, env=env, check=False)
     if found.returncode != 0:
         raise BuildError(

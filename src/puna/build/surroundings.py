@@ -38,7 +38,6 @@ _KEPT = (
     "UV_INSECURE_HOST",
     "UV_TORCH_BACKEND",
     "UV_HTTP_TIMEOUT",
-    "UV_PYTHON_INSTALL_DIR",
     "UV_CONSTRAINT",
     "UV_LINK_MODE",
 )
@@ -59,6 +58,7 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
         "VIRTUAL_ENV": str(venv),
         "UV_CACHE_DIR": _uv_cache(),
         "UV_PYTHON_DOWNLOADS": "never",
+        "UV_PYTHON_INSTALL_DIR": _uv_pythons(),
         "UV_NO_PROGRESS": "1",
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
@@ -73,6 +73,19 @@ def _uv_cache() -> str:
     if given := os.environ.get("UV_CACHE_DIR"):
         return given
     return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv")
+
+
+def _uv_pythons() -> str:
+    if given := os.environ.get("UV_PYTHON_INSTALL_DIR"):
+        return given
+    return str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "uv" / "python")
+
+
+def python_path(path: str) -> str:
+    """PATH for the search for an interpreter: pyenv's versions instead of its shims, which fail unless chosen."""
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    plain = [folder for folder in path.split(os.pathsep) if not folder.rstrip("/").endswith("/shims")]
+    return os.pathsep.join([*plain, *sorted(map(str, versions.glob("*/bin")), reverse=True)])
 
 
 def _uv_from_pip(found: dict[str, str]) -> dict[str, str]:

@@ -73,8 +73,11 @@ def warn_of_driver(cuda_version: str | None, log: Callable[[str], None]) -> None
     """Say so when the NVIDIA driver is older than the CUDA version that the app names."""
     if cuda_version is None or shutil.which("nvidia-smi") is None:
         return
-    shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False, timeout=60).stdout
-    found = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", shown)
+    try:
+        shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return  # a driver that does not answer fails the app's validation, with its own words
+    found = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", shown)
     wanted = [int(part) for part in (cuda_version + ".0").split(".")[:2]]
     if found and [int(found[1]), int(found[2])] < wanted:
         log(f"warning: the app wants CUDA {cuda_version}; the driver here goes up to {found[1]}.{found[2]}")

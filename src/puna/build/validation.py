@@ -35,6 +35,10 @@ _HINTS = (
         r"No CUDA GPUs are available|Failed to infer device type",
         "this machine shows no GPU: puna init --engine transformers",
     ),
+    (
+        r"chat_template is not set",
+        "this is a base model: publish a fine-tuned one, or send plain text to the tokenizer",
+    ),
     (r"KeyError: ['\"](\w+)['\"]", "is `{0}` an input of input_schema.py?"),
 )
 

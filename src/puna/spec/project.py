@@ -137,7 +137,7 @@ def _check(project: Project) -> None:
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     section = values.get(key) or {}
     if not isinstance(section, Mapping):
-        raise ProjectError(f"`{key}` must hold keys and values, not {section!r}")
+        raise ProjectError(f"`{key}` must hold keys and values, not {runtime.shown(section)}")
     return section
 
 
@@ -171,7 +171,7 @@ def _text(values: Mapping[str, Any], key: str) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, Mapping | list):
-        raise ProjectError(f"`{key}` must be text, not {value!r}")
+        raise ProjectError(f"`{key}` must be text, not {runtime.shown(value)}")
     return str(value).strip() or None
 
 
@@ -206,19 +206,23 @@ def _flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
 def _env(values: Mapping[str, Any]) -> dict[str, str]:
     value = values.get("env") or {}
     if isinstance(value, list):  # `- KEY=VALUE`, as the platform's command line has it
-        pairs = [str(item).partition("=") for item in value]
+        pairs = [item.partition("=") if isinstance(item, str) else ("", "", "") for item in value]
         if any(not equals for _, equals, _ in pairs):
-            raise ProjectError(f"`env` must hold KEY: value pairs, not {value!r}")
+            raise ProjectError(f"`env` must hold KEY: value pairs, not {runtime.shown(value)}")
         value = {key: text for key, _, text in pairs}
     if not isinstance(value, Mapping):
-        raise ProjectError(f"`env` must hold KEY: value pairs, not {value!r}")
+        raise ProjectError(f"`env` must hold KEY: value pairs, not {runtime.shown(value)}")
     for key, item in value.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)) or "\0" in str(item):
-            raise ProjectError(f"`env` has {key!r}, which no environment variable can be called")
-    return {str(key): "" if item is None else _env_text(item) for key, item in value.items()}
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)) or "\0" in _env_text(item):
+            raise ProjectError(f"`env` has {runtime.shown(key)}, which no environment variable can be called")
+    return {str(key): _env_text(item) for key, item in value.items()}
 
 
 def _env_text(value: object) -> str:
+    if isinstance(value, Mapping | list):
+        raise ProjectError(f"`env` must hold text, not {runtime.shown(value)}", "put quotes around it")
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -226,7 +230,7 @@ def _names(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = values.get(key) or []
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str | Mapping) for item in items):
-        raise ProjectError(f"`{key}` must be a list of names, not {value!r}")
+        raise ProjectError(f"`{key}` must be a list of names, not {runtime.shown(value)}")
     # The platform's newer files list secrets as `- name: x`.
     found = [str(item.get("name", "")) if isinstance(item, Mapping) else item for item in items]
     return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))

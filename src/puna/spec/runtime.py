@@ -155,7 +155,7 @@ def parse(values: Mapping[str, Any]) -> RuntimeSpec:
             raise RuntimeSpecError(f"unknown key `{key}`", nearest(str(key), ["build"]) or in_build)
     build = values.get("build") or {}
     if not isinstance(build, Mapping):
-        raise RuntimeSpecError(f"`build` must hold keys and values, not {build!r}")
+        raise RuntimeSpecError(f"`build` must hold keys and values, not {shown(build)}")
     for key in build:
         if key not in (*KEYS, "run_commands"):
             raise RuntimeSpecError(
@@ -173,6 +173,13 @@ def parse(values: Mapping[str, Any]) -> RuntimeSpec:
     )
 
 
+def shown(value: object) -> str:
+    """A value for a message; a list or mapping by its kind, as YAML's aliases make a page whose repr fills memory."""
+    if isinstance(value, Mapping | list | tuple):
+        return "a list" if not isinstance(value, Mapping) else "keys and values"
+    return repr(value)[:200]
+
+
 def _strings(build: Mapping[str, Any], key: str) -> list[str]:
     value = build.get(key)
     if value is None:
@@ -180,10 +187,12 @@ def _strings(build: Mapping[str, Any], key: str) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list | tuple):
-        raise RuntimeSpecError(f"`build.{key}` must be a list, not {value!r}", f"write `{key}:` and `  - name` below")
+        raise RuntimeSpecError(
+            f"`build.{key}` must be a list, not {shown(value)}", f"write `{key}:` and `  - name` below"
+        )
     for item in value:
         if item is not None and not isinstance(item, str):
-            raise RuntimeSpecError(f"`build.{key}` must hold text, not {item!r}", "put quotes around it")
+            raise RuntimeSpecError(f"`build.{key}` must hold text, not {shown(item)}", "put quotes around it")
     return [item for item in value if item is not None]
 
 
@@ -192,7 +201,7 @@ def _one_line(build: Mapping[str, Any], key: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str | int | float) or isinstance(value, bool) or not str(value).isprintable():
-        raise RuntimeSpecError(f"`build.{key}` must be one line of text, not {value!r}")
+        raise RuntimeSpecError(f"`build.{key}` must be one line of text, not {shown(value)}")
     return str(value).strip()
 
 
