@@ -126,7 +126,7 @@ class Client:
 
     def reply(self) -> tuple[int, int, Any]:
         """`(request id, status, body)` of the next REPLY."""
-        kind, request_id, payload = self.next(protocol.STARTED, protocol.READY, protocol.HELLO)
+        kind, request_id, payload = self.next(protocol.STARTED, protocol.READY, protocol.HELLO, protocol.END)
         assert kind == protocol.REPLY, protocol.NAMES.get(kind, kind)
         status, body = protocol.decode_reply(payload)
         return request_id, status, json.loads(body)

@@ -157,6 +157,8 @@ def test_an_overrun_gets_504_and_the_worker_lives_when_infer_returns_in_its_grac
     client.send(1, {"prompt": "slow 0.6"}, deadline_s=0.2)
     begun = time.monotonic()
     assert client.reply()[:2] == (1, 504) and time.monotonic() - begun < 0.5
+    # The place is free only now, and whoever counts places is told.
+    assert client.next()[:2] == (protocol.END, 1) and time.monotonic() - begun >= 0.55
     client.send(2, {"prompt": "next 0"})
     assert client.reply()[:2] == (2, 200)
 
@@ -200,6 +202,15 @@ def test_a_cancelled_call_that_has_not_begun_never_begins(app: Write, start: Sta
     client.send(3, {"prompt": "third 0"})
     assert [client.reply()[0] for _ in range(2)] == [1, 3]
     assert not (folder / "begun-second").exists()
+
+
+def test_a_cancelled_call_that_has_begun_ends_without_a_reply(app: Write, start: Start) -> None:
+    folder = app(SLEEPY)
+    client = start(folder).ready()
+    client.send(1, {"prompt": "first 0.3"})
+    wait_for(folder / "begun-first")
+    client.socket.sendall(protocol.encode(protocol.CANCEL, 1))
+    assert client.next(protocol.STARTED)[:2] == (protocol.END, 1)
 
 
 def test_a_client_that_goes_away_cancels_its_calls(app: Write, start: Start) -> None:

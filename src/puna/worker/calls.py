@@ -114,14 +114,16 @@ class Book:
                     return None
                 self._work.wait()
 
-    def finish(self, call: Call, data: bytes) -> None:
-        """The call has ended: send `data`, unless it was answered or cancelled before."""
+    def finish(self, call: Call, data: bytes, over: bytes) -> None:
+        """The call has ended: send `data`, or `over` when it was answered (504) or cancelled before.
+
+        The other side counts on one of them: it holds the place until `infer` is really over.
+        """
         with self._lock:
             answered, call.is_answered = call.is_answered, True
             self._live.pop(call.key, None)  # first, because the other side may use the id again at once
             self._sending += 1
-        if not answered:
-            call.send(data)
+        call.send(over if answered else data)
         with self._lock:
             self._sending -= 1
             if not self.accepts:

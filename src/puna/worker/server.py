@@ -174,7 +174,8 @@ class Server:
             if call is None:
                 return
             call.send(protocol.encode(protocol.STARTED, call.request_id))
-            self.book.finish(call, answers.answer(self.app, call, self._emit))
+            over = protocol.encode(protocol.END, call.request_id, {})
+            self.book.finish(call, answers.answer(self.app, call, self._emit), over)
 
     def _emit(self, call: Call, data: bytes) -> None:
         if not call.is_answered:
