@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from puna.deploy.load import Loads
-from puna.deploy.settings import Settings
+from puna.deploy.records import Order
+from puna.deploy.settings import parse
 from puna.deploy.states import RevisionState
 from puna.deploy.store import Store
-from puna.deploy.store_endpoints import Order
 from puna.serve.autoscaler import Autoscaler
 
 
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def serving(store: Store, **settings: object) -> None:
     """An endpoint `e` with a revision that serves."""
-    made = Settings.parse({"scale_down_delay_s": 10, "container_concurrency": 2, "max_replica": 3, **settings})
+    made = parse({"scale_down_delay_s": 10, "container_concurrency": 2, "max_replica": 3, **settings})
     store.save_endpoint("e", made, 0)
     store.add_revision("e", Order("source", None, None, made), 0)
     for state in ("building", "built", "starting"):
