@@ -12,11 +12,28 @@ import pytest
 from merge import tiny
 from merge.conftest import Trained
 from puna.home import Home
-from puna.merge.choose import merge_and_verify
+from puna.merge.choose import MAX_AUTO_RISE, choose, merge_and_verify
 from puna.merge.stream import merge
+from puna.merge.verify import Verification
 
 # PEFT asks transformers by a name that the latter has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+FIGURES = Verification(
+    base="",
+    exact=False,
+    merged_loss=1.0,
+    trained_loss=1.0,
+    logits_max_diff=0.1,
+    logits_mean_diff=0.01,
+    logits_share=0.01,
+    mean_kl=0.0001,
+    same_top=1.0,
+    replies_equal="4 of 4",
+    token_ids_equal=True,
+    passed=True,
+    reasons=(),
+)
 
 
 @dataclass
@@ -63,6 +80,17 @@ def test_auto_takes_the_dequantised_base_when_the_original_is_worse(
     # Half a nat from what it claims to be: no merge of it passes.
     assert not found.passed
     assert [p.name for p in home.models.iterdir()] == [model.path.name]
+
+
+def test_the_choice_turns_at_the_limit_and_names_all_three_losses() -> None:
+    def why(original: float) -> tuple[str, str]:
+        found = {"original": original, "dequantised": 1.0004}
+        return choose({b: replace(FIGURES, merged_loss=loss) for b, loss in found.items()}, tiny.recipe())  # type: ignore
+
+    assert why(1.0 + MAX_AUTO_RISE / 2)[0] == "original" and why(0.9)[0] == "original"
+    base, text = why(1.0 + MAX_AUTO_RISE * 2)
+    assert base == "dequantised" and all(figure in text for figure in ("1.0040", "1.0004", "1.0000"))
+    assert why(float("nan"))[0] == "dequantised"
 
 
 def test_a_loser_that_was_there_before_stays(made: Trained, home: Home, trained: tiny.PeftTrained) -> None:
