@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,13 @@ def test_the_app_gets_nothing_of_punas_own_environment(
     monkeypatch.setenv("PUNA_DATABASE_URL", "postgresql://me:pass@db/puna")
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/bin")
     made = bundle(source.snapshot(folder, home), environment, [model], home)
     env = app_env(made, extra={"GREETING": "hello"})
     assert not {"PUNA_DATABASE_URL", "HF_TOKEN", "PYTHONPATH"} & set(env)
     assert env["GREETING"] == "hello" and env["HF_HUB_OFFLINE"] == env["TRANSFORMERS_OFFLINE"] == "1"
     assert env["HF_HUB_CACHE"] == str(made.path / "hub")
-    assert env["PATH"].split(os.pathsep)[0] == str(environment.path / "venv" / "bin")
+    assert env["PATH"] == f"{environment.path / 'venv' / 'bin'}:/usr/bin"
     assert env["VLLM_CACHE_ROOT"].startswith(str(home.caches / made.path.name))
     assert Path(env["HOME"]).is_dir() and env["HOME"] != str(Path.home())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from puna.artifacts import MANIFEST, SHORT, Artifact, Bundle, Source, drafting, write_json
 from puna.build.environment import Environment
+from puna.build.surroundings import path_after
 from puna.errors import NotFoundError, ProjectError, nearest
 from puna.home import Home
 from puna.spec import project
@@ -18,7 +19,6 @@ from puna.spec import project
 _COMMIT = 40  # hex digits: libraries take a snapshot folder of this length for a commit
 _KEPT = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def app_env(bundle: Bundle, *, extra: Mapping[str, str]) -> dict[str, str]:
     hugging_face = home.caches / "huggingface"
     env = {name: os.environ[name] for name in (*_KEPT, *_PROXIES, *map(str.lower, _PROXIES)) if name in os.environ}
     env |= {
-        "PATH": f"{venv / 'bin'}:{os.environ.get('PATH') or _PATH}",
+        "PATH": path_after(venv),
         "VIRTUAL_ENV": str(venv),
         "HOME": str(own / "home"),
         "XDG_CACHE_HOME": str(own / "cache"),

@@ -89,7 +89,7 @@ def build(
         path.mkdir(mode=0o700)
         try:
             return _build(spec, path, log, cancelled)
-        except BaseException:
+        except BaseException:  # whoever asked for the build sees it; only the half environment goes
             shutil.rmtree(path, ignore_errors=True)
             raise
 

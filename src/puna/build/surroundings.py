@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # Where packages come from and how to get there. Everything else, tokens above all, stays outside.
@@ -52,7 +53,7 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
     for name in ("home", "tmp"):
         (scratch / name).mkdir(parents=True)
     found |= {
-        "PATH": f"{venv / 'bin'}:{os.environ.get('PATH') or _PATH}",
+        "PATH": path_after(venv),
         "HOME": str(scratch / "home"),
         "TMPDIR": str(scratch / "tmp"),
         "VIRTUAL_ENV": str(venv),
@@ -66,6 +67,13 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
         "GIT_ALLOW_PROTOCOL": "https:http:ssh",
     }
     return _uv_from_pip(found) | found | _config_files()
+
+
+def path_after(venv: Path) -> str:
+    """PATH with the programs of `venv` first, then the machine's, without those of Puna's own environment."""
+    own = os.path.join(sys.prefix, "bin") if sys.prefix != sys.base_prefix else ""
+    outer = [folder for folder in (os.environ.get("PATH") or _PATH).split(os.pathsep) if folder not in ("", own)]
+    return os.pathsep.join([str(venv / "bin"), *outer])
 
 
 def _uv_cache() -> str:

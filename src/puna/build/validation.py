@@ -30,10 +30,13 @@ _HINTS = (
         r"(?i)offline mode|LocalEntryNotFound|couldn't connect to",
         "publish the model, or set HF_HUB_OFFLINE: '0' in env",
     ),
-    (r"(?i)gated repo|401 Client Error", "put HF_TOKEN into a secret: puna secret create"),
+    (
+        r"(?i)gated repo|401 Client Error",
+        "puna secret set hub HF_TOKEN=...    # and name `hub` under `secrets:` in inferless.yaml",
+    ),
     (
         r"No CUDA GPUs are available|Failed to infer device type",
-        "this machine shows no GPU: puna init --engine transformers",
+        "this machine shows no GPU: puna init MODEL FOLDER --engine transformers",
     ),
     (
         r"chat_template is not set",
