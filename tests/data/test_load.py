@@ -37,7 +37,7 @@ def test_json_lines_are_read_past_blank_lines_and_a_byte_order_mark(tmp_path: Pa
 
 def test_a_json_list_is_read_and_so_are_json_lines_by_that_name(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(ROWS, indent=1))
+    path.write_text("\ufeff" + json.dumps(ROWS, indent=1))
     assert messages(path) == EXPECTED
     assert messages(write_jsonl(tmp_path / "b.json", ROWS)) == EXPECTED
 

@@ -140,6 +140,15 @@ def test_an_own_template_fits_a_base_without_reserved_ids(base_without_reserve: 
     assert backend(tokenizer).encode(tokenizer.template.render(CHAT)).ids.count(tokenizer.bos_token_id) == 1
 
 
+def test_padding_is_rather_left_out_than_made_the_end_token(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "gpt2", ["<|endoftext|>"], bos="<|endoftext|>", eos="<|endoftext|>")
+    (tmp_path / "own.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    tokenizer = build_tokenizer(base, str(tmp_path / "own.jinja"))
+    assert tokenizer.pad_token_id is None and "pad_token" not in files(tokenizer)["special_tokens_map.json"]
+
+
 def test_a_template_whose_replies_never_end_is_refused(base: Path, tmp_path: Path) -> None:
     own = tmp_path / "endless.jinja"
     own.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")

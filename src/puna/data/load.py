@@ -175,12 +175,12 @@ class _Lines:
 
 
 def _json_lines(path: Path) -> Records:
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # Windows editors put a byte-order mark there
-    return _Lines([(number, line) for number, line in enumerate(lines, 1) if line.strip()])
+    lines = enumerate(path.read_bytes().split(b"\n"), 1)
+    return _Lines([(number, line) for number, line in lines if line.strip()])
 
 
 def _json(path: Path) -> Records:
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # Windows editors put a byte-order mark there
     if not content.lstrip().startswith(b"["):
         return _json_lines(path)  # many files named .json hold JSON Lines
     try:
