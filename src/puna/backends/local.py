@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -180,15 +181,21 @@ class LocalBackend:
 
 
 def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Callable[[], bool] = lambda: False) -> None:
-    """Run `worker.pyz validate` to its end, to `timeout_s` or to cancellation; nothing of it is left.
+    """Run the worker's `validate` to its end, to `timeout_s` or to cancellation; nothing of it is left.
 
     The report is there afterwards in every case: where the run was ended, it names the phase and says why.
     """
-    pyz = worker_pyz(report.parent)
-    argv = [str(launch.python), "-I", str(pyz), "validate", "--app", str(launch.app), "--report", str(report)]
-    config = _config(launch, argv) | {"mode": "run", "owner_fd": 0, "timeout_s": timeout_s}
     report.unlink(missing_ok=True)
     launch.log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="puna-") as folder:
+        argv = [str(launch.python), "-I", str(worker_pyz(Path(folder))), "validate"]
+        argv += ["--app", str(launch.app), "--report", str(report)]
+        config = _config(launch, argv) | {"mode": "run", "owner_fd": 0, "timeout_s": timeout_s}
+        result = _run_guarded(config, cancelled)
+    _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
+
+
+def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
     result: dict[str, Any] = {"reason": "it was cancelled"}
     with _guard(config) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -199,7 +206,7 @@ def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Calla
             result = json.loads(process.stdout.read() or b"{}")
         process.stdin.close()  # the guard's owner has gone: it ends everything
         process.wait()
-    _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
+    return result
 
 
 def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:

@@ -50,7 +50,7 @@ class Book:
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
         self._sending = 0
-        self._stopped = False
+        self._stopped = self._poison = False
         self.accepts = True
         self.refusal = ""
         self.overrun_grace_s = OVERRUN_GRACE_S
@@ -105,11 +105,10 @@ class Book:
         """The next call, marked as running; None when the worker stops."""
         with self._lock:
             while True:
-                while self._queue:
+                if self._queue and not self._poison:
                     call = self._queue.popleft()
-                    if not call.is_answered:
-                        call.is_running = True
-                        return call
+                    call.is_running = True
+                    return call
                 if self._stopped:
                     return None
                 self._work.wait()
@@ -159,8 +158,7 @@ class Book:
         if not over:
             return
         self.accepts, self.refusal = False, "the replica restarts: a call overran its time"
-        for call in self._queue:
-            call.is_answered = True  # it was not: the closed connection tells the gateway to try it elsewhere
+        self._poison = True  # the queue is not run: the closed connection tells the gateway to try it elsewhere
         if all(c.is_answered for c in running) and not self._sending:
             self._poisoned(over[0])
 
@@ -170,6 +168,7 @@ class Book:
         call.is_answered = True
         if not call.is_running:
             self._live.pop(call.key, None)
+            self._queue.remove(call)  # it must not take the place of one that somebody waits for
             self._settle()
         elif call.cancel is not None:
             call.cancel()
