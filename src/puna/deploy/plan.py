@@ -149,6 +149,7 @@ class _Endpoint:
         self.next = latest if latest in rolling else None
         self.stale = [r for r in rolling if r is not self.next]
         self.actions: list[Action] = []
+        self.removed: set[str] = set()
         self.reason = ""
 
     def plan(self, room: Room) -> list[Action]:
@@ -256,6 +257,9 @@ class _Endpoint:
         return (replica.state is ReplicaState.READY, busy, -replica.created)
 
     def _remove(self, replica: Replica, why: str) -> None:
+        if replica.id in self.removed:
+            return  # scaled down and replaced in one step
+        self.removed.add(replica.id)
         if replica.state is ReplicaState.READY:
             deadline = self.now + self.endpoint.settings.inference_time_s
             self.actions.append(Drain(replica.id, why, deadline))

@@ -23,12 +23,19 @@ class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
 
     def __init__(self, url: str) -> None:
         """Open the database at `url` (SQLAlchemy's form) and bring its tables up to date."""
+        self._kept: tuple[int, Snapshot] = (-1, Snapshot())
         super().__init__(url, migrate)
 
     def snapshot(self) -> Snapshot:
-        """Endpoints, revisions and replicas as they are at one moment."""
-        with self._read() as connection, connection.begin():
-            return self._snapshot(connection)
+        """Endpoints, revisions and replicas as they are at one moment.
+
+        Read again only after a write: this process is the only one that writes, and the reconciler asks all the time.
+        """
+        writes = self._writes  # before the read: a write in between makes the next call read again
+        if self._kept[0] != writes:
+            with self._read() as connection, connection.begin():
+                self._kept = (writes, self._snapshot(connection))
+        return self._kept[1]
 
     def _snapshot(self, connection: Connection) -> Snapshot:
         held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")

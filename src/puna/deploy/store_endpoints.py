@@ -148,8 +148,8 @@ class EndpointStore(Database):
         """A new revision: to be built, or, as `copy_of` one that has been built, ready to be rolled out."""
         with self._write() as connection:
             self._endpoint(connection, name)
-            top = select(func.max(REVISIONS.c.number)).where(REVISIONS.c.endpoint == name)
-            number = (connection.execute(top).scalar() or 0) + 1
+            # Counted beyond the endpoint's deletion: a replica of a deleted one is never taken for a new one's.
+            number = self._bump(connection, f"revision of {name}")
             values: dict[str, Any] = {"state": str(RevisionState.QUEUED)}
             if copy_of is not None:
                 values = {"state": str(RevisionState.BUILT), "environment": copy_of.environment}

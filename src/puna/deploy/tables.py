@@ -21,8 +21,9 @@ def _count(name: str) -> Column[int]:
 
 SCHEMA_VERSION = Table("schema_version", METADATA, Column("number", Integer, primary_key=True))
 
-# `routes` is the version of the gateways' table; `asked` orders deploys; `epoch` numbers replicas.
-COUNTERS = Table("counters", METADATA, Column("name", String(32), primary_key=True), _count("value"))
+# `routes` is the version of the gateways' table; `asked` orders deploys; `epoch` numbers replicas; one more for each
+# endpoint's revisions.
+COUNTERS = Table("counters", METADATA, Column("name", String(80), primary_key=True), _count("value"))
 
 RUNTIMES = Table(
     "runtimes",
