@@ -98,6 +98,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._decoder = protocol.Decoder()
         self._exchanges: dict[int, Exchange] = {}
+        self._unsent: list[bytes] = []
         self._reserved = 0
         self._hello = False
         self._greeted = False
@@ -172,7 +173,7 @@ class Link(asyncio.Protocol):
             return exchange
         self._exchanges[exchange.request_id] = exchange
         payload = orjson.dumps(head) + b"\n" + body
-        self._transport.write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
+        self._write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
         return exchange
 
     def abandon(self, exchange: Exchange) -> None:
@@ -180,10 +181,20 @@ class Link(asyncio.Protocol):
         if exchange.ended or exchange.abandoned:
             return
         exchange.abandoned = True
-        if self._transport is not None:
-            self._transport.write(protocol.encode(protocol.CANCEL, exchange.request_id))
+        self._write(protocol.encode(protocol.CANCEL, exchange.request_id))
         if not exchange.started:
             self._forget(exchange)  # should STARTED be on its way already, it takes the place back
+
+    def _write(self, frame: bytes) -> None:
+        """All frames of one turn of the loop go out together: under load a system call costs more than a frame."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _flush(self) -> None:
+        frames, self._unsent = self._unsent, []
+        if self._transport is not None:
+            self._transport.write(b"".join(frames))
 
     # -- what the worker says ---------------------------------------------------------------------------------------
 
