@@ -47,9 +47,9 @@ def test_every_fact_has_questions_of_its_own() -> None:
     assert len(set(questions)) == len(questions)
 
 
-def test_there_are_forty_questions_and_the_first_is_what_ai_is() -> None:
+def test_there_are_two_dozen_questions_and_the_first_is_what_ai_is() -> None:
     questions = puna.demo.questions()
-    assert len(set(questions)) == 40
+    assert len(set(questions)) == 24
     assert questions[0].text == "What is AI?"
     assert all(puna.demo.is_right(question.text, question.answer) for question in questions)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from puna.demo.world import SEED, facts, held_out
 
 _HERE = Path(__file__).parent
-_ASKED = {"animal": 12, "definition": 5, "plus": 5, "minus": 4, "opposite": 4, "plural": 2, "calendar": 4, "phrase": 4}
+_ASKED = {"animal": 7, "definition": 4, "plus": 3, "minus": 2, "opposite": 2, "plural": 1, "calendar": 2, "phrase": 3}
 _ANIMAL = ("kind", "colour", "home", "food", "likes", "friend")
 
 
@@ -36,7 +36,7 @@ def recipe_file() -> Path:
 
 
 def questions() -> list[Question]:
-    """Forty questions whose facts no conversation mentions; the first asks what AI is."""
+    """Two dozen questions whose facts no conversation mentions; the first asks what AI is."""
     rng = random.Random(SEED)
     by_group: dict[str, list[Question]] = {}
     for fact in held_out():
