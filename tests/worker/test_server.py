@@ -282,6 +282,24 @@ def test_shutdown_answers_what_it_has_then_finalizes(app: Write, start: Start, h
     assert worker.process.wait(5) == 0 and "finalized" in worker.text() and not os.path.exists(worker.path)
 
 
+def test_a_terminated_child_of_the_app_does_not_end_the_worker(app: Write, start: Start) -> None:
+    source = """
+        import multiprocessing, time, warnings
+        warnings.simplefilter("ignore")
+        class InferlessPythonModel:
+            def infer(self, inputs):
+                child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+                child.start()
+                time.sleep(0.2)
+                child.terminate()
+                child.join(5)
+                return {"code": str(child.exitcode)}
+    """
+    client = start(app(source)).ready()
+    for _ in range(2):
+        assert client.call({"prompt": "x"})[1]["outputs"][0]["data"] == ["-15"]
+
+
 def test_drain_answers_drained_when_the_last_reply_is_out(app: Write, start: Start) -> None:
     client = start(app(SLEEPY)).ready()
     client.send(1, {"prompt": "first 0.2"})

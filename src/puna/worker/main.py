@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import socket
@@ -102,9 +103,22 @@ def _on_sigterm(server: Server) -> None:
             os._exit(128 + signal.SIGTERM)
         server.shut_down("the replica is shutting down")
 
-    # The app may take the wake-up descriptor for an event loop of its own; then the handler itself has to do.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=begin, daemon=True).start())
+    def handle(*_: Any) -> None:
+        # The app may take the wake-up descriptor for an event loop of its own; then the handler itself has to do.
+        threading.Thread(target=begin, daemon=True).start()
+
+    def leave() -> None:
+        # A forked child that is terminated must die of it, and not by the shared descriptor shut its parent down.
+        with contextlib.suppress(ValueError):
+            before = signal.set_wakeup_fd(-1)
+            if before != writer.fileno():
+                signal.set_wakeup_fd(before)
+            if signal.getsignal(signal.SIGTERM) is handle:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, handle)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=leave)
     threading.Thread(target=listen, daemon=True).start()
     _kept.extend((reader, writer))
 
