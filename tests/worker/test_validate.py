@@ -169,3 +169,48 @@ def test_a_run_that_is_killed_leaves_a_report_of_its_phase(app: Write, pyz: Path
     process.wait()
     text = report.read_text()
     assert '"phase": "initialize"' in text and '"unfinished": true' in text
+
+
+TYPED = """
+    import inferless
+    from typing import List, Optional
+    from pydantic import BaseModel, Field
+
+    @inferless.request
+    class Ask(BaseModel):
+        prompt: str = Field(default="a dog")
+        steps: int
+        scale: Optional[float] = 7.5
+        seed: Optional[int] = None
+        sizes: List[int] = [1, 2]
+
+    @inferless.response
+    class Told(BaseModel):
+        text: str = Field(default="nothing")
+        seen: List[float] = [0.5]
+
+    class InferlessPythonModel:
+        def infer(self, asked: Ask) -> Told:
+            return Told(text="%s %d %s %s" % (asked.prompt, asked.steps, asked.scale, asked.seed))
+"""
+
+
+def test_pydantic_classes_are_the_schema_and_the_values(app: Write, validated: Validated) -> None:
+    pytest.importorskip("pydantic")
+    told = validated(app(TYPED))
+    assert told["ok"], told
+    keys = ("name", "datatype", "shape", "required", "example")
+    assert [tuple(i[k] for k in keys) for i in told["schema"]["inputs"]] == [
+        ("prompt", "STRING", [1], True, ["a dog"]),
+        ("steps", "INT32", [1], True, [1]),
+        ("scale", "FP64", [1], False, [7.5]),
+        ("seed", "INT32", [1], False, None),
+        ("sizes", "INT32", [-1], True, [1, 2]),
+    ]
+    assert [(o["name"], o["data"]) for o in told["outputs"]] == [("text", ["a dog 1 7.5 None"]), ("seen", [0.5])]
+
+
+def test_a_pydantic_field_of_another_type_is_named(app: Write, validated: Validated) -> None:
+    pytest.importorskip("pydantic")
+    told = validated(app(TYPED.replace("steps: int", "steps: dict")))
+    assert told["phase"] == "import" and "Data type - dict - not supported for input --> steps" in told["error"]

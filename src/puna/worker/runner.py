@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any, Callable, Optional
 
-from puna.worker import standin
+from puna.worker import standin, typed
 from puna.worker.schema import KINDS, Schema
 from puna.worker.schema import read as read_schema
 from puna.worker.stream import StreamHandler
@@ -30,6 +30,7 @@ class App:
         self.numpy: Any = None
         self.model: Any = None
         self.passes_handler = False
+        self.typed: Optional[typed.Typed] = None
         self._loop: Optional[EventLoop] = None
         self._library_path = list(sys.path)
 
@@ -57,6 +58,7 @@ class App:
         module = importlib.util.module_from_spec(spec)
         sys.modules["app"] = module
         spec.loader.exec_module(module)
+        self._read_types(path, module)
         self.model = self._class_of(module)()
         if not callable(getattr(self.model, "infer", None)):
             raise AppFault("class %s in app.py has no method infer" % CLASS)
@@ -64,7 +66,7 @@ class App:
         if is_async(self.model.infer) or is_async(getattr(self.model, "initialize", None)):
             self._loop = self._start_loop()
         # After app.py: some apps set OMP_NUM_THREADS and the like before they import numpy.
-        if any(KINDS[i.datatype] != "text" for i in self.schema.inputs):
+        if self.typed is None and any(KINDS[i.datatype] != "text" for i in self.schema.inputs):
             self.numpy = self._library("numpy")
 
     def initialize(self) -> None:
@@ -73,12 +75,21 @@ class App:
 
     def infer(self, values: Any, handler: Optional[StreamHandler] = None, started: Any = None) -> Any:
         """What `infer` returns; `started` takes a function that cancels an async call."""
-        arguments = (values, handler) if self.passes_handler else (values,)
-        return self._settle(self.model.infer(*arguments), started)
+        given = self.typed.to_request(values) if self.typed else values
+        arguments = (given, handler) if self.passes_handler else (given,)
+        result = self._settle(self.model.infer(*arguments), started)
+        return self.typed.from_response(result) if self.typed else result
 
     def finalize(self) -> None:
         """Call finalize if there is one."""
         self._call_once("finalize")
+
+    def _read_types(self, path: str, module: Any) -> None:
+        """Where app.py has request and response classes, they are the schema and win over the files."""
+        with open(path, "rb") as file:
+            self.typed, flags = typed.find(file.read(), module)
+        if self.typed is not None:
+            self.schema = typed.schema_of(self.typed.request, flags)
 
     def _class_of(self, module: Any) -> Any:
         found = getattr(module, CLASS, None)

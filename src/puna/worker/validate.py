@@ -51,11 +51,12 @@ def validate(app: App, path: str) -> bool:
     """Import, initialize, infer on the examples, finalize; True when all went well. The report says the rest."""
     report = Report(path, app.folder)
     try:
-        schema = report.phase("schema", app.read_schema)
-        report.fields["schema"] = schema.as_json()
+        report.phase("schema", app.read_schema)
+        report.fields["schema"] = app.schema.as_json()
         report.phase("import", app.load)
+        report.fields["schema"] = app.schema.as_json()  # classes in app.py may have replaced the file's
         report.phase("initialize", app.initialize)
-        result = report.phase("infer", lambda: _infer(app, schema))
+        result = report.phase("infer", lambda: _infer(app, app.schema))
         outputs: List[Dict[str, Any]] = report.phase("output", lambda: write_outputs(result, strict=True))
         report.fields["outputs"] = outputs
         kinds = [{key: o[key] for key in ("name", "datatype", "shape")} for o in outputs]
