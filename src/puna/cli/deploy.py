@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puna.cli import credentials, output
+from puna.cli import output
+from puna.cli.address import show
 from puna.cli.options import AsJson, Wait
 from puna.errors import UsageError
 
@@ -90,40 +90,6 @@ def settings_of(project: Project) -> dict[str, Any]:
         "env": dict(project.env),
         "secrets": list(project.secrets),
     }
-
-
-def show(client: Client, done: Mapping[str, Any], json: bool) -> None:
-    """Print an endpoint's address, key and a curl line that works as it is."""
-    name = str(done.get("name") or done["endpoint"])
-    if "url" not in done:
-        output.data(done) if json else output.line(f"revision {done['revision']} of {name} is being built: puna ps")
-        return
-    key = credentials.key_for(client, name)
-    if json:
-        output.data({**done, "key": key})
-        return
-    output.line(f"{name} revision {done['revision']} serves")
-    output.line(f"url:  {done['url']}")
-    output.line(f"key:  {key}")
-    output.line(f"try:  {curl_line(done, key)}")
-    output.line(
-        f"or:   puna call {name} " + " ".join(f"{i['name']}=..." for i in (done.get("schema") or {}).get("inputs", []))
-    )
-
-
-def curl_line(endpoint: Mapping[str, Any], key: str) -> str:
-    """A curl command that calls the endpoint with its schema's examples."""
-    import json as jsons
-    import shlex
-
-    from puna.spec import schema
-
-    body = schema.from_json(endpoint["schema"]).example_request() if endpoint.get("schema") else {"inputs": []}
-    address = str(endpoint["url"])
-    return (
-        f"curl -s {shlex.quote(address)} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
-        f"-d {shlex.quote(jsons.dumps(body))}"
-    )
 
 
 def _runtime(client: Client, folder: Path, project: Project, given: str | None, watch: output.Watch) -> str | None:

@@ -107,11 +107,11 @@ def _dispatch(words: list[str]) -> int:
         app = typer.Typer(add_completion=False)
         app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(target)
     # BadParameter < UsageError < ClickException: typer carries click inside and does not export its names.
-    complaint: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
+    complaint: type[Exception] = typer.BadParameter.__mro__[2]
     try:
         code = app(words[1:], prog_name=f"puna {name}", standalone_mode=False)
     except complaint as problem:
-        said = problem.format_message()
+        said = str(getattr(problem, "message", problem))
         if not said:
             return 2  # a group without a command: its help has been printed
         raise UsageError(said, f"puna {name} --help") from None
