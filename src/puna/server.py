@@ -234,13 +234,15 @@ def _serve(
     """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
     import uvicorn
 
+    from puna.serve.corked import CorkedProtocol
+
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=CorkedProtocol,
         ws="none",
         access_log=False,
         log_level="warning",
