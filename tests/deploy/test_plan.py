@@ -220,7 +220,7 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
     for name, endpoint in walk.endpoints.items():
         if endpoint.serving is not None:
             walk.bad.discard((name, endpoint.serving))
-    for _ in range(40):
+    for _ in range(600):
         walk.step()
         if walk.settled():
             break

@@ -125,10 +125,10 @@ class EndpointStore(Database):
 
     def set_wish(self, endpoint: str, replicas: int, reason: str, now: float) -> None:
         """Wish for so many replicas; the reconciler makes it true within the endpoint's limits."""
+        before = self.endpoint(endpoint)
+        if before.wish == replicas:
+            return
         with self._write() as connection:
-            before = self._endpoint(connection, endpoint)
-            if before.wish == replicas:
-                return
             self._wish(connection, endpoint, replicas, reason, now)
             self._event(connection, endpoint, "scale", f"{before.wish} -> {replicas}: {reason}", now)
 
