@@ -95,22 +95,33 @@ def load(path: Path, masters: Mapping[str, nn.Parameter], optimiser: torch.optim
     return Position(**state["position"])
 
 
-def _flatten(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors, numbers = {}, {}
-    for index, values in optimiser.state_dict()["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                # A copy each: bitsandbytes shares one table among all parameters, safetensors shares nothing.
-                tensors[f"{index}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
-            else:
-                numbers[f"{index}.{key}"] = value
+def _flatten(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Every value of the state under its path, e.g. `0/exp_avg`; bitsandbytes nests its own a level deeper."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, float] = {}
+
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{path}/{key}" if path else str(key), inner)
+        elif isinstance(value, torch.Tensor):
+            # A copy each: bitsandbytes shares one table among all parameters, safetensors shares nothing.
+            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        else:
+            assert isinstance(value, int | float), f"{path} is a {type(value).__name__}"
+            numbers[path] = value
+
+    walk("", optimiser.state_dict()["state"])
     return tensors, numbers
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in (*tensors.items(), *numbers.items()):
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+    state: dict[Any, Any] = {}
+    for path, value in (*tensors.items(), *numbers.items()):
+        index, *keys = path.split("/")
+        place = state.setdefault(int(index), {})
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
     whole = optimiser.state_dict()
     optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

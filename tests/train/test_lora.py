@@ -1,0 +1,83 @@
+"""LoRA against PEFT on the same dequantised base: the same losses and gradients; dropout that repeats itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from puna.train.batches import make_batch
+from puna.train.llama import Llama
+from puna.train.loading import Choices, add_fresh_lora, load_llama
+from puna.train.lora import Dropout, fresh_pair
+from puna.train.rows import count_labelled
+from train.tiny import make_recipe, random_rows
+
+# PEFT reads a name that transformers has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+NF4 = Choices("cpu", torch.float32)
+
+
+def peft_twin(base_dir: Path, model: Llama) -> torch.nn.Module:
+    """transformers' model with our dequantised matrices and PEFT's LoRA with our masters."""
+    theirs = AutoModelForCausalLM.from_pretrained(base_dir, attn_implementation="eager")
+    with torch.no_grad():
+        for linear in model.linears:
+            theirs.get_parameter(f"{linear.place}.weight").copy_(linear.weight.tensor())
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped = get_peft_model(theirs, config)
+    with torch.no_grad():
+        for name, master in model.named_masters().items():
+            wrapped.get_parameter(name.replace(".weight", ".default.weight")).copy_(master)
+    return wrapped
+
+
+def test_losses_and_gradients_equal_pefts(base_dir: Path) -> None:
+    model = load_llama(base_dir, NF4)
+    add_fresh_lora(model, make_recipe())
+    with torch.no_grad():  # B is zero at the start, which would leave A without a gradient
+        for name, master in model.named_masters().items():
+            if "lora_B" in name:
+                master.copy_(torch.randn(master.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
+    theirs, rows = peft_twin(base_dir, model), random_rows(4, seed=3)
+    labelled = count_labelled(rows)
+    expected = torch.zeros(())
+    for ids, labels in rows:
+        logits = theirs(input_ids=torch.tensor(ids[None]).long(), use_cache=False).logits[0]
+        targets = torch.tensor(labels[1:]).long()
+        expected = expected + torch.nn.functional.cross_entropy(logits[:-1], targets, reduction="sum") / labelled
+    expected.backward()
+    batch = make_batch(rows, "cpu")
+    loss = model.loss(batch.ids_T, batch.targets_T, batch.documents) / labelled
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+    for name, master in model.named_masters().items():
+        gradient = theirs.get_parameter(name.replace(".weight", ".default.weight")).grad
+        torch.testing.assert_close(master.grad, gradient, atol=2e-6, rtol=2e-4, msg=name)
+
+
+def test_a_fresh_pair_starts_as_pefts_does() -> None:
+    linear = torch.nn.Linear(48, 32, bias=False)
+    theirs = get_peft_model(torch.nn.Sequential(linear), LoraConfig(r=8, target_modules=["0"]))
+    a, b = fresh_pair(32, 48, 8, torch.Generator().manual_seed(0))
+    reference = dict(theirs.named_parameters())["base_model.model.0.lora_A.default.weight"]
+    bound = 48**-0.5  # kaiming-uniform with a = sqrt(5) over 48 inputs
+    assert a.shape == reference.shape and not b.any()
+    assert reference.abs().max() <= bound and 0.95 * bound < a.abs().max() <= bound
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_dropout_repeats_in_its_place_and_differs_elsewhere(p: float) -> None:
+    shape, cpu = torch.Size((50, 401)), torch.device("cpu")
+    mask, kept = Dropout(p, 1, 2, 3).keep(shape, "a", cpu)
+    again, _ = Dropout(p, 1, 2, 3).keep(shape, "a", cpu)
+    assert mask is not None and again is not None and torch.equal(mask, again)
+    others = [Dropout(p, 1, 2, 3).keep(shape, "b", cpu)[0], *(Dropout(p, *at).keep(shape, "a", cpu)[0] for at in
+              ((2, 2, 3), (1, 3, 3), (1, 2, 4)))]  # fmt: skip
+    assert not any(torch.equal(mask, other) for other in others if other is not None)
+    assert abs(float(mask.float().mean()) - kept) < 0.015 and kept == pytest.approx(1 - p, abs=1e-5)
+
+
+def test_without_dropout_there_is_no_mask() -> None:
+    assert Dropout(0.0, 1, 2, 3).keep(torch.Size((2, 2)), "a", torch.device("cpu")) == (None, 1.0)
