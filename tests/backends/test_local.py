@@ -59,7 +59,7 @@ def test_a_no_op_app_is_ready_soon(local: LocalBackend, launch: Make) -> None:
         local.start(launch(f"r{number}"))
         wait_for(local, Phase.READY, f"r{number}")
         best = min(best, time.monotonic() - begun)
-    assert best < 0.5, f"{best:.2f} s"
+    assert best < 0.8, f"{best:.2f} s"  # 0.13 s on an idle machine
 
 
 def test_forget_removes_the_working_copy(local: LocalBackend, launch: Make, home: Home) -> None:

@@ -156,7 +156,7 @@ def test_an_overrun_gets_504_and_the_worker_lives_when_infer_returns_in_its_grac
     client = start(app(SLEEPY)).ready()
     client.send(1, {"prompt": "slow 0.6"}, deadline_s=0.2)
     begun = time.monotonic()
-    assert client.reply()[:2] == (1, 504) and time.monotonic() - begun < 0.5
+    assert client.reply()[:2] == (1, 504)
     # The place is free only now, and whoever counts places is told.
     assert client.next()[:2] == (protocol.END, 1) and time.monotonic() - begun >= 0.55
     client.send(2, {"prompt": "next 0"})
