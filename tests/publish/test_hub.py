@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from publish.conftest import VERIFIED
-from publish.hub_server import TOKEN, Hub
+from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, drafting
 from puna.home import Home
 from puna.publish.registry import ModelVersion, Registry
@@ -175,6 +175,10 @@ def test_a_base_that_is_missing_gated_or_offline_is_explained(shared: Home, hub:
     assert "ERROR NotFoundError" in missing and "did you mean `acme/chat`?" in missing
     assert "no such revision" in run(RESOLVE, shared.root, "acme/llama", "v9", **at)
     assert "HF_HUB_OFFLINE is set" in run(RESOLVE, shared.root, "acme/llama", HF_HUB_OFFLINE="1", **at)
+    hub.repos["acme/pickled"] = Repo()
+    hub.repos["acme/pickled"].commit({"config.json": File(b"{}"), "pytorch_model.bin": File(b"\x80\x02")}, "old")
+    assert "never fetched" in run(RESOLVE, shared.root, "acme/pickled", **at)
+    assert not any("pytorch_model.bin" in line for line in hub.seen)
     hub.repos["acme/llama"].gated = True
     gated = run(RESOLVE, shared.root, "acme/llama", token="hf_wrong", **at)
     assert "it is gated" in gated and f"{hub.url}/acme/llama " in gated

@@ -48,7 +48,7 @@ def test_an_empty_folder_is_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no config.json"):
         resolve_base(str(tmp_path), None, home)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(NotFoundError, match="has no weights"):
+    with pytest.raises(NotFoundError, match="has no safetensors"):
         resolve_base(str(tmp_path), None, home)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import tempfile
 import threading
 from pathlib import Path
@@ -136,23 +137,22 @@ def _explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) 
     from huggingface_hub import errors
 
     response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
+    status = getattr(response, "status_code", None) or _xet_status(error)
     if isinstance(error, errors.GatedRepoError):
         page = f"{endpoint}/{str(getattr(response, 'url', '')).partition('/api/models/')[2].partition('/revision')[0]}"
         return kind(f"{what}: it is gated", f"accept its licence at {page} and set HF_TOKEN to a token of that account")
     if isinstance(error, errors.RevisionNotFoundError):
         return kind(f"{what}: there is no such revision", "check the revision: a branch, a tag or a commit")
-    if "xet-write-token" in str(getattr(response, "url", "")) or "xet" in str(error).lower():
-        return kind(f"{what}: {endpoint} does not take xet uploads ({_first(error)})", XET_HINT)
+    if status == 404 and "/xet-write-token/" in f"{getattr(response, 'url', '')} {error}":
+        return kind(f"{what}: {endpoint} takes no xet uploads", XET_HINT)
     if status in STATUSES:
         reason, hint = STATUSES[status]
         return kind(f"{what}: {endpoint} {reason}", hint)
     if isinstance(error, errors.HFValidationError):
         return kind(f"{what}: {_first(error)}", "write owner/name")
     if _offline(error):
-        return kind(
-            f"{what}: it is not in the cache, and HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE, or fetch it first"
-        )
+        lacking = " and the cache lacks it" if kind is NotFoundError else ""
+        return kind(f"{what}: HF_HUB_OFFLINE is set{lacking}", "unset HF_HUB_OFFLINE and try again")
     if status is None and _unreachable(error):
         return kind(
             f"{what}: {endpoint} cannot be reached", "check the network, the proxy and HF_ENDPOINT, then try again"
@@ -170,6 +170,12 @@ STATUSES: dict[int | None, tuple[str, str]] = {
     429: ("asks to slow down", "wait a minute and try again"),
     507: ("has no room left", "ask the hub's owner for more room"),
 }
+
+
+def _xet_status(error: Exception) -> int | None:
+    # hf_xet is compiled; it puts the hub's answer into the text of a plain ConnectionError.
+    found = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
+    return int(found[1]) if found else None
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -91,7 +91,10 @@ def _checked(path: Path, what: str) -> Path:
                 f"{what} has pickled weights only, which may run code when read; Puna never unpickles",
                 "convert it to safetensors, or name a base that has them",
             )
-        raise NotFoundError(f"{what} has no weights: no *.safetensors in {path}", "fetch the base again")
+        raise NotFoundError(
+            f"{what} has no safetensors weights: {path}",
+            "name a base that has them; pickled ones are never fetched or read",
+        )
     return path
 
 
