@@ -35,14 +35,13 @@ def draw(metrics: list[dict[str, Any]], title: str) -> bytes:
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     learnt, held_out, rates = (_points(metrics, key) for key in ("loss", "eval_loss", "lr"))
-    for points, color, label, marker in ((learnt, LEARNT, "training", ""), (held_out, HELD_OUT, "held out", "o")):
+    for points, color, label, style in ((learnt, LEARNT, "training", "-"), (held_out, HELD_OUT, "held out", "o--")):
         if points:
-            upper.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=4, linewidth=1.6)
-            value = points[-1][1]
-            upper.annotate(f"{value:.3f}", points[-1], (6, 0), textcoords="offset points", color=color, va="center")
+            label = f"{label}, last {points[-1][1]:.3f}"
+            upper.plot(*zip(*points, strict=True), style, color=color, label=label, markersize=4, linewidth=1.6)
     if rates:
         lower.plot(*zip(*rates, strict=True), color=RATE, linewidth=1.4)
-        lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        lower.yaxis.set_major_formatter(lambda rate, _: f"{rate:.2g}")
         lower.set_ylim(bottom=0)
     upper.set_title(title, loc="left", color=INK, fontweight="bold")
     upper.set_ylabel("loss (nats a token)")
@@ -50,6 +49,7 @@ def draw(metrics: list[dict[str, Any]], title: str) -> bytes:
     lower.set_xlabel("optimiser step")
     if learnt or held_out:
         upper.legend(frameon=False)
+    figure.align_ylabels()
     for axis in (upper, lower):
         axis.grid(color=GRID, linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
