@@ -1,12 +1,14 @@
 """SIGKILL for every process of a `puna up` under load: nothing is lost but replies that had begun, nothing is left."""
 
 import os
+import re
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from puna.errors import PunaError
@@ -68,6 +70,11 @@ def test_a_killed_gateway_breaks_its_own_connections_only(up: Up) -> None:
         callers.more(20)
     assert callers.failed() == []
     assert callers.broken <= 8, "more than the connections of one moment"
+    key = {"authorization": f"Bearer {up.key}"}
+    metrics = httpx.get(f"{up.url}/metrics", headers=key).text
+    counted = re.search(r'puna_requests_total\{endpoint="app",status="200"\} (\d+)', metrics)
+    assert counted and int(counted[1]) >= len(callers.answers), "the dead gateway's answers count too"
+    up.until(lambda: _in_flight(up) == 0, 5, "nothing in flight, not even on the dead gateway")
 
 
 def test_without_a_control_plane_requests_never_notice(up: Up) -> None:
@@ -98,6 +105,12 @@ def _alive(pid: int) -> bool:
         return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
+
+
+def _in_flight(up: Up) -> float:
+    metrics = httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {up.key}"}).text
+    found = re.search(r'puna_in_flight\{endpoint="app"\} ([0-9.]+)', metrics)
+    return float(found[1]) if found else -1
 
 
 def _answers(up: Up) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a no-op app to a long generation; 180 s is the default inference_time.
@@ -23,6 +24,9 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+        if self._folder:
+            _forget_the_dead(Path(self._folder))
         self._registry = CollectorRegistry()
         registry = self._registry
         self._requests = Counter("puna_requests", "Requests answered.", ["endpoint", "status"], registry=registry)
@@ -71,9 +75,16 @@ class Metrics:
 
     def text(self) -> bytes:
         """Prometheus' text format."""
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if not folder:
+        if not self._folder:
             return generate_latest(self._registry)
         shared = CollectorRegistry()
-        MultiProcessCollector(shared, folder)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(shared, self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Drop what a killed gateway had in flight and waiting; its counts stay."""
+    for file in folder.glob("gauge_live*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path("/proc", pid).exists():
+            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
