@@ -160,14 +160,16 @@ def test_a_request_reaches_the_app_and_its_reply_comes_back_with_what_happened(s
 
 def test_keys_names_and_methods_are_checked(sockets: Path) -> None:
     async def play(world: World) -> None:
-        await world.serve()
+        await world.serve(schema={"inputs": [{"name": "prompt", "datatype": "STRING", "shape": [1]}]})
         get, post = world.client.get, world.client.post
         assert (await post(INFER, content=b"{}")).status_code == 401
         unknown = await post("/v2/models/nope/infer", headers=KEY, content=b"{}")
         assert unknown.status_code == 404 and "nope" in unknown.json()["error"]
         assert (await get(INFER, headers=KEY)).status_code == 404
         assert (await get("/v2/models/e")).status_code == 401
-        assert (await get("/v2/models/e", headers=KEY)).json()["versions"] == ["3"]
+        about = (await get("/v2/models/e", headers=KEY)).json()
+        assert about["versions"] == ["3"]
+        assert about["inputs"] == [{"name": "prompt", "datatype": "BYTES", "shape": [1]}]
         assert (await get("/v2/models/e/ready", headers=KEY)).status_code == 200
         assert (await get("/v2/health/live")).status_code == 200
         assert (await get("/v2/health/ready")).status_code == 200

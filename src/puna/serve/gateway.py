@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,7 +267,14 @@ async def _say(send: Send, status: int, body: dict[str, object]) -> int:
 def _metadata(lane: Lane) -> dict[str, object]:
     """KServe v2's model metadata; shapes and types as the app's input_schema.py states them."""
     schema = lane.route.schema or {}
-    inputs = [{key: item.get(key) for key in ("name", "datatype", "shape")} for item in schema.get("inputs") or []]
-    outputs = [{key: item.get(key) for key in ("name", "datatype", "shape")} for item in schema.get("outputs") or []]
+    inputs, outputs = _tensors(schema.get("inputs")), _tensors(schema.get("outputs"))
     versions = [str(lane.route.revision)] if lane.route.revision else []
     return {"name": lane.route.name, "versions": versions, "platform": "puna", "inputs": inputs, "outputs": outputs}
+
+
+def _tensors(items: Sequence[Mapping[str, object]] | None) -> list[dict[str, object]]:
+    """Names, types and shapes; the platform's STRING is BYTES on the wire."""
+    return [
+        {"name": i.get("name"), "datatype": str(i.get("datatype")).replace("STRING", "BYTES"), "shape": i.get("shape")}
+        for i in items or []
+    ]
