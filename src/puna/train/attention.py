@@ -20,8 +20,8 @@ ALIKE = 0.75
 class Group:
     """Neighbouring documents of about one length, padded to the longest where attention needs a rectangle."""
 
-    tokens: slice
-    """Where they lie in the flat batch."""
+    tokens: int
+    """How many they have together."""
     documents: int
     longest: int
     place: torch.Tensor | None
@@ -53,16 +53,16 @@ class Documents:
 
 
 def _groups(lengths: Sequence[int], device: torch.device | str) -> Iterator[Group]:
-    start = first = 0
+    first = 0
     for index in range(1, len(lengths) + 1):
         if index < len(lengths) and ALIKE * lengths[first] <= lengths[index] <= lengths[first]:
             continue
         chosen, longest = torch.tensor(lengths[first:index]), lengths[first]
-        place, end = None, start + int(chosen.sum())
+        place = None
         if int(chosen.min()) != longest:
             place = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(chosen.tolist())]).to(device)
-        yield Group(slice(start, end), len(chosen), longest, place)
-        first, start = index, end
+        yield Group(int(chosen.sum()), len(chosen), longest, place)
+        first = index
 
 
 def attend(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:
@@ -86,7 +86,10 @@ def attend_cached(q_THd: torch.Tensor, k_SKd: torch.Tensor, v_SKd: torch.Tensor)
 
 def _padded(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:
     # Padding stands behind each document, where causal attention never looks, so no mask is needed.
-    parts = [_rectangle(q_THd[g.tokens], k_TKd[g.tokens], v_TKd[g.tokens], g) for g in documents.groups]
+    # torch.split, since the gradient of one slice is as large as the whole.
+    sizes = [group.tokens for group in documents.groups]
+    pieces = zip(*(torch.split(x, sizes) for x in (q_THd, k_TKd, v_TKd)), documents.groups, strict=True)
+    parts = [_rectangle(*piece) for piece in pieces]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
