@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,13 +30,26 @@ class Client:
     Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, url: str | None = None, key: str | None = None, home: Home | None = None) -> None:
-        """`url` and `key` default to PUNA_URL and PUNA_KEY; without a URL it is this machine's own control plane."""
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        home: Home | None = None,
+        *,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """`url` and `key` default to PUNA_URL and PUNA_KEY; without a URL it is this machine's own control plane.
+
+        `http` is used in place of a connection, e.g. one that calls an application in this process.
+        """
         self.home = home or Home.default()
         self.url = url or os.environ.get("PUNA_URL") or None
         self.key = key or os.environ.get("PUNA_KEY") or None
-        timeout = httpx.Timeout(60.0, connect=5.0)
-        if self.url:
+        timeout = httpx.Timeout(600.0, connect=5.0)  # an upload of hundreds of MB is answered once it is unpacked
+        self._local = http is None and self.url is None
+        if http is not None:
+            self._http = http
+        elif self.url:
             headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
         else:
@@ -62,7 +76,7 @@ class Client:
 
     def put_source(self, data: bytes) -> str:
         """Upload a packed project folder; returns its digest."""
-        return str(self._call("PUT", "/sources", content=data, timeout=600.0)["digest"])
+        return str(self._call("PUT", "/sources", content=data)["digest"])
 
     def upload_runtime(self, name: str, yaml: str) -> Json:
         """Upload a runtime file's text; its environment is built in the background (`build_id`)."""
@@ -278,12 +292,14 @@ class Client:
         return items
 
     def _call(self, method: str, path: str, **request: Any) -> Json:
+        self._knock()
         try:
             return _json(self._http.request(method, f"/api/v1{path}", **request))
         except httpx.TransportError as error:
             raise _unreachable(self._where, error) from None
 
     def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
+        self._knock()
         timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
         try:
             with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
@@ -293,6 +309,15 @@ class Client:
                 yield from reply.iter_lines()
         except httpx.TransportError as error:
             raise _unreachable(self._where, error) from None
+
+    def _knock(self) -> None:
+        """Fail clearly where nothing listens on the control socket; httpx's way of failing leaves a socket open."""
+        if self._local:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(self.home.control_socket))
+                except OSError as error:
+                    raise _unreachable(self._where, error) from None
 
     @property
     def _where(self) -> str:

@@ -1,0 +1,244 @@
+"""Builds: steps with seconds, a log that can be followed, failures with their line, cancelling, starting again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.conftest import gpus, make_source
+from puna.artifacts import Bundle, Source, drafting
+from puna.backends.base import Capacity, Launch
+from puna.build.environment import Environment
+from puna.deploy.builder import Builder, RealTools
+from puna.deploy.logs import build_log
+from puna.deploy.records import Build, Order, Settings
+from puna.deploy.states import BuildState, RevisionState
+from puna.deploy.store import Store
+from puna.errors import AppError, BuildError
+from puna.home import Home
+from puna.spec.runtime import RuntimeSpec
+
+SCHEMA = {"inputs": [{"name": "prompt"}]}
+
+
+@dataclass
+class FakeTools:
+    """Tools that only write down what they were asked; `fails` names the step that raises."""
+
+    fails: dict[str, Exception] = field(default_factory=dict)
+    hang: threading.Event | None = None
+    specs: list[RuntimeSpec] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
+    during: Callable[[], None] = lambda: None
+
+    def environment(
+        self, spec: RuntimeSpec, home: Home, log: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Environment:
+        self.specs.append(spec)
+        log("installing numpy")
+        while self.hang is not None and not cancelled():
+            self.hang.set()
+        if cancelled():
+            raise BuildError("cancelled")
+        self._raise("environment")
+        return Environment(home.environments / "e", "e" * 64, Path("/python"), ("numpy==1",))
+
+    def bundle(self, source: Source, environment: Environment, home: Home, log: Callable[[str], None]) -> Bundle:
+        self._raise("bundle")
+        with drafting("bundle", home.bundles) as draft:
+            (draft.path / "app").mkdir()
+            (draft.path / "app" / "app.py").write_bytes((source.path / "files" / "app.py").read_bytes())
+            (draft.path / "hub").mkdir()
+            (draft.path / "hub" / "w.safetensors").write_bytes(b"x" * 100)
+            draft.made_from["environment"] = environment.digest
+        assert draft.final is not None
+        return Bundle.open(draft.final)
+
+    def validate(
+        self, launch: Launch, report: Path, timeout_s: float, cancelled: Callable[[], bool]
+    ) -> Mapping[str, Any]:
+        self.launches.append(launch)
+        assert (launch.app / "app.py").exists() and timeout_s > 0
+        self.during()
+        self._raise("validate")
+        return SCHEMA
+
+    def _raise(self, step: str) -> None:
+        if step in self.fails:
+            raise self.fails[step]
+
+
+@dataclass
+class Site:
+    """A builder in a home, with one endpoint's revision waiting."""
+
+    store: Store
+    home: Home
+    tools: FakeTools = field(default_factory=FakeTools)
+    capacity: Capacity = field(default_factory=lambda: gpus(0))
+
+    def __post_init__(self) -> None:
+        self.builder = Builder(self.store, self.home, tools=self.tools, capacity=lambda: self.capacity)
+
+    def queue(self, name: str = "app", **order: Any) -> Build:
+        settings = order.pop("settings", Settings(env={"A": "1"}))
+        source = order.pop("source", None) or make_source(self.home)
+        self.store.save_endpoint(name, settings, 1.0)
+        revision = self.store.add_revision(name, Order(source.digest, order.get("runtime"), 1, settings), 1.0)
+        return self.store.add_build("revision", name, revision.number, 1.0)
+
+    def log(self, build: Build) -> str:
+        return build_log(self.home, build.id).read_text()
+
+
+@pytest.fixture
+def site(store: Store, home: Home) -> Site:
+    return Site(store, home)
+
+
+def test_a_build_ends_with_a_revision_that_can_start(site: Site) -> None:
+    build = site.queue()
+    assert site.builder.build_next() and not site.builder.build_next()
+    done, revision = site.store.build(build.id), site.store.revision("app", 1)
+    assert done.state is BuildState.SUCCEEDED
+    assert [(s.name, str(s.state), s.seconds is not None) for s in done.steps] == [
+        ("environment", "done", True),
+        ("bundle", "done", True),
+        ("validate", "done", True),
+    ]
+    assert (revision.state, revision.environment, revision.weights_bytes) == (RevisionState.BUILT, "e" * 64, 100)
+    assert Bundle.open(site.home.bundles / revision.bundle[:16]).digest == revision.bundle
+    assert revision.schema == SCHEMA
+    (launch,) = site.tools.launches
+    assert launch.env["A"] == "1" and not launch.app.exists()
+    log = site.log(build)
+    assert log.index("== environment") < log.index("installing numpy") < log.index("== validate")
+
+
+@pytest.mark.parametrize("step", ["environment", "bundle", "validate"])
+def test_a_step_that_fails_names_its_line_and_fails_the_revision(site: Site, step: str) -> None:
+    error = AppError("app.py line 3: No module named 'nump'", "add nump to the runtime", "Traceback ...\nline 3")
+    site.tools.fails[step] = error
+    build = site.queue()
+    site.builder.build_next()
+    failed, revision = site.store.build(build.id), site.store.revision("app", 1)
+    assert failed.state is BuildState.FAILED and revision.state is RevisionState.FAILED
+    for thing in (failed, revision):
+        assert (thing.error, thing.hint, thing.detail) == (error.message, error.hint, error.detail)
+    assert {s.name: str(s.state) for s in failed.steps}[step] == "failed"
+    assert site.log(build).endswith("error: app.py line 3: No module named 'nump'\nhint: add nump to the runtime\n")
+
+
+def test_an_error_of_our_own_is_seen_by_whoever_deployed(site: Site) -> None:
+    site.tools.fails["bundle"] = ZeroDivisionError("oops")
+    build = site.queue()
+    site.builder.build_next()
+    assert site.store.build(build.id).error == "ZeroDivisionError: oops"
+    assert site.store.revision("app", 1).state is RevisionState.FAILED
+
+
+def test_builds_run_in_the_order_they_were_asked_for(site: Site) -> None:
+    runtime = site.store.add_runtime("rt", "d", "build:\n  python_packages: [numpy]\n", 0.5)
+    site.queue(runtime="rt")
+    site.builder.build_next()
+    assert site.store.runtime("rt").state is BuildState.SUCCEEDED
+    assert [s.name for s in site.store.build(runtime.build_id).steps] == ["environment"]
+    site.builder.build_next()
+    assert [spec.python_packages for spec in site.tools.specs] == [("numpy",), ("numpy",)]
+
+
+def test_the_runtime_file_beside_the_app_is_used_else_the_default_one(site: Site) -> None:
+    with drafting("source", site.home.sources) as draft:
+        (draft.path / "files").mkdir()
+        (draft.path / "files" / "app.py").write_text("")
+        (draft.path / "files" / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: [scipy]\n")
+    assert draft.final is not None
+    site.queue(source=Source.open(draft.final))
+    site.queue()
+    site.builder.build_next()
+    site.builder.build_next()
+    assert site.tools.specs[0].python_packages == ("scipy",)
+    assert "torch" in str(site.tools.specs[1].python_packages)
+
+
+def test_a_running_build_is_cancelled(site: Site) -> None:
+    site.tools.hang = threading.Event()
+    build = site.queue()
+    thread = threading.Thread(target=site.builder.build_next)
+    thread.start()
+    assert site.tools.hang.wait(5)
+    site.store.cancel_build(build.id, 2.0)
+    thread.join(5)
+    assert site.store.build(build.id).state is BuildState.CANCELLED
+    assert site.store.revision("app", 1).state is RevisionState.CANCELLED
+    assert site.log(build).endswith("cancelled\n")
+
+
+def test_a_waiting_build_is_cancelled_before_it_begins(site: Site) -> None:
+    build = site.queue()
+    site.store.cancel_build(build.id, 2.0)
+    assert not site.builder.build_next()
+    assert site.store.revision("app", 1).state is RevisionState.CANCELLED and site.tools.specs == []
+
+
+def test_a_build_that_ran_when_the_control_plane_died_starts_again(site: Site) -> None:
+    build = site.queue()
+    stop = threading.Event()
+    site.tools.during = stop.set  # the control plane ends in the middle of validation
+    site.tools.fails["validate"] = AppError("ended")
+    site.builder.run(stop)
+    assert site.store.build(build.id).state is BuildState.RUNNING
+    assert site.store.revision("app", 1).state is RevisionState.BUILDING
+    after = Site(site.store, site.home)
+    after.builder.requeue()
+    again = site.store.build(build.id)
+    assert again.state is BuildState.QUEUED and {str(s.state) for s in again.steps} == {"pending"}
+    after.builder.build_next()
+    assert site.store.revision("app", 1).state is RevisionState.BUILT
+
+
+def test_a_deletion_during_a_build_ends_it_quietly(site: Site) -> None:
+    build = site.queue()
+    site.tools.during = lambda: site.store.delete_endpoint("app", 2.0)
+    site.builder.build_next()
+    assert site.store.build(build.id).state is BuildState.SUCCEEDED and site.store.endpoints() == []
+
+
+def test_validation_takes_a_gpu_and_gives_it_back(site: Site) -> None:
+    site.capacity = gpus(1)
+    held: list[object] = []
+    site.tools.during = lambda: held.append(site.store.snapshot().reserved)
+    site.queue()
+    site.builder.build_next()
+    assert held == [(("0", 1.0),)] and site.store.snapshot().reserved == ()
+    assert site.tools.launches[0].gpu == "0"
+
+
+def test_without_a_free_gpu_the_rollout_has_to_show_whether_it_works(site: Site) -> None:
+    site.capacity = gpus(1)
+    site.store.save_endpoint("other", Settings(), 1.0)
+    site.store.add_replica("other", 1, "0", 1.0, 1.0)
+    build = site.queue()
+    site.builder.build_next()
+    assert site.tools.launches == [] and "no GPU is free" in site.log(build)
+    revision = site.store.revision("app", 1)
+    assert revision.state is RevisionState.BUILT and revision.schema is None
+
+
+def test_keys_in_a_build_log_are_masked(site: Site) -> None:
+    site.tools.fails["bundle"] = BuildError("curl -H puna_0123abcd_" + "x" * 43)
+    build = site.queue()
+    site.builder.build_next()
+    assert "puna_0123abcd_***" in site.log(build) and "x" * 43 not in site.log(build)
+
+
+def test_the_real_bundle_carries_the_app(site: Site) -> None:
+    source = make_source(site.home)
+    environment = Environment(site.home.environments / "e", "e" * 64, Path("/python"), ())
+    bundle = RealTools().bundle(source, environment, site.home, lambda line: None)
+    assert (bundle.path / "app" / "app.py").read_text() == (source.path / "files" / "app.py").read_text()
