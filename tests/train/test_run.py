@@ -1,14 +1,16 @@
 """Whole runs on a tiny base: they learn, whatever the split; what they leave behind; how they fail."""
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from puna.artifacts import Dataset
-from puna.errors import ConflictError, RecipeError, TrainError
+from puna.errors import ConflictError, MachineError, RecipeError, TrainError
 from puna.train import loop
 from puna.train.plan import plan
 from puna.train.record import Run
@@ -66,7 +68,7 @@ def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset
     assert sample["prompt"] == "count on" and sample["reference"] == "w23" and sample["before"] != sample["after"]
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_gradients_do_not_depend_on_how_a_step_is_split(compute: str, base_dir: Path, dataset: Dataset) -> None:
     recipe, gradients = make_recipe(), []
     made = dataclasses.replace(plan(recipe, base_dir, dataset, "cpu"), compute_dtype=compute)
@@ -162,3 +164,22 @@ def test_metrics_reach_the_trackers(base_dir: Path, dataset: Dataset, tmp_path: 
     )
     assert [step for step, _ in seen] == [0, 1, 2, -1] and {"loss", "lr", "eval_loss"} <= set(seen[2][1])
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["steps"] == 2
+
+
+def test_a_run_that_another_process_trains_is_left_alone(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
+    Run(tmp_path).begin(3)
+    Run(tmp_path).write_status(pid=os.getppid(), process_started="")
+    with pytest.raises(ConflictError, match=f"process {os.getppid()}"):
+        train(make_recipe(), base_dir, dataset, tmp_path, resume=True, device="cpu")
+
+
+def test_a_disk_that_fills_up_is_named(
+    base_dir: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "log", full)
+    with pytest.raises(MachineError, match="no space left") as caught:
+        train(make_recipe(), base_dir, dataset, tmp_path / "run", device="cpu")
+    assert "--resume run" in caught.value.hint and Run(tmp_path / "run").state == "failed"

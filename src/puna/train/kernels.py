@@ -201,7 +201,7 @@ class _HeadLoss(Function):
             if grad_h is None:
                 continue
             p = z.sub_(lse).exp_()
-            p.scatter_add_(1, target, torch.full_like(lse, -1))
+            p[torch.arange(len(h), device=h.device), target[:, 0]] -= 1
             p = p.to(h.dtype)
             if rows_nD is not None and ids_n is not None and grad_rows is not None:
                 p_n = p[:, ids_n]

@@ -127,7 +127,8 @@ def _setup(recipe: Recipe, shape: Shape, dataset: Dataset, dtype: str, train: Ro
     chat_parameters = len(set(chat.values())) * shape.hidden * (1 if shape.tied else 2)
     trainable = shape.lora_parameters(recipe.lora.lora_r, recipe.lora.target_modules) + chat_parameters
     lengths = train.lengths
-    groups = [lengths[i : i + recipe.rows_per_step].sum() for i in range(0, len(lengths), recipe.rows_per_step)]
+    # Three deviations over the mean: nearly every step's rows fit one pass of that many tokens.
+    spread = 3 * float(lengths.std()) * math.sqrt(recipe.rows_per_step)
     return Setup(
         shape=shape,
         element_bytes=4 if dtype == "float32" else 2,
@@ -142,7 +143,7 @@ def _setup(recipe: Recipe, shape: Shape, dataset: Dataset, dtype: str, train: Ro
         # A row's mean attention length, weighted by tokens.
         mean_length=float(np.square(lengths.astype(np.float64)).sum() / lengths.sum()),
         labelled_share=train.labelled / len(train.input_ids),
-        tokens_per_step=int(np.percentile(groups, 90)),
+        tokens_per_step=int(float(lengths.mean()) * recipe.rows_per_step + spread),
     )
 
 

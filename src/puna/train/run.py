@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from puna.artifacts import Adapter, Dataset, write_json, write_text
-from puna.errors import ConflictError
+from puna.errors import ConflictError, MachineError
 from puna.progress import Progress, Silent
 from puna.spec.recipe import Recipe
 from puna.train import checkpoint, samples
@@ -54,6 +55,7 @@ def train(
     run = Run(run_dir)
     if resume and run.adapter is not None:
         run.end("finished")
+        write_report(run_dir)
         return run.adapter
     check_trackers(recipe.training.report_to)
     _claim(run, recipe, dataset, base_dir, resume)
@@ -77,8 +79,8 @@ def train(
 
             # --------------------------------------------------------- adapter
             progress.stage("write adapter")
-            adapter = write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan))
             samples.write_samples(run_dir, dataset, "after", samples.ask(job.model, dataset))
+            adapter = write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan))
 
     # ------------------------------------------------------------------- report
     for tracker in job.trackers:
@@ -115,7 +117,11 @@ def _recording(run: Run) -> Iterator[None]:
         run.end("interrupted", str(error))
         raise
     except BaseException as error:  # the caller sees it too: it is raised again
-        run.end("failed", str(error) or type(error).__name__)
+        with contextlib.suppress(OSError):  # where the disk is full, the error counts more than the status
+            run.end("failed", str(error) or type(error).__name__)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            hint = f"free some space, then puna train RECIPE --resume {run.name}"
+            raise MachineError(f"no space left on the disk of {run.path}", hint) from error
         raise
     run.end("finished")
 
