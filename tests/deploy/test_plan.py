@@ -95,7 +95,7 @@ class Walk:
     # ---- what the plan does ----------------------------------------------------------------------------------
 
     def step(self) -> list[a.Action]:
-        self.now += self.rng.choice([0.2, 0.2, 1.0])
+        self.now += self.rng.choice([0.2, 0.2, 1.0]) if self.chaos else 1.0
         if self.chaos:
             self.trouble()
         self.processes()
@@ -208,7 +208,7 @@ class Walk:
         )
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: int) -> None:
     rng = random.Random(seed)
     walk = Walk(rng, gpus(rng.choice([0, 1, 6])))
@@ -225,7 +225,7 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
         if walk.settled():
             break
     assert walk.settled(), [(e.name, e.wanted, e.reason) for e in walk.endpoints.values()]
-    for _ in range(400):  # drains, back-offs and cleared failures come to an end too
+    for _ in range(150):  # drains, back-offs and cleared failures come to an end too
         asked = walk.step()
     assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY}
 

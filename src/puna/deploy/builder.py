@@ -225,7 +225,7 @@ class _Work:
         self.store.set_step(self.build.id, name, StepState.RUNNING)
         try:
             yield
-        except BaseException:
+        except BaseException:  # raised again: `build_next` writes it down
             self.store.set_step(self.build.id, name, StepState.FAILED, time.monotonic() - begun)
             raise
         self.store.set_step(self.build.id, name, StepState.DONE, time.monotonic() - begun)

@@ -31,11 +31,11 @@ class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
 
         Read again only after a write: this process is the only one that writes, and the reconciler asks all the time.
         """
-        writes = self._writes  # before the read: a write in between makes the next call read again
-        if self._kept[0] != writes:
+        writes, kept = self._writes, self._kept  # before the read: a write in between makes the next call read again
+        if kept[0] != writes:
             with self._read() as connection, connection.begin():
-                self._kept = (writes, self._snapshot(connection))
-        return self._kept[1]
+                kept = self._kept = (writes, self._snapshot(connection))
+        return kept[1]
 
     def _snapshot(self, connection: Connection) -> Snapshot:
         held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")
