@@ -227,14 +227,15 @@ def test_a_request_whose_replica_dies_is_answered_by_another(sockets: Path) -> N
 
 def test_a_request_that_kills_two_replicas_fails_with_a_clear_body(sockets: Path) -> None:
     async def die(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
-        asyncio.get_running_loop().call_soon(worker.die)
+        worker.send(protocol.encode(protocol.STARTED, request_id))
+        asyncio.get_running_loop().call_later(0.02, worker.die)
 
     async def play(world: World) -> None:
         world.control.set(await world.worker(die, id="a"), await world.worker(die, id="b"))
         await until(lambda: "e" in world.gateway.lanes.by_name)
         await world.connected(2)
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
-        assert reply.status_code == 502 and "two replicas died" in reply.json()["error"]
+        assert reply.status_code == 502 and "2 replicas died" in reply.json()["error"]
 
     story(sockets, play)
 

@@ -193,3 +193,23 @@ def test_garbage_from_a_worker_ends_the_connection_not_the_gateway(sockets: Path
             await exchange.outcome
 
     talk(worker, story)
+
+
+def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_is_not(sockets: Path) -> None:
+    delay_s = 0.0
+
+    async def after_a_while(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        await asyncio.sleep(delay_s)
+        worker.send(protocol.encode_reply(request_id, 200, body))
+
+    async def story(link: Link) -> None:
+        nonlocal delay_s
+        assert link.places == 1, "an unknown app counts as slow"
+        for _ in range(30):
+            await ask(link).outcome
+        assert link.places > 1
+        delay_s = 0.2
+        await ask(link).outcome
+        assert link.places == 1
+
+    talk(StubWorker(sockets / "w", after_a_while, concurrency=1), story)

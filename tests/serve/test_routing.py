@@ -9,7 +9,7 @@ from puna.serve.routing import choose
 class Replica:
     replica_id: str
     outstanding: int
-    concurrency: int = 4
+    places: int = 4
     usable: bool = True
 
 

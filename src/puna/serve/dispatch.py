@@ -15,6 +15,9 @@ from puna.serve.routes_table import EndpointRoute, Table
 from puna.serve.routing import choose
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S, Ticket, WaitingRoom
 
+MAX_TRIES = 5
+"""Replicas that may die before they began with a request, until it is given up all the same."""
+
 # In these states no replica will come by waiting; in all others a request waits for one.
 HOPELESS: dict[str, str] = {
     EndpointState.EMPTY: "has nothing deployed",
@@ -172,6 +175,7 @@ class Lane:
         self.tally.requests_total += 1
         self.tally.last_request = time.time()
         tried: list[str] = []
+        deaths = 0
         try:
             while True:
                 call.link = await self._turn(call, tried)
@@ -179,10 +183,11 @@ class Lane:
                     return await self._exchange(call, call.link)
                 except Refused:
                     continue
-                except Lost:
+                except Lost as lost:
                     tried.append(call.link.replica_id)
-                    if len(tried) > 1:
-                        message = f"{self.route.name}: two replicas died with this request"
+                    deaths += lost.started
+                    if deaths > 1 or len(tried) > MAX_TRIES:
+                        message = f"{self.route.name}: {len(tried)} replicas died with this request"
                         raise ReplicaDiedError(message, f"puna logs {self.route.name}") from None
         finally:
             self.tally.last_request = time.time()

@@ -18,8 +18,8 @@ class Candidate(Protocol):
         """Listed in the route table and connected."""
 
     @property
-    def concurrency(self) -> int:
-        """Requests that it takes at a time."""
+    def places(self) -> int:
+        """Requests that may be out on it at a time."""
 
     @property
     def outstanding(self) -> int:
@@ -34,7 +34,7 @@ def choose(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
     best: C | None = None
     for candidate in candidates:
         outstanding = candidate.outstanding
-        if not candidate.usable or outstanding >= candidate.concurrency or candidate.replica_id in tried:
+        if not candidate.usable or outstanding >= candidate.places or candidate.replica_id in tried:
             continue
         if outstanding == 0:
             return candidate
