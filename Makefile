@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine demo check docs clean
+.PHONY: help setup test quick process engine gpu demo check docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,10 +12,12 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 test: setup check quick process  ## everything that CI runs but the demo
 quick: setup  ## tests without real processes: under a minute
 	$(PY) -m pytest -q -n 2 -m "not process and not engine and not gpu"
-process: setup  ## tests with real processes, environments and servers
-	$(PY) -m pytest -q -m "process and not engine and not gpu"
-engine: setup  ## the tutorial's app on a real vLLM on CPU: installs several GB
-	$(PY) -m pytest -q -m engine tests/engine
+process: setup  ## tests with real processes, environments and servers; says what it skips and why
+	$(PY) -m pytest -q -m "process or engine or gpu"
+engine: setup  ## the tutorial's app on a real vLLM on CPU: installs 3 GB
+	PUNA_ENGINE_TESTS=1 $(PY) -m pytest -q -m engine tests/engine
+gpu: setup  ## tests that need an NVIDIA GPU
+	$(PY) -m pytest -q -m gpu tests/gpu
 check: setup  ## ruff and mypy strict
 	@$(PY) -m ruff check . && $(PY) -m mypy
 

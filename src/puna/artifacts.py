@@ -146,15 +146,20 @@ def drafting(kind: str, parent: Path, name: str | None = None) -> Iterator[Draft
         draft.path.mkdir(parents=True)
         yield draft
         _seal(draft, kind, parent, name)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MachineError(
-                f"no space left on the disk of {parent} while writing a {kind}",
-                "free some space, or set PUNA_HOME to a larger disk; nothing half-written was kept",
-            ) from error
-        raise
+    except Exception as error:  # whoever called sees it, as it is or as one sentence about the disk
+        if not _is_disk_full(error):
+            raise
+        raise MachineError(
+            f"no space left on the disk of {parent} while writing a {kind}",
+            "free some space, or set PUNA_HOME to a larger disk; nothing half-written was kept",
+        ) from error
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    # safetensors writes in Rust and tells the system's error in its text alone.
+    return getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
 
 
 def _sweep(parent: Path) -> None:

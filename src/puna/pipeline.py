@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puna.artifacts import Adapter, Dataset, Model
-from puna.errors import ConflictError, MergeError, NotFoundError, PublishError
+from puna.errors import BuildError, ConflictError, MergeError, NotFoundError, PublishError
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish import resolve
@@ -185,7 +185,12 @@ def follow(client: Client, build_id: str, progress: Progress) -> None:
     """
     for text in client.build_log(build_id):
         progress.note(text)
-    client.wait_for_build(build_id)
+    try:
+        client.wait_for_build(build_id)
+    except BuildError as error:
+        if not getattr(progress, "quiet", True):
+            error.detail = ""  # whoever watched has read it, line by line
+        raise
 
 
 def deploy(

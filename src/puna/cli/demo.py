@@ -132,7 +132,8 @@ def _ask(story: Story, prepared: Prepared, home: Home, run: str) -> None:
         prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         told = [model.reply(prompt, MAX_NEW_TOKENS, stops) for model in (before, after)]
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in told]
-        rows.append((question.text, *texts, *(bool(ids) and ids[-1] in stops for ids in told)))
+        # A reply that was cut at the limit has not stopped; one that stopped comes without its stop token.
+        rows.append((question.text, *texts, *(len(ids) < MAX_NEW_TOKENS for ids in told)))
     asked, stopped = len(rows), [sum(row[3] for row in rows), sum(row[4] for row in rows)]
     right = [sum(parts.is_right(row[0], row[i]) for row in rows) for i in (1, 2)]
     evals = [line["eval_loss"] for line in found.metrics() if line.get("eval_loss") is not None]

@@ -47,10 +47,12 @@ def deploy(
 ) -> None:
     """Build a folder and roll it out; answers with URL, key and a curl line."""
     from puna import pipeline
+    from puna.build import source
     from puna.client import Client
     from puna.spec import project as projects
 
     project = projects.load(folder)
+    source.check(folder)  # before an environment is built for it
     chosen = {
         "min_replica": min_replica,
         "max_replica": max_replica,

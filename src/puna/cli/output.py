@@ -118,7 +118,7 @@ class Watch:
     """A Progress for people: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
+        self.quiet = quiet
         self._bar: Bar | None = None
         self._task: Any = None
         self._name = ""
@@ -131,7 +131,7 @@ class Watch:
 
     def advance(self, done: int, total: int, **figures: float) -> None:
         """Move the bar; off a terminal, a line every five seconds and one at the end."""
-        if self._quiet:
+        if self.quiet:
             return
         told = "  ".join(f"{key} {_short(value)}" for key, value in figures.items())
         if not sys.stderr.isatty():
@@ -151,7 +151,7 @@ class Watch:
 
     def note(self, text: str) -> None:
         """One line worth reading."""
-        if self._quiet:
+        if self.quiet:
             return
         if self._bar is not None:
             self._bar.console.print(text, style="dim", markup=False)
