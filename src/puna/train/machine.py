@@ -30,7 +30,8 @@ class Machine:
     flops: float
     """Peak FLOP/s of the format that training computes in."""
     native_bf16: bool
-    cores: int
+    threads: int
+    """CPU threads that torch uses."""
 
     @property
     def is_gpu(self) -> bool:
@@ -48,15 +49,15 @@ def look(device: str | None = None) -> Machine:
 
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cpu":
-        cores = len(os.sched_getaffinity(0))
-        return Machine("cpu", f"CPU, {cores} cores", _free_memory(), _cpu_flops(), _cpu_has_bf16(), cores)
+        name = f"CPU, {len(os.sched_getaffinity(0))} cores"
+        return Machine("cpu", name, _free_memory(), _cpu_flops(), _cpu_has_bf16(), torch.get_num_threads())
     if not wanted.startswith("cuda") or not torch.cuda.is_available():
         raise MachineError(f"there is no device {wanted!r} here", "use --device cpu, or leave it out")
     name = torch.cuda.get_device_name(wanted)
     free, _ = torch.cuda.mem_get_info(wanted)
     peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), UNKNOWN_GPU_FLOPS)
     native = torch.cuda.get_device_capability(wanted) >= (8, 0)
-    return Machine(wanted, name, free, peak, native, len(os.sched_getaffinity(0)))
+    return Machine(wanted, name, free, peak, native, torch.get_num_threads())
 
 
 def compute_dtype(machine: Machine, asked: str) -> tuple[str, str]:

@@ -31,6 +31,8 @@ class Plan:
     device: str
     device_name: str
     compute_dtype: str
+    threads: int
+    """CPU threads of torch; a resumed run keeps them, since sums are split, and rounded, by thread."""
     base_parameters: int
     trainable_parameters: int
     rows_train: int
@@ -88,6 +90,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
         device=machine.device,
         device_name=machine.name,
         compute_dtype=dtype,
+        threads=machine.threads,
         base_parameters=sum(header.elements for header in Weights(base_dir).headers.values()),
         trainable_parameters=setup.trainable,
         rows_train=len(train),

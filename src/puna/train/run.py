@@ -69,7 +69,7 @@ def train(
 
         # --------------------------------------------------------------- model
         progress.stage("load base")
-        with _same_bits(plan.device):
+        with _same_bits(plan):
             job = _job(run, plan, recipe, base_dir, dataset, progress)
             at = _position(job, dataset, resume)
 
@@ -200,18 +200,19 @@ def _metrics(at: Position, plan: Plan) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _same_bits(device: str) -> Iterator[None]:
-    """On a GPU, ask for kernels that give the same bits each time: without them, resuming is not exact."""
-    if not device.startswith("cuda"):
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def _same_bits(plan: Plan) -> Iterator[None]:
+    """Ask for kernels and threads that give the same bits each time: without them, resuming is not exact."""
     settings: Any = torch.utils.deterministic
-    before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    settings.fill_uninitialized_memory = False  # it would write NaN into every fresh tensor: slow
+    threads, fill = torch.get_num_threads(), settings.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(plan.threads)
+    if plan.device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # it would write NaN into every fresh tensor: slow
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = fill
