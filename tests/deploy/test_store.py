@@ -15,7 +15,7 @@ from puna.deploy.records import Order, Settings
 from puna.deploy.states import BuildState, ReplicaState, RevisionState
 from puna.deploy.store import Store
 from puna.deploy.tables import METADATA
-from puna.errors import ConflictError, MachineError, NotFoundError
+from puna.errors import ConflictError, MachineError, NotFoundError, UsageError
 from puna.home import Home
 
 ORDER = Order("a" * 64, None, None, Settings())
@@ -164,6 +164,13 @@ def test_migrations_run_once_and_a_newer_database_is_refused(home: Home) -> None
         with pytest.raises(MachineError, match="this Puna knows 1"):
             migrate(connection)
     engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nothing+known://user:secret@host/name", "oracle://user:secret@host/x"])
+def test_an_address_that_is_no_database_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(UsageError, match="PUNA_DATABASE_URL") as caught:
+        Store(url)
+    assert "secret" not in caught.value.message + caught.value.hint
 
 
 def test_the_tables_can_be_made_on_postgresql() -> None:

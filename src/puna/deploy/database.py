@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.exc import ArgumentError
 
 from puna.deploy.tables import COUNTERS, EVENTS
-from puna.errors import ConflictError
+from puna.errors import ConflictError, UsageError
 
 BUSY_TIMEOUT_MS = 10_000
 EVENTS_KEPT = 20_000
@@ -23,8 +25,12 @@ class Database:
     """An engine, and `_read` and `_write` transactions on it. Safe to use from many threads."""
 
     def __init__(self, url: str, migrate: Callable[[Connection], None]) -> None:
-        """Open the database at `url` (SQLAlchemy's form); `migrate` brings its tables up to date."""
-        self.engine = create_engine(url, pool_size=8, max_overflow=32, pool_timeout=30)
+        """Open the database at `url` (SQLAlchemy's form); `migrate` brings its tables up to date.
+
+        Raises:
+            UsageError: `url` names no database that can be used here.
+        """
+        self.engine = _engine(url)
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._writes = 0  # transactions that this process has written: what was read before may be kept until the next
@@ -87,6 +93,20 @@ class Database:
         key = connection.execute(row).inserted_primary_key
         if key is not None and key[0] % 500 == 0:
             connection.execute(EVENTS.delete().where(EVENTS.c.id <= key[0] - EVENTS_KEPT))
+
+
+def _engine(url: str) -> Engine:
+    # Without a driver in the URL SQLAlchemy would look for psycopg2, which is no longer developed.
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    try:
+        return create_engine(url, pool_size=8, max_overflow=32, pool_timeout=30)
+    except (ArgumentError, ModuleNotFoundError) as error:
+        hint = "PostgreSQL needs `uv pip install 'psycopg[binary]'` beside Puna" if url.startswith("postgresql") else ""
+        kind = url.partition(":")[0]  # no more of it: a URL may hold a password
+        raise UsageError(
+            f"PUNA_DATABASE_URL ({kind}:...) cannot be used: {type(error).__name__}",
+            hint or "unset it to use the SQLite file, or write postgresql://user@host/name",
+        ) from None
 
 
 def check_move(thing: str, moves: Mapping[S, Mapping[S, str]], before: S, after: S) -> None:
