@@ -20,14 +20,20 @@ def sentence(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0].rstrip(".:")
 
 
-def tree() -> str:
+def rooms() -> str:
+    """The source tree, one sentence a room."""
+    return tree(deep=False)
+
+
+def tree(deep: bool = True) -> str:
     """The source tree, one sentence a module."""
     lines = ["src/puna/"]
     top = [p for p in sorted(SRC.glob("*.py")) if p.name not in ("__init__.py", "__main__.py")]
     lines += [f"  {p.name:<18}{sentence(p)}" for p in top]
     for folder in sorted(p for p in SRC.iterdir() if (p / "__init__.py").exists()):
         lines.append(f"  {folder.name + '/':<18}{sentence(folder / '__init__.py')}")
-        lines += [f"    {p.name:<16}{sentence(p)}" for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
+        inside = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"] if deep else []
+        lines += [f"    {p.name:<20}{sentence(p)}" for p in inside]
     return "```\n" + "\n".join(lines) + "\n```"
 
 
@@ -94,7 +100,8 @@ def errors() -> str:
 
 
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "tree"): tree,
+    ("README.md", "rooms"): rooms,
+    ("docs/00-overview.md", "tree"): tree,
     ("docs/00-overview.md", "commands"): commands,
     ("docs/00-overview.md", "errors"): errors,
     ("docs/02-train.md", "recipe"): recipe_keys,
@@ -107,8 +114,8 @@ def rendered(name: str) -> str:
     text = (ROOT / name).read_text()
     for (file, part), make in PARTS.items():
         if file == name:
-            pattern = rf"(<!-- {part}: generated[^>]*-->\n).*?(\n<!-- /{part} -->)"
-            text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
+            pattern = rf"(<!-- {part}: generated[^>]*-->\n).*?(<!-- /{part} -->)"
+            text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
             assert count == 1, f"{name} has no `<!-- {part}: generated -->` part"
     return text
 

@@ -93,7 +93,7 @@ def find_run(home: Home, name: str) -> record.Run:
         NotFoundError: there is none.
     """
     runs = record.list_runs(home)
-    return runs[0] if name == "last" and runs else record.find_run(home, name)
+    return runs[-1] if name == "last" and runs else record.find_run(home, name)
 
 
 def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice: str | None = None) -> Merged:

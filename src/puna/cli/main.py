@@ -111,7 +111,7 @@ def _dispatch(words: list[str]) -> int:
     try:
         code = app(words[1:], prog_name=f"puna {name}", standalone_mode=False)
     except complaint as problem:
-        said = str(getattr(problem, "message", problem))
+        said = str(getattr(problem, "format_message", problem.__str__)())
         if not said:
             return 2  # a group without a command: its help has been printed
         raise UsageError(said, f"puna {name} --help") from None

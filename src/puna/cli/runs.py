@@ -14,8 +14,9 @@ from puna.train import record
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
+@app.command("list")
 def runs(json: AsJson = False) -> None:
-    """List training runs, newest first."""
+    """List training runs, newest last."""
     found = record.list_runs(Home.default())
     if json:
         output.data([_row(r) for r in found])
