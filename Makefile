@@ -11,7 +11,7 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 
 test: setup check quick process  ## everything that CI runs but the demo
 quick: setup  ## tests without real processes: under a minute
-	$(PY) -m pytest -q -n 2 -m "not process and not engine and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m "not process and not engine and not gpu"
 process: setup  ## tests with real processes, environments and servers; says what it skips and why
 	$(PY) -m pytest -q -m "process or engine or gpu"
 engine: setup  ## the tutorial's app on a real vLLM on CPU: installs 3 GB

@@ -108,11 +108,13 @@ class Guard:
     def end(self) -> None:
         """Kill everything, leave no file, exit."""
         kill_tree()
-        if not self.is_run:
-            for key in ("socket", "guard_socket", "record", "lock"):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.config[key])
+        self._remove_files()
         os._exit(0)
+
+    def _remove_files(self) -> None:
+        for key in () if self.is_run else ("socket", "guard_socket", "record", "lock"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.config[key])
 
     # -- the worker
 
@@ -262,8 +264,10 @@ class Guard:
             self._stop(now, float(command["grace_s"]))
         elif name == "lease":
             self.kill_at["lease lapsed: the owner no longer renews it"] = now + float(command["s"])
+        if forgotten := name == "forget" and self.phase == "exited":
+            self._remove_files()  # before the answer: whoever asked may look for them at once
         client.sendall(json.dumps(self._status()).encode() + b"\n")
-        if name == "forget" and self.phase == "exited":
+        if forgotten:
             self.end()
 
     def _stop(self, now: float, grace_s: float) -> None:
@@ -368,24 +372,20 @@ def main() -> None:
     """Read the config from stdin; detach (serve) or stay (run)."""
     line = bytearray()
     while not line.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            sys.exit("no config on stdin")
-        line += piece
+        line += os.read(0, 65536) or sys.exit("no config on stdin")
     config = json.loads(line)
     del line  # it holds the app's secrets
     if config["owner_fd"] >= 0:
         os.set_inheritable(config["owner_fd"], False)
-    listener = claim(config) if config["mode"] == "serve" else None
+    listener = None
     if config["mode"] == "serve":
-        if listener is None:
+        if (listener := claim(config)) is None:
             return
         if os.fork():
             os._exit(0)  # leave the owner's direct children: what kills those must not kill the guard
-        log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        for fd in (1, 2):
+            os.dup2(os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
     if os.getpid() != os.getsid(0):
         os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
