@@ -64,7 +64,7 @@ def events(name: EndpointName, json: AsJson = False) -> None:
         return
     for event in found:
         at = datetime.fromtimestamp(float(event["at"])).strftime("%Y-%m-%d %H:%M:%S")
-        output.line(f"{at}  {event['text']}")
+        output.line(f"{at}  {event['message']}")
 
 
 def scale(
