@@ -69,7 +69,7 @@ def demo(
     began = time.perf_counter()
     # Beside the real home, on its disk: hard links into the environment's cache work there.
     home = Home(Home.default().folder("demo", f"{time.time_ns():x}"))
-    watch = output.Watch(quiet=json)
+    watch = output.Watch(quiet=json, hide=" + ")  # forty lines of installed packages tell no story
     try:
         version = _train_to_publish(story, home, watch)
         _serve(story, home, version, watch)

@@ -117,8 +117,9 @@ def tokens(pieces: Iterable[tuple[str, bool]]) -> None:
 class Watch:
     """A Progress for people: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, hide: str = "\0") -> None:
+        """`quiet` says nothing at all; notes that begin with `hide` are left out."""
+        self.quiet, self.hide = quiet, hide
         self._bar: Bar | None = None
         self._task: Any = None
         self._name = ""
@@ -151,7 +152,7 @@ class Watch:
 
     def note(self, text: str) -> None:
         """One line worth reading."""
-        if self.quiet:
+        if self.quiet or text.startswith(self.hide):
             return
         if self._bar is not None:
             self._bar.console.print(text, style="dim", markup=False)
