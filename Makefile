@@ -9,7 +9,7 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 .venv/ready: pyproject.toml constraints.txt scripts/setup
 	@bash scripts/setup
 
-test: setup check quick process  ## everything that CI runs but the demo
+test: setup check process quick  ## everything that CI runs but the demo
 quick: setup  ## tests without real processes: under a minute
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m "not process and not engine and not gpu"
 process: setup  ## tests with real processes, environments and servers; says what it skips and why

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from puna.cli.main import run
 from stories.conftest import family, write_app
 
 pytestmark = pytest.mark.process
@@ -32,6 +33,7 @@ training:
   logging_steps: 1
   eval_steps: 5
   save_steps: 2
+merge: {base: dequantised}
 publish: {name: acme/story}
 """
 
@@ -69,22 +71,37 @@ def shell() -> Iterator[Shell]:
         assert family(shell.home) == []
 
 
-def test_a_recipe_becomes_a_published_model(shell: Shell) -> None:
-    plan = shell.json("train", "recipe.yaml", "--dry-run")
+def test_a_recipe_becomes_a_published_model(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One process for all but the training itself: each would load torch anew."""
+    monkeypatch.setenv("PUNA_HOME", str(shell.home))
+    recipe = str(shell.folder / "recipe.yaml")
+
+    def puna(*words: str) -> str:
+        capsys.readouterr()
+        code = run(list(words))
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    def told(*words: str) -> Any:
+        return json.loads(puna(*words, "--json"))
+
+    plan = told("train", recipe, "--dry-run")
     assert plan["plan"]["steps"] == 4 and plan["data"]["rows_train"] == 54
-    assert "[" in shell.run("data", "preview", "recipe.yaml")
+    assert "[" in puna("data", "preview", recipe)
     assert "story-1 has finished" in shell.run("train", "recipe.yaml")
     assert (shell.home / "runs" / "story-1" / "report.html").exists()
-    (row,) = [r for r in shell.json("runs") if r["name"] == "story-1"]
+    (row,) = [r for r in told("runs") if r["name"] == "story-1"]
     assert row["state"] == "finished" and row["step"] == 4
-    assert "•" in shell.run("run", "show", "last")
-    merged = shell.json("merge", "story-1")
-    assert merged["verification"]["passed"] is True
-    first = shell.json("publish", "story-1")
+    assert "•" in puna("run", "show", "last")
+    assert told("merge", "story-1")["verification"]["passed"] is True
+    first = told("publish", "story-1")
     assert (first["name"], first["version"]) == ("acme/story", 1)
-    assert shell.json("publish", "last", "--alias", "champion")["version"] == 1, "the same model is the same version"
-    assert shell.json("model", "show", "acme/story@champion")["version"] == 1
-    assert "acme/story" in shell.run("model", "list")
+    assert told("publish", "last", "--alias", "champion")["version"] == 1, "the same model is the same version"
+    assert told("model", "show", "acme/story@champion")["version"] == 1
+    assert "acme/story" in puna("model", "list")
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(shell: Shell) -> None:
