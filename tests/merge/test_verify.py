@@ -171,21 +171,7 @@ def test_an_adapter_whose_tokenizer_contradicts_its_data_is_refused(made: Traine
         merge(adapter, made.base, home, base="original", base_ref="tiny", recipe=tiny.recipe())
 
 
-FIGURES = Verification(
-    base="dequantised",
-    exact=True,
-    merged_loss=1.0,
-    trained_loss=1.0,
-    logits_max_diff=0.1,
-    logits_mean_diff=0.01,
-    logits_share=0.01,
-    mean_kl=0.0001,
-    same_top=1.0,
-    replies_equal="4 of 4",
-    token_ids_equal=True,
-    passed=False,
-    reasons=(),
-)
+FIGURES = tiny.FIGURES
 
 
 def test_figures_within_the_limits_pass_and_each_one_beyond_is_named() -> None:

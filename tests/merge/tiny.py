@@ -17,7 +17,24 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 from puna.artifacts import Adapter, Dataset, drafting
 from puna.home import Home
+from puna.merge.verify import Verification
 from puna.spec.recipe import PROJECTIONS, Recipe, parse
+
+FIGURES = Verification(
+    base="dequantised",
+    exact=True,
+    merged_loss=1.0,
+    trained_loss=1.0,
+    logits_max_diff=0.1,
+    logits_mean_diff=0.01,
+    logits_share=0.01,
+    mean_kl=0.0001,
+    same_top=1.0,
+    replies_equal="4 of 4",
+    token_ids_equal=True,
+    passed=False,
+    reasons=(),
+)
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|im_end|>", "<|pad|>"
 SPECIAL = (BOS, "<|end_of_text|>", "<|im_start|>", EOS, PAD)

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from puna.cli import output
-from puna.cli.options import AsJson
-from puna.errors import UsageError
+from puna.cli.options import AsJson, pairs
 
 key_app = typer.Typer(no_args_is_help=True, add_completion=False)
 secret_app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -64,11 +63,9 @@ def set_secret(
     """Keep a set of values, encrypted; an endpoint names the set to get them as environment variables."""
     from puna.client import Client
 
-    for word in values:
-        if "=" not in word:
-            raise UsageError(f"{word!r} is not NAME=VALUE", f"puna secret set {name} NAME=VALUE")
+    named = pairs(values, f"puna secret set {name} NAME=VALUE")
     with Client() as client:
-        done = client.set_secret(name, dict(word.split("=", 1) for word in values))
+        done = client.set_secret(name, named)
     output.data(done) if json else output.line(f"secret {name} is set")
 
 

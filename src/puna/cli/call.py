@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from puna.cli import credentials, output
-from puna.cli.options import AsJson, EndpointName, Timeout
+from puna.cli.options import AsJson, EndpointName, Timeout, pairs
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def call(
     from puna.client import Client
 
     with Client() as client:
-        reply = infer(client, name, _pairs(inputs or []), timeout)
+        reply = infer(client, name, _inputs(inputs or []), timeout)
     if json:
         waits = {k: v for k, v in reply.headers.items() if k.startswith("x-puna-")}
         output.data({"outputs": reply.outputs, "seconds": round(reply.seconds, 4), "headers": waits})
@@ -50,7 +50,7 @@ def call(
     output.note(f"{reply.seconds:.3f} s")
 
 
-def infer(client: Client, name: str, pairs: Mapping[str, Any], timeout_s: float = 900) -> Reply:
+def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float = 900) -> Reply:
     """Call an endpoint with plain values; without any, with its schema's examples.
 
     Raises:
@@ -60,7 +60,7 @@ def infer(client: Client, name: str, pairs: Mapping[str, Any], timeout_s: float 
     from puna.spec import schema
 
     described = schema.from_json(client.endpoint(name)["schema"] or {"inputs": []})
-    body = described.request_from_pairs(pairs) if pairs else described.example_request()
+    body = described.request_from_pairs(values) if values else described.example_request()
     key = client.key or credentials.key_for(client, name)
     began = time.perf_counter()
     answer, headers = client.infer_with_headers(name, body["inputs"], key=key, timeout_s=timeout_s)
@@ -69,17 +69,13 @@ def infer(client: Client, name: str, pairs: Mapping[str, Any], timeout_s: float 
     return Reply(outputs, seconds, headers)
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise UsageError(f"{word!r} is not NAME=VALUE", 'puna call my-app prompt="What is AI?"')
+def _inputs(words: list[str]) -> dict[str, str]:
+    found = pairs(words, 'puna call my-app prompt="What is AI?"')
+    for key, value in found.items():
         if value.startswith("@"):
             try:
                 with open(value[1:], encoding="utf-8") as file:
-                    value = file.read()
+                    found[key] = file.read()
             except OSError as error:
                 raise UsageError(f"{value[1:]} cannot be read: {error.strerror}", "check the path") from None
-        found[key] = value
     return found

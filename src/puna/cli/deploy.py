@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +9,7 @@ import typer
 
 from puna.cli import output
 from puna.cli.address import show
-from puna.cli.options import AsJson, Wait
-from puna.errors import UsageError
+from puna.cli.options import AsJson, Wait, pairs
 
 if TYPE_CHECKING:
     from puna.client import Client
@@ -65,17 +63,18 @@ def deploy(
         "replace": replace or None,
     }
     settings = settings_of(project) | {key: value for key, value in chosen.items() if value is not None}
-    settings["env"] = {**settings["env"], **_pairs(env or [])}
+    settings["env"] = {**settings["env"], **pairs(env or [], "--env NAME=VALUE")}
     watch = output.Watch(quiet=json)
     for warning in project.warnings:
         watch.note(f"inferless.yaml: {warning}")
     with Client() as client:
         chosen_runtime = _runtime(client, folder, project, runtime, watch)
         version = runtime_version or project.runtime_version
-        asked = partial(
-            pipeline.deploy if wait else Client.deploy, client, folder, name or project.name, runtime=chosen_runtime
-        )
-        done = asked(settings=settings, runtime_version=version, **({"progress": watch} if wait else {}))
+        asked: dict[str, Any] = {"runtime": chosen_runtime, "runtime_version": version, "settings": settings}
+        if wait:
+            done = pipeline.deploy(client, folder, name or project.name, progress=watch, **asked)
+        else:
+            done = client.deploy(folder, name or project.name, **asked)
         show(client, done, json)
 
 
@@ -103,10 +102,3 @@ def _runtime(client: Client, folder: Path, project: Project, given: str | None, 
 
     pipeline.upload_runtime(client, folder / project.runtime_file, project.name, watch)
     return project.name
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    for word in words:
-        if "=" not in word:
-            raise UsageError(f"{word!r} is not NAME=VALUE", "--env NAME=VALUE")
-    return dict(word.split("=", 1) for word in words)
