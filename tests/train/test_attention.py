@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from puna.train.attention import Documents, attend, attend_cached
+from puna.train.attention import attend, attend_cached
+from puna.train.documents import Documents
 
 
 def alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -54,9 +54,9 @@ def test_packed_documents_give_the_loss_of_each_alone(base_dir: Path) -> None:
     model = load_llama(base_dir, PLAIN)
     rows = random_rows(6, seed=5)
     batch = make_batch(rows, "cpu")
-    packed = model.loss(batch.ids_T, batch.targets_T, batch.documents)
+    packed = model.loss(batch)
     alone = [make_batch([row], "cpu") for row in rows]
-    expected = sum(model.loss(b.ids_T, b.targets_T, b.documents) for b in alone)
+    expected = sum(model.loss(b) for b in alone)
     torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-6)
 
 
@@ -78,6 +78,6 @@ def test_recomputing_layers_changes_no_gradient(base_dir: Path) -> None:
             generator = torch.Generator().manual_seed(9)
             a = torch.randn(4, size[1], generator=generator)
             linear.add_lora(a, torch.randn(size[0], 4, generator=generator) * 0.1, 8)
-        model.loss(batch.ids_T, batch.targets_T, batch.documents, Dropout(0.2, 1, 2, 3)).backward()
+        model.loss(batch, Dropout(0.2, 1, 2, 3)).backward()
         grads.append([p.grad for p in model.named_masters().values()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

@@ -49,7 +49,7 @@ def test_losses_and_gradients_equal_pefts(base_dir: Path) -> None:
         expected = expected + torch.nn.functional.cross_entropy(logits[:-1], targets, reduction="sum") / labelled
     expected.backward()
     batch = make_batch(rows, "cpu")
-    loss = model.loss(batch.ids_T, batch.targets_T, batch.documents) / labelled
+    loss = model.loss(batch) / labelled
     loss.backward()
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
     for name, master in model.named_masters().items():

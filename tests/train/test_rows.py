@@ -35,7 +35,7 @@ def test_targets_are_shifted_inside_a_document_and_never_across_its_border() -> 
     row = (np.array([1, 2, 3], np.int32), np.array([-100, 2, 3], np.int32))
     batch = make_batch([row, row], "cpu")
     assert batch.ids_T.tolist() == [1, 2, 3, 1, 2, 3]
-    assert batch.targets_T.tolist() == [2, 3, -100, 2, 3, -100]
+    assert batch.where_N.tolist() == [0, 1, 3, 4] and batch.targets_N.tolist() == [2, 3, 2, 3]
 
 
 def test_an_empty_row_is_left_out() -> None:

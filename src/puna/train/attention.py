@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,57 +10,7 @@ import torch
 from torch.autograd import Function
 from torch.nn import functional as F
 
-ALIKE = 0.75
-"""Neighbours at least this long, compared with the longest of their group, are padded to it together."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring documents of about one length, padded to the longest where attention needs a rectangle."""
-
-    tokens: int
-    """How many they have together."""
-    documents: int
-    longest: int
-    place: torch.Tensor | None
-    """Each token's place in the padded [documents * longest]; None when nothing is padded."""
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Where documents begin and end in a flat batch of T tokens."""
-
-    lengths: tuple[int, ...]
-    positions_T: torch.Tensor
-    """Each token's place in its own document."""
-    starts: torch.Tensor
-    """int32 [documents + 1]: running sum of lengths."""
-    groups: tuple[Group, ...]
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str) -> Documents:
-        """Documents of these lengths, in this order; sorted lengths make few groups."""
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        starts = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-        return cls(tuple(lengths), positions, starts, tuple(_groups(lengths, device)))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest document."""
-        return max(self.lengths)
-
-
-def _groups(lengths: Sequence[int], device: torch.device | str) -> Iterator[Group]:
-    first = 0
-    for index in range(1, len(lengths) + 1):
-        if index < len(lengths) and ALIKE * lengths[first] <= lengths[index] <= lengths[first]:
-            continue
-        chosen, longest = torch.tensor(lengths[first:index]), lengths[first]
-        place = None
-        if int(chosen.min()) != longest:
-            place = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(chosen.tolist())]).to(device)
-        yield Group(int(chosen.sum()), len(chosen), longest, place)
-        first = index
+from puna.train.documents import Documents, Group
 
 
 def attend(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from puna.train.attention import Documents, attend, attend_cached
+from puna.train.attention import attend, attend_cached
+from puna.train.documents import Batch, Documents
 from puna.train.kernels import head_logits, head_loss, rms_norm, rotate, swiglu
 from puna.train.lora import Dropout, LoraLinear
 from puna.train.shape import Rope, Shape
@@ -152,19 +153,12 @@ class Llama(nn.Module):
                 x = layer(x, shared)
         return rms_norm(x, self.norm_D, self.shape.eps)
 
-    def loss(
-        self,
-        ids_T: torch.Tensor,
-        targets_T: torch.Tensor,
-        documents: Documents,
-        dropout: Dropout | None = None,
-    ) -> torch.Tensor:
-        """Sum of cross-entropies, float32. `targets_T` is shifted: -100 or the token that follows."""
-        h_TD = self.hidden(ids_T, documents, dropout)
-        where_N = (targets_T >= 0).nonzero().squeeze(1)
-        h_ND = h_TD.index_select(0, where_N)
+    def loss(self, batch: Batch, dropout: Dropout | None = None) -> torch.Tensor:
+        """Sum of cross-entropies over the batch's learnt places, float32."""
+        h_TD = self.hidden(batch.ids_T, batch.documents, dropout)
+        h_ND = h_TD.index_select(0, batch.where_N)
         chunk = max(1, CHUNK_ELEMENTS // self.shape.vocab)
-        return head_loss(h_ND, self.head_VD, self._head_rows(h_ND.dtype), targets_T[where_N], chunk)
+        return head_loss(h_ND, self.head_VD, self._head_rows(h_ND.dtype), batch.targets_N, chunk)
 
     def logits(self, ids_T: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """float32 logits [T, V] of one document; with a cache, of the tokens that follow those in it."""

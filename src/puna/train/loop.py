@@ -118,7 +118,7 @@ def accumulate(job: Job, rows: Sequence[Row], step: int) -> float:
     total = torch.zeros((), device=job.model.device)
     for index, batch in enumerate(batches(rows, job.plan.tokens_per_batch, job.model.device)):
         dropout = Dropout(job.recipe.lora.lora_dropout, training.seed, step, index)
-        loss = job.model.loss(batch.ids_T, batch.targets_T, batch.documents, dropout)
+        loss = job.model.loss(batch, dropout)
         (loss * (scale / labelled)).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     if scale != 1.0:
@@ -134,7 +134,7 @@ def evaluate(job: Job) -> float:
     rows = [job.test[i] for i in range(len(job.test))]
     total = torch.zeros((), device=job.model.device)
     for batch in batches(rows, job.plan.tokens_per_batch, job.model.device):
-        total += job.model.loss(batch.ids_T, batch.targets_T, batch.documents)
+        total += job.model.loss(batch)
     return float(total) / max(1, count_labelled(rows))
 
 

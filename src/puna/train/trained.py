@@ -33,7 +33,7 @@ class TrainedModel:
     def loss(self, rows: Sequence[Row]) -> float:
         """Mean cross-entropy over the rows' labelled tokens, in nats; rows are (input_ids [L], labels [L])."""
         total = sum(
-            float(self.model.loss(batch.ids_T, batch.targets_T, batch.documents))
+            float(self.model.loss(batch))
             for batch in batches(rows, TOKENS_PER_PASS, self.model.device)
         )
         return total / max(1, count_labelled(rows))
