@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from puna.train.documents import Batch, Documents
+from puna.train.documents import Batch, Documents, document_arrays, to_device
 from puna.train.rows import IGNORED, Row, pack
 
 
@@ -15,9 +15,9 @@ def make_batch(rows: Sequence[Row], device: torch.device | str) -> Batch:
     """One pass over these rows. A document's last token has no target: nothing is predicted across a border."""
     ids = np.concatenate([ids for ids, _ in rows]).astype(np.int64)
     following = np.concatenate([np.append(labels[1:], IGNORED) for _, labels in rows]).astype(np.int64)
-    where = np.flatnonzero(following != IGNORED)
-    on_device = (torch.from_numpy(values).to(device) for values in (ids, where, following[where]))
-    return Batch(*on_device, Documents.of([len(ids) for ids, _ in rows], device))
+    where, lengths = np.flatnonzero(following != IGNORED), [len(ids) for ids, _ in rows]
+    ids_T, where_N, targets_N, *borders = to_device([ids, where, following[where], *document_arrays(lengths)], device)
+    return Batch(ids_T, where_N, targets_N, Documents.holding(lengths, borders))
 
 
 def batches(rows: Sequence[Row], budget: int, device: torch.device | str) -> Iterator[Batch]:
