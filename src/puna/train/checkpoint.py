@@ -51,6 +51,7 @@ def save(
     draft, final = folder / f".draft-{uuid.uuid4().hex[:8]}", folder / f"step-{at.step:06d}"
     try:
         draft.mkdir()
+        # The masters first: copying them waits for the queued steps, and bitsandbytes' paged states wait for nobody.
         save_file({name: p.detach().cpu().contiguous() for name, p in masters.items()}, draft / "masters.safetensors")
         tensors, numbers = _flatten(optimiser)
         save_file(tensors, draft / "optimiser.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from puna.train.loop import Job, evaluate, forget_after, log, train_steps
 from puna.train.optimiser import make_optimiser
 from puna.train.plan import Plan
 from puna.train.plan import plan as make_plan
+from puna.train.ranks import Ranks
 from puna.train.record import Run
 from puna.train.report import write_report
 from puna.train.rows import Rows
@@ -44,7 +46,7 @@ def train(
     """Train an adapter; everything that is written down lies in `run_dir`.
 
     With `resume`, an interrupted run goes on from its last checkpoint, bit by bit as if it had never
-    stopped; a finished one returns its adapter.
+    stopped; a finished one returns its adapter. Under torchrun, all processes train it together, and rank 0 writes.
 
     Raises:
         TrainError: the plan does not fit, the base cannot be trained, or training diverged.
@@ -52,25 +54,27 @@ def train(
         ConflictError: `run_dir` holds another run, or this one and `resume` is not set.
         MachineError: no such device, or the disk is full.
     """
-    run = Run(run_dir)
-    if resume and run.adapter is not None:
-        run.end("finished")
-        write_report(run_dir)
-        return run.adapter
+    run, ranks = Run(run_dir), Ranks.here()
+    progress = progress if ranks.leads else Silent()
+    if resume and (finished := run.adapter) is not None:
+        ranks.lead(lambda: _finish_again(run))
+        return finished
     check_trackers(recipe.training.report_to)
-    _claim(run, recipe, dataset, base_dir, resume)
-    with _recording(run), Stop() as stop:
+    ranks.lead(lambda: _claim(run, recipe, dataset, base_dir, resume))
+    with _recording(run, ranks), Stop() as stop:
         # ---------------------------------------------------------------- plan
         progress.stage("plan")
-        plan = _plan(run, recipe, base_dir, dataset, resume, device)
-        run.begin(plan.steps)
+        plan = ranks.lead(lambda: _plan(run, recipe, base_dir, dataset, resume, device))
+        plan = dataclasses.replace(plan, device=ranks.device(plan.device))
+        if ranks.leads:
+            run.begin(plan.steps)
         for reason in plan.reasons:
             progress.note(reason)
 
         # --------------------------------------------------------------- model
         progress.stage("load base")
         with _same_bits(plan):
-            job = _job(run, plan, recipe, base_dir, dataset, progress)
+            job = _job(run, plan, recipe, base_dir, dataset, progress, ranks)
             at = _position(job, dataset, resume)
 
             # ---------------------------------------------------------- steps
@@ -79,15 +83,21 @@ def train(
 
             # --------------------------------------------------------- adapter
             progress.stage("write adapter")
-            samples.write_samples(run_dir, dataset, "after", samples.ask(job.model, dataset))
-            adapter = write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan))
+            ranks.lead(lambda: _ask(job, dataset, "after"))
+            adapter = ranks.lead(lambda: write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan)))
 
     # ------------------------------------------------------------------- report
     for tracker in job.trackers:
         tracker.close()
     progress.stage("report")
-    write_report(run_dir)
+    ranks.lead(lambda: write_report(run_dir))
+    ranks.leave()
     return adapter
+
+
+def _finish_again(run: Run) -> None:
+    run.end("finished")
+    write_report(run.path)
 
 
 def _claim(run: Run, recipe: Recipe, dataset: Dataset, base_dir: Path, resume: bool) -> None:
@@ -109,8 +119,21 @@ def _claim(run: Run, recipe: Recipe, dataset: Dataset, base_dir: Path, resume: b
 
 
 @contextlib.contextmanager
-def _recording(run: Run) -> Iterator[None]:
+def _recording(run: Run, ranks: Ranks) -> Iterator[None]:
     """Write down how the run ends, whatever ends it."""
+    try:
+        if ranks.leads:
+            with _recorded(run):
+                yield
+        else:
+            yield
+    except StoppedError:
+        ranks.barrier()  # torchrun kills the others when one has ended: not before rank 0 has written
+        raise
+
+
+@contextlib.contextmanager
+def _recorded(run: Run) -> Iterator[None]:
     try:
         yield
     except (StoppedError, KeyboardInterrupt) as error:
@@ -136,7 +159,9 @@ def _plan(run: Run, recipe: Recipe, base_dir: Path, dataset: Dataset, resume: bo
     return plan
 
 
-def _job(run: Run, plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress) -> Job:
+def _job(
+    run: Run, plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress, ranks: Ranks
+) -> Job:
     model = build_model(plan, recipe, base_dir, dataset, progress)
     masters = model.named_masters()
     return Job(
@@ -149,7 +174,8 @@ def _job(run: Run, plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset,
         train=Rows.load(dataset, "train"),
         test=Rows.load(dataset, "test"),
         progress=progress,
-        trackers=open_trackers(recipe.training.report_to, run.path, recipe.as_dict()),
+        trackers=open_trackers(recipe.training.report_to, run.path, recipe.as_dict()) if ranks.leads else (),
+        ranks=ranks,
     )
 
 
@@ -170,19 +196,23 @@ def build_model(plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, pr
 
 def _position(job: Job, dataset: Dataset, resume: bool) -> Position:
     """Step 0 with its held-out loss and replies, or the last checkpoint."""
-    found = job.run.checkpoints
+    found = job.ranks.broadcast(job.run.checkpoints)
     if resume and found:
         at = checkpoint.load(found[-1], job.masters, job.optimiser)
-        forget_after(job.run, at.step)
+        job.ranks.lead(lambda: forget_after(job.run, at.step))
         job.progress.note(f"resumed from step {at.step}")
         return at
     at = Position()
-    forget_after(job.run, -1)
-    samples.write_samples(job.run.path, dataset, "before", samples.ask(job.model, dataset))
+    job.ranks.lead(lambda: forget_after(job.run, -1))
+    job.ranks.lead(lambda: _ask(job, dataset, "before"))
     if len(job.test):
         at.eval_loss_before = at.eval_loss = evaluate(job)
         log(job, 0, {"eval_loss": at.eval_loss})
     return at
+
+
+def _ask(job: Job, dataset: Dataset, key: str) -> None:
+    samples.write_samples(job.run.path, dataset, key, samples.ask(job.model, dataset))
 
 
 def _metrics(at: Position, plan: Plan) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Stop:
 
     def __init__(self) -> None:
         """Nothing is asked yet."""
-        self.signal_name = ""
+        self.signal = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -33,7 +33,7 @@ class Stop:
         self._restore()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self.signal = number
         self._restore()
 
     def _restore(self) -> None:
