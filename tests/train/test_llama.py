@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from puna.train.batches import make_batch
-from puna.train.llama import Cache
+from puna.train.block import Cache
 from puna.train.loading import Choices, load_llama
 from puna.train.lora import Dropout
 from train.tiny import VOCAB, random_rows

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,11 +16,45 @@ from torch.nn import functional as F
 from puna.train.documents import Documents, Group
 
 
+@dataclass(frozen=True)
+class Attended:
+    """A forward pass of attention that can be gone back through once."""
+
+    leaves: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    out_THd: torch.Tensor
+
+    def backward(self, grad_THd: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Gradients of q, k and v."""
+        return torch.autograd.grad(self.out_THd, self.leaves, grad_THd)
+
+
+def attend_and_keep(
+    q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents
+) -> tuple[torch.Tensor, Attended]:
+    """`attend`, and what its gradient needs: the library's own graph, inside a layer that has no other."""
+    with torch.enable_grad():
+        q, k, v = (x.detach().requires_grad_() for x in (q_THd, k_TKd, v_TKd))
+        out = attend(q, k, v, documents)
+    return out.detach(), Attended((q, k, v), out)
+
+
 def attend(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, documents: Documents) -> torch.Tensor:
-    """Each token attends to itself and the earlier ones of its document; returns [T, H, d]."""
-    if q_THd.is_cuda and _varlen_fits(q_THd):
-        return _varlen(q_THd, k_TKd, v_TKd, documents)
-    return _padded(q_THd, k_TKd, v_TKd, documents)
+    """Each token attends to itself and the earlier ones of its document; returns [T, H, d].
+
+    The fastest that is there: FlashAttention 4 on Hopper and later, torch's variable-length FlashAttention 2,
+    else documents of like length padded to rectangles.
+    """
+    kind = kernel(q_THd.device, q_THd.dtype, q_THd.shape[-1])
+    if kind == "flash-attn-4":
+        return _flash_4(q_THd, k_TKd, v_TKd, documents)
+    return (_varlen if kind == "varlen" else _padded)(q_THd, k_TKd, v_TKd, documents)
+
+
+def kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Which attention runs there: `flash-attn-4`, `varlen` or `padded`."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return "padded"
+    return _gpu_kernel(torch.cuda.get_device_capability(device), head_dim)
 
 
 def attend_cached(q_THd: torch.Tensor, k_SKd: torch.Tensor, v_SKd: torch.Tensor) -> torch.Tensor:
@@ -92,18 +129,35 @@ class _Gather(Function):
         return g if place is None else g.new_zeros(ctx.rows, *g.shape[1:]).index_copy_(0, place, g), None
 
 
-def _varlen_fits(q_THd: torch.Tensor) -> bool:
-    modern = torch.cuda.get_device_capability(q_THd.device) >= (8, 0)
-    return modern and q_THd.dtype in (torch.bfloat16, torch.float16) and q_THd.shape[-1] <= 256 and _has_varlen()
+@cache
+def _gpu_kernel(capability: tuple[int, int], head_dim: int) -> str:
+    # Heads of 64 and 128: what FlashAttention 4's Hopper kernels were measured and checked with.
+    if (9, 0) <= capability < (12, 0) and head_dim in (64, 128) and _flash_4_function() is not None:
+        return "flash-attn-4"
+    if capability >= (8, 0) and head_dim <= 256 and importlib.util.find_spec("torch.nn.attention.varlen"):
+        return "varlen"
+    return "padded"
 
 
 @cache
-def _has_varlen() -> bool:
+def _flash_4_function() -> Any:
+    # Its import compiles nothing but loads CUTLASS's Python DSL: seconds, so it waits until attention is needed.
+    if importlib.util.find_spec("flash_attn") is None or importlib.util.find_spec("flash_attn.cute") is None:
+        return None
     try:
-        import torch.nn.attention.varlen  # noqa: F401
-    except ImportError:
-        return False
-    return True
+        return importlib.import_module("flash_attn.cute").flash_attn_varlen_func
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return None  # a part of it is missing or does not fit this CUDA: the plan's reasons name what runs instead
+
+
+def _flash_4(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:
+    s, longest = documents.starts, documents.longest
+    out = _flash_4_function()(
+        q, k, v, cu_seqlens_q=s, cu_seqlens_k=s, max_seqlen_q=longest, max_seqlen_k=longest, causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
+    result: torch.Tensor = out[0] if isinstance(out, tuple) else out
+    return result
 
 
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents) -> torch.Tensor:

@@ -3,92 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from puna.train.attention import attend, attend_cached
+from puna.train.block import Cache, Kept, Layer, Pass
 from puna.train.documents import Batch, Documents
-from puna.train.kernels import head_logits, head_loss, rms_norm, rotate, swiglu
+from puna.train.kernels import head_logits, head_loss, kernels
 from puna.train.lora import Dropout, LoraLinear
 from puna.train.shape import Rope, Shape
 
 CHUNK_ELEMENTS = 2**26
 """float32 logits that exist at a time: 256 MiB, 523 tokens of Llama-3's 128 256 words."""
-
-
-@dataclass
-class Cache:
-    """Keys and values of the tokens seen so far, one pair a layer, for one document."""
-
-    pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    length: int = 0
-
-    def extend(self, layer: int, k_TKd: torch.Tensor, v_TKd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the new tokens' keys and values; returns all of the layer's."""
-        if layer in self.pairs:
-            old_k, old_v = self.pairs[layer]
-            k_TKd, v_TKd = torch.cat((old_k, k_TKd)), torch.cat((old_v, v_TKd))
-        self.pairs[layer] = (k_TKd, v_TKd)
-        return k_TKd, v_TKd
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What the layers of one forward pass share."""
-
-    documents: Documents | None
-    """None while a cache is used."""
-    cos_Te: torch.Tensor
-    sin_Te: torch.Tensor
-    dropout: Dropout | None = None
-    cache: Cache | None = None
-
-
-class Layer(nn.Module):
-    """One block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream."""
-
-    def __init__(
-        self, index: int, shape: Shape, linears: dict[str, LoraLinear], norms: dict[str, torch.Tensor]
-    ) -> None:
-        """`norms` holds `input`, `post` and, for Qwen3, `q` and `k`."""
-        super().__init__()
-        self.index = index
-        self.shape = shape
-        self.linears = nn.ModuleDict(linears)
-        self.norms = norms
-
-    def forward(self, x_TD: torch.Tensor, shared: Pass) -> torch.Tensor:
-        """[T, D] -> [T, D]."""
-        x_TD = x_TD + self._attention(self._norm("input", x_TD), shared)
-        h_TD = self._norm("post", x_TD)
-        gate, up = self._linear("gate_proj", h_TD, shared), self._linear("up_proj", h_TD, shared)
-        return x_TD + self._linear("down_proj", swiglu(gate, up), shared)
-
-    def _attention(self, h_TD: torch.Tensor, shared: Pass) -> torch.Tensor:
-        q, k, v = (
-            self._linear(name, h_TD, shared).view(h_TD.shape[0], -1, self.shape.head_dim)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        if "q" in self.norms:
-            q, k = self._norm("q", q), self._norm("k", k)
-        q, k = rotate(q, shared.cos_Te, shared.sin_Te), rotate(k, shared.cos_Te, shared.sin_Te)
-        if shared.cache is not None:
-            k, v = shared.cache.extend(self.index, k, v)
-            out = attend_cached(q, k, v)
-        else:
-            assert shared.documents is not None
-            out = attend(q, k, v, shared.documents)
-        return self._linear("o_proj", out.reshape(h_TD.shape[0], -1), shared)
-
-    def _linear(self, name: str, x: torch.Tensor, shared: Pass) -> torch.Tensor:
-        y: torch.Tensor = self.linears[name](x, shared.dropout)
-        return y
-
-    def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.norms[name], self.shape.eps)
 
 
 class ChatRows(nn.Module):
@@ -141,17 +70,24 @@ class Llama(nn.Module):
                 found["chat.head"] = self.chat.head
         return found
 
+    @property
+    def blocks(self) -> list[Layer]:
+        """The layers, typed."""
+        return list(self.layers)  # type: ignore[arg-type]
+
     def hidden(self, ids_T: torch.Tensor, documents: Documents, dropout: Dropout | None = None) -> torch.Tensor:
         """[T] -> [T, D] after the last norm."""
-        cos, sin = self._angles(documents.positions_T)
-        shared = Pass(documents, cos, sin, dropout)
-        x = self._embed(ids_T)
-        for index, layer in enumerate(self.layers):
-            if index < self.recompute_layers and torch.is_grad_enabled():
-                x = checkpoint(layer, x, shared, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, shared)
-        return rms_norm(x, self.norm_D, self.shape.eps)
+        shared = Pass(documents, *self._angles(documents.positions_T), dropout)
+        self._refresh(shared.kept)
+        masters = [p for layer in self.blocks for product in layer.products.values() for p in product.masters]
+        h_TD: torch.Tensor = _Stack.apply(self._embed(ids_T), self, shared, *masters)  # type: ignore[no-untyped-call]
+        return h_TD
+
+    def _refresh(self, kept: float) -> None:
+        # Before every pass: a few milliseconds of small copies, and no way for a copy to be older than its master.
+        for layer in self.blocks:
+            for product in layer.products.values():
+                product.refresh(kept)
 
     def loss(self, batch: Batch, dropout: Dropout | None = None) -> torch.Tensor:
         """Sum of cross-entropies over the batch's learnt places, float32."""
@@ -169,13 +105,26 @@ class Llama(nn.Module):
         return head_logits(h, self.head_VD, *self._head_rows(h.dtype))
 
     def _extend(self, ids_T: torch.Tensor, cache: Cache) -> torch.Tensor:
+        if not cache.length:
+            self._refresh(1.0)
         positions = torch.arange(cache.length, cache.length + len(ids_T), device=self.device)
-        shared = Pass(None, *self._angles(positions), cache=cache)
-        x = self._embed(ids_T)
-        for layer in self.layers:
-            x = layer(x, shared)
+        h_TD, _, _ = self.through(self._embed(ids_T), Pass(None, *self._angles(positions), cache=cache), None)
         cache.length += len(ids_T)
-        return rms_norm(x, self.norm_D, self.shape.eps)
+        return h_TD
+
+    def through(
+        self, x_TD: torch.Tensor, shared: Pass, kept: list[Kept] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(hidden states after the last norm, the stream before it, 1 / rms); what is kept goes to `kept`."""
+        y_TD: torch.Tensor | None = None
+        for layer in self.blocks:
+            recompute = layer.index < self.recompute_layers
+            x_TD, y_TD, found = layer(x_TD, y_TD, shared, keep=kept is not None, recompute=recompute)
+            if kept is not None and found is not None:
+                kept.append(found)
+        h_TD = torch.empty_like(x_TD)
+        stream_TD, r_T = kernels(x_TD.device).add_norm(x_TD, y_TD, self.norm_D, self.shape.eps, h_TD)
+        return h_TD, stream_TD, r_T
 
     def _embed(self, ids_T: torch.Tensor) -> torch.Tensor:
         x_TD = self.embed_VD[ids_T]
@@ -191,6 +140,35 @@ class Llama(nn.Module):
     def _angles(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles_Te = positions_T[:, None].float() * self.inverse_e
         return angles_Te.cos().to(self.embed_VD.dtype), angles_Te.sin().to(self.embed_VD.dtype)
+
+
+class _Stack(Function):
+    """All layers and the last norm as one step of autograd, so that gradients pass between layers in wide buffers."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: torch.Tensor, model: Llama, shared: Pass, *masters: torch.Tensor) -> torch.Tensor:
+        """`masters` are there for autograd to see; the products hold their own."""
+        kept: list[Kept] | None = [] if any(ctx.needs_input_grad) else None
+        h_TD, stream_TD, r_T = model.through(x_TD, shared, kept)
+        ctx.model, ctx.shared, ctx.kept, ctx.last = model, shared, kept, (stream_TD, r_T)
+        return h_TD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Layer by layer from the last; what a layer kept is let go as soon as its gradients are made."""
+        model, shared, (stream_TD, r_T) = ctx.model, ctx.shared, ctx.last
+        layers = model.blocks
+        g_TD = layers[-1].stream_gradient(stream_TD)
+        last = grads[0].clone(memory_format=torch.contiguous_format)
+        kernels(g_TD.device).norm_backward(last, stream_TD, (model.norm_D, r_T), None, g_TD)
+        del last
+        found: list[list[torch.Tensor]] = []
+        for layer in reversed(layers):
+            g_TD, of_products = layer.backward(ctx.kept.pop(), g_TD, shared)
+            found.append([grad for name in layer.products for grad in of_products[name]])
+        ctx.last = None
+        return g_TD, None, None, *(grad for of_layer in reversed(found) for grad in of_layer)
 
 
 def inverse_frequencies(head_dim: int, rope: Rope) -> torch.Tensor:

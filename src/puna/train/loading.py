@@ -11,7 +11,8 @@ import torch
 from puna.errors import TrainError
 from puna.progress import Progress, Silent
 from puna.spec.recipe import Recipe
-from puna.train.llama import ChatRows, Layer, Llama
+from puna.train.block import Layer
+from puna.train.llama import ChatRows, Llama
 from puna.train.lora import LoraLinear, fresh_pair
 from puna.train.quant import freeze
 from puna.train.shape import Shape, Weights, read_shape, weight_name

@@ -19,22 +19,45 @@ class FrozenWeight:
 
     def __init__(self, dense: torch.Tensor | None, codes: torch.Tensor | None, state: Any, dtype: torch.dtype) -> None:
         """One of `dense` and (`codes`, `state`) is given; `dtype` is what `tensor` returns."""
-        self._dense = dense
-        self._codes = codes
+        held = dense if dense is not None else codes
+        assert held is not None
+        self.dense = dense
+        self.codes = codes
+        self.dtype = dtype
+        self.shape: tuple[int, int] = tuple(state.shape if dense is None else dense.shape)
+        self.device = held.device
         self._state = state
-        self._dtype = dtype
 
     def tensor(self) -> torch.Tensor:
         """The weight [outputs, inputs] in the compute dtype."""
-        if self._dense is not None:
-            return self._dense
-        assert self._codes is not None
-        return dequantise(self._codes, self._state).to(self._dtype)
+        if self.dense is not None:
+            return self.dense
+        out_OI = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        self.write(out_OI)
+        return out_OI
+
+    def write(self, out_OI: torch.Tensor) -> None:
+        """Write the weight to a tensor whose rows may lie in a wider buffer."""
+        if self.dense is not None:
+            out_OI.copy_(self.dense)
+            return
+        assert self.codes is not None
+        if self.codes.is_cuda and self._state.dtype != torch.float64:
+            from puna.train import triton_kernels  # not there on a machine without a GPU
+
+            triton_kernels.dequantise(self.codes, self._state, out_OI)
+        else:
+            out_OI.copy_(dequantise(self.codes, self._state))
+
+    def move_to(self, out_OI: torch.Tensor) -> None:
+        """Give the dense weight a place in a wider buffer, and let go of the one that it had."""
+        self.write(out_OI)
+        self.dense, self.codes, self._state = out_OI, None, None
 
     @property
     def size_bytes(self) -> int:
         """What it holds on to, in bytes, scales left out."""
-        held = self._dense if self._dense is not None else self._codes
+        held = self.dense if self.dense is not None else self.codes
         assert held is not None
         return held.numel() * held.element_size()
 

@@ -12,7 +12,8 @@ from puna.artifacts import Adapter, Dataset
 from puna.spec.recipe import Recipe
 from puna.train.adapter import load_into
 from puna.train.batches import batches
-from puna.train.llama import Cache, Llama
+from puna.train.block import Cache
+from puna.train.llama import Llama
 from puna.train.loading import Choices, add_fresh_chat_rows, load_llama
 from puna.train.machine import compute_dtype, look
 from puna.train.rows import Row, count_labelled
@@ -32,10 +33,7 @@ class TrainedModel:
     @torch.no_grad()
     def loss(self, rows: Sequence[Row]) -> float:
         """Mean cross-entropy over the rows' labelled tokens, in nats; rows are (input_ids [L], labels [L])."""
-        total = sum(
-            float(self.model.loss(batch))
-            for batch in batches(rows, TOKENS_PER_PASS, self.model.device)
-        )
+        total = sum(float(self.model.loss(batch)) for batch in batches(rows, TOKENS_PER_PASS, self.model.device))
         return total / max(1, count_labelled(rows))
 
     @torch.no_grad()

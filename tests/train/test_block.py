@@ -1,0 +1,149 @@
+"""The hand-written block against the same block in plain autograd, float64: every option, every gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from puna.spec.recipe import PROJECTIONS
+from puna.train import elementwise
+from puna.train.block import Kept, Layer, Pass
+from puna.train.documents import Documents
+from puna.train.llama import Llama
+from puna.train.lora import Dropout, LoraLinear, Product, fresh_pair, wide
+from puna.train.quant import FrozenWeight, quantise
+from puna.train.shape import Rope, Shape, weight_name
+
+SHAPE = Shape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
+LENGTHS = [7, 5, 5]
+HALF = Dropout(0.3, 1, 2, 3)
+
+
+def random(*size: int, seed: int) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.2
+
+
+def model(targets: tuple[str, ...], qwen: bool, nf4: bool = False) -> Llama:
+    layers, generator = [], torch.Generator().manual_seed(0)
+    for index in range(SHAPE.layers):
+        linears = {}
+        for number, (name, (n, k)) in enumerate(SHAPE.projections().items()):
+            weight = random(n, k, seed=10 * index + number)
+            held = FrozenWeight(None, *quantise(weight.float(), True), torch.float64) if nf4 else None
+            bias = random(n, seed=number) if qwen and name in ("q_proj", "k_proj", "v_proj") else None
+            linear = LoraLinear(held or FrozenWeight(weight, None, None, torch.float64), bias, weight_name(index, name))
+            if name in targets:
+                a, _ = fresh_pair(n, k, 3, generator)
+                linear.add_lora(a.double(), random(n, 3, seed=number), 6)
+            linears[name] = linear
+        sizes = {"input": 32, "post": 32} | ({"q": 8, "k": 8} if qwen else {})
+        norms = {name: random(size, seed=ord(name[0])) + 1 for name, size in sizes.items()}
+        layers.append(Layer(index, SHAPE, linears, norms))
+    return Llama(SHAPE, layers, random(50, 32, seed=98), random(32, seed=97) + 1, random(50, 32, seed=99))
+
+
+def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return w * x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
+def reference(llama: Llama, x: torch.Tensor, shared: Pass) -> torch.Tensor:
+    """All layers and the last norm as one would write them, with the same masks."""
+    for layer in llama.blocks:
+        linears = {linear.place.rsplit(".", 1)[1]: linear for p in layer.products.values() for linear in p.members}
+        place = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "down_proj": "down"}
+
+        def apply(name: str, h: torch.Tensor, linears: Any = linears, place: Any = place, at: Any = layer) -> Any:
+            linear = linears[name]
+            y = F.linear(h, linear.weight.tensor(), linear.bias)
+            if linear.lora_a is None:
+                return y
+            how = shared.dropout.at(f"{at.index}.{place.get(name, 'gate_up')}") if shared.dropout else None
+            kept = h * elementwise.keep(h.shape, how, h.device) / shared.kept if how else h
+            return y + linear.scale * (kept @ linear.lora_a.t()) @ linear.lora_b.t()
+
+        h = norm(x, layer.norms["input"])
+        q, k, v = (apply(name, h).unflatten(1, (-1, 8)) for name in ("q_proj", "k_proj", "v_proj"))
+        if "q" in layer.norms:
+            q, k = norm(q, layer.norms["q"]), norm(k, layer.norms["k"])
+        q, k = (turned(t, shared) for t in (q, k))
+        x = x + apply("o_proj", attention(q, k, v).flatten(1))
+        h = norm(x, layer.norms["post"])
+        x = x + apply("down_proj", F.silu(apply("gate_proj", h)) * apply("up_proj", h))
+    return norm(x, llama.norm_D)
+
+
+def turned(x_THd: torch.Tensor, shared: Pass) -> torch.Tensor:
+    a, b = x_THd.chunk(2, dim=-1)
+    cos, sin = shared.cos_Te.unsqueeze(1), shared.sin_Te.unsqueeze(1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    parts = []
+    for part in zip(*(t.split(LENGTHS) for t in (q, k, v)), strict=True):
+        heads = [t.transpose(0, 1).repeat_interleave(4 // t.shape[1], 0) for t in part]
+        parts.append(F.scaled_dot_product_attention(*heads, is_causal=True).transpose(0, 1))
+    return torch.cat(parts)
+
+
+def shared_pass(dropout: Dropout | None) -> Pass:
+    documents = Documents.of(LENGTHS, "cpu")
+    angles = documents.positions_T[:, None] * torch.rand(4, dtype=torch.float64)
+    return Pass(documents, angles.cos(), angles.sin(), dropout)
+
+
+def gradients(llama: Llama, shared: Pass, plain: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    from puna.train.llama import _Stack
+
+    x = random(sum(LENGTHS), 32, seed=5).requires_grad_()
+    masters = [p for layer in llama.blocks for product in layer.products.values() for p in product.masters]
+    llama._refresh(shared.kept)
+    h = reference(llama, x, shared) if plain else _Stack.apply(x, llama, shared, *masters)
+    return h, list(torch.autograd.grad((h * random(*h.shape, seed=6)).sum(), [x, *masters]))
+
+
+@pytest.mark.parametrize("dropout", [None, HALF], ids=["whole", "dropped"])
+@pytest.mark.parametrize("recompute", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("targets", "qwen", "nf4"),
+    [
+        (PROJECTIONS, False, False), (PROJECTIONS, True, False), (PROJECTIONS, False, True),
+        (("q_proj", "v_proj"), False, False), (("k_proj", "up_proj", "down_proj"), True, True),
+        (("o_proj",), False, False),
+    ],
+)  # fmt: skip
+def test_the_block_equals_autograd(
+    targets: tuple[str, ...], qwen: bool, nf4: bool, recompute: int, dropout: Dropout | None
+) -> None:
+    llama, shared = model(targets, qwen, nf4), shared_pass(dropout)
+    llama.recompute_layers = recompute
+    mine, theirs = (gradients(llama, shared, plain) for plain in (False, True))
+    torch.testing.assert_close(mine[0], theirs[0])
+    assert len(mine[1]) == len(theirs[1]) == 1 + 2 * 2 * len(targets)
+    for a, b in zip(mine[1], theirs[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_recomputed_layer_keeps_the_two_streams_only() -> None:
+    llama, kept = model(PROJECTIONS, False), list[Kept]()
+    llama.recompute_layers = 1
+    llama._refresh(1.0)
+    llama.through(random(17, 32, seed=1), shared_pass(None), kept)
+    assert kept[0].attention is None and kept[0].mlp is None
+    assert kept[1].attention is not None and kept[1].mlp is not None
+
+
+def test_a_product_follows_its_masters_and_its_rank() -> None:
+    linear = LoraLinear(FrozenWeight(random(6, 4, seed=1), None, None, torch.float64), None, "x")
+    product, x = Product([linear]), wide(3, 4, 5, torch.empty(0, dtype=torch.float64)).copy_(random(3, 4, seed=2))
+    product.refresh(1.0)
+    plain = product(x, product.down(x))
+    torch.testing.assert_close(plain, x @ linear.weight.tensor().t())
+    for rank in (2, 5):
+        linear.add_lora(random(rank, 4, seed=3), random(6, rank, seed=4), 2 * rank)
+        product.refresh(0.5)
+        u = product.down(x)
+        expected = plain + 4 * (x @ linear.lora_a.t()) @ linear.lora_b.t()  # type: ignore[union-attr]
+        torch.testing.assert_close(product(x, u), expected)
+        torch.testing.assert_close(product.apart(x.contiguous(), u), expected)
