@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-train docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,6 +24,8 @@ check: setup  ## ruff and mypy strict
 demo: setup  ## the whole story on a tiny Llama
 	@$(PY) -m puna.cli.main demo
 
+bench-train: setup  ## Puna, TRL and Unsloth on this GPU, one model, the same rows: writes bench/train-<gpu>.json
+	PYTHONPATH=src $(PY) bench/train.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches

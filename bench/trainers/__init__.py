@@ -1,0 +1,1 @@
+"""The trainers that `bench/train.py` compares, each run in a process of its own, and what they are given."""
