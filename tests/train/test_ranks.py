@@ -34,7 +34,11 @@ from puna.train.run import train
 
 recipe, base, dataset, run, resume, slow, breaks = json.loads(sys.argv[1])
 rank, real, save = int(os.environ["RANK"]), loop.one_step, checkpoint.save
-print("pid", rank, os.getpid(), flush=True)
+
+def say(text):
+    os.write(1, f"{text}\\n".encode())  # a line at once: ranks share a pipe, without buffers
+
+say(f"pid {rank} {os.getpid()}")
 
 def one_step(job, at):
     done = real(job, at)
@@ -52,7 +56,7 @@ if breaks == "rank 0's disk is full":
 try:
     train(recipes.parse(recipe), Path(base), Dataset.open(Path(dataset)), Path(run), resume=resume, device="cpu")
 except PunaError as error:
-    print("said", rank, error.message, flush=True)
+    say(f"said {rank} {error.message}")
     sys.exit(error.exit_code)
 """
 
