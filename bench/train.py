@@ -117,9 +117,9 @@ def extrapolate(bench: Bench, variants: Sequence[Variant]) -> int:
         else:
             foreseen = result["foreseen"]["seconds"]
             line = (
-                f"RESULT {variant.name}: {result['steps_of_the_job']} steps in {result['whole_minutes']:.2f} min, "
-                f"of which {result['begin_s']:.0f} s before the first; training {foreseen['measured'] / 60:.2f} min, "
-                f"the plan said {foreseen['foreseen'] / 60:.2f} ({foreseen['error']:+.0%}); "
+                f"RESULT {variant.name}: {result['steps_of_the_job']} steps in {result['whole_s'] / 60:.2f} min, "
+                f"of which {result['begin_s']:.0f} s before the first; "
+                f"the plan said {foreseen['foreseen'] / 60:.2f} min ({foreseen['error']:+.0%}); "
                 f"an evaluation {result['seconds_per_evaluation']:.2f} s, "
                 f"a checkpoint {result['seconds_per_checkpoint']:.2f} s"
             )

@@ -41,8 +41,8 @@ def whole_run(clock: Clock, tokens: Sequence[int], warm: int, every: tuple[int, 
         "checkpoints_measured": len(saves),
         "begin_s": begin_s,
         "training_s": training_s,
-        "whole_minutes": (begin_s + training_s) / 60,
-        "by_proportion_minutes": (begin_s + seconds / sum(s["tokens"] for s in measured) * sum(tokens)) / 60,
+        "whole_s": begin_s + training_s,
+        "whole_by_proportion_s": begin_s + seconds / sum(s["tokens"] for s in measured) * sum(tokens),
         "steps": measured,
     }
 

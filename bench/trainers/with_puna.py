@@ -70,15 +70,16 @@ def speed(job: Job) -> dict[str, Any]:
     found = gauge.speed(watcher.clock, tokens, job.workload.warm)
     metrics = run.metrics()
     windows = [m for m in metrics if "tokens_per_s" in m and m["step"] - WINDOW >= job.workload.warm]
-    peak = metrics[-1]["memory_bytes"]
+    plan, peak = run.plan, metrics[-1]["memory_bytes"]
     return found | {
         "recipe": recipe.as_dict(),
         "losses": [m["loss"] for m in metrics if "loss" in m],
         "windows": [{"step": m["step"], "tokens_per_s": m["tokens_per_s"]} for m in windows],
-        "plan": run.plan,
+        "plan": plan,
         "foreseen": {
-            "memory_bytes": _beside(run.plan["memory"]["total"], peak),
-            "seconds_per_step": _beside(run.plan["seconds"] / run.plan["steps"], found["seconds_per_step"]),
+            "memory_bytes": _beside(plan["memory"]["total"], peak),
+            "allocated_bytes": _beside(plan["memory"]["allocated"], peak),
+            "seconds_per_step": _beside(plan["step_s"], found["seconds_per_step"]),
         },
     }
 
@@ -91,7 +92,7 @@ def extrapolate(job: Job) -> dict[str, Any]:
     tokens = gauge.tokens_of_steps(rows, ROWS_PER_STEP)
     training = recipe.training
     found = whole_run(watcher.clock, tokens, job.workload.warm, (training.eval_steps, training.save_steps))
-    found["foreseen"] = {"seconds": _beside(run.plan["seconds"], found["training_s"])}
+    found["foreseen"] = {"seconds": _beside(run.plan["seconds"], found["whole_s"])}
     return found | gauge.peaks() | {"recipe": recipe.as_dict(), "plan": run.plan}
 
 

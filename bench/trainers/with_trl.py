@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from puna.spec.recipe import PROJECTIONS
 from trainers import gauge
 from trainers.job import Job
 from trainers.variants import VARIANTS, Variant
-from trainers.workload import ROWS_PER_STEP
+from trainers.workload import LORA_RANK, ROWS_PER_STEP
 
-RANK, ALPHA = 16, 64
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALPHA = 64
+TARGETS = list(PROJECTIONS)
 
 
 def run_trl(job: Job) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def run_trl(job: Job) -> dict[str, Any]:
     )
     model = prepare_model_for_kbit_training(model)
     lora = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=PROJECTIONS
+        r=LORA_RANK, lora_alpha=ALPHA, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM", target_modules=TARGETS
     )
     return _fit(job, clock, model, lora)
 
@@ -56,11 +57,11 @@ def run_unsloth(job: Job) -> dict[str, Any]:
     )
     model = unsloth.FastLanguageModel.get_peft_model(
         model,
-        r=RANK,
+        r=LORA_RANK,
         lora_alpha=ALPHA,
         lora_dropout=_variant(job).dropout,
         bias="none",
-        target_modules=PROJECTIONS,
+        target_modules=TARGETS,
         use_gradient_checkpointing="unsloth",
     )
     return _fit(job, clock, model, None)
@@ -108,7 +109,7 @@ def _fit(job: Job, clock: gauge.Clock, model: Any, lora: Any) -> dict[str, Any]:
     trainer.train()
     found = gauge.speed(clock, gauge.tokens_of_steps(rows, ROWS_PER_STEP), workload.warm)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    lora_settings = {"r": RANK, "alpha": ALPHA, "dropout": _variant(job).dropout, "target_modules": PROJECTIONS}
+    lora_settings = {"r": LORA_RANK, "alpha": ALPHA, "dropout": _variant(job).dropout, "target_modules": TARGETS}
     return found | {"losses": losses, "config": settings, "lora": lora_settings}
 
 
