@@ -102,6 +102,6 @@ def _cells(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
         f"{reserved / GIB:.1f}" if reserved else "-",
         f"{related['ratio']:.2f}" if related else "-",
         f"{result['share_of_ceiling']:.1%}",
-        f"{foreseen['allocated_bytes']['error']:+.0%}" if foreseen else "-",
+        f"{foreseen['memory_bytes']['error']:+.0%}" if foreseen else "-",
         f"{foreseen['seconds_per_step']['error']:+.0%}" if foreseen else "-",
     )

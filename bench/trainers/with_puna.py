@@ -71,14 +71,15 @@ def speed(job: Job) -> dict[str, Any]:
     metrics = run.metrics()
     windows = [m for m in metrics if "tokens_per_s" in m and m["step"] - WINDOW >= job.workload.warm]
     plan, peak = run.plan, metrics[-1]["memory_bytes"]
+    # On a GPU the run counts what torch allocates; on a CPU all that the process has.
+    counted = "total" if plan["device"] == "cpu" else "allocated"
     return found | {
         "recipe": recipe.as_dict(),
         "losses": [m["loss"] for m in metrics if "loss" in m],
         "windows": [{"step": m["step"], "tokens_per_s": m["tokens_per_s"]} for m in windows],
         "plan": plan,
         "foreseen": {
-            "memory_bytes": _beside(plan["memory"]["total"], peak),
-            "allocated_bytes": _beside(plan["memory"]["allocated"], peak),
+            "memory_bytes": _beside(plan["memory"][counted], peak),
             "seconds_per_step": _beside(plan["step_s"], found["seconds_per_step"]),
         },
     }
