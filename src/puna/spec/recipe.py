@@ -127,6 +127,10 @@ class TrainingRecipe:
     """Token budget of one forward pass; chosen from the GPU's memory when null."""
     recompute_layers: int | None = None
     """Layers whose activations are recomputed; chosen from the GPU's memory when null."""
+    memory: str | None = None
+    """The most device memory to use, such as `16GiB`; all that is free when null."""
+    precision: Literal["bf16", "fp8"] = "bf16"
+    """`fp8` multiplies by the frozen matrices in 8 bits: faster, less exact; LoRA and the head stay in 16."""
 
     def __post_init__(self) -> None:
         for name in AT_LEAST_ONE:

@@ -118,7 +118,7 @@ class Layer(nn.Module):
         first_TD, o_THd, attention = self._attention(x_TD, y_TD, shared, keep and not recompute)
         o_TD = self._o(o_THd, attention, shared)
         second_TD, mlp = self._gate_and_up(first_TD, o_TD, shared)
-        a_TF = wide(len(x_TD), self.down.inputs, self.down.extra, x_TD)
+        a_TF = wide(len(x_TD), self.down.inputs, self.down.beside, x_TD)
         how = self._how("down", shared)
         masked = (torch.empty_like(a_TF), how) if how else None
         kernels(x_TD.device).swiglu(mlp.gu_TG, a_TF, masked)
@@ -139,7 +139,7 @@ class Layer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(stream, 1 / rms, its norm, LoRA's inner columns) where a half begins."""
         to, norm = self.products[product], self.norms["input" if product == "qkv" else "post"]
-        h_TD = wide(len(x_TD), to.inputs, to.extra, x_TD)
+        h_TD = wide(len(x_TD), to.inputs, to.beside, x_TD)
         how = self._how(product, shared)
         masked = (torch.empty_like(x_TD), how) if how else None
         stream_TD, r_T = kernels(x_TD.device).add_norm(x_TD, y_TD, norm, self.shape.eps, h_TD, masked)
@@ -190,7 +190,7 @@ class Layer(nn.Module):
     def _gate_and_up(self, x_TD: torch.Tensor, y_TD: torch.Tensor | None, shared: Pass) -> tuple[torch.Tensor, MlpHalf]:
         stream_TD, r_T, h_TD, u = self._enter(x_TD, y_TD, "gate_up", shared)
         # Wide, because its gradient will lie in the same place with LoRA's columns behind it.
-        gu_TG = wide(len(x_TD), self.gate_up.outputs, self.gate_up.extra, x_TD)
+        gu_TG = wide(len(x_TD), self.gate_up.outputs, self.gate_up.beside, x_TD)
         return stream_TD, MlpHalf(r_T, u, self.gate_up(h_TD, u, gu_TG))
 
     # ----------------------------------------------------------------- backward
@@ -213,7 +213,7 @@ class Layer(nn.Module):
 
     def stream_gradient(self, like_T: torch.Tensor) -> torch.Tensor:
         """An uninitialised gradient [T, D] of the residual stream, wide enough for the products that read it."""
-        return wide(len(like_T), self.shape.hidden, max(self.o.extra, self.down.extra), like_T)
+        return wide(len(like_T), self.shape.hidden, max(self.o.beside, self.down.beside), like_T)
 
     def _mlp_backward(
         self, half: MlpHalf, stream_TD: torch.Tensor, g_TD: torch.Tensor, shared: Pass, grads: Grads
@@ -242,7 +242,7 @@ class Layer(nn.Module):
         grads["o"] = self.o.lora_gradients((o_TE, half.u_out), (g_TD, v), shared.kept)
         dq, dk, dv = (x.flatten(1) for x in half.attended.backward(do_TE.view(o_THd.shape)))
         half.attended = None
-        g_TN = wide(len(g_TD), self.qkv.outputs, self.qkv.extra, g_TD)
+        g_TN = wide(len(g_TD), self.qkv.outputs, self.qkv.beside, g_TD)
         q_TE, k_TE, v_TE = torch.split(g_TN, [linear.weight.shape[0] for linear in self.qkv.members], dim=1)
         ops.turn_back(dq, shared.cos_Te, shared.sin_Te, d, q_TE)
         ops.turn_back(dk, shared.cos_Te, shared.sin_Te, d, k_TE)

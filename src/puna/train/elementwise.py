@@ -123,6 +123,12 @@ def cross_entropy(z_NV: torch.Tensor, targets_N: torch.Tensor, gradient: bool) -
     return loss_N
 
 
+def quantise_rows(x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x in e4m3 with a scale for each row, (values [T, K], scales [T, 1] in float32): see fp8.py."""
+    scale_T1 = (_wide(x_TK).abs().amax(dim=1, keepdim=True) / 448.0).clamp_(min=1e-12)
+    return (_wide(x_TK) / scale_T1).to(torch.float8_e4m3fn), scale_T1.float()
+
+
 def drop(x_TK: torch.Tensor, how: Drop, out_TK: torch.Tensor) -> None:
     """x where it is kept, 0 elsewhere; `out_TK` may be `x_TK`."""
     torch.mul(x_TK, keep(x_TK.shape, how, x_TK.device), out=out_TK)

@@ -14,10 +14,8 @@ from puna.train.block import Cache, Kept, Layer, Pass
 from puna.train.documents import Batch, Documents
 from puna.train.kernels import head_logits, head_loss, kernels
 from puna.train.lora import Dropout, LoraLinear
+from puna.train.memory import LOGITS_TOKENS
 from puna.train.shape import Rope, Shape
-
-CHUNK_ELEMENTS = 2**26
-"""float32 logits that exist at a time: 256 MiB, 523 tokens of Llama-3's 128 256 words."""
 
 
 class ChatRows(nn.Module):
@@ -83,6 +81,12 @@ class Llama(nn.Module):
         h_TD: torch.Tensor = _Stack.apply(self._embed(ids_T), self, shared, *masters)  # type: ignore[no-untyped-call]
         return h_TD
 
+    def use_fp8(self) -> None:
+        """From now on multiply by the frozen matrices of all layers in 8 bits; call it before the first pass."""
+        for layer in self.blocks:
+            for product in layer.products.values():
+                product.is_fp8 = True
+
     def _refresh(self, kept: float) -> None:
         # Before every pass: a few milliseconds of small copies, and no way for a copy to be older than its master.
         for layer in self.blocks:
@@ -93,8 +97,7 @@ class Llama(nn.Module):
         """Sum of cross-entropies over the batch's learnt places, float32."""
         h_TD = self.hidden(batch.ids_T, batch.documents, dropout)
         h_ND = h_TD.index_select(0, batch.where_N)
-        chunk = max(1, CHUNK_ELEMENTS // self.shape.vocab)
-        return head_loss(h_ND, self.head_VD, self._head_rows(h_ND.dtype), batch.targets_N, chunk)
+        return head_loss(h_ND, self.head_VD, self._head_rows(h_ND.dtype), batch.targets_N, LOGITS_TOKENS)
 
     def logits(self, ids_T: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """float32 logits [T, V] of one document; with a cache, of the tokens that follow those in it."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from puna.train.fp8 import EightBit
+from puna.train.kernels import kernels
 from puna.train.quant import FrozenWeight
 
 GPU_ALIGNMENT = 64
@@ -91,6 +93,9 @@ class Product(nn.Module):
         self.outputs = sum(linear.weight.shape[0] for linear in linears)
         self.inputs = first.shape[1]
         self.extra = 0
+        self.is_fp8 = False
+        """Whether the frozen part is multiplied in 8 bits; set before the first pass."""
+        self._eight: EightBit | None = None
         self._like = torch.empty(0, dtype=first.dtype, device=first.device)
         self._resident = first.dense is not None
         self._buffer: torch.Tensor | None = None
@@ -102,6 +107,11 @@ class Product(nn.Module):
     def members(self) -> list[LoraLinear]:
         """The matrices, in their order."""
         return list(self.linears)  # type: ignore[arg-type]
+
+    @property
+    def beside(self) -> int:
+        """Columns that must be free behind x and g: none where LoRA's part is a product of its own."""
+        return 0 if self.is_fp8 else self.extra
 
     @property
     def masters(self) -> list[nn.Parameter]:
@@ -126,7 +136,11 @@ class Product(nn.Module):
 
     def _lay_out(self) -> None:
         n, k, e = self.outputs, self.inputs, self.extra
-        if self._resident:
+        if self.is_fp8 and self._eight is None:
+            dense = self._like.new_empty(n, k)
+            self._write_weights(dense, move=False)
+            self._eight = EightBit(dense, kernels(dense.device).quantise_rows)
+        if self._resident and not self.is_fp8:
             self._buffer = buffer = self._like.new_empty(n + e, k + e)
             self._write_weights(buffer, move=True)
             self._sides = buffer[:n, k:], buffer[n:, :k]
@@ -160,6 +174,8 @@ class Product(nn.Module):
         self, x_TE: torch.Tensor, u_TR: torch.Tensor | None, out_TN: torch.Tensor | None = None
     ) -> torch.Tensor:
         """y [T, N] of x [T, K], a view whose buffer has `extra` more columns: see `wide`."""
+        if self._eight is not None:
+            return self._added(self._eight.forward(x_TE), u_TR)
         n, whole = self.outputs, self.weights()
         if u_TR is not None:
             x_TE = _widened(x_TE, self.extra)
@@ -168,9 +184,14 @@ class Product(nn.Module):
 
     def apart(self, x_TK: torch.Tensor, u_TR: torch.Tensor | None) -> torch.Tensor:
         """y of an x that comes from elsewhere, without room behind it: the LoRA part is added afterwards."""
-        whole, n, k = self.weights(), self.outputs, self.inputs
-        y_TN = x_TK @ whole[:n, :k].t()
-        return self._biased(y_TN if u_TR is None else y_TN.addmm_(u_TR, whole[:n, k:].t()))
+        if self._eight is not None:
+            return self._added(self._eight.forward(x_TK), u_TR)
+        return self._added(x_TK @ self.weights()[: self.outputs, : self.inputs].t(), u_TR)
+
+    def _added(self, y_TN: torch.Tensor, u_TR: torch.Tensor | None) -> torch.Tensor:
+        if u_TR is not None and self._sides is not None:
+            y_TN.addmm_(u_TR, self._sides[0].t())
+        return self._biased(y_TN)
 
     def _biased(self, y_TN: torch.Tensor) -> torch.Tensor:
         return y_TN if self.bias_N is None else y_TN.add_(self.bias_N)
@@ -183,6 +204,11 @@ class Product(nn.Module):
         self, g_TE: torch.Tensor, v_TR: torch.Tensor | None, drop: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """dx [T, K] of dy [T, N]; with `drop`, the frozen part and the LoRA part, which is dropped out where x was."""
+        if self._eight is not None:
+            dx_TK = self._eight.backward(g_TE)
+            if v_TR is None or self._sides is None:
+                return dx_TK, None
+            return (dx_TK, v_TR @ self._sides[1]) if drop else (dx_TK.addmm_(v_TR, self._sides[1]), None)
         k, whole = self.inputs, self.weights()
         if v_TR is None:
             return g_TE @ whole[: self.outputs, :k], None

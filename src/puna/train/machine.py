@@ -9,13 +9,19 @@ from pathlib import Path
 
 from puna.errors import MachineError
 
-# Dense bf16 FLOP/s from the vendor's data sheets; the first key found in the device's name counts.
-PEAK_FLOPS = {
-    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H20": 148e12, "A100": 312e12,
-    "L40S": 362e12, "L4": 121e12, "A10": 125e12, "A6000": 155e12, "RTX 6000 Ada": 364e12, "5090": 210e12,
-    "4090": 165e12, "3090": 71e12, "V100": 125e12, "T4": 65e12,
+# Dense bf16 FLOP/s and memory bytes/s from the vendors' data sheets; the first key found in the device's name counts.
+DATA_SHEETS = {
+    "B200": (2250e12, 8.0e12), "H200": (989e12, 4.8e12), "H100 PCIe": (756e12, 2.0e12), "H100": (989e12, 3.35e12),
+    "H20": (148e12, 4.0e12), "A100": (312e12, 2.0e12), "L40S": (362e12, 0.86e12), "L4": (121e12, 0.3e12),
+    "A10": (125e12, 0.6e12), "A6000": (155e12, 0.77e12), "RTX 6000 Ada": (364e12, 0.96e12),
+    "5090": (210e12, 1.79e12), "4090": (165e12, 1.0e12), "3090": (71e12, 0.94e12), "V100": (125e12, 0.9e12),
+    "T4": (65e12, 0.32e12),
 }  # fmt: skip
-UNKNOWN_GPU_FLOPS = 60e12
+UNKNOWN_GPU = (60e12, 0.5e12)
+CONTEXT = 600 * 2**20
+"""Bytes of CUDA's context and loaded kernels on a Hopper GPU."""
+FP8_CAPABILITY = (8, 9)
+"""The first compute capability with products in 8 bits: Ada's; Hopper's follow."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class Machine:
     native_bf16: bool
     threads: int
     """CPU threads that torch uses."""
+    bandwidth: float = 0.0
+    """Bytes/s of a GPU's memory."""
+    fp8: bool = False
+    """Whether it multiplies in 8 bits."""
 
     @property
     def is_gpu(self) -> bool:
@@ -55,9 +65,10 @@ def look(device: str | None = None) -> Machine:
         raise MachineError(f"there is no device {wanted!r} here", "use --device cpu, or leave it out")
     name = torch.cuda.get_device_name(wanted)
     free, _ = torch.cuda.mem_get_info(wanted)
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), UNKNOWN_GPU_FLOPS)
-    native = torch.cuda.get_device_capability(wanted) >= (8, 0)
-    return Machine(wanted, name, free, peak, native, torch.get_num_threads())
+    flops, bandwidth = next((sheet for key, sheet in DATA_SHEETS.items() if key in name), UNKNOWN_GPU)
+    capability = torch.cuda.get_device_capability(wanted)
+    threads, fp8 = torch.get_num_threads(), capability >= FP8_CAPABILITY
+    return Machine(wanted, name, free, flops, capability >= (8, 0), threads, bandwidth, fp8)
 
 
 def compute_dtype(machine: Machine, asked: str) -> tuple[str, str]:
@@ -70,6 +81,21 @@ def compute_dtype(machine: Machine, asked: str) -> tuple[str, str]:
     if machine.is_gpu:
         return "float16", f"float16: {machine.name} has no bfloat16 arithmetic"
     return "float32", f"float32, not {asked}: this CPU emulates 16-bit arithmetic, which is slower and less exact"
+
+
+def hold_to(device: str, limit_bytes: int | None) -> None:
+    """Let torch take no more of a GPU's memory than `limit_bytes`, CUDA's own included, and fragment little of it."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    settings = getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    if settings is not None:  # steps differ in length: blocks of fixed size would fit few of them
+        settings("expandable_segments:True")
+    if limit_bytes is not None:
+        free, total = torch.cuda.mem_get_info(device)
+        taken = total - free if torch.cuda.memory_reserved(device) == 0 else 0  # CUDA's context, and others' memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_bytes - min(taken, CONTEXT)) / total), device)
 
 
 def memory_used(device: str) -> int:

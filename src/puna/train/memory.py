@@ -1,30 +1,24 @@
-"""A byte model of training: what lies in memory, and the largest batch with the least recomputing that fits."""
+"""A byte model of training: what lies in memory at its fullest moment, for one choice of batch and recomputation."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
-from puna.errors import TrainError
-from puna.train.machine import Machine
+from puna.errors import RecipeError
 from puna.train.shape import Shape
 
 GIB = 2**30
 NF4_BYTES = {True: 0.5 + (1 + 4 / 256) / 64, False: 0.5 + 4 / 64}
 """Bytes a weight with and without double quantisation: half a byte, and a scale for each block of 64."""
-GPU_OVERHEAD = 1 * GIB
-"""CUDA's own context and cuBLAS workspaces."""
+GPU_OVERHEAD = 0.75 * GIB
+"""CUDA's own context, kernels and cuBLAS workspaces: what torch's allocator does not count."""
 CPU_OVERHEAD = 0.3 * GIB
-LOGITS_BYTES = 2**26 * (4 + 4 + 2)
-"""A chunk of logits: the product, its float32 copy, its gradient in 16 bits. See llama.CHUNK_ELEMENTS."""
-SAFETY = 0.94
-"""The share of free memory to plan with: the allocator's fragments take the rest."""
-DEQUANT_BYTES_PER_S = 3.5e12
-"""Memory traffic that dequantising reaches on a Hopper GPU (its limit is 4.3 to 4.8)."""
-CPU_TOKENS = 4096
-"""Tokens a pass on a CPU: activations of more fall out of its caches, fewer make small matrix products."""
-GPU_TOKENS = 16_384
-"""Tokens a pass on a GPU, at most: larger ones gain nothing measurable."""
+GPU_ALIGNMENT = 64
+"""LoRA columns beside a matrix are filled up to a multiple of this, see lora.py."""
+LOGITS_TOKENS = 2048
+"""Tokens whose logits exist at a time: 0.5 GiB of Llama-3's 128 256 words in 16 bits; fewer make its products slow."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +35,22 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All of it: what the device must have free."""
         return sum(dataclasses.astuple(self))
 
+    @property
+    def allocated(self) -> int:
+        """What torch's allocator will have handed out at most: all but the overhead."""
+        return self.total - self.overhead
+
     def as_dict(self) -> dict[str, int]:
-        """Plain values with the total."""
-        return dataclasses.asdict(self) | {"total": self.total}
+        """Plain values with the totals."""
+        return dataclasses.asdict(self) | {"allocated": self.allocated, "total": self.total}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What of recipe, base and dataset the byte model needs."""
+    """What of recipe, base and dataset the models of memory and time need."""
 
     shape: Shape
     element_bytes: int
@@ -65,139 +64,98 @@ class Setup:
     """State bytes a trained parameter."""
     longest: int
     mean_length: float
+    """Of the row that a token stands in: rows weighted by their tokens."""
     labelled_share: float
     tokens_per_step: int
+    """Of nearly every step: three deviations over the mean."""
+    mean_tokens_per_step: float
+    attention: str = "flash-attn-4"
+    """Which kernel attends, see attention.kernel."""
+    fp8: bool = False
+    gpu: bool = True
+
+    def products(self) -> dict[str, tuple[int, int, int]]:
+        """The four products of a layer: (outputs, inputs, LoRA columns beside them)."""
+        sizes = self.shape.projections()
+        found = {}
+        for name, members in PRODUCTS.items():
+            rank = self.rank * sum(member in self.targets for member in members)
+            align = GPU_ALIGNMENT if self.gpu else 1
+            outputs = sum(sizes[member][0] for member in members)
+            found[name] = outputs, sizes[members[0]][1], -(-rank // align) * align
+        return found
 
     def layer_bytes_per_token(self) -> float:
-        """Bytes that one layer keeps of one token for its backward pass; see kernels.py for what is saved."""
+        """Bytes that one layer keeps of one token for its backward pass; see block.py for what is kept."""
         s, size = self.shape, self.element_bytes
-        queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
-        # x and its normed copy twice (both halves of the block); q, k, v, the attention's result; gate, up, act.
-        elements = 4 * s.hidden + 2 * queries + 2 * keys + 3 * s.ff
-        elements += self.rank * len(self.targets)
-        inputs = sum(i for name, (_, i) in s.projections().items() if name in self.targets)
-        statistics = 4 * (2 + s.heads)  # two norms' and the softmax's, in float32
-        return elements * size + statistics + (inputs if self.dropout else 0)  # a mask is a byte an input
+        products = self.products()
+        queries = s.heads * s.head_dim
+        # Both streams; q, k, v; the attention's result; gate and up, wide enough for their gradient; inner columns.
+        elements = 2 * s.hidden + products["qkv"][0] + queries + sum(products["gate_up"][::2])
+        elements += sum(extra for _, _, extra in products.values())
+        return elements * size + 4 * (2 + s.heads)  # the norms' and the softmax's statistics, float32
 
-    def flops_per_token(self, recompute_layers: int) -> float:
-        """FLOPs of one token's forward and backward pass."""
+    def weight_bytes(self, resident: bool) -> float:
+        """Bytes of all layers' matrices in the form they are held."""
         s = self.shape
-        base = s.layers * s.layer_parameters
-        lora = s.lora_parameters(self.rank, self.targets)
-        head = s.vocab * s.hidden * self.labelled_share
-        attention = 2 * s.layers * self.mean_length / 2 * s.heads * s.head_dim  # multiply-adds of QK' and PV, causal
-        forward = 2 * (base + lora + attention)
-        backward = 2 * (base + 2 * lora + 2.5 * attention)
-        return forward + backward + 4 * head + forward * recompute_layers / s.layers
-
-    def dequant_s(self, recompute_layers: int) -> float:
-        """Seconds that one pass spends on dequantising, forward, backward and recomputing."""
-        layers = 2 * self.shape.layers + recompute_layers
-        return layers * self.shape.layer_parameters * (0.5 + 2) / DEQUANT_BYTES_PER_S if self.nf4 else 0.0
+        if self.fp8:  # both ways round, a byte each, and the codes they were made from
+            held = 2 + (NF4_BYTES[self.double] if self.nf4 else self.element_bytes)
+            return s.layers * s.layer_parameters * held
+        if resident or not self.nf4:
+            whole = sum((n + e) * (k + e) for n, k, e in self.products().values())
+            return s.layers * whole * self.element_bytes
+        beside = sum(e * (n + k) for n, k, e in self.products().values()) * self.element_bytes
+        return s.layers * (s.layer_parameters * NF4_BYTES[self.double] + beside)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What was chosen and why."""
-
-    tokens_per_batch: int
-    recompute_layers: int
-    resident: bool
-    memory: Memory
-    flops_per_token: float
-    reasons: tuple[str, ...]
+PRODUCTS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Matrices that read the same input are one product, see block.Layer."""
 
 
-def measure(setup: Setup, tokens: int, recompute_layers: int, resident: bool, gpu: bool) -> Memory:
-    """The bytes of one choice."""
+def measure(setup: Setup, tokens: int, recompute_layers: int, resident: bool) -> Memory:
+    """The bytes of one choice, where they are most: as the backward pass begins."""
     s, size = setup.shape, setup.element_bytes
-    base = s.layers * s.layer_parameters
-    each = size if resident or not setup.nf4 else NF4_BYTES[setup.double]
     kept = setup.layer_bytes_per_token()
-    # A recomputed layer keeps its input; one at a time is whole while its gradient is made.
-    whole = s.layers - recompute_layers + (1 if recompute_layers else 0)
-    scratch = 2 * s.ff + 4 * s.hidden  # gradients in flight
-    activations = tokens * (whole * kept + recompute_layers * s.hidden * size + scratch * size)
-    if not resident and setup.nf4:
-        activations += 2 * s.ff * s.hidden * size  # one dequantised matrix, and its successor
+    # A recomputed layer keeps its two streams. The first layers are recomputed: when their turn comes, the whole ones
+    # are gone, so that only where all are recomputed does the one at work count.
+    whole = s.layers - recompute_layers
+    # In flight: hidden states and their gradient on the way to and from the head, the stream's gradient, and a
+    # layer's largest gradient beside its input's.
+    flight = 6 * s.hidden + s.ff + (2 if setup.dropout else 1) * max(s.hidden, s.ff * setup.dropout)
+    if setup.fp8:
+        flight += 2 * s.ff // size
+    if not whole:
+        flight = max(flight, setup.products()["gate_up"][0] + s.ff + 5 * s.hidden)
+    activations = tokens * (whole * kept + recompute_layers * 2 * s.hidden * size + flight * size)
+    if setup.nf4 and not resident:
+        largest = max((n + e) * (k + e) for n, k, e in setup.products().values())
+        activations += largest * size  # one dequantised product at a time
+    logits = min(LOGITS_TOKENS, tokens) * s.vocab * size * (1 if setup.gpu else 3)
     return Memory(
-        weights=int(base * each),
+        weights=int(setup.weight_bytes(resident)),
         embedding_and_head=s.vocab * s.hidden * size * (1 if s.tied else 2),
-        lora=setup.trainable * (4 + 4 + size),  # masters, gradients, compute copies
+        lora=setup.trainable * (4 + 4),  # masters and gradients
         optimiser=setup.trainable * setup.optimiser_bytes,
         activations=int(activations),
-        logits=min(LOGITS_BYTES, tokens * s.vocab * 10),
-        overhead=int(GPU_OVERHEAD if gpu else CPU_OVERHEAD),
+        logits=logits,
+        overhead=int(GPU_OVERHEAD if setup.gpu else CPU_OVERHEAD),
     )
 
 
-def choose(setup: Setup, machine: Machine, tokens: int | None, recompute: int | None) -> Budget:
-    """The fastest choice that fits; `tokens` and `recompute` are the recipe's, kept when they fit.
+def parse_bytes(text: str) -> int:
+    """`16GiB`, `16 GB`, `24000MiB` in bytes.
 
     Raises:
-        TrainError: nothing fits, and how much memory is missing.
+        RecipeError: it is none of these.
     """
-    room = int(machine.memory_bytes * SAFETY)
-    options = [
-        (n, layers, resident)
-        for n in _token_options(setup, machine, tokens)
-        for resident in ((True, False) if machine.is_gpu and setup.nf4 else (True,))
-        for layers in ([recompute] if recompute is not None else range(setup.shape.layers + 1))
-    ]
-    sizes = {option: measure(setup, *option, machine.is_gpu) for option in options}
-    fitting = [option for option in options if sizes[option].total <= room]
-    if not fitting:
-        raise _too_large(min(sizes.values(), key=lambda m: m.total), machine, room)
-
-    def seconds_per_token(option: tuple[int, int, bool]) -> tuple[float, int]:
-        n, layers, resident = option
-        fixed = 0.0 if resident else setup.dequant_s(layers)
-        launches = 40e-6 * 30 * setup.shape.layers if machine.is_gpu else 0.0  # ~30 kernels a layer wait for Python
-        return setup.flops_per_token(layers) / (machine.flops * 0.5) + (fixed + launches) / n, layers
-
-    best = min(fitting, key=seconds_per_token)
-    return Budget(
-        *best, sizes[best], setup.flops_per_token(best[1]), _reasons(setup, machine, best, sizes[best], tokens)
-    )
-
-
-def _token_options(setup: Setup, machine: Machine, asked: int | None) -> list[int]:
-    # A batch holds the longest row and no more than a step's rows; multiples of 128 suit the kernels.
-    least = -(-setup.longest // 128) * 128
-    if asked is not None:
-        return [max(asked, setup.longest)]
-    most = min(GPU_TOKENS if machine.is_gpu else CPU_TOKENS, -(-setup.tokens_per_step // 128) * 128)
-    return sorted({max(least, most >> halvings) for halvings in range(8)}, reverse=True)
-
-
-def _reasons(
-    setup: Setup, machine: Machine, best: tuple[int, int, bool], memory: Memory, asked: int | None
-) -> tuple[str, ...]:
-    tokens, layers, resident = best
-    free = f"{machine.memory_bytes / GIB:.1f} GiB free"
-    found = [f"{tokens} tokens a pass" + (" as the recipe asks" if asked else f": {memory.total / GIB:.1f} of {free}")]
-    if asked is not None and asked < setup.longest:
-        found[0] = f"{tokens} tokens a pass, not {asked}: the longest row has {setup.longest}"
-    found.append(
-        f"{layers} of {setup.shape.layers} layers are recomputed: their activations would not fit"
-        if layers
-        else "no layer is recomputed: all activations fit"
-    )
-    if setup.nf4:
-        found.append(
-            "weights are quantised to NF4 and stay dequantised: the same function, no dequantising at each use"
-            if resident
-            else "weights stay in NF4: dequantised copies would not fit"
-        )
-    return tuple(found)
-
-
-def _too_large(least: Memory, machine: Machine, room: int) -> TrainError:
-    missing = (least.total - room) / GIB
-    parts = ", ".join(f"{k} {v / GIB:.1f}" for k, v in dataclasses.asdict(least).items())
-    return TrainError(
-        f"training does not fit {machine.name}: {missing:.1f} GiB are missing "
-        f"({least.total / GIB:.1f} needed at least, {SAFETY:.0%} of {machine.memory_bytes / GIB:.1f} free to use)",
-        "lower data.max_length or lora.lora_r, free the device, or choose a smaller base",
-        f"at the least: {parts} GiB",
-    )
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?)\s*", text, re.IGNORECASE)
+    if not found:
+        raise RecipeError(f"training.memory is {text!r}", "a number and a unit, such as 16GiB")
+    unit = found[2].lower()
+    base = 1024 if "i" in unit or not unit.endswith("b") else 1000
+    return int(float(found[1]) * base ** ("kmgt".index(unit[0]) + 1))

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from puna.artifacts import Dataset
 from puna.errors import TrainError
 from puna.spec.recipe import Recipe
+from puna.train.attention import kernel
+from puna.train.budget import Budget, Limits, choose
 from puna.train.machine import Machine, compute_dtype, look
-from puna.train.memory import Memory, Setup, choose
+from puna.train.memory import Memory, Setup, measure, parse_bytes
 from puna.train.rows import Rows
 from puna.train.shape import Shape, Weights, read_shape
+from puna.train.speed import Choice, evaluation_s
+from puna.train.steps import Steps
 
-GPU_UTILISATION = 0.35
-"""Share of peak that this loop reaches: 40 % is the best published for Llama-3-8B LoRA on one H100."""
-CPU_UTILISATION = 0.45
-"""Share of a plain matrix product's speed, measured on two AVX2 cores with the demo's model."""
+SAVE_S = 1.5
+"""A checkpoint of 42 M masters and their states, to a disk of 400 MB/s."""
+START_S = 60.0
+"""Loading and quantising 8 B weights, compiling kernels, replies before and after: what is no step."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,20 @@ class Plan:
     recompute_layers: int
     resident_weights: bool
     """Whether the base's matrices stay dequantised: four times the memory, no dequantising at each use."""
+    precision: str
+    attention: str
+    """Which attention kernel runs."""
     optimiser: str
     memory: Memory
+    memory_limit_bytes: int | None
+    """What the recipe allows; the run is held to it."""
     memory_available_bytes: int
     flops_per_token: float
     tokens_per_s: float
-    """An estimate from FLOPs; the run's own figures replace it."""
+    """Of steps alone; an estimate from arithmetic and memory traffic, the run's own figures replace it."""
+    step_s: float
     seconds: float
+    """Of the whole run: steps, evaluations and checkpoints."""
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,8 +79,12 @@ class Plan:
         return cls(**(known | {"memory": Memory(**sizes), "reasons": tuple(values["reasons"])}))
 
 
-def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = None) -> Plan:
-    """Plan a run from config.json, safetensors headers and the dataset's offsets.
+Base = tuple[Shape, str, Machine]
+"""(shape, compute dtype, machine)."""
+
+
+def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = None, world: int = 1) -> Plan:
+    """Plan a run of `world` processes from config.json, safetensors headers and the dataset's offsets.
 
     Raises:
         TrainError: it does not fit the machine, by how much; or base or dataset cannot be trained.
@@ -80,12 +96,17 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     dtype, why_dtype = compute_dtype(machine, recipe.quantization.bnb_4bit_compute_dtype)
     steps_per_epoch = math.ceil(len(train) / recipe.rows_per_step)
     steps = recipe.training.max_steps or math.ceil(recipe.training.num_train_epochs * steps_per_epoch)
-    setup = _setup(recipe, shape, dataset, dtype, train)
-    budget = choose(setup, machine, recipe.training.tokens_per_batch, recipe.training.recompute_layers)
-    tokens_per_s = machine.flops * (GPU_UTILISATION if machine.is_gpu else CPU_UTILISATION) / budget.flops_per_token
-    # A forward pass is a third of a step; held-out rows are read before, every eval_steps and at the end.
-    evaluations = 1 + math.ceil(steps / recipe.training.eval_steps) if len(test) else 0
-    tokens = steps / steps_per_epoch * len(train.input_ids) + evaluations * len(test.input_ids) / 3
+    training = recipe.training
+    foreseen = Steps.foresee(train.lengths, recipe.rows_per_step, steps, training.seed, world)
+    setup = _setup(recipe, (shape, dtype, machine), dataset, train, foreseen)
+    limits = Limits(
+        training.tokens_per_batch, training.recompute_layers, parse_bytes(training.memory) if training.memory else None
+    )
+    budget = choose(setup, machine, limits)
+    # Now that the budget is known, so is the largest pass: the memory that will really be used.
+    largest = foreseen.largest_pass(budget.tokens_per_batch)
+    memory = measure(setup, largest, budget.recompute_layers, budget.resident)
+    seconds = steps * budget.step_s + _beside_s(recipe, setup, machine, budget, len(test.input_ids), steps)
     return Plan(
         device=machine.device,
         device_name=machine.name,
@@ -103,13 +124,17 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
         tokens_per_batch=budget.tokens_per_batch,
         recompute_layers=budget.recompute_layers,
         resident_weights=budget.resident,
-        optimiser=recipe.training.optim,
-        memory=budget.memory,
+        precision=training.precision,
+        attention=setup.attention,
+        optimiser=training.optim,
+        memory=memory,
+        memory_limit_bytes=limits.memory_bytes,
         memory_available_bytes=machine.memory_bytes,
         flops_per_token=budget.flops_per_token,
-        tokens_per_s=tokens_per_s,
-        seconds=tokens / tokens_per_s,
-        reasons=(why_dtype, *budget.reasons, *_warnings(recipe, machine)),
+        tokens_per_s=setup.mean_tokens_per_step / budget.step_s,
+        step_s=budget.step_s,
+        seconds=seconds,
+        reasons=(why_dtype, *budget.reasons, *_attention(setup), *_warnings(recipe, machine)),
     )
 
 
@@ -125,13 +150,22 @@ def _check(shape: Shape, train: Rows, test: Rows) -> None:
         raise TrainError(f"the dataset has token {top}, the base knows {shape.vocab}", "prepare it with this base")
 
 
-def _setup(recipe: Recipe, shape: Shape, dataset: Dataset, dtype: str, train: Rows) -> Setup:
+def _beside_s(recipe: Recipe, setup: Setup, machine: Machine, budget: Budget, tokens_test: int, steps: int) -> float:
+    """Seconds of all that is not a step: held-out rows before, every eval_steps and at the end; checkpoints."""
+    training = recipe.training
+    choice = Choice(budget.tokens_per_batch, budget.recompute_layers, budget.resident)
+    evaluations = 1 + math.ceil(steps / training.eval_steps)
+    found = evaluations * evaluation_s(setup, machine, choice, tokens_test)
+    share = setup.trainable / 42e6  # of Llama-3-8B's, rank 16
+    return found + share * (math.ceil(steps / training.save_steps) * SAVE_S + START_S)
+
+
+def _setup(recipe: Recipe, base: Base, dataset: Dataset, train: Rows, steps: Steps) -> Setup:
+    shape, dtype, machine = base
     chat = dataset.manifest.metrics.get("chat_token_ids", {}) if recipe.lora.train_chat_tokens else {}
     chat_parameters = len(set(chat.values())) * shape.hidden * (1 if shape.tied else 2)
     trainable = shape.lora_parameters(recipe.lora.lora_r, recipe.lora.target_modules) + chat_parameters
     lengths = train.lengths
-    # Three deviations over the mean: nearly every step's rows fit one pass of that many tokens.
-    spread = 3 * float(lengths.std()) * math.sqrt(recipe.rows_per_step)
     return Setup(
         shape=shape,
         element_bytes=4 if dtype == "float32" else 2,
@@ -146,12 +180,28 @@ def _setup(recipe: Recipe, shape: Shape, dataset: Dataset, dtype: str, train: Ro
         # A row's mean attention length, weighted by tokens.
         mean_length=float(np.square(lengths.astype(np.float64)).sum() / lengths.sum()),
         labelled_share=train.labelled / len(train.input_ids),
-        tokens_per_step=int(float(lengths.mean()) * recipe.rows_per_step + spread),
+        tokens_per_step=steps.most_tokens,
+        mean_tokens_per_step=steps.mean_tokens,
+        attention=kernel(torch.device(machine.device), getattr(torch, dtype), shape.head_dim),
+        fp8=recipe.training.precision == "fp8",
+        gpu=machine.is_gpu,
     )
+
+
+def _attention(setup: Setup) -> list[str]:
+    if not setup.gpu:
+        return []
+    names = {"flash-attn-4": "FlashAttention 4", "varlen": "torch's variable-length FlashAttention 2"}
+    faster = (
+        "; on a Hopper GPU, `pip install flash-attn-4` makes it twice as fast" if setup.attention == "varlen" else ""
+    )
+    return [f"attention by {names.get(setup.attention, 'torch, documents of like length padded together')}{faster}"]
 
 
 def _warnings(recipe: Recipe, machine: Machine) -> list[str]:
     found = []
+    if recipe.training.precision == "fp8" and not machine.fp8:
+        found.append("fp8 is imitated: this device has no 8-bit products, so it is slower than bf16, not faster")
     if recipe.training.learning_rate < 5e-5:
         found.append(
             f"learning_rate {recipe.training.learning_rate:g} is about a tenth of what LoRA wants (1e-4 to 2e-4): "
@@ -160,6 +210,12 @@ def _warnings(recipe: Recipe, machine: Machine) -> list[str]:
     if recipe.training.optim == "paged_adamw_8bit" and not machine.is_gpu:
         found.append("paged_adamw_8bit runs as adamw_8bit: a CPU has nothing to page")
     return found
+
+
+def _weights(made: Plan) -> str:
+    if made.precision == "fp8":
+        return ", frozen products in fp8"
+    return ", weights dequantised once" if made.resident_weights else ", weights dequantised at each use"
 
 
 def describe(made: Plan) -> list[tuple[str, str]]:
@@ -174,7 +230,7 @@ def describe(made: Plan) -> list[tuple[str, str]]:
         ("tokens", f"{made.tokens_train:,} an epoch, {made.tokens_test:,} held out"),
         ("steps", f"{made.steps:,} of {made.rows_per_step} rows ({made.epochs:.2f} epochs)"),
         ("batch", f"{made.tokens_per_batch:,} tokens a pass, {made.recompute_layers} layers recomputed"),
-        ("compute", made.compute_dtype + (", weights dequantised once" if made.resident_weights else "")),
+        ("compute", made.compute_dtype + _weights(made) + f", attention: {made.attention}"),
         ("memory", ", ".join(f"{k} {v / gib:.2f}" for k, v in made.memory.as_dict().items()) + " GiB"),
         ("time", f"about {made.seconds:.0f} s" if minutes < 2 else f"about {minutes:.0f} min"),
     ]

@@ -22,6 +22,7 @@ from puna.train.checkpoint import Position
 from puna.train.llama import Llama
 from puna.train.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
 from puna.train.loop import Job, evaluate, forget_after, log, train_steps
+from puna.train.machine import hold_to
 from puna.train.optimiser import make_optimiser
 from puna.train.plan import Plan
 from puna.train.plan import plan as make_plan
@@ -31,6 +32,7 @@ from puna.train.report import write_report
 from puna.train.rows import Rows
 from puna.train.stopping import Stop, StoppedError
 from puna.train.trackers import check_trackers, open_trackers
+from puna.train.trained import TrainedModel
 
 
 def train(
@@ -64,7 +66,7 @@ def train(
     with _recording(run, ranks), Stop() as stop:
         # ---------------------------------------------------------------- plan
         progress.stage("plan")
-        plan = ranks.lead(lambda: _plan(run, recipe, base_dir, dataset, resume, device))
+        plan = ranks.lead(lambda: _plan(run, recipe, base_dir, dataset, resume, (device, ranks.world)))
         plan = dataclasses.replace(plan, device=ranks.device(plan.device))
         if ranks.leads:
             run.begin(plan.steps)
@@ -73,6 +75,7 @@ def train(
 
         # --------------------------------------------------------------- model
         progress.stage("load base")
+        hold_to(plan.device, plan.memory_limit_bytes)
         with _same_bits(plan):
             job = _job(run, plan, recipe, base_dir, dataset, progress, ranks)
             at = _position(job, dataset, resume)
@@ -149,12 +152,15 @@ def _recorded(run: Run) -> Iterator[None]:
     run.end("finished")
 
 
-def _plan(run: Run, recipe: Recipe, base_dir: Path, dataset: Dataset, resume: bool, device: str | None) -> Plan:
+def _plan(
+    run: Run, recipe: Recipe, base_dir: Path, dataset: Dataset, resume: bool, place: tuple[str | None, int]
+) -> Plan:
+    device, world = place
     # A resumed run keeps its plan: another token budget would split the steps, and round the sums, differently.
     kept = run.plan
     if resume and run.checkpoints and kept and device in (None, kept["device"]):
         return Plan.from_dict(kept)
-    plan = make_plan(recipe, base_dir, dataset, device)
+    plan = make_plan(recipe, base_dir, dataset, device, world)
     write_json(run.path / "plan.json", plan.as_dict())
     return plan
 
@@ -184,7 +190,10 @@ def build_model(plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, pr
     quantization = recipe.quantization
     nf4, double = quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant
     dtype: torch.dtype = getattr(torch, plan.compute_dtype)
-    model = load_llama(base_dir, Choices(plan.device, dtype, nf4, double, plan.resident_weights), progress)
+    resident = plan.resident_weights and plan.precision != "fp8"  # fp8 makes its own copies, from the codes
+    model = load_llama(base_dir, Choices(plan.device, dtype, nf4, double, resident), progress)
+    if plan.precision == "fp8":
+        model.use_fp8()
     model.recompute_layers = plan.recompute_layers
     add_fresh_lora(model, recipe)
     if recipe.lora.train_chat_tokens:
@@ -212,7 +221,7 @@ def _position(job: Job, dataset: Dataset, resume: bool) -> Position:
 
 
 def _ask(job: Job, dataset: Dataset, key: str) -> None:
-    samples.write_samples(job.run.path, dataset, key, samples.ask(job.model, dataset))
+    samples.write_samples(job.run.path, dataset, key, samples.ask(TrainedModel(job.model), dataset))
 
 
 def _metrics(at: Position, plan: Plan) -> dict[str, Any]:

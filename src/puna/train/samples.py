@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from puna.artifacts import Dataset, write_json
-from puna.train.llama import Llama
-from puna.train.trained import TrainedModel
 
 PROMPTS = 4
 NEW_TOKENS = 64
 
 
-def ask(model: Llama, dataset: Dataset) -> list[str]:
+class Replies(Protocol):
+    """Something to ask: see trained.TrainedModel."""
+
+    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
+        """The likeliest token, again and again."""
+
+
+def ask(model: Replies, dataset: Dataset) -> list[str]:
     """The model's greedy replies to the dataset's first few held-out prompts, as text."""
-    training, trained = model.training, TrainedModel(model)
     stop = dataset.manifest.metrics.get("stop_token_ids", [])
-    model.eval()
-    replies = [trained.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset)]
-    model.train(training)
+    replies = [model.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset)]
     return decode(dataset.path / "tokenizer", replies)
 
 

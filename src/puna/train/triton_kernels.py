@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from puna.train.elementwise import Drop, Masked
+Drop = tuple[int, int]
+Masked = tuple[torch.Tensor, Drop]
 
 COLUMNS = 1024
 """Columns of a tile: with 8 rows of it, 16-byte accesses and enough of them in flight."""
@@ -238,6 +239,32 @@ def cross_entropy(z_NV: torch.Tensor, targets_N: torch.Tensor, gradient: bool) -
     if rows:
         _cross_entropy[(rows,)](z_NV, targets_N, loss_N, z_NV.stride(0), vocab, block, gradient, num_warps=16)
     return loss_N
+
+
+@triton.jit
+def _quantise_rows(x_p, out_p, scale_p, x_s, K: tl.constexpr, BLOCK: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    largest = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, K, BLOCK):
+        c = start + tl.arange(0, BLOCK)
+        x = tl.load(x_p + t * x_s + c, mask=c < K, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x))
+    scale = tl.maximum(tl.max(largest) / 448.0, 1e-12)
+    tl.store(scale_p + t, scale)
+    for start in range(0, K, BLOCK):  # read again: a row of 57 KB is still in the cache
+        c = start + tl.arange(0, BLOCK)
+        x = tl.load(x_p + t * x_s + c, mask=c < K, other=0.0).to(tl.float32)
+        tl.store(out_p + t * K + c, (x / scale).to(out_p.dtype.element_ty), mask=c < K)
+
+
+def quantise_rows(x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See elementwise.quantise_rows."""
+    tokens, width = x_TK.shape
+    out_TK = torch.empty(tokens, width, dtype=torch.float8_e4m3fn, device=x_TK.device)
+    scale_T1 = torch.empty(tokens, 1, dtype=torch.float32, device=x_TK.device)
+    block = min(4096, triton.next_power_of_2(width))
+    _quantise_rows[(tokens,)](x_TK, out_TK, scale_T1, x_TK.stride(0), width, block, num_warps=8)
+    return out_TK, scale_T1
 
 
 @triton.jit(do_not_specialize=["seed", "dropped"])
