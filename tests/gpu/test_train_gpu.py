@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from puna.artifacts import Adapter, Dataset, file_digest
-from puna.train import loop
+from puna.train import attention, elementwise, kernels, loop
 from puna.train.record import Run
 from puna.train.rows import Rows
 from puna.train.run import train
@@ -65,6 +65,35 @@ def test_recomputing_and_small_batches_change_nothing_but_rounding(
     small = recipe_for("bfloat16", recompute_layers=4, tokens_per_batch=256)
     split = train(small, base_dir, dataset, tmp_path / "split", device="cuda")
     assert losses(tmp_path / "split", split) == pytest.approx(losses(tmp_path / "plain", plain), rel=2e-2)
+
+
+def curve(folder: Path, base_dir: Path, dataset: Dataset, **training: Any) -> list[float]:
+    recipe = recipe_for("bfloat16", max_steps=50, learning_rate=1e-3, **training)
+    train(recipe, base_dir, dataset, folder, device="cuda")
+    return [line["loss"] for line in Run(folder).metrics() if "loss" in line]
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    assert len(one) == len(other) == 50
+    return max(abs(a - b) / b for a, b in zip(one, other, strict=True))
+
+
+def test_triton_and_flash_attention_give_the_losses_of_plain_torch(
+    base_dir: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = curve(tmp_path / "fast", base_dir, dataset)
+    monkeypatch.setattr(kernels, "_triton", lambda: elementwise)
+    monkeypatch.setattr(attention, "_gpu_kernel", lambda capability, head_dim: "padded")
+    found = apart(fast, curve(tmp_path / "plain", base_dir, dataset))
+    print(f"RESULT fast path and plain torch, bf16, 50 steps: losses apart by {found:.2e} at most")
+    assert found < 1e-3 and fast[-1] < 0.95 * fast[0]
+
+
+def test_fp8_keeps_the_loss_within_half_a_percent(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
+    eight = curve(tmp_path / "eight", base_dir, dataset, precision="fp8")
+    found = apart(eight, curve(tmp_path / "sixteen", base_dir, dataset))
+    print(f"RESULT fp8 and bf16, tiny model, 50 steps: losses apart by {found:.2e} at most")
+    assert found < 5e-3
 
 
 def test_a_trained_adapter_gives_the_same_loss_when_loaded_with_codes_or_dense(
