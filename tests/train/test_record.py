@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from puna.errors import NotFoundError
 from puna.home import Home
 from puna.spec import recipe as recipes
-from puna.train.record import Run, find_run, list_runs, new_run_dir
+from puna.train.record import Run, duration, find_run, list_runs, new_run_dir
 from train.tiny import make_recipe
 
 
@@ -59,6 +60,42 @@ def test_an_empty_folder_is_an_interrupted_run_that_says_so(tmp_path: Path) -> N
     assert (run.state, run.step, run.metrics(), run.plan, run.adapter) == ("interrupted", 0, [], {}, None)
     with pytest.raises(NotFoundError, match="recipe.json"):
         _ = run.recipe
+
+
+def write_metrics(run: Run, lines: list[tuple[int, float]]) -> None:
+    text = "".join(json.dumps({"step": step, "loss": 1.0, "time": at}) + "\n" for step, at in lines)
+    (run.path / "metrics.jsonl").write_text(text)
+
+
+def test_time_left_is_as_planned_until_two_lines_tell_the_pace(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(100)
+    assert run.seconds_left() is None
+    (tmp_path / "plan.json").write_text(json.dumps({"seconds": 50.0}))
+    run.write_status(step=20)
+    assert run.seconds_left() == pytest.approx(40.0)
+    now = time.time() + 1
+    write_metrics(run, [(10, now), (20, now + 30)])
+    assert run.seconds_left() == pytest.approx(80 * 3.0)
+
+
+def test_the_pace_of_a_resumed_run_is_its_own_and_not_the_pause(tmp_path: Path) -> None:
+    run, now = Run(tmp_path), time.time()
+    run.begin(100)
+    write_metrics(run, [(0, now - 9000), (10, now - 8000), (20, now + 1), (30, now + 11)])
+    run.write_status(step=30)
+    assert run.seconds_left() == pytest.approx(70.0)
+    run.end("finished")
+    assert run.seconds_left() is None and run.seconds() == pytest.approx(0, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.42, "0.4 s"), (9.97, "10 s"), (42, "42 s"), (99, "99 s"), (100, "2 min"), (3_570, "1 h 00 min"),
+     (7_500, "2 h 05 min"), (360_000, "100 h 00 min")],
+)  # fmt: skip
+def test_seconds_are_told_as_a_person_says_them(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
 
 
 def test_reading_runs_loads_no_torch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ class Status:
     error: str = ""
     process_started: str = ""
     """The kernel's start time of `pid`, so that a recycled process id is not taken for a live run."""
+    process_began: str = ""
+    """When `pid` began or resumed the run."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,28 @@ class Run:
     def steps(self) -> int:
         """Optimiser steps to do."""
         return self.status.steps
+
+    def seconds(self, now: float | None = None) -> float | None:
+        """From the run's first start to its end, or to `now` while it runs; pauses between processes count."""
+        status = self.status
+        began, ended = _timestamp(status.started), _timestamp(status.ended)
+        if status.state == "running":
+            ended = time.time() if now is None else now
+        return None if began is None or ended is None else ended - began
+
+    def seconds_left(self) -> float | None:
+        """What a running run still needs: at the pace of this process, or as planned before two lines tell one."""
+        status = self.status
+        if status.state != "running" or not status.steps:
+            return None
+        began = _timestamp(status.process_began) or 0.0
+        lines = [line for line in self.metrics() if line.get("time", 0.0) >= began]
+        remaining = max(0, status.steps - status.step)
+        if len(lines) > 1 and lines[-1]["step"] > lines[0]["step"]:
+            steps = lines[-1]["step"] - lines[0]["step"]
+            return float(remaining * (lines[-1]["time"] - lines[0]["time"]) / steps)
+        planned = self.plan.get("seconds")
+        return None if planned is None else float(planned) * remaining / status.steps
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -132,7 +157,7 @@ class Run:
         pid = os.getpid()
         now = datetime.now(UTC).isoformat()
         fresh = {"state": "running", "pid": pid, "steps": steps, "ended": "", "error": ""}
-        self.write_status(**fresh, process_started=_process_started(pid))
+        self.write_status(**fresh, process_started=_process_started(pid), process_began=now)
         if not self.status.started:
             self.write_status(started=now)
 
@@ -212,6 +237,10 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
+def _timestamp(text: str) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
 def _alive(status: Status) -> bool:
     if not status.pid:
         return False
@@ -236,3 +265,11 @@ def _process_started(pid: int) -> str:
 def figures(line: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one metrics line, without its step and time: what trackers and progress bars show."""
     return {k: float(v) for k, v in line.items() if k not in ("step", "time") and v is not None}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `8 s`, `12 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from puna.train.record import Run
+from puna.train.comparison import Compared, compare, mean_speed, planned_memory
+from puna.train.plan import Plan, describe
+from puna.train.plots import Chart, Line, draw_svg, legend, thin
+from puna.train.record import Run, duration
+from puna.train.report_style import STYLE
 
 GIB = 2**30
 INK, LEARNT, HELD_OUT, RATE, GRID = "#222222", "#2b6cb0", "#c05621", "#718096", "#e2e8f0"
+TABLE_ROWS = 60
 
 
 def write_report(run_dir: Path) -> None:
     """Draw loss.png and write report.html from what lies in the run's folder."""
     run = Run(run_dir)
-    picture = draw(run.metrics(), run.name)
-    (run_dir / "loss.png").write_bytes(picture)
-    (run_dir / "report.html").write_text(page(run, picture), encoding="utf-8")
+    (run_dir / "loss.png").write_bytes(draw(run.metrics(), run.name))
+    (run_dir / "report.html").write_text(page(run), encoding="utf-8")
 
 
 def draw(metrics: list[dict[str, Any]], title: str) -> bytes:
@@ -59,65 +62,177 @@ def draw(metrics: list[dict[str, Any]], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def page(run: Run, picture: bytes) -> str:
+def page(run: Run) -> str:
     """The report as HTML."""
-    adapter = run.adapter
-    results = dict(adapter.manifest.metrics) if adapter else {}
+    adapter, metrics, recipe = run.adapter, run.metrics(), yaml.safe_dump(run.recipe, sort_keys=False)
     lineage = dict(adapter.manifest.made_from) | {"adapter": adapter.digest} if adapter else {"dataset": run.dataset}
-    image = base64.b64encode(picture).decode()
-    status = run.status
-    parts = [
-        f"<h1>{html.escape(run.name)}</h1>",
-        f"<p class=state>{status.state}, step {status.step} of {status.steps}, began {status.started[:19]} UTC</p>",
-        f'<img alt="loss, held-out loss and learning rate over steps" src="data:image/png;base64,{image}">',
-        _section("Result", _table((k.replace("_", " "), _number(v)) for k, v in results.items())),
+    body = [
+        f"<header><h1>{html.escape(run.name)}</h1>{_state(run)}{_tiles(run, metrics)}</header>",
+        _section("Curves", _panels(run, metrics)),
+        _section("Plan against reality", _compared(run)),
         _section("Replies before and after", _samples(run.samples)),
         _section("Plan", _plan(run.plan)),
-        _section("Recipe", f"<pre>{html.escape(yaml.safe_dump(run.recipe, sort_keys=False))}</pre>"),
-        _section("Made from", _table(lineage.items())),
+        _section("Recipe", f"<details><summary>recipe.yaml</summary><pre>{html.escape(recipe)}</pre></details>"),
+        _section("Figures", _figures(metrics)),
+        _section("Made from", _table(("part", "digest or name"), lineage.items())),
     ]
-    title = f"<title>{html.escape(run.name)}</title>"
-    return f"<!doctype html><html lang=en><meta charset=utf-8>{title}<style>{STYLE}</style>{''.join(parts)}</html>\n"
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(run.name)}: training report</title><style>{STYLE}</style>"
+    )
+    return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(body)}</main></body></html>\n'
 
 
-def _points(metrics: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+# ------------------------------------------------------------------------------------------ head
 
 
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>{body}" if body else ""
+def _state(run: Run) -> str:
+    status, took, left = run.status, run.seconds(), run.seconds_left()
+    parts = [status.state, f"step {status.step:,} of {status.steps:,}"]
+    parts += [f"began {status.started[:16].replace('T', ' ')} UTC"] if status.started else []
+    parts += [f"took {duration(took)}"] if took is not None and left is None else []
+    parts += [f"about {duration(left)} left"] if left is not None else []
+    problem = f'<p class="problem">{html.escape(status.error)}</p>' if status.error else ""
+    return f'<p class="state">{html.escape(" · ".join(parts))}</p>{problem}'
 
 
-def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    cells = "".join(f"<tr><th>{html.escape(str(k))}<td>{html.escape(str(v))}" for k, v in rows)
-    return f"<table>{cells}</table>" if cells else ""
+def _tiles(run: Run, metrics: Sequence[Mapping[str, Any]]) -> str:
+    found = []
+    for key, name in (("eval_loss", "held-out loss"), ("loss", "training loss")):
+        if points := _points(metrics, key):
+            was = f"from {points[0][1]:#.4g} at step {points[0][0]}" if len(points) > 1 else ""
+            found.append((name, f"{points[-1][1]:#.4g}", was))
+    if speed := mean_speed(metrics):
+        found.append(("speed", f"{speed:,.0f}", "tokens/s, mean"))
+    if memory := [value for _, value in _points(metrics, "memory_bytes")]:
+        found.append(("peak memory", f"{max(memory) / GIB:.2f}", "GiB"))
+    if adapter := run.adapter:
+        found.append(("learnt from", f"{adapter.manifest.metrics.get('tokens', 0):,}", "tokens"))
+    cell = "<div><dt>{}</dt><dd><b>{}</b> <span>{}</span></dd></div>"
+    tiles = "".join(cell.format(*tile) for tile in found)
+    return f'<dl class="tiles">{tiles}</dl>' if tiles else ""
 
 
-def _number(value: Any) -> str:
-    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+# ---------------------------------------------------------------------------------------- curves
 
 
-def _samples(samples: list[dict[str, str]]) -> str:
-    keys = ("prompt", "before", "after", "reference")
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(s.get(k, ''))}" for k in keys) for s in samples)
-    head = "".join(f"<th>{k}" for k in keys)
-    return f"<table class=wide><tr>{head}{rows}</table>" if rows else ""
+def charts(run: Run, metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The report's panels: loss first, then what tells whether the steps were sound and fast."""
+    steps, plan, training = run.steps, run.plan, run.recipe["training"]
+    losses = [
+        Line("training", _points(metrics, "loss"), "learnt"),
+        Line("held out", _points(metrics, "eval_loss"), "held"),
+    ]
+    memory = [(step, value / GIB) for step, value in _points(metrics, "memory_bytes")]
+    clip, speed, size = training["max_grad_norm"], plan.get("tokens_per_s"), planned_memory(plan) / GIB
+    norms = _points(metrics, "grad_norm")
+    # A limit far over every norm would press the curve flat.
+    near = bool(norms) and bool(clip) and clip < 4 * max(norm for _, norm in norms)
+    return [
+        Chart("Loss", "nats a token", losses, steps, "{:.4f}".format, from_zero=False),
+        Chart("Learning rate", "", [Line("rate", _points(metrics, "lr"))], steps, "{:.3g}".format),
+        Chart("Gradient norm", "before clipping", [Line("norm", norms)], steps, "{:.3g}".format,
+              ("clipped over", clip) if near else None),
+        Chart("Speed", "tokens/s", [Line("measured", _points(metrics, "tokens_per_s"))], steps, "{:,.0f}".format,
+              ("planned", speed) if speed else None),
+        Chart("Memory", "GiB", [Line("measured", memory)], steps, "{:.2f}".format,
+              ("planned", size) if size else None),
+    ]  # fmt: skip
+
+
+def _panels(run: Run, metrics: Sequence[Mapping[str, Any]]) -> str:
+    found = []
+    for chart in charts(run, metrics):
+        if not chart.drawn:
+            continue
+        title = f"<figcaption><b>{chart.title}</b> <small>{chart.unit}</small></figcaption>{legend(chart)}"
+        if chart.title == "Loss":  # twice, because text in a wide drawing is too small on a narrow screen
+            drawing = f'<div class="if-wide">{draw_svg(chart, 900, 300)}</div>'
+            drawing += f'<div class="if-narrow">{draw_svg(chart)}</div>'
+            found.append(f'<figure class="whole">{title}{drawing}</figure>')
+        else:
+            found.append(f"<figure>{title}{draw_svg(chart)}</figure>")
+    return f'<div class="panels">{"".join(found)}</div>' if found else ""
+
+
+def _figures(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The log lines as a table, at most TABLE_ROWS of them, evenly chosen."""
+    keys = {"loss": "loss", "eval_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
+            "tokens_per_s": "tokens/s", "memory_bytes": "GiB"}  # fmt: skip
+    chosen = [metrics[int(at)] for at, _ in thin([(i, 0.0) for i in range(len(metrics))], TABLE_ROWS)]
+    rows = [(f"{line['step']:,}", *(_figure(key, line.get(key)) for key in keys)) for line in chosen]
+    told = f"{len(rows)} of {len(metrics)} log lines" if len(rows) < len(metrics) else f"all {len(rows)} log lines"
+    table = _table(("step", *keys.values()), rows)
+    return f"<details><summary>{told}</summary>{table}</details>" if rows else ""
+
+
+def _figure(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if key == "memory_bytes":
+        return f"{value / GIB:.2f}"
+    return f"{value:,.0f}" if key == "tokens_per_s" else f"{value:.3g}" if key == "lr" else f"{value:.4f}"
+
+
+# ------------------------------------------------------------------------------ plan and replies
+
+
+def _compared(run: Run) -> str:
+    rows = [(f"{c.name} ({c.unit})", _round(c.planned), _round(c.measured), _told(c)) for c in compare(run)]
+    if not rows:
+        return ""
+    on_gpu = str(run.plan.get("device")).startswith("cuda")
+    memory = "torch's allocator at its peak" if on_gpu else "the whole process, Python and its libraries included"
+    note = f'<p class="dim">Measured: the mean over all steps, held-out rows not counted; memory is {memory}.</p>'
+    return _table(("figure", "planned", "measured", "measured against planned"), rows) + note
+
+
+def _told(c: Compared) -> str:
+    if abs(c.error) < 0.005:
+        return "as planned"
+    more, less = {"speed": ("faster", "slower"), "a step": ("longer", "shorter")}.get(c.name, ("more", "less"))
+    return f"{abs(c.error):.0%} {more if c.error > 0 else less}"
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}"
 
 
 def _plan(plan: Mapping[str, Any]) -> str:
     if not plan:
         return ""
-    sizes = {f"memory: {k.replace('_', ' ')}": f"{v / GIB:.2f} GiB" for k, v in plan["memory"].items()}
-    plain = {k.replace("_", " "): _number(v) for k, v in plan.items() if k not in ("memory", "reasons")}
-    reasons = "".join(f"<li>{html.escape(reason)}" for reason in plan["reasons"])
-    return f"<ul>{reasons}</ul>" + _table((plain | sizes).items())
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in plan.get("reasons", ()))
+    try:
+        lines = describe(Plan.from_dict(dict(plan)))
+    except (KeyError, TypeError):  # written by another version of Puna: its reasons can be read all the same
+        lines = []
+    return (_table(("part", "planned"), lines) if lines else "") + (f"<ul>{reasons}</ul>" if reasons else "")
 
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}"
-    "img{max-width:100%}table{border-collapse:collapse;font-size:.9rem}"
-    "th,td{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #e2e8f0}"
-    "th{font-weight:600}td{font-variant-numeric:tabular-nums;white-space:pre-wrap;overflow-wrap:anywhere}"
-    ".wide{width:100%;table-layout:fixed}.state{color:#718096}"
-    "pre{background:#f7fafc;padding:1rem;overflow:auto;font-size:.85rem}"
-)
+def _samples(samples: Sequence[Mapping[str, str]]) -> str:
+    found = []
+    for sample in samples:
+        pairs = ((name, sample.get(key, "")) for name, key in
+                 (("before training", "before"), ("after training", "after"), ("reference", "reference")))  # fmt: skip
+        cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(text)}</dd></div>" for name, text in pairs if text)
+        found.append(f'<article><h3>{html.escape(sample.get("prompt", ""))}</h3><dl class="replies">{cells}</dl>')
+        found.append("</article>")
+    return "".join(found)
+
+
+def _points(metrics: Iterable[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>')
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table>{body}</table></div>' if lines else ""
