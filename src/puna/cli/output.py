@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from puna.errors import PunaError
@@ -34,12 +35,29 @@ def line(text: str = "", style: str = "") -> None:
         print(text, flush=True)
 
 
+def is_terminal() -> bool:
+    """Whether a person reads what `line` writes, in colours."""
+    return sys.stdout.isatty()
+
+
 def note(text: str) -> None:
     """One line for a person, kept out of what a program reads."""
     if sys.stderr.isatty():
         console(stderr=True).print(text, style="dim", markup=False)
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+def bars(rows: Iterable[tuple[str, float]], width: int = 32) -> None:
+    """A histogram in characters: a label, a bar, a number; the longest bar is `width` wide."""
+    shown = list(rows)
+    most = max((value for _, value in shown), default=0) or 1
+    label = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        eighths = round(value / most * width * 8)
+        # A bar that would be empty still shows that there is something.
+        bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8] or ("▏" if value else "")
+        line(f"  {name:>{label}}  {bar:<{width}}  {value:>9,.0f}")
 
 
 def data(value: Any) -> None:
@@ -102,9 +120,10 @@ def command_table(groups: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def tokens(pieces: Iterable[tuple[str, bool]]) -> None:
-    """Text in pieces, learnt ones marked: green on a terminal, [brackets] elsewhere."""
+    """Text in pieces, learnt ones marked: green on a terminal, [brackets] around each stretch elsewhere."""
     if not sys.stdout.isatty():
-        print("".join(f"[{text}]" if learnt else text for text, learnt in pieces))
+        stretches = [("".join(text for text, _ in group), learnt) for learnt, group in groupby(pieces, lambda p: p[1])]
+        print("".join(f"[{text}]" if learnt else text for text, learnt in stretches))
         return
     from rich.text import Text
 
@@ -117,38 +136,47 @@ def tokens(pieces: Iterable[tuple[str, bool]]) -> None:
 class Watch:
     """A Progress for people: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, quiet: bool = False, hide: str = "\0") -> None:
+    def __init__(self, quiet: bool = False, hide: str = "\0", clock: Callable[[], float] = time.monotonic) -> None:
         """`quiet` says nothing at all; notes that begin with `hide` are left out."""
-        self.quiet, self.hide = quiet, hide
+        self.quiet, self.hide, self.clock = quiet, hide, clock
         self._bar: Bar | None = None
         self._task: Any = None
         self._name = ""
-        self._told_at = 0.0
+        self._told_at = float("-inf")
+        self._first: tuple[float, int] | None = None
 
     def stage(self, name: str) -> None:
         """A new part begins."""
         self.close()
-        self._name, self._told_at = name, 0.0
+        self._name, self._told_at, self._first = name, float("-inf"), None
 
     def advance(self, done: int, total: int, **figures: float) -> None:
         """Move the bar; off a terminal, a line every five seconds and one at the end."""
         if self.quiet:
             return
-        told = "  ".join(f"{key} {_short(value)}" for key, value in figures.items())
+        now = self.clock()
+        told = "  ".join(filter(None, [*map(_told, figures.items()), self._left(now, done, total)]))
         if not sys.stderr.isatty():
-            now = time.monotonic()
             if done >= total or now - self._told_at > 5:
                 self._told_at = now
-                note(f"{self._name}: {done}/{total}  {told}".rstrip())
+                note(f"{self._name}: {done:,}/{total:,}  {told}".rstrip())
             return
         if self._bar is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[told]}"), console=console(stderr=True))
+            self._bar = _new_bar()
             self._bar.start()
-            self._task = self._bar.add_task(self._name, total=total, told="")
-        self._bar.update(self._task, completed=done, total=total, told=told)
+            self._task = self._bar.add_task(self._name, total=total, told="", count="")
+        self._bar.update(self._task, completed=done, total=total, told=told, count=f"{done:,}/{total:,}")
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        """Time left at the pace since the first call, whose own step is slower: kernels are built in it."""
+        if self._first is None:
+            self._first = now, done
+        from puna.train.record import duration
+
+        since, first = self._first
+        if done <= first or done >= total:
+            return ""
+        return f"{duration((now - since) / (done - first) * (total - done))} left"
 
     def note(self, text: str) -> None:
         """One line worth reading."""
@@ -166,10 +194,40 @@ class Watch:
             self._bar = None
 
 
+def _new_bar() -> Bar:
+    from rich.constrain import Constrain
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    terminal = console(stderr=True)
+
+    class Narrow(Progress):
+        """Leaves room for the `^C` that terminals echo: at the last column it would break the line."""
+
+        def get_renderables(self) -> Iterable[Constrain]:
+            yield Constrain(self.make_tasks_table(self.tasks), terminal.width - 3)
+
+    # The bar takes the width that the words leave.
+    columns = ("{task.description}", BarColumn(bar_width=None), "{task.fields[count]}")
+    return Narrow(*columns, TextColumn("{task.fields[told]}"), console=terminal, expand=True)
+
+
+def _told(figure: tuple[str, float]) -> str:
+    """A figure as the bar shows it; what is only worth a log line is left out."""
+    name, value = figure
+    if name == "grad_norm":
+        return ""
+    if name == "tokens_per_s":
+        return f"{value:,.0f} tokens/s"
+    if name == "lr":
+        return f"lr {value:.1e}" if value else "lr 0"
+    return f"{name} {_short(value)}"
+
+
 def _short(value: float) -> str:
+    """Four digits, so that a line of figures does not jump."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
 
 
 def curve(points: Sequence[tuple[float, float]], width: int = 64, height: int = 12) -> None:
@@ -181,9 +239,12 @@ def curve(points: Sequence[tuple[float, float]], width: int = 64, height: int = 
     low, high = min(ys), max(ys)
     span_x, span_y = (max(xs) - min(xs)) or 1.0, (high - low) or 1.0
     grid = [[" "] * width for _ in range(height)]
-    for x, y in points:
-        column = round((x - min(xs)) / span_x * (width - 1))
-        grid[round((high - y) / span_y * (height - 1))][column] = "•"
+    places = [((x - min(xs)) / span_x * (width - 1), (high - y) / span_y * (height - 1)) for x, y in points]
+    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+        for column in range(round(x0) + 1, round(x1)):
+            grid[round(y0 + (y1 - y0) * (column - x0) / (x1 - x0))][column] = "·"
+    for x, y in places:
+        grid[round(y)][round(x)] = "•"
     for number, row in enumerate(grid):
         label = f"{high - span_y * number / (height - 1):8.3f}" if number in (0, height // 2, height - 1) else " " * 8
         line(f"{label} │{''.join(row)}")

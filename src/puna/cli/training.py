@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson, RunName
+from puna.errors import PunaError
 from puna.home import Home
 
 
@@ -27,11 +29,16 @@ def train(
     home, watch = Home.default(), output.Watch(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), home, watch)
     if dry_run:
+        from puna.cli.dry_run import show
+
         watch.close()
-        _show_plan(prepared, json)
+        show(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared), json)
         return
     try:
         name = pipeline.train(prepared, home, watch, resume)
+    except PunaError as error:
+        error.hint = error.hint.replace("RECIPE", shlex.quote(str(recipe)))  # a line to paste
+        raise
     finally:
         watch.close()
     run = pipeline.find_run(home, name)
@@ -41,19 +48,6 @@ def train(
     output.line(f"run {name} has finished: {run.path}")
     output.line(f"report: {run.path / 'report.html'}")
     output.line(f"next: puna merge {name}")
-
-
-def _show_plan(prepared: Any, json: bool) -> None:
-    from puna import pipeline
-
-    plan, figures = pipeline.plan(prepared), prepared.dataset.manifest.metrics
-    if json:
-        output.data({"data": figures, "plan": plan.as_dict()})
-        return
-    output.line("data", style="bold")
-    output.pairs({k: v for k, v in figures.items() if not k.endswith("_id") and not k.endswith("_ids")})
-    output.line("\nplan", style="bold")
-    output.pairs(plan.as_dict())
 
 
 def merge(
