@@ -1,22 +1,26 @@
-"""The hand-written block against the same block in plain autograd, float64: every option, every gradient."""
+"""The hand-written block, and the model of them, against plain autograd in float64: every option, every gradient."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from puna.spec.recipe import PROJECTIONS
 from puna.train import elementwise
+from puna.train.batches import make_batch
 from puna.train.block import Kept, Layer, Pass
 from puna.train.documents import Documents
-from puna.train.llama import Llama
+from puna.train.llama import ChatRows, Llama
 from puna.train.lora import Dropout, LoraLinear, Product, fresh_pair, wide
 from puna.train.quant import FrozenWeight, quantise
+from puna.train.rows import Row
 from puna.train.shape import Rope, Shape, weight_name
 
 SHAPE = Shape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
 LENGTHS = [7, 5, 5]
+CHAT = [4, 9]
 HALF = Dropout(0.3, 1, 2, 3)
 
 
@@ -147,3 +151,58 @@ def test_a_product_follows_its_masters_and_its_rank() -> None:
         expected = plain + 4 * (x @ linear.lora_a.t()) @ linear.lora_b.t()  # type: ignore[union-attr]
         torch.testing.assert_close(product(x, u), expected)
         torch.testing.assert_close(product.apart(x.contiguous(), u), expected)
+
+
+def rows_with_chat_tokens() -> list[Row]:
+    """Documents of LENGTHS, in which every chat token is read and predicted."""
+    rng, rows = np.random.default_rng(4), []
+    for length in LENGTHS:
+        ids = rng.integers(10, SHAPE.vocab, length).astype(np.int32)
+        ids[[1, 3]] = CHAT
+        labels = ids.copy()
+        labels[0] = -100
+        rows.append((ids, labels))
+    return rows
+
+
+def with_chat_rows(llama: Llama, tied: bool) -> Llama:
+    if tied:
+        llama.head_VD = llama.embed_VD
+    llama.chat = ChatRows(CHAT, llama.embed_VD[CHAT] + 0.1, None if tied else llama.head_VD[CHAT] - 0.1)
+    llama.chat.double()
+    return llama
+
+
+def loss_and_gradients(llama: Llama, rows: list[list[Row]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of passes that each have some rows."""
+    losses = [llama.loss(make_batch(each, "cpu")) for each in rows]
+    total, masters = torch.stack(losses).sum(), llama.named_masters()
+    return total, dict(zip(masters, torch.autograd.grad(total, list(masters.values())), strict=True))
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_packed_documents_give_the_loss_and_the_gradients_of_each_alone(tied: bool) -> None:
+    llama, rows = with_chat_rows(model(PROJECTIONS, False), tied), rows_with_chat_tokens()
+    packed, alone = loss_and_gradients(llama, [rows]), loss_and_gradients(llama, [[row] for row in rows])
+    assert len(packed[1]) == 2 * 2 * len(PROJECTIONS) + (1 if tied else 2)
+    torch.testing.assert_close(packed[0], alone[0], rtol=1e-5, atol=0)
+    for name, gradient in packed[1].items():
+        torch.testing.assert_close(gradient, alone[1][name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_trained_chat_rows_get_autograds_gradients(tied: bool) -> None:
+    llama, rows = with_chat_rows(model(PROJECTIONS, False), tied), rows_with_chat_tokens()
+    loss, mine = loss_and_gradients(llama, [rows])
+    batch, chat, masters = make_batch(rows, "cpu"), llama.chat, llama.named_masters()
+    assert chat is not None and (chat.head is chat.embed) == tied
+    embed_VD = llama.embed_VD.index_put((chat.ids_n,), chat.embed)
+    head_VD = llama.head_VD.index_put((chat.ids_n,), chat.head)
+    shared = Pass(batch.documents, *llama._angles(batch.documents.positions_T))
+    logits_NV = reference(llama, embed_VD[batch.ids_T], shared)[batch.where_N] @ head_VD.t()
+    expected = F.cross_entropy(logits_NV, batch.targets_N, reduction="sum")
+    gradients = torch.autograd.grad(expected, list(masters.values()))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for name, gradient in zip(masters, gradients, strict=True):
+        # The head's rows sum their gradient in float32 whatever the rest has.
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
