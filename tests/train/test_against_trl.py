@@ -104,11 +104,29 @@ def with_trl(recipe: Recipe, folder: Path, rows: Dataset, out: Path) -> Trained:
     return Trained([line["loss"] for line in lines], [line["grad_norm"] for line in lines], weights)
 
 
+def quantised_base(folder: Path) -> Any:
+    """In 4 bits by bitsandbytes, prepared by PEFT."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    # "eager", as attention that masks the padding in the plainest way.
+    base = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=four_bits, device_map={"": "cpu"}, dtype=torch.float32, attn_implementation="eager"
+    )
+    return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+
+
 def trl_trainer(recipe: Recipe, folder: Path, rows: Dataset, out: Path) -> Any:
     import datasets
-    from peft import LoraConfig, prepare_model_for_kbit_training
+    from peft import LoraConfig
     from torch.utils.data import SequentialSampler
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
     training = recipe.training
@@ -135,16 +153,6 @@ def trl_trainer(recipe: Recipe, folder: Path, rows: Dataset, out: Path) -> Any:
         disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokens and labels already, none is cut
     )
-    four_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    # "eager", as attention that masks the padding in the plainest way.
-    base = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=four_bits, device_map={"": "cpu"}, dtype=torch.float32, attn_implementation="eager"
-    )
 
     class InOrder(SFTTrainer):
         """The same rows in every step: the data set lies in our order already, and transformers would shuffle it."""
@@ -155,7 +163,7 @@ def trl_trainer(recipe: Recipe, folder: Path, rows: Dataset, out: Path) -> Any:
     # The loss needs no setting: transformers counts the labels of all passes of a step, as we do, and TRL divides the
     # sum of each pass by that.
     return InOrder(
-        model=prepare_model_for_kbit_training(base, use_gradient_checkpointing=False),
+        model=quantised_base(folder),
         args=config,
         train_dataset=datasets.Dataset.from_dict(rows_in_order(recipe, rows)),
         processing_class=PreTrainedTokenizerFast(
