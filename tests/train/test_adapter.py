@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from puna.artifacts import Adapter, Dataset
 from puna.errors import TrainError
+from puna.merge.delta import load_delta
 from puna.train.run import train
 from puna.train.trained import TrainedModel, load_trained
 from train.tiny import END, START, make_recipe, write_base
@@ -18,17 +19,21 @@ from train.tiny import END, START, make_recipe, write_base
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def trained(base_dir: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, TrainedModel]:
-    recipe = make_recipe(training={"num_train_epochs": 4})
-    adapter = train(recipe, base_dir, dataset, tmp_path_factory.mktemp("runs") / "run", device="cpu")
+def train_and_load(
+    base_dir: Path, dataset: Dataset, folder: Path, use_rslora: bool = False
+) -> tuple[Adapter, TrainedModel]:
+    recipe = make_recipe(training={"num_train_epochs": 4}, lora={"use_rslora": use_rslora})
+    adapter = train(recipe, base_dir, dataset, folder / "run", device="cpu")
     return adapter, load_trained(adapter, base_dir, recipe, "cpu")
 
 
-def test_peft_loads_the_adapter_and_gives_the_same_logits(
-    trained: tuple[Adapter, TrainedModel], base_dir: Path
-) -> None:
-    adapter, mine = trained
+@pytest.fixture(scope="module")
+def trained(base_dir: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, TrainedModel]:
+    return train_and_load(base_dir, dataset, tmp_path_factory.mktemp("runs"))
+
+
+def pefts_logits(adapter: Adapter, mine: TrainedModel, base_dir: Path, ids: list[int]) -> torch.Tensor:
+    """Of PEFT's model from the adapter's files, on our dequantised base with our chat rows."""
     base = AutoModelForCausalLM.from_pretrained(base_dir, attn_implementation="eager")
     with torch.no_grad():
         for linear in mine.model.linears:
@@ -37,10 +42,26 @@ def test_peft_loads_the_adapter_and_gives_the_same_logits(
         base.model.embed_tokens.weight[[START, END]] = mine.model.chat.embed
         base.lm_head.weight[[START, END]] = mine.model.chat.head
     theirs = PeftModel.from_pretrained(base, adapter.path).eval()
-    ids = [0, START, 5, 6, 7, 9, END]
     with torch.no_grad():
-        expected = theirs(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-    torch.testing.assert_close(mine.logits(ids), expected, atol=2e-5, rtol=1e-4)
+        logits: torch.Tensor = theirs(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return logits
+
+
+def test_peft_loads_the_adapter_and_gives_the_same_logits(
+    trained: tuple[Adapter, TrainedModel], base_dir: Path
+) -> None:
+    adapter, mine = trained
+    ids = [0, START, 5, 6, 7, 9, END]
+    torch.testing.assert_close(mine.logits(ids), pefts_logits(adapter, mine, base_dir, ids), atol=2e-5, rtol=1e-4)
+
+
+def test_an_adapter_that_is_scaled_by_the_root_of_its_rank_is_so_in_peft_and_in_a_merge(
+    base_dir: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    adapter, mine = train_and_load(base_dir, dataset, tmp_path, use_rslora=True)
+    ids = [0, START, 5, 6, 7, 9, END]
+    torch.testing.assert_close(mine.logits(ids), pefts_logits(adapter, mine, base_dir, ids), atol=2e-5, rtol=1e-4)
+    assert {linear.scale for linear in mine.model.linears} == {8 / 4**0.5} == {load_delta(adapter.path).scale}
 
 
 def test_a_reply_is_the_likeliest_tokens_up_to_the_stop(trained: tuple[Adapter, TrainedModel]) -> None:

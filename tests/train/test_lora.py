@@ -1,4 +1,4 @@
-"""LoRA against PEFT on the same dequantised base: the same losses and gradients; dropout that repeats itself."""
+"""LoRA against PEFT on the same dequantised base: the same losses and gradients; dropout and noise that repeat."""
 
 from pathlib import Path
 
@@ -88,3 +88,23 @@ def test_dropout_repeats_in_its_place_and_differs_elsewhere(p: float) -> None:
 
 def test_without_dropout_there_is_no_mask() -> None:
     assert Dropout(0.0, 1, 2, 3).at("a") is None and Dropout(0.0, 1, 2, 3).kept == 1.0
+
+
+def test_noise_repeats_in_its_pass_and_differs_in_others() -> None:
+    x_TD, lengths = torch.zeros(50, 64), torch.tensor([40, 10])
+    first = Dropout(0.0, 1, 2, 3, 5.0).noisy(x_TD, lengths)
+    assert torch.equal(first, Dropout(0.0, 1, 2, 3, 5.0).noisy(x_TD, lengths))
+    for at in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
+        other = Dropout(0.0, *at, 5.0).noisy(x_TD, lengths)
+        assert abs(float(torch.corrcoef(torch.stack((first.flatten(), other.flatten())))[0, 1])) < 0.1
+    for length, noise in zip((40, 10), first.split((40, 10)), strict=True):
+        bound = 5 / (length * 64) ** 0.5  # each document has a bound of its own
+        assert 0.99 * bound < noise.abs().max() <= bound and abs(float(noise.mean())) < 0.1 * bound
+
+
+def test_noise_is_added_in_training_alone(base_dir: Path) -> None:
+    model, batch = load_llama(base_dir, NF4), make_batch(random_rows(4, seed=3), "cpu")
+    plain, noisy = model.loss(batch), model.loss(batch, Dropout(0.0, 1, 2, 3, 5.0))
+    assert torch.equal(model.loss(batch, Dropout(0.0, 1, 2, 3)), plain)
+    assert torch.equal(model.loss(batch, Dropout(0.0, 1, 2, 3, 5.0)), noisy) and not torch.equal(noisy, plain)
+    assert torch.equal(model.loss(batch), plain)

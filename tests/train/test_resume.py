@@ -43,9 +43,9 @@ except PunaError as error:
 
 @pytest.fixture(params=["adamw", "adamw_8bit"])
 def recipe(request: pytest.FixtureRequest) -> Recipe:
-    """Sixteen steps with dropout, a checkpoint every third."""
+    """Sixteen steps with dropout and noise, a checkpoint every third."""
     training = {"num_train_epochs": 4, "save_steps": 3, "logging_steps": 2, "eval_steps": 5, "optim": request.param}
-    return make_recipe(training=training, lora={"lora_dropout": 0.1})
+    return make_recipe(training=training | {"neftune_noise_alpha": 5}, lora={"lora_dropout": 0.1})
 
 
 @pytest.fixture

@@ -68,6 +68,19 @@ def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset
     assert sample["prompt"] == "count on" and sample["reference"] == "w23" and sample["before"] != sample["after"]
 
 
+def test_noise_on_embeddings_is_in_no_evaluation(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
+    metrics, rows = {}, Rows.load(dataset, "test")
+    for alpha in (None, 5):
+        recipe = make_recipe(training={"neftune_noise_alpha": alpha, "max_steps": 3})
+        adapter = train(recipe, base_dir, dataset, tmp_path / f"run-{alpha}", device="cpu")
+        metrics[alpha] = Run(tmp_path / f"run-{alpha}").metrics()
+    plain, noisy = metrics.values()
+    assert noisy[0]["eval_loss"] == plain[0]["eval_loss"]
+    assert all(a["loss"] != b["loss"] for a, b in zip(noisy, plain, strict=True) if "loss" in a)
+    held_out = load_trained(adapter, base_dir, recipe, "cpu").loss([rows[i] for i in range(len(rows))])
+    assert held_out == pytest.approx(noisy[-1]["eval_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_gradients_do_not_depend_on_how_a_step_is_split(compute: str, base_dir: Path, dataset: Dataset) -> None:
     recipe, gradients = make_recipe(), []

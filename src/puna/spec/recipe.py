@@ -82,6 +82,8 @@ class LoraRecipe:
     lora_r: int = 16
     lora_alpha: float = 64.0
     lora_dropout: float = 0.05
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(lora_r) instead of lora_alpha / lora_r (rsLoRA): for high ranks."""
     bias: Literal["none"] = "none"
     target_modules: tuple[str, ...] = PROJECTIONS
     train_chat_tokens: bool = True
@@ -122,6 +124,8 @@ class TrainingRecipe:
     logging_steps: int = 50
     eval_steps: int = 10
     seed: int = 42
+    neftune_noise_alpha: float | None = None
+    """Noise on the embeddings of each document while training (NEFTune), uniform in alpha / sqrt(length x width)."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     tokens_per_batch: int | None = None
     """Token budget of one forward pass; chosen from the GPU's memory when null."""
@@ -136,7 +140,8 @@ class TrainingRecipe:
         for name in AT_LEAST_ONE:
             value = getattr(self, name)
             check(value is None or value >= 1, f"training.{name} must be at least 1")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "recompute_layers"):
+        at_least_zero = ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "recompute_layers")
+        for name in (*at_least_zero, "neftune_noise_alpha"):
             value = getattr(self, name)
             check(value is None or value >= 0, f"training.{name} must be at least 0")
         for name in ("adam_beta1", "adam_beta2"):

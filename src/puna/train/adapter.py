@@ -37,7 +37,7 @@ def peft_config(recipe: Recipe) -> dict[str, Any]:
         "init_lora_weights": True,
         "modules_to_save": None,
         "use_dora": False,
-        "use_rslora": False,
+        "use_rslora": lora.use_rslora,
     }
 
 
@@ -81,7 +81,8 @@ def load_into(model: Llama, adapter: Adapter) -> None:
         outputs, inputs = model.shape.projections()[linear.place.rsplit(".", 1)[1]]
         if (b.shape[0], a.shape[1]) != (outputs, inputs):
             raise TrainError(f"{linear.place}: the adapter is of another size than the base", "use its own base")
-        linear.add_lora(a.to(model.device), b.to(model.device), config["lora_alpha"])
+        pair = a.to(model.device), b.to(model.device)
+        linear.add_lora(*pair, config["lora_alpha"], config.get("use_rslora", False))
     if tensors:
         raise TrainError(f"the adapter has {len(tensors)} tensors without a place in this base", "use its own base")
     if (adapter.path / CHAT).exists():

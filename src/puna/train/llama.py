@@ -78,7 +78,10 @@ class Llama(nn.Module):
         shared = Pass(documents, *self._angles(documents.positions_T), dropout)
         self._refresh(shared.kept)
         masters = [p for layer in self.blocks for product in layer.products.values() for p in product.masters]
-        h_TD: torch.Tensor = _Stack.apply(self._embed(ids_T), self, shared, *masters)  # type: ignore[no-untyped-call]
+        x_TD = self._embed(ids_T)
+        if dropout is not None:
+            x_TD = dropout.noisy(x_TD, documents.starts.diff())
+        h_TD: torch.Tensor = _Stack.apply(x_TD, self, shared, *masters)  # type: ignore[no-untyped-call]
         return h_TD
 
     def use_fp8(self) -> None:

@@ -84,12 +84,12 @@ def _layer(index: int, shape: Shape, weights: Weights, choices: Choices) -> Laye
 def add_fresh_lora(model: Llama, recipe: Recipe) -> None:
     """LoRA pairs at PEFT's starting point, drawn from the recipe's seed on the CPU: the same on every device."""
     generator = torch.Generator().manual_seed(recipe.training.seed)
-    sizes = model.shape.projections()
+    sizes, lora = model.shape.projections(), recipe.lora
     for linear in model.linears:
         projection = linear.place.rsplit(".", 1)[1]
-        if projection in recipe.lora.target_modules:
-            a, b = fresh_pair(*sizes[projection], recipe.lora.lora_r, generator)
-            linear.add_lora(a.to(model.device), b.to(model.device), recipe.lora.lora_alpha)
+        if projection in lora.target_modules:
+            a, b = fresh_pair(*sizes[projection], lora.lora_r, generator)
+            linear.add_lora(a.to(model.device), b.to(model.device), lora.lora_alpha, lora.use_rslora)
 
 
 def add_fresh_chat_rows(model: Llama, token_ids: Mapping[str, int]) -> list[str]:

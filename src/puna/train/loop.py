@@ -183,7 +183,8 @@ def accumulate(job: Job, rows: Sequence[Row], step: int) -> torch.Tensor:
     scale = FP16_LOSS_SCALE if job.plan.compute_dtype == "float16" else 1.0
     total, labelled = torch.zeros((), device=job.model.device), _divisor(rows)
     for index, batch in enumerate(batches(_share(job, rows), job.plan.tokens_per_batch, job.model.device)):
-        dropout = Dropout(job.recipe.lora.lora_dropout, training.seed, step, index * ranks.world + ranks.rank)
+        number, noise = index * ranks.world + ranks.rank, training.neftune_noise_alpha or 0.0
+        dropout = Dropout(job.recipe.lora.lora_dropout, training.seed, step, number, noise)
         loss = job.model.loss(batch, dropout)
         (loss * (scale / labelled)).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()

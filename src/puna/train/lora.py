@@ -20,7 +20,7 @@ GPU_ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Dropout:
-    """Masks that depend on where they are used, and on nothing that went before.
+    """What is random in one pass: masks, and noise, that depend on where they are used and on nothing before.
 
     A mask is a hash of (seed, step, batch, place) and of the element's own place: resuming, recomputing a layer and
     running uninterrupted give the same masks, no mask is stored, and the resume state is two numbers. Projections
@@ -31,20 +31,36 @@ class Dropout:
     seed: int
     step: int
     batch: int
+    noise_alpha: float = 0.0
+    """NEFTune's; no noise when 0."""
 
     def at(self, place: str) -> tuple[int, int] | None:
         """(seed, elements in 65536 that are dropped) of one place in the model; None when nothing is dropped."""
         dropped = round(self.p * 65536)
         if not dropped:
             return None
+        return self._seed_of(place), dropped
+
+    def _seed_of(self, place: str) -> int:
         text = f"{self.seed}/{self.step}/{self.batch}/{place}"
         # 31 bits, so that a kernel's argument has one type.
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1, dropped
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
 
     @property
     def kept(self) -> float:
         """The share that is not dropped."""
         return 1 - round(self.p * 65536) / 65536
+
+    def noisy(self, x_TD: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The embeddings of documents of these lengths with NEFTune's noise: uniform in +- alpha / sqrt(L x D)."""
+        if not self.noise_alpha:
+            return x_TD
+        generator = torch.Generator(x_TD.device).manual_seed(self._seed_of("embeddings"))
+        noise_TD = torch.empty_like(x_TD).uniform_(-1, 1, generator=generator)
+        bounds = self.noise_alpha / (lengths.float() * x_TD.shape[1]).sqrt()
+        # The size is known here: without it, the host would wait for the GPU to say.
+        bounds_T = torch.repeat_interleave(bounds, lengths, output_size=len(x_TD))
+        return x_TD + noise_TD.mul_(bounds_T[:, None].to(x_TD.dtype))
 
 
 class LoraLinear(nn.Module):
@@ -60,12 +76,12 @@ class LoraLinear(nn.Module):
         self.lora_a: nn.Parameter | None = None
         self.lora_b: nn.Parameter | None = None
 
-    def add_lora(self, a_RI: torch.Tensor, b_OR: torch.Tensor, alpha: float) -> None:
+    def add_lora(self, a_RI: torch.Tensor, b_OR: torch.Tensor, alpha: float, use_rslora: bool = False) -> None:
         """Put a pair beside the frozen matrix; both are kept in float32 (float64 if given so)."""
         master = torch.promote_types(a_RI.dtype, torch.float32)
         self.lora_a = nn.Parameter(a_RI.to(master))
         self.lora_b = nn.Parameter(b_OR.to(master))
-        self.scale = alpha / a_RI.shape[0]
+        self.scale = alpha / (math.sqrt(a_RI.shape[0]) if use_rslora else a_RI.shape[0])
 
     @property
     def rank(self) -> int:
