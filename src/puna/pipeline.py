@@ -60,11 +60,11 @@ def prepare(recipe: Recipe, home: Home, progress: Progress = Silent()) -> Prepar
     return Prepared(recipe, base, tokenise(recipe, base.path, home, progress))
 
 
-def plan(prepared: Prepared) -> Plan:
-    """What training will take, before weights are loaded."""
+def plan(prepared: Prepared, world: int = 1) -> Plan:
+    """What training will take on each of `world` processes, before weights are loaded."""
     from puna.train.plan import plan as plan_run
 
-    return plan_run(prepared.recipe, prepared.base.path, prepared.dataset)
+    return plan_run(prepared.recipe, prepared.base.path, prepared.dataset, world=world)
 
 
 def train(prepared: Prepared, home: Home, progress: Progress = Silent(), resume: str | None = None) -> str:
@@ -73,10 +73,11 @@ def train(prepared: Prepared, home: Home, progress: Progress = Silent(), resume:
     Raises:
         ConflictError: the run to resume was made by another recipe, or has ended.
     """
+    from puna.train.ranks import Ranks
     from puna.train.run import train as run
 
     if resume is None:
-        run_dir = record.new_run_dir(home, prepared.recipe)
+        run_dir = Ranks.here().lead(lambda: record.new_run_dir(home, prepared.recipe))
     else:
         found = find_run(home, resume)
         run_dir, before = found.path, recipes.parse(found.recipe)

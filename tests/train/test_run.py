@@ -164,7 +164,7 @@ def test_metrics_reach_the_trackers(base_dir: Path, dataset: Dataset, tmp_path: 
         def log(self, step: int, values: dict) -> None:
             seen.append((step, dict(values)))
 
-        def close(self) -> None:
+        def close(self, state: str = "finished") -> None:
             seen.append((-1, {}))
 
     monkeypatch.setitem(__import__("puna.train.trackers", fromlist=["TRACKERS"]).TRACKERS, "wandb", ("json", Tracker))

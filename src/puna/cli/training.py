@@ -25,14 +25,17 @@ def train(
     """Fine-tune as a recipe says: QLoRA, with a progress bar, resumable."""
     from puna import pipeline
     from puna.spec import recipe as recipes
+    from puna.train.ranks import Ranks
 
-    home, watch = Home.default(), output.Watch(quiet=json)
-    prepared = pipeline.prepare(recipes.load(recipe), home, watch)
-    if dry_run:
+    home, ranks = Home.default(), Ranks.here()  # torchrun starts several of us: one speaks and writes
+    watch = output.Watch(quiet=json or not ranks.leads)
+    prepared = ranks.lead(lambda: pipeline.prepare(recipes.load(recipe), home, watch))
+    if dry_run and ranks.leads:
         from puna.cli.dry_run import show
 
         watch.close()
-        show(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared), json)
+        show(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared, ranks.world), json)
+    if dry_run:
         return
     try:
         name = pipeline.train(prepared, home, watch, resume)
@@ -41,6 +44,8 @@ def train(
         raise
     finally:
         watch.close()
+    if not ranks.leads:
+        return
     run = pipeline.find_run(home, name)
     if json:
         output.data({"run": name, "path": str(run.path), "metrics": run.last})

@@ -72,7 +72,7 @@ class _HeadLoss(Function):
             if rows_nD is not None and ids_n is not None and grad_rows is not None:
                 p_n = z_NV[:, ids_n]
                 grad_rows += p_n.t() @ h
-                z_NV[:, ids_n] = 0
+                z_NV.index_fill_(1, ids_n, 0)  # assigning a number would wait for the GPU
                 torch.mm(z_NV, head_VD, out=grad_h[start : start + chunk]).addmm_(p_n, rows_nD)
             else:
                 torch.mm(z_NV, head_VD, out=grad_h[start : start + chunk])

@@ -95,7 +95,9 @@ def hold_to(device: str, limit_bytes: int | None) -> None:
     if limit_bytes is not None:
         free, total = torch.cuda.mem_get_info(device)
         taken = total - free if torch.cuda.memory_reserved(device) == 0 else 0  # CUDA's context, and others' memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_bytes - min(taken, CONTEXT)) / total), device)
+        index = torch.device(device).index
+        fraction = min(1.0, (limit_bytes - min(taken, CONTEXT)) / total)
+        torch.cuda.set_per_process_memory_fraction(fraction, torch.cuda.current_device() if index is None else index)
 
 
 def memory_used(device: str) -> int:

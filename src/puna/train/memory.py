@@ -14,7 +14,8 @@ NF4_BYTES = {True: 0.5 + (1 + 4 / 256) / 64, False: 0.5 + 4 / 64}
 """Bytes a weight with and without double quantisation: half a byte, and a scale for each block of 64."""
 GPU_OVERHEAD = 0.75 * GIB
 """CUDA's own context, kernels and cuBLAS workspaces: what torch's allocator does not count."""
-CPU_OVERHEAD = 0.3 * GIB
+CPU_OVERHEAD = 1.0 * GIB
+"""Python with torch, tokenizers and bitsandbytes loaded, whatever it trains."""
 GPU_ALIGNMENT = 64
 """LoRA columns beside a matrix are filled up to a multiple of this, see lora.py."""
 LOGITS_TOKENS = 2048

@@ -218,6 +218,14 @@ def _weights(made: Plan) -> str:
     return ", weights dequantised once" if made.resident_weights else ", weights dequantised at each use"
 
 
+def _sizes(memory: Memory) -> str:
+    # One unit for all: that in which the total is a number of two digits or more.
+    unit, name = (2**30, "GiB") if memory.total >= 2**30 * 10 else (2**20, "MiB")
+    digits = 1 if name == "GiB" else 0
+    parts = [f"{part.replace('_', ' ')} {size / unit:,.{digits}f}" for part, size in dataclasses.asdict(memory).items()]
+    return f"{memory.total / unit:,.{digits}f} {name}: {', '.join(parts)}"
+
+
 def describe(made: Plan) -> list[tuple[str, str]]:
     """The plan as (name, text) lines for people."""
     gib = 2**30
@@ -231,6 +239,6 @@ def describe(made: Plan) -> list[tuple[str, str]]:
         ("steps", f"{made.steps:,} of {made.rows_per_step} rows ({made.epochs:.2f} epochs)"),
         ("batch", f"{made.tokens_per_batch:,} tokens a pass, {made.recompute_layers} layers recomputed"),
         ("compute", made.compute_dtype + _weights(made) + f", attention: {made.attention}"),
-        ("memory", ", ".join(f"{k} {v / gib:.2f}" for k, v in made.memory.as_dict().items()) + " GiB"),
+        ("memory", _sizes(made.memory)),
         ("time", f"about {made.seconds:.0f} s" if minutes < 2 else f"about {minutes:.0f} min"),
     ]

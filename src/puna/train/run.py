@@ -31,7 +31,7 @@ from puna.train.record import Run
 from puna.train.report import write_report
 from puna.train.rows import Rows
 from puna.train.stopping import Stop, StoppedError
-from puna.train.trackers import check_trackers, open_trackers
+from puna.train.trackers import check_trackers, tracking
 from puna.train.trained import TrainedModel
 
 
@@ -63,13 +63,12 @@ def train(
         return finished
     check_trackers(recipe.training.report_to)
     ranks.lead(lambda: _claim(run, recipe, dataset, base_dir, resume))
-    with _recording(run, ranks), Stop() as stop:
+    told = recipe.training.report_to if ranks.leads else ()
+    with _recording(run, ranks), tracking(told, run_dir, recipe.as_dict()) as trackers, Stop() as stop:
         # ---------------------------------------------------------------- plan
         progress.stage("plan")
         plan = ranks.lead(lambda: _plan(run, recipe, base_dir, dataset, resume, (device, ranks.world)))
         plan = dataclasses.replace(plan, device=ranks.device(plan.device))
-        if ranks.leads:
-            run.begin(plan.steps)
         for reason in plan.reasons:
             progress.note(reason)
 
@@ -78,6 +77,7 @@ def train(
         hold_to(plan.device, plan.memory_limit_bytes)
         with _same_bits(plan):
             job = _job(run, plan, recipe, base_dir, dataset, progress, ranks)
+            job.trackers = trackers
             at = _position(job, dataset, resume)
 
             # ---------------------------------------------------------- steps
@@ -90,8 +90,6 @@ def train(
             adapter = ranks.lead(lambda: write_adapter(job.model, recipe, dataset, run_dir, _metrics(at, plan)))
 
     # ------------------------------------------------------------------- report
-    for tracker in job.trackers:
-        tracker.close()
     progress.stage("report")
     ranks.lead(lambda: write_report(run_dir))
     ranks.leave()
@@ -159,9 +157,11 @@ def _plan(
     # A resumed run keeps its plan: another token budget would split the steps, and round the sums, differently.
     kept = run.plan
     if resume and run.checkpoints and kept and device in (None, kept["device"]):
-        return Plan.from_dict(kept)
-    plan = make_plan(recipe, base_dir, dataset, device, world)
-    write_json(run.path / "plan.json", plan.as_dict())
+        plan = Plan.from_dict(kept)
+    else:
+        plan = make_plan(recipe, base_dir, dataset, device, world)
+        write_json(run.path / "plan.json", plan.as_dict())
+    run.begin(plan.steps)
     return plan
 
 
@@ -180,7 +180,6 @@ def _job(
         train=Rows.load(dataset, "train"),
         test=Rows.load(dataset, "test"),
         progress=progress,
-        trackers=open_trackers(recipe.training.report_to, run.path, recipe.as_dict()) if ranks.leads else (),
         ranks=ranks,
     )
 
