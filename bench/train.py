@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def extrapolate(bench: Bench, variants: Sequence[Variant]) -> int:
                 f"RESULT {variant.name}: {result['steps_of_the_job']} steps in {result['whole_s'] / 60:.2f} min, "
                 f"of which {result['begin_s']:.0f} s before the first; "
                 f"the plan said {foreseen['foreseen'] / 60:.2f} min ({foreseen['error']:+.0%}); "
-                f"an evaluation {result['seconds_per_evaluation']:.2f} s, "
+                f"an evaluation {result['seconds_per_evaluation'] or nan:.2f} s, "  # nan: none among the measured steps
                 f"a checkpoint {result['seconds_per_checkpoint']:.2f} s"
             )
         say(variant.name, result, line)
