@@ -94,7 +94,7 @@ def test_triton_and_flash_attention_give_the_losses_of_plain_torch(
     assert found < 1e-3 and fast[-1] < 0.95 * fast[0]
 
 
-def test_fp8_keeps_the_loss_of_a_narrow_model_within_a_percent(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_fp8_keeps_a_narrow_models_loss_within_a_percent(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
     eight = curve(tmp_path / "eight", base_dir, dataset, precision="fp8")
     sixteen = curve(tmp_path / "sixteen", base_dir, dataset)
     found = apart(means(eight), means(sixteen))
