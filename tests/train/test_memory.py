@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from puna.errors import RecipeError, TrainError
+from puna.train import lora, memory
 from puna.train.batches import make_batch
 from puna.train.block import Kept, Pass
 from puna.train.budget import Limits, choose
@@ -119,3 +120,8 @@ def test_the_number_format_follows_machine_and_recipe() -> None:
     assert compute_dtype(old, "bfloat16")[0] == "float16"
     assert compute_dtype(cpu, "bfloat16")[0] == "float32" and "emulates" in compute_dtype(cpu, "bfloat16")[1]
     assert compute_dtype(gpu(1), "float32")[0] == "float32"
+
+
+def test_memory_and_products_fill_lora_columns_up_alike() -> None:
+    # Written twice, since the plan is made without loading what computes.
+    assert memory.GPU_ALIGNMENT == lora.GPU_ALIGNMENT
