@@ -68,6 +68,15 @@ def test_the_recipes_own_choices_are_kept() -> None:
     assert thrifty.memory.total <= 0.95 * 16 * GIB and "that the recipe allows" in thrifty.reasons[0]
 
 
+def test_a_cpu_takes_a_step_in_one_pass() -> None:
+    cpu = Machine("cpu", "a CPU", 20 * GIB, 1e11, False, 2)
+    shape = dataclasses.replace(LLAMA3, hidden=128, ff=256, layers=4, heads=4, kv_heads=2, head_dim=32, vocab=1000)
+    setup = dataclasses.replace(
+        SETUP, shape=shape, gpu=False, longest=90, tokens_per_step=500, mean_tokens_per_step=400.0
+    )
+    assert choose(setup, cpu).tokens_per_batch == 512
+
+
 def test_fp8_is_planned_faster_and_says_so() -> None:
     eight = choose(dataclasses.replace(SETUP, fp8=True), gpu(140))
     assert eight.step_s < choose(SETUP, gpu(140)).step_s and "8 bits" in eight.reasons[2]

@@ -23,6 +23,8 @@ PASS_S = 0.0009
 """What each pass costs beside its tokens, a layer: masters copied, thin products and tails of large ones."""
 LAUNCH_S = 0.0055
 """Python and the driver need this long for one layer's forward and backward pass, whatever its size."""
+CPU_PASS_S = 0.001
+"""What a pass costs a CPU beside its tokens, a layer: some sixty operations, each started from Python."""
 CPU_UTILISATION = 0.45
 """Share of a plain matrix product's speed, measured on two AVX2 cores with the demo's model."""
 
@@ -56,9 +58,10 @@ def attention_flops(setup: Setup) -> float:
 def step_s(setup: Setup, machine: Machine, choice: Choice) -> float:
     """Seconds of one optimiser step with the mean number of tokens."""
     tokens = setup.mean_tokens_per_step
-    if not machine.is_gpu:
-        return tokens * flops_per_token(setup, choice.recompute_layers) / (machine.flops * CPU_UTILISATION)
     passes = max(1.0, -(-tokens // choice.tokens_per_batch))
+    if not machine.is_gpu:
+        busy = tokens * flops_per_token(setup, choice.recompute_layers) / (machine.flops * CPU_UTILISATION)
+        return busy + passes * CPU_PASS_S * setup.shape.layers
     busy = tokens * token_s(setup, machine, choice) + passes * _weights_s(setup, machine, choice)
     busy += passes * PASS_S * setup.shape.layers
     return max(busy, passes * LAUNCH_S * setup.shape.layers) + STEP_S
