@@ -19,7 +19,7 @@ from stories.conftest import family, write_app
 
 pytestmark = pytest.mark.process
 
-# float32, since six held-out rows tell a loss to 0.005 only where a CPU computes in bf16; and a rate at which four steps
+# float32, since six held-out rows tell a loss to 0.005 only where a CPU computes in bf16; a rate at which four steps
 # change weights by more than a merge rounds them.
 RECIPE = """
 name: story
