@@ -1,0 +1,85 @@
+"""What the worker knows of a shimmed engine: how a request gets in, what comes out, and how it sleeps."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Optional
+
+
+class Delta:
+    """What one step of the engine added to one choice of a reply."""
+
+    __slots__ = ("finish_reason", "index", "text", "token_ids")
+
+    def __init__(self, index: int, text: str, token_ids: List[int], finish_reason: Optional[str]) -> None:
+        self.index, self.text, self.token_ids = index, text, token_ids
+        self.finish_reason = finish_reason
+        """`stop`, `length`, or None while it goes on."""
+
+
+class Adapter:
+    """A LoRA adapter in PEFT's file format, by the name that requests use."""
+
+    __slots__ = ("name", "path")
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self.path = name, path
+
+
+class EngineRefusal(Exception):
+    """The engine cannot do what was asked (a prompt too long, an unknown parameter): the caller's fault, HTTP 400."""
+
+
+class Engine:
+    """One model that batches the requests of many threads. Subclasses live beside this file, one per library."""
+
+    kind = ""
+    """`vllm` or `transformers`."""
+    model = ""
+    """The name that the app loaded it by."""
+    concurrency = 1
+    """Requests worth running at once: `infer` runs in so many threads when nothing else was asked for."""
+    max_model_len = 0
+    """Tokens of prompt and reply together."""
+    can_sleep = False
+    """`sleep` gives the GPU's memory back."""
+
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of the model."""
+        raise NotImplementedError
+
+    def stream(self, prompt: List[int], params: Dict[str, Any], adapter: Optional[Adapter] = None) -> Iterator[Delta]:
+        """Run one prompt of token ids; closing the iterator ends it in the engine too.
+
+        `params` has OpenAI's names and plain values: `max_tokens`, `temperature`, `top_p`, `top_k`, `min_p`, `n`,
+        `stop` (list of text), `seed`, `presence_penalty`, `frequency_penalty`, `repetition_penalty`, `ignore_eos`.
+
+        Raises:
+            EngineRefusal: the prompt is too long, or a parameter makes no sense.
+        """
+        raise NotImplementedError
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back; the weights stay in host memory. Nothing runs while this is called."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Be ready for requests again."""
+        raise NotImplementedError
+
+
+_engines: List[Engine] = []
+
+
+def register(engine: Engine) -> None:
+    """A shim has made an engine."""
+    _engines.append(engine)
+
+
+def current() -> Optional[Engine]:
+    """The app's engine; the first, when it has several."""
+    return _engines[0] if _engines else None
+
+
+def all_engines() -> List[Engine]:
+    """Every engine that the app holds."""
+    return list(_engines)
