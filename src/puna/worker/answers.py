@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, faults, protocol
+from puna.worker import calllog, faults, openai, protocol
 from puna.worker.calls import Call
+from puna.worker.refusal import Refusal
 from puna.worker.runner import App
 from puna.worker.stream import StreamHandler
 from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
@@ -14,10 +15,14 @@ from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_paramet
 
 def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
-    streams = call.head.get("path") == "stream"
+    path = call.head.get("path")
     with calllog.during(call.trace):
         try:
-            return _stream(app, call, emit) if streams else _infer(app, call)
+            if path in openai.PATHS:
+                return openai.answer(call, emit)
+            return _stream(app, call, emit) if path == "stream" else _infer(app, call)
+        except Refusal as refusal:
+            return failure(call, refusal.status, refusal.message, refusal)
         except BadRequest as error:
             return failure(call, 400, str(error))
         except BadOutput as error:
@@ -28,10 +33,13 @@ def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
             return failure(call, 500, faults.describe(error, app.folder)["traceback"])
 
 
-def failure(call: Call, status: int, message: str) -> bytes:
-    """The frame that ends a call with an error, in the form that suits what was sent before."""
+def failure(call: Call, status: int, message: str, refusal: Optional[Refusal] = None) -> bytes:
+    """The frame that ends a call with an error, in the form that suits its path and what was sent before."""
     if call.stream_begun:
         return protocol.encode(protocol.END, call.request_id, {"error": message})
+    if call.head.get("path") in openai.PATHS:
+        told = refusal or Refusal(message, status=status)
+        return protocol.encode_reply(call.request_id, status, told.as_json())
     return protocol.encode_reply(call.request_id, status, json.dumps({"error": message}).encode())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 
 class Delta:
@@ -42,6 +42,8 @@ class Engine:
     """Tokens of prompt and reply together."""
     can_sleep = False
     """`sleep` gives the GPU's memory back."""
+    extras: Tuple[str, ...] = ()
+    """More of OpenAI's parameters that `stream` takes, of `logit_bias` and `response_format`."""
 
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""

@@ -14,7 +14,10 @@ HEADER = struct.Struct(">IBQ")
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 
 # from the gateway (request_id says which request) or from the owner (request_id 0)
-REQUEST = 1  # JSON {"path": "infer" | "stream", "deadline_s": float left, "trace": str} NEWLINE, then the client's body
+# REQUEST is JSON {"path", "deadline_s": float left, "trace": str, "model_name", "model_version"} NEWLINE, then the
+# client's body. Paths: `infer` and `stream` call the app; `chat` and `completion` ask its engine, with the LoRA
+# {"name", "path"} of "adapter" when the head has one.
+REQUEST = 1
 CANCEL = 2  # the client went away: drop the request if it has not begun; else END tells when it is over
 DRAIN = 3  # accept nothing more; answer DRAINED when the last reply is out
 SHUTDOWN = 4  # drain, finalize, exit

@@ -1,0 +1,202 @@
+"""OpenAI's chat and text completions, on the engine that the app holds: request in, reply or stream of chunks out."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import os
+import time
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+from puna.worker import chat, engine, protocol, sampling
+from puna.worker.calls import Call
+from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.generation import Gain, Generation
+from puna.worker.refusal import Refusal
+
+PATHS = ("chat", "completion")
+COMPLETION_TOKENS = 16  # OpenAI's own default
+MAX_PROMPTS = 1024
+Emit = Callable[[Call, bytes], None]
+
+
+def answer(call: Call, emit: Emit) -> bytes:
+    """Run one call and return its last frame; `emit` sends the frames before it.
+
+    Raises:
+        Refusal: the request makes no sense, or there is no engine. What the engine raises goes through.
+    """
+    model = engine.current()
+    if model is None:
+        name = call.head.get("model_name") or "<name>"
+        raise Refusal(
+            "the app of %s holds no model that can be asked this way (one loaded by vLLM, or by transformers as a "
+            "causal language model): POST /v2/models/%s/infer instead" % (name, name), "model", "no_engine", 404,
+        )  # fmt: skip
+    job = Job(call, model)
+    call.body = b""
+    try:
+        return _stream(job, emit) if job.streams else _whole(job)
+    except EngineRefusal as error:
+        raise Refusal(str(error)) from error
+
+
+class Job:
+    """A request, read and checked: the prompts, how to go on from them, and how to answer."""
+
+    def __init__(self, call: Call, model: Engine) -> None:
+        self.call, self.model = call, model
+        body = _parse(call.body)
+        self.is_chat = call.head.get("path") == "chat"
+        self.name = body["model"] if isinstance(body.get("model"), str) else str(call.head.get("model_name", ""))
+        self.streams = sampling.flag(body, "stream")
+        self.tells_usage = self.streams and _include_usage(body)
+        self.params = sampling.read(body, model.extras)
+        tokenizer = model.tokenizer()
+        self.prompts = [chat.prompt_of(tokenizer, body)] if self.is_chat else prompts_of(tokenizer, body)
+        self.params["max_tokens"] = self._room(sampling.max_tokens(body))
+        adapter = call.head.get("adapter")
+        self.adapter = Adapter(adapter["name"], adapter["path"]) if adapter else None  # type: Optional[Adapter]
+        self.choices = len(self.prompts) * int(self.params.get("n", 1))
+        self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + binascii.hexlify(os.urandom(12)).decode()
+        self.created = int(time.time())
+        self.reply_tokens = 0
+
+    def _room(self, asked: Optional[int]) -> int:
+        """Tokens for each reply; what is left of the context when a chat does not say."""
+        longest, limit = max(map(len, self.prompts)), self.model.max_model_len
+        where = "messages" if self.is_chat else "prompt"
+        if not longest:
+            raise Refusal("the prompt is empty", where)
+        if asked is None and not (self.is_chat and limit):
+            asked = COMPLETION_TOKENS
+        if limit and longest + (asked or 1) > limit:
+            raise Refusal(
+                "this model's maximum context length is %d tokens; the prompt has %d and the reply may have %s"
+                % (limit, longest, asked or "1 at least"), where, "context_length_exceeded",
+            )  # fmt: skip
+        return asked or limit - longest
+
+    def gains(self) -> Iterator[Gain]:
+        """What the choices gain, as it comes; counts the reply's tokens."""
+        work = Generation(self.model, self.prompts, self.params, self.adapter, lambda: self.call.is_answered)
+        for gain in work.run():
+            self.reply_tokens += len(gain[1].token_ids)
+            yield gain
+
+    def usage(self) -> Dict[str, int]:
+        """Tokens so far."""
+        asked = sum(map(len, self.prompts))
+        return {
+            "prompt_tokens": asked, "completion_tokens": self.reply_tokens, "total_tokens": asked + self.reply_tokens
+        }  # fmt: skip
+
+    def document(self, kind: str, choices: List[Dict[str, Any]]) -> Dict[str, Any]:
+        """A reply or a chunk."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.name, "choices": choices}
+
+
+def prompts_of(tokenizer: Any, body: Dict[str, Any]) -> List[List[int]]:
+    """The prompts of a text completion: a text, token ids, or a list of either.
+
+    Raises:
+        Refusal: it is something else.
+    """
+    prompt = body.get("prompt")
+    many = [prompt] if isinstance(prompt, str) or _are_ids(prompt) else prompt
+    if not isinstance(many, list) or not many or not all(isinstance(p, str) or _are_ids(p) for p in many):
+        raise Refusal(
+            "`prompt` must be a text, a list of texts, token ids, or a list of those, not %s" % sampling.shown(prompt),
+            "prompt",
+        )
+    if len(many) > MAX_PROMPTS:
+        raise Refusal("`prompt` has %d prompts; %d at most" % (len(many), MAX_PROMPTS), "prompt")
+    special, size = sampling.flag(body, "add_special_tokens", True), len(tokenizer)
+    for ids in many:
+        if not isinstance(ids, str) and max(ids) >= size:
+            raise Refusal("`prompt` has the token id %d; the model has %d tokens" % (max(ids), size), "prompt")
+    return [chat.encode(tokenizer, p, special) if isinstance(p, str) else p for p in many]
+
+
+def _are_ids(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value)
+
+
+def _parse(body: bytes) -> Dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("the body is not JSON: %s" % error) from None
+    if not isinstance(document, dict):
+        raise Refusal("the body must be a JSON object")
+    return document
+
+
+def _include_usage(body: Dict[str, Any]) -> bool:
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise Refusal("`stream_options` must be an object", "stream_options")
+    return sampling.flag(options, "include_usage")
+
+
+def _whole(job: Job) -> bytes:
+    texts = [[] for _ in range(job.choices)]  # type: List[List[str]]
+    reasons = ["stop"] * job.choices
+    for index, delta in job.gains():
+        texts[index].append(delta.text)
+        reasons[index] = delta.finish_reason or reasons[index]
+    choices = [_choice(job, i, "".join(parts), reasons[i]) for i, parts in enumerate(texts)]
+    reply = job.document("chat.completion" if job.is_chat else "text_completion", choices)
+    reply["usage"] = job.usage()
+    return protocol.encode_reply(job.call.request_id, 200, json.dumps(reply, separators=(",", ":")).encode())
+
+
+def _choice(job: Job, index: int, text: str, reason: str) -> Dict[str, Any]:
+    if not job.is_chat:
+        return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+
+
+def _stream(job: Job, emit: Emit) -> bytes:
+    """Nothing is sent before the engine's first word: until then an error is a reply with a status of its own."""
+    call = job.call
+    gains = job.gains()
+    first = next(gains, None)
+
+    def send(choices: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
+        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", choices)
+        if job.tells_usage:
+            chunk["usage"] = usage
+        emit(call, protocol.encode(protocol.CHUNK, call.request_id, chunk))
+
+    call.stream_begun = True
+    emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))
+    if job.is_chat:
+        for index in range(job.choices):
+            send([_piece(job, index, {"role": "assistant", "content": ""}, None)])
+    if first is not None:
+        _send_gain(job, send, *first)
+        for index, delta in gains:
+            _send_gain(job, send, index, delta)
+    if job.tells_usage:
+        send([], job.usage())
+    return protocol.encode(protocol.END, call.request_id, {})
+
+
+def _send_gain(job: Job, send: Callable[..., None], index: int, delta: Delta) -> None:
+    if not job.is_chat:
+        if delta.text or delta.finish_reason:
+            send([_piece(job, index, delta.text, delta.finish_reason)])
+        return
+    if delta.text:
+        send([_piece(job, index, {"content": delta.text}, None)])
+    if delta.finish_reason:
+        send([_piece(job, index, {}, delta.finish_reason)])
+
+
+def _piece(job: Job, index: int, what: Any, reason: Optional[str]) -> Dict[str, Any]:
+    key = "delta" if job.is_chat else "text"
+    return {"index": index, key: what, "logprobs": None, "finish_reason": reason}

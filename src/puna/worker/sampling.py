@@ -1,0 +1,118 @@
+"""OpenAI's sampling parameters: read from a request, checked, and named as engines take them."""
+
+from __future__ import annotations
+
+from typing import Any, Collection, Dict, List, Optional
+
+from puna.worker.refusal import Refusal
+
+MAX_CHOICES = 128
+MAX_STOPS = 64
+MAX_SEED = 2**63 - 1
+# name -> (lowest, highest, whole numbers only); OpenAI's bounds, and vLLM's for what OpenAI does not have
+_NUMBERS = {
+    "temperature": (0, 2, False), "top_p": (0, 1, False), "top_k": (-1, 2**31 - 1, True), "min_p": (0, 1, False),
+    "presence_penalty": (-2, 2, False), "frequency_penalty": (-2, 2, False), "repetition_penalty": (0, 10, False),
+    "n": (1, MAX_CHOICES, True), "seed": (-MAX_SEED - 1, MAX_SEED, True),
+}  # fmt: skip
+_ABOVE_ZERO = ("top_p", "repetition_penalty")
+# What changes the reply's meaning when it is dropped in silence: refused, unless the engine's `extras` has it.
+_EXTRAS = ("logit_bias", "logprobs", "top_logprobs", "response_format")  # a Delta has no logprobs yet
+
+
+def read(body: Dict[str, Any], extras: Collection[str]) -> Dict[str, Any]:
+    """The parameters that the request sets, `max_tokens` aside.
+
+    Raises:
+        Refusal: a value makes no sense, or the engine cannot do what is asked.
+    """
+    params = {}  # type: Dict[str, Any]
+    for name, (low, high, whole) in _NUMBERS.items():
+        value = number(body, name, low, high, whole)
+        if value is not None:
+            if value == 0 and name in _ABOVE_ZERO:
+                raise Refusal("`%s` must be over 0" % name, name)
+            params[name] = value
+    stop = _stop(body.get("stop"))
+    if stop:
+        params["stop"] = stop
+    if body.get("ignore_eos") is not None:
+        params["ignore_eos"] = flag(body, "ignore_eos")
+    for name in _EXTRAS:
+        if _asks(name, body.get(name)):
+            if name not in extras:
+                raise Refusal("`%s` is not supported by this endpoint's engine" % name, name, "unsupported_parameter")
+            params[name] = body[name]
+    _refuse_the_rest(body, params.get("n", 1))
+    return params
+
+
+def max_tokens(body: Dict[str, Any]) -> Optional[int]:
+    """How long the reply may be, by either of its names; None when the request does not say."""
+    found = [number(body, name, 1, 2**31 - 1, True) for name in ("max_completion_tokens", "max_tokens")]
+    return next((int(value) for value in found if value is not None), None)
+
+
+def number(body: Dict[str, Any], name: str, low: float, high: float, whole: bool = False) -> Any:
+    """A number within its bounds; None when the request leaves it out.
+
+    Raises:
+        Refusal: it is something else.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise Refusal("`%s` must be a %snumber, not %s" % (name, "whole " if whole else "", shown(value)), name)
+    if not low <= value <= high:
+        raise Refusal("`%s` is %s; it must be between %s and %s" % (name, shown(value), low, high), name)
+    return value
+
+
+def flag(body: Dict[str, Any], name: str, default: bool = False) -> bool:
+    """A truth value.
+
+    Raises:
+        Refusal: it is something else.
+    """
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise Refusal("`%s` must be true or false, not %s" % (name, shown(value)), name)
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as an error names it: short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _stop(value: Any) -> List[str]:
+    texts = [value] if isinstance(value, str) else value
+    if texts is None:
+        return []
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise Refusal("`stop` must be a text or a list of texts, none of them empty, not %s" % shown(value), "stop")
+    if len(texts) > MAX_STOPS:
+        raise Refusal("`stop` has %d texts; %d at most" % (len(texts), MAX_STOPS), "stop")
+    return texts
+
+
+def _asks(name: str, value: Any) -> bool:
+    """Whether the value asks for anything: clients send neutral ones too."""
+    if name == "response_format":
+        return value is not None and value != {"type": "text"}
+    return value is not None and value is not False and value != {} and not (name == "top_logprobs" and value == 0)
+
+
+def _refuse_the_rest(body: Dict[str, Any], n: int) -> None:
+    if body.get("echo"):
+        raise Refusal("`echo` is not supported: put the prompt before the reply yourself", "echo")
+    if body.get("suffix"):
+        raise Refusal("`suffix` is not supported: these models do not fill in the middle", "suffix")
+    best_of = number(body, "best_of", 1, MAX_CHOICES, True)
+    if best_of is not None and best_of != n:
+        raise Refusal("`best_of` is not supported: ask for `n` replies and choose", "best_of")
