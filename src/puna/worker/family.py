@@ -18,8 +18,8 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def descendants(root: Optional[int] = None) -> List[int]:
-    """Process ids of all living descendants of `root` (default: this process), zombies left out."""
+def children_of_all() -> Dict[int, List[int]]:
+    """Process id -> those of its living children, zombies left out."""
     children: Dict[int, List[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -28,6 +28,12 @@ def descendants(root: Optional[int] = None) -> List[int]:
                     state, parent = file.read().rpartition(b")")[2].split()[:2]
                 if state not in (b"Z", b"X"):
                     children.setdefault(int(parent), []).append(int(name))
+    return children
+
+
+def descendants(root: Optional[int] = None) -> List[int]:
+    """Process ids of all living descendants of `root` (default: this process)."""
+    children = children_of_all()
     found: List[int] = []
     todo = [os.getpid() if root is None else root]
     while todo:

@@ -1,4 +1,4 @@
-"""The command line of worker.pyz: `serve` and `validate`."""
+"""The command line of worker.pyz: `serve`, `validate` and `zygote`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import sys
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import calllog, family, faults
+from puna.worker import calllog, family, faults, standin
 from puna.worker.runner import App
 from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.validate import validate
+from puna.worker.zygote import Zygote
 
 USAGE = """
 usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
-                            [--overrun-grace-s S]
-       python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]"""
+                            [--overrun-grace-s S] [--asked MONOTONIC_S]
+       python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]
+       python -I worker.pyz zygote --socket PATH --app DIR --parent-fd FD"""
+
+NEEDED = {"serve": {"socket", "app"}, "validate": {"app", "report"}, "zygote": {"socket", "app", "parent-fd"}}
 
 
 def main(arguments: List[str]) -> int:
@@ -28,8 +32,12 @@ def main(arguments: List[str]) -> int:
     calllog.install()
     faults.warm_up()
     family.adopt_orphans()
+    if command == "zygote":
+        _leave_no_trace()
+        standin.install()
+        Zygote(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
-        threading.Thread(target=_die_with_parent, args=(int(options["parent-fd"]),), daemon=True).start()
+        _watch_parent(int(options["parent-fd"]))
     report = os.path.abspath(options.get("report", ""))
     _leave_no_trace()
     app = App(options["app"])
@@ -45,6 +53,7 @@ def main(arguments: List[str]) -> int:
 def serve(app: App, options: Dict[str, str]) -> None:
     """Serve until told to stop. Ends the process itself: threads of the app may never end."""
     server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "1")))
+    server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
     server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
     _on_sigterm(server)
     server.listen()
@@ -58,11 +67,18 @@ def serve(app: App, options: Dict[str, str]) -> None:
     os._exit(0)
 
 
+def _serve_fork(arguments: List[str], parent_fd: int) -> None:
+    """What a zygote's fork goes on with: all that `main` sets up is there, but for the eye on the guard."""
+    _, options = parse(arguments)
+    _watch_parent(parent_fd)
+    serve(App(options["app"]), {**options, "born": "zygote"})
+
+
 def parse(arguments: List[str]) -> Any:
     """`(command, options)`; ends the process with the usage when they make no sense."""
     command, pairs = (arguments or [""])[0], arguments[1:]
     options = {pairs[i][2:]: pairs[i + 1] for i in range(0, len(pairs) - 1, 2) if pairs[i].startswith("--")}
-    needed = {"serve": {"socket", "app"}, "validate": {"app", "report"}}.get(command)
+    needed = NEEDED.get(command)
     if needed is None or not needed <= set(options) or len(options) * 2 != len(pairs):
         raise SystemExit(USAGE)
     return command, options
@@ -73,6 +89,10 @@ def _leave_no_trace() -> None:
     for name in [n for n in sys.modules if n.split(".")[0] == "puna"]:
         del sys.modules[name]
     sys.path[:] = [p for p in sys.path if os.path.abspath(p) != _ROOT]
+
+
+def _watch_parent(fd: int) -> None:
+    threading.Thread(target=_die_with_parent, args=(fd,), daemon=True).start()
 
 
 def _die_with_parent(fd: int) -> None:

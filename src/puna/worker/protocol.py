@@ -24,9 +24,10 @@ SHUTDOWN = 4  # drain, finalize, exit
 PING = 5
 SLEEP = 6
 WAKE = 7
+FORK = 8  # to a zygote, with the owner's pipe as a passed file: JSON, the config of a guard and its worker
 
 # from the worker
-HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "timings"}
+HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "born", "timings"}
 READY = 66  # initialize has ended and the warm-up too: JSON as HELLO
 REPLY = 67  # status u16, body; ends the request
 BEGIN = 68  # a streamed reply begins; a retry elsewhere is no longer possible
@@ -38,6 +39,7 @@ PONG = 73
 ASLEEP = 74
 AWAKE = 75
 STARTED = 76  # infer has been called for this request
+FORKED = 77  # the answer to FORK: JSON {"error": str}; an empty one comes from the new guard once it listens
 
 NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
 

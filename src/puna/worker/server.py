@@ -44,6 +44,7 @@ class Server:
     def __init__(self, app: App, path: str, concurrency: int) -> None:
         self.app, self.path, self.threads = app, path, max(1, concurrency)
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
+        self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.book = Book(self.threads, self._late, self._poisoned)
         self._connections: List[Connection] = []
         self._lock = threading.Lock()
@@ -62,6 +63,8 @@ class Server:
         finally:
             os.umask(before)
         listener.listen(64)
+        if self.asked:
+            self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
         self._thread(self.book.watch)
 
@@ -106,7 +109,7 @@ class Server:
         """What HELLO and READY say."""
         return {
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
-            "tier": "awake", "timings": self.timings, "streaming": self.app.passes_handler,
+            "tier": "awake", "born": self.born, "timings": self.timings, "streaming": self.app.passes_handler,
         }  # fmt: skip
 
     # -- connections
