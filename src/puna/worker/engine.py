@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 
 class Delta:
@@ -70,6 +70,7 @@ class Engine:
 
 
 _engines: List[Engine] = []
+_mourners: List[Callable[[str], Any]] = []
 
 
 def register(engine: Engine) -> None:
@@ -85,3 +86,21 @@ def current() -> Optional[Engine]:
 def all_engines() -> List[Engine]:
     """Every engine that the app holds."""
     return list(_engines)
+
+
+def on_death(function: Callable[[str], Any]) -> None:
+    """Call `function` with the reason when an engine is in no state to go on."""
+    _mourners.append(function)
+
+
+def died(why: str) -> None:
+    """An engine is in no state to go on; its callers have been told."""
+    for function in _mourners:
+        function(why)
+
+
+def warm_up() -> None:
+    """One token from each engine, so that the first request does not pay for what is made on first use."""
+    for engine in _engines:
+        for _ in engine.stream([0], {"max_tokens": 1, "temperature": 0.0}):
+            pass

@@ -1,0 +1,68 @@
+"""Changes to libraries at the moment that the app imports them: a finder on sys.meta_path, and nothing before."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Callable, Dict, Optional
+
+from puna.worker import calllog, faults, vllm_llm
+
+Hook = Callable[[Any], None]
+
+
+class Finder:
+    """Finds what the others find, and has the hook run when the module's own code has."""
+
+    def __init__(self, hooks: Dict[str, Hook]) -> None:
+        self.hooks = hooks
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        hook = self.hooks.get(name)
+        if hook is None:
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec: Any = finder.find_spec(name, path, target)
+                if spec is not None:
+                    break
+        else:
+            return None
+        execute = getattr(spec.loader, "exec_module", None)
+        if execute is not None:
+            spec.loader.exec_module = functools.partial(_execute, execute, hook)
+        return spec
+
+
+def install(concurrency: int = 0) -> None:
+    """From now on the libraries below are changed when they are imported; those that are already, at once.
+
+    `concurrency` is what was asked for explicitly, 0 for nothing.
+    """
+    hooks: Dict[str, Hook] = {
+        "vllm.entrypoints.llm": functools.partial(vllm_llm.shim, concurrency=concurrency),
+    }
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder(hooks))
+    for name, hook in hooks.items():
+        module = _imported(name)
+        if module is not None:
+            _apply(hook, module)
+
+
+def _execute(execute: Callable[[Any], None], hook: Hook, module: Any) -> None:
+    execute(module)
+    _apply(hook, module)
+
+
+def _apply(hook: Hook, module: Any) -> None:
+    try:
+        hook(module)
+    except Exception as error:  # noqa: BLE001 - the app goes on with the library as it is; the log says why
+        calllog.note("%s is used as it is, calls run one at a time:\n%s" % (module.__name__, faults.whole(error)))
+
+
+def _imported(name: str) -> Optional[Any]:
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    return None if getattr(spec, "_initializing", False) else module

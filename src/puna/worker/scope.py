@@ -1,0 +1,62 @@
+"""What belongs to one request while `infer` runs for it: whom to tell when its client goes."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from typing import Any, Callable, Iterator, List, Optional
+
+
+class Cancelled(BaseException):
+    """The client went. No Exception, so that an app's `except Exception` does not go on without one."""
+
+
+class Scope:
+    """One request's; `cancel` may come from any thread, before or after the work that it ends has begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._functions: List[Callable[[], Any]] = []
+        self.is_cancelled = False
+
+    def on_cancel(self, function: Callable[[], Any]) -> None:
+        """Call `function` when the client goes; at once, when it is gone."""
+        with self._lock:
+            gone = self.is_cancelled
+            if not gone:
+                self._functions.append(function)
+        if gone:
+            function()
+
+    def forget(self, function: Callable[[], Any]) -> None:
+        """That work is done."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._functions.remove(function)
+
+    def cancel(self) -> None:
+        """The client went, or its time is over."""
+        with self._lock:
+            self.is_cancelled = True
+            functions, self._functions = self._functions, []
+        for function in functions:
+            function()
+
+
+# A context variable and not a thread-local: asyncio tasks made by a request inherit it.
+_current: contextvars.ContextVar[Optional[Scope]] = contextvars.ContextVar("scope", default=None)
+
+
+def current() -> Optional[Scope]:
+    """The scope of the request that this thread or task works for."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def entered(scope: Scope) -> Iterator[Scope]:
+    """What runs in this context works for that request."""
+    token = _current.set(scope)
+    try:
+        yield scope
+    finally:
+        _current.reset(token)

@@ -1,0 +1,83 @@
+"""What the worker asks of vLLM where the app says nothing: one process, sleep, few CUDA graphs, its share of a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+from typing import Any, Callable, Dict, Iterator, List, Set
+
+MAX_CONCURRENCY = 256
+IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
+
+@contextlib.contextmanager
+def in_process() -> Iterator[None]:
+    """The engine lives in this process, unless the environment says otherwise: no pickling between it and the app.
+
+    Only while one is made: vLLM's asynchronous engine needs the other setting.
+    """
+    if IN_PROCESS in os.environ:
+        yield
+        return
+    os.environ[IN_PROCESS] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(IN_PROCESS, None)
+
+
+def chosen(init: Callable[..., Any], options: Dict[str, Any], concurrency: int) -> Dict[str, Any]:
+    """Options to add to those that the app gave to `LLM`; `concurrency` is 0 when nobody asked for one."""
+    known = _known(init)
+    more: Dict[str, Any] = {}
+    fraction = os.environ.get("PUNA_GPU_FRACTION")
+    if fraction and "gpu_memory_utilization" in known and options.get("kv_cache_memory_bytes") is None:
+        whole = options.get("gpu_memory_utilization", _default(init, "gpu_memory_utilization", 0.9))
+        more["gpu_memory_utilization"] = float(whole) * float(fraction)
+    if not is_cuda():
+        return more
+    # The allocator that sleep needs and expandable segments exclude each other.
+    is_expandable = "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    if "enable_sleep_mode" in known and "enable_sleep_mode" not in options and not is_expandable:
+        more["enable_sleep_mode"] = True
+    says = options.keys() & {"compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size"}
+    can_say = "cudagraph_mode" in _fields("vllm.config", "CompilationConfig")
+    if can_say and not says and not options.get("enforce_eager"):
+        largest = min(int(options.get("max_num_seqs") or MAX_CONCURRENCY), concurrency or MAX_CONCURRENCY)
+        more["compilation_config"] = {
+            "cudagraph_capture_sizes": capture_sizes(largest),
+            "cudagraph_mode": "FULL_DECODE_ONLY",
+        }
+    return more
+
+
+def capture_sizes(largest: int) -> List[int]:
+    """Powers of two up to `largest`, and itself: a start captures each, and a batch takes the next larger one."""
+    sizes = [1]
+    while sizes[-1] < largest:
+        sizes.append(min(sizes[-1] * 2, largest))
+    return sizes
+
+
+def is_cuda() -> bool:
+    """True on an NVIDIA GPU; asks vLLM where it can say, without touching the GPU."""
+    platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
+    if platform is not None:
+        return bool(platform.is_cuda())
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.version.cuda) and bool(torch.cuda.is_available())
+
+
+def _known(init: Callable[..., Any]) -> Set[str]:
+    return set(inspect.signature(init).parameters) | _fields("vllm.engine.arg_utils", "EngineArgs")
+
+
+def _fields(module: str, name: str) -> Set[str]:
+    return set(getattr(getattr(sys.modules.get(module), name, None), "__dataclass_fields__", ()))
+
+
+def _default(init: Callable[..., Any], name: str, otherwise: float) -> Any:
+    parameter = inspect.signature(init).parameters.get(name)
+    return otherwise if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
