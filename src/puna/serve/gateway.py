@@ -13,12 +13,12 @@ from pathlib import Path
 import orjson
 
 from puna import __version__
-from puna.errors import DeadlineError, NotFoundError, PunaError, UnavailableError, UsageError
-from puna.serve import http
+from puna.errors import NotFoundError, PunaError, UnavailableError, UsageError
+from puna.serve import delivery, http
 from puna.serve.access import Access
 from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
 from puna.serve.forward import ControlPlane
-from puna.serve.http import Disconnected, Header, Receive, Scope, Send
+from puna.serve.http import Disconnected, Receive, Scope, Send
 from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.routes_table import Follower, Table
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
@@ -27,8 +27,6 @@ MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|generate
 TRACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MAX_BODY_BYTES = 100 * 1024 * 1024
 REPORT_EVERY_S = 0.5
-WATCH_AFTER_S = 0.02
-"""A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
 FIRST_TABLE_S = 10.0
 CLIENT_GONE = 499
 
@@ -177,45 +175,17 @@ class Gateway:
         lane = self._lane(call.endpoint)
         call.path = "stream" if call.path == "generate_stream" else "infer"
         call.body = await http.read_body(scope, receive, self.settings.max_body_bytes)
-        loop = asyncio.get_running_loop()
-        watches: list[asyncio.Task[None]] = []
-        timer = loop.call_later(WATCH_AFTER_S, lambda: watches.append(loop.create_task(_watch(receive, call))))
-        try:
+        with delivery.watched(receive, call):
             reply = await lane.serve(call)
             if reply is None:
-                return await self._stream(send, call)
-            await http.reply(send, reply.status, reply.body, [http.JSON, *_headers(call)])
+                return await delivery.stream(send, call, _failed)
+            await http.reply(send, reply.status, reply.body, [http.JSON, *delivery.headers(call)])
             return reply.status
-        finally:
-            timer.cancel()
-            for watch in watches:
-                watch.cancel()
-            call.leave()
 
     def _lane(self, name: str) -> Lane:
         if self._follower is not None and self._follower.table.version < 0:
             raise UnavailableError("the gateway has not heard from the control plane yet")
         return self.lanes.find(name)
-
-    async def _stream(self, send: Send, call: Call) -> int:
-        """A stream that has begun: each event as it comes, an error as the last event, then the end."""
-        headers = [http.EVENTS, (b"cache-control", b"no-cache"), *_headers(call)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        exchange = call.exchange
-        assert exchange is not None
-        error = ""
-        try:
-            while not exchange.ended:
-                await call.hold(exchange.more())
-                await http.events(send, exchange.take())
-            await http.events(send, exchange.take())
-            error = exchange.error
-        except DeadlineError as late:
-            error = http.error_text(late)
-        if error:
-            await http.events(send, [orjson.dumps({"error": error})])
-        await send({"type": "http.response.body", "body": b""})
-        return 200
 
     # -- about -------------------------------------------------------------------------------------------------------
 
@@ -244,19 +214,8 @@ class Gateway:
         return await _say(send, 200, _metadata(lane))
 
 
-async def _watch(receive: Receive, call: Call) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.abort(ClientGone())
-
-
-def _headers(call: Call) -> list[Header]:
-    return [
-        (b"x-puna-request-id", call.trace.encode()),
-        (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
-        (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
-        (b"x-puna-tier", b"cold" if call.cold else b"awake"),
-    ]
+def _failed(error: str) -> bytes:
+    return orjson.dumps({"error": error})
 
 
 async def _say(send: Send, status: int, body: dict[str, object]) -> int:

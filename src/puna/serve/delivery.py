@@ -1,0 +1,69 @@
+"""How a reply reaches its client: whole, or event by event; and the watch for a client that leaves before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+from puna.errors import DeadlineError
+from puna.serve import http
+from puna.serve.dispatch import Call, ClientGone
+from puna.serve.http import Header, Receive, Send
+
+WATCH_AFTER_S = 0.02
+"""A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
+
+
+@contextlib.contextmanager
+def watched(receive: Receive, call: Call) -> Iterator[None]:
+    """Abort the call when its client leaves; after the block nobody waits for it any more."""
+    loop = asyncio.get_running_loop()
+    watches: list[asyncio.Task[None]] = []
+    timer = loop.call_later(WATCH_AFTER_S, lambda: watches.append(loop.create_task(_watch(receive, call))))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for watch in watches:
+            watch.cancel()
+        call.leave()
+
+
+async def _watch(receive: Receive, call: Call) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.abort(ClientGone())
+
+
+def headers(call: Call) -> list[Header]:
+    """What a reply says of its way here."""
+    return [
+        (b"x-puna-request-id", call.trace.encode()),
+        (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
+        (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
+        (b"x-puna-tier", b"cold" if call.cold else b"awake"),
+    ]
+
+
+async def stream(send: Send, call: Call, failed: Callable[[str], bytes], last: bytes = b"") -> int:
+    """A stream that has begun: each event as it comes; then an error as `failed` writes it, or `last`; then the end."""
+    start = [http.EVENTS, (b"cache-control", b"no-cache"), *headers(call)]
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    exchange = call.exchange
+    assert exchange is not None
+    error = ""
+    try:
+        while not exchange.ended:
+            await call.hold(exchange.more())
+            await http.events(send, exchange.take())
+        await http.events(send, exchange.take())
+        error = exchange.error
+    except DeadlineError as late:
+        error = http.error_text(late)
+    if error:
+        await http.events(send, [failed(error)])
+    elif last:
+        await http.events(send, [last])
+    await send({"type": "http.response.body", "body": b""})
+    return 200
