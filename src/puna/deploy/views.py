@@ -60,6 +60,7 @@ def _route(endpoint: Endpoint, snapshot: Snapshot, socket: Callable[[str], str])
         "max_replica": endpoint.settings.max_replica,
         "min_replica": endpoint.settings.min_replica,
         "schema": serving.schema if serving else None,
+        "created": endpoint.created,
         "replicas": [
             {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency}
             for r in ready

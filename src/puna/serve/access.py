@@ -31,14 +31,24 @@ class Access:
             UnauthorizedError: no key, an unknown, revoked or expired one.
             ForbiddenError: a good key without the right to this.
         """
+        key = self.holder(authorization, now, scope=scope)
+        if key.endpoints is not None and endpoint not in key.endpoints:
+            what = endpoint or "what concerns all endpoints"
+            raise ForbiddenError(f"the key {key.id} is not for {what}", "puna key create")
+        return key
+
+    def holder(self, authorization: str, now: float, *, scope: str = "infer") -> KeyRoute:
+        """The key of an `Authorization` header, for whichever endpoints it is.
+
+        Raises:
+            UnauthorizedError: no key, an unknown, revoked or expired one.
+            ForbiddenError: a good key without the scope.
+        """
         key = self._verified.get(authorization) or self._verify(authorization)
         if key.expires is not None and key.expires <= now:
             raise UnauthorizedError(f"the key {key.id} has expired", "make another: puna key create")
         if not any(scope in OPENS.get(mine, ()) for mine in key.scope):
             raise ForbiddenError(f"the key {key.id} has no scope `{scope}`", f"puna key create --scope {scope}")
-        if key.endpoints is not None and endpoint not in key.endpoints:
-            what = endpoint or "what concerns all endpoints"
-            raise ForbiddenError(f"the key {key.id} is not for {what}", "puna key create")
         return key
 
     def _verify(self, authorization: str) -> KeyRoute:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +37,12 @@ class Call:
 
     endpoint: str
     path: str
-    """`infer` or `stream`."""
+    """As protocol.REQUEST lists them."""
     body: bytes
     trace: str
     version: str = "1"
+    adapter: Mapping[str, str] | None = None
+    """The LoRA that the engine is to answer with: its name and path."""
     cold: bool = False
     """It waited while no replica was ready."""
     queued_s: float = 0.0
@@ -238,13 +240,15 @@ class Lane:
         """Send the call over `link` and wait for its reply, `inference_time_s` at most."""
         loop = asyncio.get_running_loop()
         limit_s = self.route.inference_time_s
-        head = {
+        head: dict[str, Any] = {
             "path": call.path,
             "deadline_s": limit_s,
             "trace": call.trace,
             "model_name": call.endpoint,
             "model_version": call.version,
         }
+        if call.adapter is not None:
+            head["adapter"] = call.adapter
         began = loop.time()
         call.exchange = link.send(head, call.body)
         timer = loop.call_later(limit_s, call.abort, too_long(call.endpoint, limit_s))

@@ -20,6 +20,8 @@ from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
 from puna.serve.forward import ControlPlane
 from puna.serve.http import Disconnected, Receive, Scope, Send
 from puna.serve.metrics import CONTENT_TYPE, Metrics
+from puna.serve.openai import PREFIX as OPENAI
+from puna.serve.openai import OpenAI
 from puna.serve.routes_table import Follower, Table
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
@@ -51,6 +53,7 @@ class Gateway:
         self.metrics = Metrics()
         self.control = ControlPlane(settings.control_socket)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
+        self.openai = OpenAI(self.lanes, self.access, self.metrics, settings.max_body_bytes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,6 +67,8 @@ class Gateway:
             path = scope["path"]
             if path.startswith("/v2") or path == "/metrics":
                 await self._answer(scope, receive, send)
+            elif path.startswith(OPENAI):
+                await self.openai.answer(scope, receive, send, self._trace(scope))
             else:
                 await self.control.forward(scope, receive, send)
         elif scope["type"] == "lifespan":

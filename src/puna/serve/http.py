@@ -94,14 +94,20 @@ def error_text(error: PunaError) -> str:
 
 async def refuse(send: Send, error: PunaError, headers: Iterable[Header] = ()) -> None:
     """An error on `/v2`: `{"error": "..."}`, as Triton writes it."""
-    extra = [JSON, *headers]
+    extra = [JSON, *headers, *advice(error)]
+    await reply(send, error.http_status, orjson.dumps({"error": error_text(error)}), extra)
+
+
+def advice(error: PunaError) -> list[Header]:
+    """What an error's headers tell a client to do."""
+    extra = []
     if isinstance(error, QueueFullError):
         extra.append((b"retry-after", b"%d" % error.retry_after_s))
     if type(error) is UnauthorizedError:
         extra.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, TooLargeError):
         extra.append((b"connection", b"close"))
-    await reply(send, error.http_status, orjson.dumps({"error": error_text(error)}), extra)
+    return extra
 
 
 async def events(send: Send, batch: Iterable[bytes]) -> None:

@@ -44,6 +44,9 @@ class EndpointRoute:
     min_replica: int
     schema: Mapping[str, Any] | None
     replicas: tuple[ReplicaRoute, ...]
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Published adapters that its engine can load when a request names one: `owner/name` -> folder."""
+    created: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
         min_replica=int(raw.get("min_replica", 0)),
         schema=raw.get("schema"),
         replicas=replicas,
+        adapters={str(name): str(path) for name, path in (raw.get("adapters") or {}).items()},
+        created=float(raw.get("created") or 0.0),
     )
 
 

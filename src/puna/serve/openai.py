@@ -1,0 +1,195 @@
+"""OpenAI's paths in the gateway: which endpoint and which adapter a `model` means, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from puna.deploy.states import EndpointState
+from puna.errors import (
+    DeadlineError,
+    ForbiddenError,
+    NotFoundError,
+    PunaError,
+    QueueFullError,
+    ReplicaDiedError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UsageError,
+)
+from puna.serve import delivery, http
+from puna.serve.access import Access
+from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
+from puna.serve.http import Disconnected, Header, Receive, Scope, Send
+from puna.serve.metrics import Metrics
+from puna.serve.routes_table import EndpointRoute, KeyRoute
+
+PREFIX = "/v1/"
+PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
+MODELS = "/v1/models"
+DONE = b"[DONE]"
+CLIENT_GONE = 499
+OWNER = "puna"
+
+# Error -> OpenAI's type and code; the first row that fits. Clients choose their exception by the status.
+KINDS: tuple[tuple[type[PunaError], str, str | None], ...] = (
+    (ForbiddenError, "invalid_request_error", "permission_denied"),
+    (UnauthorizedError, "invalid_request_error", "invalid_api_key"),
+    (NotFoundError, "invalid_request_error", "model_not_found"),
+    (TooLargeError, "invalid_request_error", "request_too_large"),
+    (UsageError, "invalid_request_error", None),
+    (QueueFullError, "rate_limit_error", "rate_limit_exceeded"),
+    (UnavailableError, "server_error", "unavailable"),
+    (DeadlineError, "server_error", "timeout"),
+    (ReplicaDiedError, "server_error", "replica_died"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a `model` means."""
+
+    endpoint: str
+    adapter: str = ""
+    """A published adapter, `owner/name`; empty: what the app itself loads."""
+
+
+class OpenAI:
+    """Answers everything under /v1."""
+
+    def __init__(self, lanes: Lanes, access: Access, metrics: Metrics, max_body_bytes: int) -> None:
+        self.lanes, self.access, self.metrics, self.max_body_bytes = lanes, access, metrics, max_body_bytes
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
+        """One request, from its first byte to the last of its reply; `trace` is its id."""
+        began = time.perf_counter()
+        path = scope["path"].rstrip("/")
+        call = Call("", PATHS.get(path, ""), b"", trace)
+        try:
+            key = self.access.holder(http.header(scope, b"authorization"), time.time())
+            if call.path and scope["method"] == "POST":
+                status = await self._complete(scope, receive, send, call)
+            else:
+                status = await self._about(scope["method"], path, key, send, trace)
+        except PunaError as error:
+            status = error.http_status
+            await _refuse(send, error, trace)
+        except (ClientGone, Disconnected):
+            status = CLIENT_GONE
+        if call.path:
+            self.metrics.answered(call.endpoint, status, time.perf_counter() - began)
+
+    async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
+        call.body = await http.read_body(scope, receive, self.max_body_bytes)
+        model = model_of(call.body)
+        target = find(model, [lane.route for lane in self.lanes.by_name.values()])
+        # A key for some endpoints hears nothing of the others, not even which there are.
+        asked = target.endpoint if target else model
+        self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=asked)
+        if target is None:
+            hint = f"GET {MODELS} lists what this key may call"
+            raise NotFoundError(f"the model `{model}` does not exist: no endpoint and no adapter is called so", hint)
+        lane = self.lanes.find(target.endpoint)
+        call.endpoint = target.endpoint
+        if target.adapter:
+            call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
+        with delivery.watched(receive, call):
+            reply = await lane.serve(call)
+            if reply is None:
+                return await delivery.stream(send, call, _failed, DONE)
+            await http.reply(send, reply.status, reply.body, [http.JSON, *delivery.headers(call)])
+            return reply.status
+
+    async def _about(self, method: str, path: str, key: KeyRoute, send: Send, trace: str) -> int:
+        """The models, and paths that are not here."""
+        listed = path == MODELS or path.startswith(MODELS + "/")
+        if method not in ("GET", "HEAD") or not listed:
+            served = ", ".join([*(f"POST {name}" for name in PATHS), f"GET {MODELS}"])
+            error = NotFoundError(f"{method} {path} is not served here", f"what is: {served}")
+            await _refuse(send, error, trace, "unknown_url")
+            return error.http_status
+        models = list(_models(self.lanes.by_name.values(), key))
+        if path == MODELS:
+            await http.reply(send, 200, orjson.dumps({"object": "list", "data": models}))
+            return 200
+        name = path.removeprefix(MODELS + "/")
+        found = next((model for model in models if model["id"] == name), None)
+        if found is None:
+            raise NotFoundError(f"the model `{name}` does not exist", f"GET {MODELS} lists what this key may call")
+        await http.reply(send, 200, orjson.dumps(found))
+        return 200
+
+
+def model_of(body: bytes) -> str:
+    """The `model` of a request.
+
+    Raises:
+        UsageError: the body is no JSON object, or names no model.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"the body is not JSON: {error}") from None
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(model, str) or not model:
+        raise UsageError("the body must be a JSON object with a `model`: the endpoint's name")
+    return model
+
+
+def find(model: str, routes: Sequence[EndpointRoute]) -> Target | None:
+    """What `model` means: an endpoint's name, `endpoint:adapter`, or the name of an adapter that one can load."""
+    by_name = {route.name: route for route in routes}
+    if model in by_name:
+        return Target(model)
+    name, colon, wanted = model.partition(":")
+    if colon and name in by_name:
+        full = [a for a in by_name[name].adapters if wanted == a] or [
+            a for a in by_name[name].adapters if a.rpartition("/")[2] == wanted
+        ]
+        return Target(name, full[0]) if len(full) == 1 else None
+    holders = sorted((r for r in routes if model in r.adapters), key=lambda r: (not r.replicas, r.name))
+    # The endpoint that is awake answers soonest.
+    return Target(holders[0].name, model) if holders else None
+
+
+def _models(lanes: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
+    """The endpoints that the key may call, and their adapters; without those known to have no engine."""
+    seen: set[str] = set()
+    for lane in sorted(lanes, key=lambda lane: str(lane.route.name)):
+        route = lane.route
+        if (key.endpoints is not None and route.name not in key.endpoints) or not _has_engine(lane):
+            continue
+        for name in (route.name, *sorted(route.adapters)):
+            if name not in seen:
+                seen.add(name)
+                yield {"id": name, "object": "model", "created": int(route.created), "owned_by": OWNER}
+
+
+def _has_engine(lane: Lane) -> bool:
+    """Whether it may answer here: an app that was tried at deploy time and loaded no engine will not."""
+    route = lane.route
+    if not route.active or route.state in (EndpointState.EMPTY, EndpointState.FAILED):
+        return False
+    return route.schema is None or bool(route.schema.get("engine"))
+
+
+def _failed(text: str) -> bytes:
+    """The last event of a stream that broke off: clients raise what it says."""
+    return orjson.dumps({"error": _error(text, "server_error", "stream_broke_off")})
+
+
+def _error(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, str | None]:
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+async def _refuse(send: Send, error: PunaError, trace: str, code: str = "") -> None:
+    kind, usual = next(((k, c) for cls, k, c in KINDS if isinstance(error, cls)), ("server_error", None))
+    param = "model" if usual == "model_not_found" and not code else None
+    extra: list[Header] = [http.JSON, (b"x-puna-request-id", trace.encode()), *http.advice(error)]
+    body = orjson.dumps({"error": _error(http.error_text(error), kind, code or usual, param)})
+    await http.reply(send, error.http_status, body, extra)
