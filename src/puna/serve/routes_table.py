@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from puna.serve.waiting_room import DEFAULT_MAX_QUEUE
-
+DEFAULT_MAX_QUEUE = 100
 LONG_POLL_S = 20.0
 RETRY_S = 0.1
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from puna.errors import QueueFullError
 
 STARTUP_ALLOWANCE_S = 900.0
-DEFAULT_MAX_QUEUE = 100
 
 
 @dataclass
