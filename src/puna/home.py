@@ -141,3 +141,11 @@ class Home:
     def guard_socket(self, replica_id: str) -> Path:
         """Where one replica's guard listens for its owner."""
         return self.sockets / f"{replica_id}.guard"
+
+    def zygote_socket(self, name: str) -> Path:
+        """Where a zygote listens for requests to fork."""
+        return self.sockets / f"{name}.zygote"
+
+    def zygote_guard_socket(self, name: str) -> Path:
+        """Where a zygote's guard listens for its owner."""
+        return self.sockets / f"{name}.zygote-guard"

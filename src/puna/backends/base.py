@@ -41,6 +41,8 @@ class Launch:
     """Threads that run `infer`; 0 lets the worker choose."""
     inference_time_s: float = 180.0
     startup_timeout_s: float = 900.0
+    warm: str = ""
+    """The zygote that it may be forked from: one name for each bundle and environment; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,25 @@ class Observed:
     """Seconds from start to ready, once ready."""
     schema: Mapping[str, object] = field(default_factory=dict)
     """The worker's own description of its inputs and concurrency (protocol.HELLO), once ready."""
+
+    @property
+    def born(self) -> str:
+        """`zygote` when it was forked, `spawn` when it began afresh; empty until its worker has said so."""
+        return str(self.schema.get("born") or "")
+
+
+@dataclass(frozen=True)
+class Zygote:
+    """A process with an app's imports done, as the backend sees it now."""
+
+    name: str
+    phase: Phase
+    pid: int = 0
+    reason: str = ""
+    """Why it has exited."""
+    refused: bool = False
+    """It has exited because an import makes forks unsafe: another one would do the same."""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,3 +115,12 @@ class Backend(Protocol):
 
     def forget(self, replica_id: str) -> None:
         """Drop what is remembered of a replica that has exited."""
+
+    def warm(self, launch: Launch) -> None:
+        """Begin the zygote `launch.warm`, which later launches of that name are forked from; twice begins one."""
+
+    def cool(self, name: str) -> None:
+        """End a zygote and forget it, whatever state it is in; its forks go on. An unknown name is fine."""
+
+    def zygotes(self) -> tuple[Zygote, ...]:
+        """Every zygote that this backend began and nobody has cooled, survivors of a restart included."""

@@ -7,6 +7,8 @@ As a sub-reaper it stays the ancestor of all of them, whatever sessions they mak
 
 It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `lease` {"s"}, `forget`.
 With `"mode": "run"` it has no socket: it runs the command to its end, or until `timeout_s` or the end of stdin.
+With `"mode": "zygote"` the worker is a zygote, whose descendants have guards of their own (worker/zygote.py): they live
+on when it ends. Such a fork execs this file with `"adopted"`: the worker is its child already and waits for its word.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ import sys
 import time
 from typing import Any
 
-# puna.worker.protocol has these too; a test compares them. The guard cannot import it: -S -I, no path to Puna.
+if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
+    sys.path.append(__file__.rpartition("/puna/")[0])
+from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
+
+# puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
-SHUTDOWN, HELLO, READY, FAILED = 4, 65, 66, 71
+SHUTDOWN, HELLO, READY, FAILED, FORKED = 4, 65, 66, 71, 77
 EXIT_OVERRUN = 70
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
-LAST_LINES, LAST_BYTES = 20, 16384
 CONNECT_EVERY_S = 0.005
+WHAT = {"run": "it", "serve": "initialize", "zygote": "its imports"}
 OUT_OF_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "MemoryError", "CUDA error: out of memory")
 
 
@@ -39,7 +45,7 @@ class Guard:
     """One worker and what is known of it."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.is_run = config, config["mode"] == "run"
+        self.config, self.is_run, self.is_zygote = config, config["mode"] == "run", config["mode"] == "zygote"
         self.phase, self.reason, self.failure = "starting", "", ""
         self.exit_code: int | None = None
         self.ready_s: float | None = None
@@ -60,8 +66,7 @@ class Guard:
         """Start the worker and watch until there is nothing to watch."""
         limit = self.config.get("timeout_s" if self.is_run else "startup_timeout_s")
         if limit:
-            what = "it" if self.is_run else "initialize"
-            self.kill_at[f"{what} did not end within {limit:g} s"] = self.begun + limit
+            self.kill_at[f"{WHAT[self.config['mode']]} did not end within {limit:g} s"] = self.begun + limit
         self.wake, self.waker = socket.socketpair()
         self.waker.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -71,7 +76,7 @@ class Guard:
                 self.poll.register(fd, select.POLLIN)
         if self.listener is not None:
             self.poll.register(self.listener, select.POLLIN)
-        self._spawn()
+        self._adopt() if "adopted" in self.config else self._spawn()
         while not (self.is_run and self.phase == "exited"):
             self._turn()
 
@@ -107,7 +112,10 @@ class Guard:
 
     def end(self) -> None:
         """Kill everything, leave no file, exit."""
-        kill_tree()
+        if self._spares() and self.phase != "exited":
+            os.kill(self.worker_pid, signal.SIGKILL)
+        elif not self._spares():
+            kill_tree()
         self._remove_files()
         os._exit(0)
 
@@ -118,12 +126,23 @@ class Guard:
 
     # -- the worker
 
+    def _adopt(self) -> None:
+        """The worker is there, a fork of a zygote: tell it to go on."""
+        self.log_start = log_size(self.config["log"])
+        self.worker_pid, self.parent_write = (
+            self.config["adopted"]["worker_pid"],
+            self.config["adopted"]["parent_write"],
+        )
+        os.set_inheritable(self.parent_write, False)
+        self._write_record()
+        os.write(self.parent_write, b"\n")
+
     def _spawn(self) -> None:
         config = self.config
         parent_read, self.parent_write = os.pipe()
         error_read, error_write = os.pipe()
         argv = [*config["argv"], "--parent-fd", str(parent_read)]
-        self.log_start = os.path.getsize(config["log"]) if os.path.exists(config["log"]) else 0
+        self.log_start = log_size(config["log"])
         self.worker_pid = os.fork()
         if self.worker_pid == 0:
             try:
@@ -136,6 +155,8 @@ class Guard:
                 os.dup2(log, 1)
                 os.dup2(log, 2)
                 os.set_inheritable(parent_read, True)
+                if self.is_zygote:  # it cannot watch the pipe while it imports
+                    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 os.chdir(config["cwd"])
                 os.execve(argv[0], argv, config["env"])
             except BaseException as error:  # noqa: BLE001 - the guard reads it from the pipe and tells the owner
@@ -147,10 +168,13 @@ class Guard:
         os.close(error_read)
         config["env"] = {}  # secrets have no business here any more
         if not self.is_run:
-            record = {key: config[key] for key in ("log", "socket", "replica_id")}
-            record.update(worker_pid=self.worker_pid, worker_start=start_ticks(self.worker_pid))
-            with open(config["record"], "w", encoding="utf-8") as file:
-                json.dump(record, file)
+            self._write_record()
+
+    def _write_record(self) -> None:
+        record = {key: self.config[key] for key in ("log", "socket", "replica_id")}
+        record.update(worker_pid=self.worker_pid, worker_start=start_ticks(self.worker_pid))
+        with open(self.config["record"], "w", encoding="utf-8") as file:
+            json.dump(record, file)
 
     def _connect(self) -> None:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -192,7 +216,7 @@ class Guard:
             self.hello = json.loads(payload)
             if self.hello.get("state") == "ready" and self.phase == "starting":
                 self.phase, self.ready_s = "ready", time.monotonic() - self.begun
-                self.kill_at = {why: at for why, at in self.kill_at.items() if not why.startswith("initialize")}
+                self.kill_at = {why: at for why, at in self.kill_at.items() if "did not end within" not in why}
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -207,8 +231,13 @@ class Guard:
         with contextlib.suppress(ChildProcessError):
             self._worker_died(os.waitpid(self.worker_pid, 0)[1])
 
+    def _spares(self) -> bool:
+        """The worker's descendants have guards of their own."""
+        return self.is_zygote and self.ready_s is not None
+
     def _worker_died(self, status: int) -> None:
-        kill_tree()
+        if not self._spares():
+            kill_tree()
         self.exit_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         self.last_lines = tail(self.config["log"], self.log_start)
         self.reason = self.reason or self._why(self.exit_code)
@@ -276,6 +305,9 @@ class Guard:
         why = "stopped; killed because it had not ended within its grace"
         self.kill_at[why] = min(now + grace_s, self.kill_at.get(why, float("inf")))
         self.failure = self.failure or "stopped"
+        if self.is_zygote:
+            self._kill_worker()  # it has nothing to bring to an end
+            return
         if self.phase == "ready" and self.link is not None:
             with contextlib.suppress(OSError):
                 self.link.sendall(HEADER.pack(9, SHUTDOWN, 0))
@@ -290,65 +322,9 @@ class Guard:
         }  # fmt: skip
 
 
-def tree(root: int = 0) -> list[int]:
-    """Every living descendant of `root`, or of this process."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError), open(f"/proc/{name}/stat", "rb") as file:
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
-                if state not in (b"Z", b"X"):
-                    children.setdefault(int(parent), []).append(int(name))
-    found: list[int] = []
-    todo = [root or os.getpid()]
-    while todo:
-        mine = children.get(todo.pop(), [])
-        found += mine
-        todo += mine
-    return found
-
-
-def kill_tree() -> None:
-    """SIGKILL every descendant until there is none: they may fork while this runs."""
-    pause_s = 0.002
-    while found := tree():
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(pause_s)
-        pause_s = min(0.1, pause_s * 1.5)  # a process in the kernel's hands (a GPU's driver) may take its time
-
-
-def start_ticks(pid: int) -> int:
-    """When a process began, in clock ticks since boot: with the pid, a name that is never used again; 0 if gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError):
-        return 0
-
-
-def tail(path: str, start: int = 0) -> list[str]:
-    """The last lines of a log from byte `start` on."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(start, size - LAST_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-    except OSError:
-        return []
-
-
-def oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory; 0 where it does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open("/proc/self/cgroup", encoding="ascii") as file:
-            group = next((line.strip()[3:] for line in file if line.startswith("0::")), "/")
-        for path in (f"/sys/fs/cgroup{group}/memory.events", "/sys/fs/cgroup/memory.events"):
-            if os.path.exists(path):
-                with open(path, encoding="ascii") as file:
-                    return int(dict(line.split() for line in file)["oom_kill"])
-    return 0
+def log_size(path: str) -> int:
+    """Bytes that earlier runs have written."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def claim(config: dict[str, Any]) -> socket.socket | None:
@@ -378,10 +354,14 @@ def main() -> None:
     if config["owner_fd"] >= 0:
         os.set_inheritable(config["owner_fd"], False)
     listener = None
-    if config["mode"] == "serve":
-        if (listener := claim(config)) is None:
+    if config["mode"] != "run":
+        listener = claim(config)
+        if "adopted" in config:
+            told = json.dumps({"error": ""}).encode()  # taken is as good: the same id twice starts one
+            os.write(1, HEADER.pack(len(told) + 9, FORKED, 0) + told)
+        if listener is None:
             return
-        if os.fork():
+        if "adopted" not in config and os.fork():
             os._exit(0)  # leave the owner's direct children: what kills those must not kill the guard
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for fd in (1, 2):

@@ -7,26 +7,21 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from puna.artifacts import write_json
-from puna.backends import guard, machine, workspace
-from puna.backends.base import Capacity, Launch, Observed, Phase
+from puna.backends import guards, machine, processes, workspace
+from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
 from puna.backends.pack import worker_folder, worker_pyz
-from puna.errors import MachineError
+from puna.backends.zygotes import Zygotes
 from puna.home import Home
 
-# -S: no site-packages, so a guard starts in 30 ms and nothing of Puna's environment can break it.
-GUARD = (sys.executable, "-I", "-S", guard.__file__)
-GUARD_START_S = 30.0
-ASK_TIMEOUT_S = 5.0  # a guard that kills a tree whose processes hang in a driver answers late
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,6 +34,7 @@ class LocalBackend:
         if owner_fd is None:
             owner_fd, self._lifeline = os.pipe()  # the write end closes when this process ends
         self._owner_fd = owner_fd
+        self._zygotes = Zygotes(home, owner_fd)
         self._last_seen: dict[str, Observed] = {}
 
     def capacity(self) -> Capacity:
@@ -50,7 +46,9 @@ class LocalBackend:
         return machine.capacity()
 
     def start(self, launch: Launch) -> None:
-        """Start guard and worker; returns when the guard listens (some 30 ms). The same id twice starts one.
+        """Start guard and worker, from their zygote where there is one; returns when the guard listens (some 30 ms).
+
+        The same id twice starts one.
 
         Raises:
             MachineError: the guard could not be started.
@@ -68,19 +66,15 @@ class LocalBackend:
             "--app",
             str(launch.app),
         ]
-        config = _config(launch, [*argv, "--concurrency", str(launch.concurrency)]) | {
+        argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic())]
+        config = _config(launch, argv) | {
             "mode": "serve",
             "owner_fd": self._owner_fd,
             "startup_timeout_s": launch.startup_timeout_s,
         }
         config |= self._files(launch.replica_id)
-        launch.log.parent.mkdir(parents=True, exist_ok=True)
-        with _guard(config, pass_fds=(self._owner_fd,)) as process:
-            _, complaint = process.communicate(timeout=GUARD_START_S)
-        if process.returncode != 0:
-            raise MachineError(
-                f"no guard for {launch.replica_id}", "see the detail", complaint.decode(errors="replace")
-            )
+        if not (launch.warm and self._zygotes.fork(launch.warm, config)):
+            guards.start(config)
 
     def stop(self, replica_id: str, grace_s: float) -> None:
         """Drain, finalize, end the process tree after `grace_s` at the latest; an unknown id is fine."""
@@ -114,10 +108,25 @@ class LocalBackend:
             return
         workspace.remove(replica_id, self._home)
 
+    def warm(self, launch: Launch) -> None:
+        """Start guard and zygote; the same name twice starts one.
+
+        Raises:
+            MachineError: the guard could not be started.
+        """
+        self._zygotes.begin(launch, worker_folder(self._home.folder("worker")))
+
+    def cool(self, name: str) -> None:
+        """End a zygote and forget it, its working copy too; an unknown name is fine."""
+        self._zygotes.end(name)
+        workspace.remove(name, self._home)
+
+    def zygotes(self) -> tuple[Zygote, ...]:
+        """Every zygote whose guard has left a trace."""
+        return self._zygotes.list()
+
     def _files(self, replica_id: str) -> dict[str, str]:
-        path = self._home.guard_socket(replica_id)
-        names = {"guard_socket": "guard", "record": "replica", "lock": "lock"}
-        return {key: str(path.with_suffix(f".{suffix}")) for key, suffix in names.items()}
+        return guards.files(self._home.guard_socket(replica_id))
 
     def _observe(self, replica_id: str) -> Observed:
         try:
@@ -141,14 +150,14 @@ class LocalBackend:
         """The guard was killed. Its worker ends by itself; one that cannot (stuck in C) is ended here."""
         if self._leftovers(replica_id):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
-        lines = tuple(guard.tail(str(self._record(replica_id).get("log", ""))))
+        lines = tuple(processes.tail(str(self._record(replica_id).get("log", ""))))
         return Observed(replica_id, Phase.EXITED, reason="its guard was killed", last_lines=lines)
 
     def _leftovers(self, replica_id: str) -> bool:
         record = self._record(replica_id)
         pid = int(record.get("worker_pid", 0))
-        if pid and guard.start_ticks(pid) == record.get("worker_start") and not _is_zombie(pid):
-            for one in (*guard.tree(pid), pid):  # its descendants first: without it they would be nobody's
+        if pid and processes.start_ticks(pid) == record.get("worker_start") and not _is_zombie(pid):
+            for one in (*processes.tree(pid), pid):  # its descendants first: without it they would be nobody's
                 with contextlib.suppress(OSError):
                     os.kill(one, signal.SIGKILL)
             return True
@@ -162,22 +171,7 @@ class LocalBackend:
         return found
 
     def _ask(self, replica_id: str, command: dict[str, object]) -> dict[str, Any] | None:
-        """What the guard answers; None when there is no living guard."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(ASK_TIMEOUT_S)
-            try:
-                client.connect(str(self._home.guard_socket(replica_id)))
-                client.sendall(json.dumps(command).encode() + b"\n")
-                answer = bytearray()
-                while not answer.endswith(b"\n"):
-                    piece = client.recv(1 << 20)
-                    if not piece:
-                        return None
-                    answer += piece
-            except (FileNotFoundError, ConnectionError):
-                return None
-        told: dict[str, Any] = json.loads(answer)
-        return told
+        return guards.ask(self._home.guard_socket(replica_id), command)
 
 
 def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -197,7 +191,7 @@ def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Calla
 
 def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
     result: dict[str, Any] = {"reason": "it was cancelled"}
-    with _guard(config) as process:
+    with guards.begin(config) as process:
         assert process.stdin is not None and process.stdout is not None
         while process.poll() is None and not cancelled():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -230,17 +224,6 @@ def _config(launch: Launch, argv: list[str]) -> dict[str, Any]:
         "log": str(launch.log),
         "socket": str(launch.socket),
     }
-
-
-def _guard(config: dict[str, Any], *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    """A guard that has its config; the caller waits for it."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(GUARD, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status says so
-        process.stdin.write(json.dumps(config).encode() + b"\n")
-        process.stdin.flush()
-    return process
 
 
 def _is_zombie(pid: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from puna.backends.base import Capacity, Launch, Observed, Phase
+from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
 
 SCHEMA: Mapping[str, object] = {
     "state": "ready",
@@ -23,6 +23,7 @@ class Replica:
     seen: Observed
     begun: float
     stop_at: float | None = None
+    born: str = "spawn"
 
 
 class MemoryBackend:
@@ -39,13 +40,18 @@ class MemoryBackend:
         self.ready_after_s, self.stop_takes_s, self.schema = ready_after_s, stop_takes_s, schema
         self.now = 0.0
         self.replicas: dict[str, Replica] = {}
+        self.warmed: dict[str, Zygote] = {}
+        """Zygotes by name; ready at the first tick after `warm`."""
         self.calls: list[tuple[str, str]] = []
-        """`("start" | "stop" | "forget", replica id)` in order: what a test wants to know."""
+        """`("start" | "stop" | "forget", replica id)` and `("warm" | "cool", zygote)` in order."""
         self._capacity = capacity or Capacity(4, 2**34)
 
     def tick(self, now: float) -> None:
         """Let time be `now`: what is due becomes ready, ends, or runs out of start-up time."""
         self.now = now
+        for name, zygote in self.warmed.items():
+            if zygote.phase is Phase.STARTING:
+                self.warmed[name] = replace(zygote, phase=Phase.READY)
         for replica in self.replicas.values():
             if replica.seen.phase == Phase.EXITED:
                 continue
@@ -63,7 +69,10 @@ class MemoryBackend:
         """Let a starting replica be ready now."""
         replica = self.replicas[replica_id]
         replica.seen = replace(
-            replica.seen, phase=Phase.READY, ready_s=self.now - replica.begun, schema=dict(self.schema)
+            replica.seen,
+            phase=Phase.READY,
+            ready_s=self.now - replica.begun,
+            schema={"born": replica.born, **self.schema},
         )
 
     def kill(self, replica_id: str, reason: str = "killed by SIGKILL", exit_code: int = -9, lines: str = "") -> None:
@@ -79,8 +88,10 @@ class MemoryBackend:
         self.calls.append(("start", launch.replica_id))
         if launch.replica_id not in self.replicas:
             pid = 100_000 + len(self.calls)
+            zygote = self.warmed.get(launch.warm)
+            born = "zygote" if zygote is not None and zygote.phase is Phase.READY else "spawn"
             self.replicas[launch.replica_id] = Replica(
-                launch, Observed(launch.replica_id, Phase.STARTING, pid=pid), self.now
+                launch, Observed(launch.replica_id, Phase.STARTING, pid=pid), self.now, born=born
             )
 
     def stop(self, replica_id: str, grace_s: float) -> None:
@@ -101,6 +112,20 @@ class MemoryBackend:
         replica = self.replicas.get(replica_id)
         if replica is not None and replica.seen.phase == Phase.EXITED:
             del self.replicas[replica_id]
+
+    def warm(self, launch: Launch) -> None:
+        """Begin a zygote; the same name twice begins one."""
+        self.calls.append(("warm", launch.warm))
+        self.warmed.setdefault(launch.warm, Zygote(launch.warm, Phase.STARTING, pid=200_000 + len(self.calls)))
+
+    def cool(self, name: str) -> None:
+        """End and forget a zygote; an unknown name is fine."""
+        self.calls.append(("cool", name))
+        self.warmed.pop(name, None)
+
+    def zygotes(self) -> tuple[Zygote, ...]:
+        """Every zygote that is not cooled, by name."""
+        return tuple(self.warmed[name] for name in sorted(self.warmed))
 
     def _exit(self, replica: Replica, reason: str, code: int, lines: tuple[str, ...] = ()) -> None:
         replica.seen = replace(replica.seen, phase=Phase.EXITED, reason=reason, exit_code=code, last_lines=lines)
