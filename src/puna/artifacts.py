@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 from puna.errors import ConflictError, MachineError, NotFoundError
 
 MANIFEST = "manifest.json"
+ADAPTER_BASE = "adapter_base"  # in a bundle's config: the digest of the model that its adapters share
 SHORT = 16  # hex digits of a digest that name a folder: 64 bits, no collision in one home
 
 

@@ -97,6 +97,15 @@ def find_run(home: Home, name: str) -> record.Run:
     return runs[-1] if name == "last" and runs else record.find_run(home, name)
 
 
+def _finished(home: Home, name: str) -> record.Run:
+    run = find_run(home, name)
+    if not (run.path / "adapter").exists():
+        state = run.state
+        hint = f"puna train RECIPE --resume {run.name}" if state == "interrupted" else "puna runs"
+        raise NotFoundError(f"run {run.name} has no adapter: it is {state}", hint)
+    return run
+
+
 def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice: str | None = None) -> Merged:
     """Merge a finished run's adapter into its base, and verify the result against the trained model.
 
@@ -106,11 +115,7 @@ def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice:
     from puna.merge.choose import merge_and_verify
     from puna.train.trained import load_trained
 
-    run = find_run(home, run_name)
-    if not (run.path / "adapter").exists():
-        state = run.state
-        hint = f"puna train RECIPE --resume {run.name}" if state == "interrupted" else "puna runs"
-        raise NotFoundError(f"run {run.name} has no adapter: it is {state}", hint)
+    run = _finished(home, run_name)
     recipe = recipes.parse(run.recipe)
     if base_choice is not None:
         recipe = dataclasses.replace(recipe, merge=recipes.MergeRecipe(base=base_choice))  # type: ignore[arg-type]
@@ -150,6 +155,32 @@ def publish(
     model = Model.open(home.models / merged["model"])
     chosen = name or recipe.publish.name or f"puna/{recipe.name}"
     return Registry(home).publish(model, chosen, aliases=aliases, verification=merged["verification"], force=force)
+
+
+def publish_adapter(
+    run_name: str,
+    name: str | None,
+    home: Home,
+    *,
+    aliases: tuple[str, ...] = ("latest",),
+    progress: Progress = Silent(),
+) -> ModelVersion:
+    """Give a run's adapter a name without merging it, and make the base that it is served on, unless that is there.
+
+    Raises:
+        NotFoundError: there is no such run, or it has not finished.
+        MergeError: the adapter is more than plain LoRA and chat rows.
+    """
+    from puna.merge.stream import serving_base
+    from puna.publish.adapters import seal
+
+    run = _finished(home, run_name)
+    recipe = recipes.parse(run.recipe)
+    adapter = Adapter.open(run.path / "adapter")
+    base = resolve.resolve_base(recipe.base, recipe.base_revision, home, progress)
+    under = serving_base(adapter, base.path, home, base_ref=base.ref, recipe=recipe, progress=progress)
+    chosen = name or f"{recipe.publish.name or f'puna/{recipe.name}'}-adapter"
+    return Registry(home).publish(seal(adapter, under, home), chosen, aliases=aliases)
 
 
 def push(model: ModelVersion, repo_id: str, progress: Progress = Silent(), private: bool = False) -> str:

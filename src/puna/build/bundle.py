@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from puna.artifacts import MANIFEST, SHORT, Artifact, Bundle, Source, drafting, write_json
+from puna.artifacts import ADAPTER_BASE, MANIFEST, SHORT, Artifact, Bundle, Model, Source, drafting, write_json
 from puna.build.environment import Environment
 from puna.build.surroundings import path_after
 from puna.errors import NotFoundError, ProjectError, nearest
 from puna.home import Home
 from puna.spec import project
 
+ADAPTERS = "adapters.json"
 _COMMIT = 40  # hex digits: libraries take a snapshot folder of this length for a commit
 _KEPT = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -30,6 +32,10 @@ class ModelRef:
     version: int
     digest: str
     path: Path
+    base: Model | None = None
+    """Of an adapter: the model that it is served on. The name then leads to that model's files."""
+    rank: int = 0
+    """Of an adapter: its rank."""
 
 
 def models_named(source: Source, known: set[str]) -> list[str]:
@@ -73,14 +79,19 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
         NotFoundError: a model's folder is gone.
         MachineError: the disk is full.
     """
-    parts = [{"name": m.name, "version": m.version, "digest": m.digest} for m in sorted(models, key=lambda m: m.name)]
+    parts = [_part(model) for model in sorted(models, key=lambda model: model.name)]
+    shared = _shared_base(source, models)
     with drafting("bundle", home.bundles) as draft:
         _link(source.path / "files", draft.path / "app")
         draft.known |= {n.replace("files/", "app/", 1): d for n, d in source.manifest.files.items()}
         (draft.path / "hub").mkdir()
         for model in models:
             draft.known |= _hub_view(model, draft.path)
-        about = {"source": source.digest, "environment": environment.digest, "models": parts}
+            if model.base is not None:
+                draft.known |= _adapter(model, draft.path)
+        if any(model.base for model in models):
+            write_json(draft.path / ADAPTERS, _adapters(models, is_shared=bool(shared)))
+        about: dict[str, Any] = {"source": source.digest, "environment": environment.digest, "models": parts} | shared
         write_json(draft.path / "bundle.json", about)
         draft.made_from = {"source": source.digest, "environment": environment.digest}
         draft.made_from |= {f"model:{model.name}": model.digest for model in models}
@@ -89,19 +100,52 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
     return Bundle.open(draft.final)
 
 
+def _part(model: ModelRef) -> dict[str, Any]:
+    part: dict[str, Any] = {"name": model.name, "version": model.version, "digest": model.digest}
+    return part | ({"base": model.base.digest} if model.base else {})
+
+
+def _shared_base(source: Source, models: Sequence[ModelRef]) -> dict[str, str]:
+    """With `serve: adapter`, the digest of the one model that every adapter of this app is served on."""
+    if project.load(source.path / "files").serve != "adapter":
+        return {}
+    bases = {model.base.digest: model.name for model in models if model.base}
+    if len(bases) != 1:
+        what = f"adapters of different bases: {', '.join(bases.values())}" if bases else "no published adapter"
+        raise ProjectError(
+            f"inferless.yaml says `serve: adapter`, and the app names {what}",
+            "puna publish RUN owner/name --adapter, and name that in app.py",
+        )
+    return {ADAPTER_BASE: next(iter(bases))}
+
+
+def _adapter(model: ModelRef, root: Path) -> dict[str, str]:
+    """The adapter's own files under `adapters/owner--name`."""
+    folder = Path("adapters", model.name.replace("/", "--"))
+    _link(model.path, root / folder)
+    return {f"{folder.as_posix()}/{n}": d for n, d in Artifact.open(model.path).manifest.files.items()}
+
+
+def _adapters(models: Sequence[ModelRef], *, is_shared: bool) -> dict[str, Any]:
+    """What the worker reads: which names are adapters, and whether requests may bring others."""
+    named = {m.name: {"path": f"adapters/{m.name.replace('/', '--')}", "rank": m.rank} for m in models if m.base}
+    return {"adapters": named, "takes_others": is_shared}
+
+
 def _hub_view(model: ModelRef, root: Path) -> dict[str, str]:
     """`models--owner--name` with the one snapshot that `main` names; `{relative path: sha256}` of its files."""
     if not model.path.is_dir():
         raise NotFoundError(f"the files of {model.name}:{model.version} are gone: {model.path}", "publish it again")
+    origin, digest = (model.base.path, model.base.digest) if model.base else (model.path, model.digest)
     folder = root / "hub" / ("models--" + model.name.replace("/", "--"))
-    commit = model.digest[:_COMMIT]
-    _link(model.path, folder / "snapshots" / commit)
+    commit = digest[:_COMMIT]
+    _link(origin, folder / "snapshots" / commit)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
-    if not (model.path / MANIFEST).is_file():
+    if not (origin / MANIFEST).is_file():
         return {}
     prefix = (folder / "snapshots" / commit).relative_to(root).as_posix()
-    return {f"{prefix}/{name}": digest for name, digest in Artifact.open(model.path).manifest.files.items()}
+    return {f"{prefix}/{name}": digest for name, digest in Artifact.open(origin).manifest.files.items()}
 
 
 def _link(origin: Path, target: Path) -> None:
@@ -150,6 +194,8 @@ def app_env(bundle: Bundle, *, extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     env.setdefault("LANG", "C.UTF-8")
+    if (bundle.path / ADAPTERS).is_file():
+        env["PUNA_ADAPTERS"] = str(bundle.path / ADAPTERS)
     if bundle.manifest.config.get("models"):
         env |= _model_cache(bundle, own, extra)
     for folder in (own / "home", own / "cache", hugging_face / "hub"):

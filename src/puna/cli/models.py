@@ -23,9 +23,11 @@ def list_models(json: AsJson = False) -> None:
     if json:
         output.data([{**v.__dict__, "path": str(v.path)} for v in found])
         return
-    rows = [(v.name, v.version, ", ".join(v.aliases), v.digest[:16], v.created[:19]) for v in found]
+    rows = [(v.name, v.version, v.kind, ", ".join(v.aliases), v.digest[:16], v.created[:19]) for v in found]
     output.table(
-        ("model", "version", "aliases", "digest", "published"), rows, empty="no models yet: puna publish RUN owner/name"
+        ("model", "version", "kind", "aliases", "digest", "published"),
+        rows,
+        empty="no models yet: puna publish RUN owner/name",
     )
 
 

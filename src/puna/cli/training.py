@@ -96,14 +96,23 @@ def publish(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the hub repository private.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Publish a model that failed verification.")] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Publish the adapter itself, unmerged: many share one engine.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Give a merged model a name and a version."""
+    """Give a merged model, or an adapter, a name and a version."""
     from puna import pipeline
+    from puna.errors import UsageError
 
+    if adapter and hub:
+        raise UsageError("--hub pushes whole models, --adapter publishes none", "leave one of them out")
     aliases = tuple(dict.fromkeys(("latest", *(alias or ()))))
-    version = pipeline.publish(run, name, Home.default(), force=force, aliases=aliases)
     watch = output.Watch(quiet=json)
+    if adapter:
+        version = pipeline.publish_adapter(run, name, Home.default(), aliases=aliases, progress=watch)
+    else:
+        version = pipeline.publish(run, name, Home.default(), force=force, aliases=aliases)
     url = pipeline.push(version, hub, watch, private) if hub else None
     watch.close()
     if json:

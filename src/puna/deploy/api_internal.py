@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,10 +11,12 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from puna.deploy import views
+from puna.deploy.adapters import Adapters
 from puna.deploy.control import Control
 
 Json = dict[str, Any]
 MAX_WAIT_S = 60.0
+LOOK_S = 0.5
 
 
 class LoadReport(BaseModel):
@@ -27,12 +30,13 @@ class LoadReport(BaseModel):
 def routes(control: Control) -> APIRouter:
     """The handlers."""
     router = APIRouter()
+    adapters = Adapters(control.home)
 
     @router.get("/routes")
     async def get_routes(since: int = -1, wait_s: float = 0) -> Json:
         """The route table, once it is another than version `since` or `wait_s` is over."""
-        await _changed(control, since, min(max(wait_s, 0.0), MAX_WAIT_S))
-        return await run_in_threadpool(table, control)
+        await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S))
+        return await run_in_threadpool(table, control, adapters)
 
     @router.post("/load")
     async def post_load(report: LoadReport) -> Json:
@@ -43,13 +47,17 @@ def routes(control: Control) -> APIRouter:
     return router
 
 
-def table(control: Control) -> Json:
+def table(control: Control, adapters: Adapters) -> Json:
     """The route table as it is now."""
     version, snapshot, keys = control.store.routing()
-    return views.routes(version, snapshot, keys, lambda replica_id: str(control.home.replica_socket(replica_id)))
+
+    def socket(replica_id: str) -> str:
+        return str(control.home.replica_socket(replica_id))
+
+    return views.routes(version, snapshot, keys, socket, adapters.of)
 
 
-async def _changed(control: Control, since: int, wait_s: float) -> None:
+async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float) -> None:
     """Return when the table's version is not `since`, or after `wait_s`."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -61,9 +69,12 @@ async def _changed(control: Control, since: int, wait_s: float) -> None:
     try:
         # After subscribing: a change between look and wait is not missed. Another number, not a higher one: a
         # database that was set up anew counts from 1 again.
-        if control.store.version == since and wait_s > 0:
-            await asyncio.wait_for(changed.wait(), wait_s)
-    except TimeoutError:
-        pass
+        until = loop.time() + wait_s
+        while control.store.version == since and loop.time() < until:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), min(LOOK_S, until - loop.time()))
+            # Publishing writes files, not the database: what it did becomes a version of the table here.
+            if await run_in_threadpool(adapters.have_changed):
+                await run_in_threadpool(control.store.touch_routes)
     finally:
         unsubscribe()

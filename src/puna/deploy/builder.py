@@ -6,6 +6,7 @@ A build that was running when the control plane died starts again: its steps fin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from puna.artifacts import SHORT, Bundle, Source
+from puna.artifacts import SHORT, Adapter, Bundle, Source
 from puna.backends import local, machine, workspace
 from puna.backends.base import Capacity, Launch
 from puna.build import bundle as bundles
@@ -31,7 +32,8 @@ from puna.deploy.states import PENDING, BuildState, RevisionState, StepState
 from puna.deploy.store import Store
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
-from puna.publish.registry import Registry
+from puna.publish import adapters
+from puna.publish.registry import ModelVersion, Registry
 from puna.spec import runtime
 from puna.spec.runtime import RuntimeSpec
 
@@ -69,13 +71,20 @@ class RealTools:
         found = [registry.resolve(name) for name in names]
         for version in found:
             log(f"model {version.ref} ({version.digest[:SHORT]})")
-        models: Sequence[ModelRef] = [ModelRef(v.name, v.version, v.digest, v.path) for v in found]
+        models: Sequence[ModelRef] = [_ref(registry, version) for version in found]
         return bundles.bundle(source, environment, models, home)
 
     def validate(self, launch: Launch, report: Path, timeout_s: float, cancelled: Cancelled) -> Mapping[str, Any]:
         """One guarded run of the app."""
         local.validate(launch, report, timeout_s, cancelled=cancelled)
         return validation.read(report, launch.log).schema_json
+
+
+def _ref(registry: Registry, version: ModelVersion) -> ModelRef:
+    ref = ModelRef(version.name, version.version, version.digest, version.path)
+    if version.kind != Adapter.kind:
+        return ref
+    return dataclasses.replace(ref, base=registry.serving_base(version), rank=adapters.rank_of(version.path))
 
 
 class Builder:

@@ -51,6 +51,11 @@ class Database:
         """The version of the gateways' route table; rises with every change that they can see."""
         return self._version
 
+    def touch_routes(self) -> None:
+        """Something that the gateways see has changed, though not in this database: their table is a newer version."""
+        with self._write():
+            pass
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after each change of the routes, from the thread that made it; returns the way to end it."""
         self._listeners.append(listener)

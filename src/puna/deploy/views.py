@@ -26,8 +26,14 @@ def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Coll
     )
 
 
-def routes(version: int, snapshot: Snapshot, keys: Sequence[Key], socket: Callable[[str], str]) -> Json:
-    """The gateways' table; `socket` gives the path of a replica's socket by its id."""
+def routes(
+    version: int,
+    snapshot: Snapshot,
+    keys: Sequence[Key],
+    socket: Callable[[str], str],
+    adapters: Callable[[str], Mapping[str, str]] = lambda bundle: {},
+) -> Json:
+    """The gateways' table; `socket` gives the path of a replica's socket by its id, `adapters` those of a bundle."""
     return {
         "version": version,
         "keys": [
@@ -41,11 +47,16 @@ def routes(version: int, snapshot: Snapshot, keys: Sequence[Key], socket: Callab
             }
             for key in keys
         ],
-        "endpoints": {e.name: _route(e, snapshot, socket) for e in snapshot.endpoints},
+        "endpoints": {e.name: _route(e, snapshot, socket, adapters) for e in snapshot.endpoints},
     }
 
 
-def _route(endpoint: Endpoint, snapshot: Snapshot, socket: Callable[[str], str]) -> Json:
+def _route(
+    endpoint: Endpoint,
+    snapshot: Snapshot,
+    socket: Callable[[str], str],
+    adapters: Callable[[str], Mapping[str, str]],
+) -> Json:
     revisions = [r for r in snapshot.revisions if r.endpoint == endpoint.name]
     replicas = [r for r in snapshot.replicas if r.endpoint == endpoint.name]
     serving = next((r for r in revisions if r.number == endpoint.serving), None)
@@ -61,6 +72,7 @@ def _route(endpoint: Endpoint, snapshot: Snapshot, socket: Callable[[str], str])
         "min_replica": endpoint.settings.min_replica,
         "schema": serving.schema if serving else None,
         "created": endpoint.created,
+        "adapters": adapters(serving.bundle) if serving else {},
         "replicas": [
             {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency}
             for r in ready

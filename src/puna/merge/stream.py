@@ -11,6 +11,7 @@ are read, added to in fp32, and rounded once to the base's dtype. Which base the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -82,6 +83,37 @@ def merge(
         }
     assert draft.final is not None
     watch.note(f"{touched} matrices merged into {draft.final}")
+    return Model.open(draft.final)
+
+
+def serving_base(
+    adapter: Adapter, base_dir: Path, home: Home, *, base_ref: str, recipe: Recipe, progress: Progress | None = None
+) -> Model:
+    """What an engine loads to serve the adapter unmerged: its base, with its chat rows, tokenizer and stop tokens.
+
+    Adapters that agree in these make the same model, by digest, and can share one engine. Unless the recipe merges
+    with the original base, the matrices go through NF4 and back: adapter and base together then are the trained model.
+
+    Raises:
+        MergeError: the adapter does not fit the base.
+        MachineError: the disk is full; no folder is left.
+    """
+    watch = progress or Silent()
+    watch.stage("make the base that the adapter is served on")
+    config, layout, delta = read_config(base_dir), shards(base_dir), load_delta(adapter.path)
+    slots = {slot.name: slot for shard in layout for slot in shard.slots}
+    check_complete(delta, slots.values())
+    unties = _check_rows(delta, slots, tied=bool(config.get("tie_word_embeddings")))
+    dequantise = recipe.quantization.load_in_4bit and recipe.merge.base != "original"
+    bare = dataclasses.replace(delta, pairs={})
+    work = _Work(bare, dequantise, recipe.quantization.bnb_4bit_use_double_quant, _device())
+    with drafting("model", home.models) as draft, _full_precision():
+        _check_space(home.models, sum(shard.size_bytes for shard in layout), unties, slots)
+        _write_weights(work, layout, draft.path, unties, watch)
+        write_settings(base_dir, adapter, home, draft.path, untied=unties)
+        draft.made_from |= {"base": base_ref}
+        draft.config |= {"base": "dequantised" if dequantise else "original", "serves": "adapters"}
+    assert draft.final is not None
     return Model.open(draft.final)
 
 

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from puna.artifacts import MANIFEST
+from puna.artifacts import MANIFEST, Model
 from puna.errors import MachineError, NotFoundError, PublishError, PunaError
 from puna.home import Home
 from puna.progress import Progress, Silent
@@ -48,6 +48,11 @@ def push(
     from huggingface_hub import HfApi  # a second to import
 
     watch = progress or Silent()
+    if version.kind != Model.kind:
+        raise PublishError(
+            f"{version.ref} is an adapter, and only whole models are pushed",
+            f"puna merge RUN, puna publish RUN owner/name --hub {repo_id}",
+        )
     watch.stage(f"push {version.ref} to {repo_id}")
     card = model_card(version, repo_id)
     api = HfApi(token=token)

@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from puna.artifacts import SHORT, Model, write_json
+from puna.artifacts import SHORT, Adapter, Model, write_json
 from puna.errors import ConflictError, NotFoundError, PublishError, nearest
 from puna.home import Home
 from puna.publish.names import LATEST, Ref, check_alias, check_name, parse
+
+SERVING_BASE = "serving_base"
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ class ModelVersion:
     created: str
     """UTC, ISO 8601."""
     lineage: Mapping[str, str]
-    """Role -> digest or ref: base, dataset, recipe, adapter."""
+    """Role -> digest or ref: base, dataset, recipe, adapter; `serving_base`, what an adapter is served on."""
     verification: Mapping[str, Any] | None = None
     """The figures of the check that the merged model is the trained one; None for a model published unverified."""
+    kind: str = Model.kind
+    """`model`, or `adapter`: published without merging."""
 
     @property
     def ref(self) -> str:
@@ -51,7 +55,7 @@ class Registry:
 
     def publish(
         self,
-        model: Model,
+        model: Model | Adapter,
         name: str,
         *,
         aliases: tuple[str, ...] = (LATEST,),
@@ -60,10 +64,12 @@ class Registry:
     ) -> ModelVersion:
         """Give a model a name and the next version; a digest that is there already keeps its version.
 
-        `verification` is read from the model's manifest when not given. The aliases move to this version.
+        `verification` is read from the model's manifest when not given; an adapter needs none, nothing was merged.
+        The aliases move to this version.
 
         Raises:
             UsageError: the name or an alias is not valid.
+            ConflictError: the name is a model's and this is an adapter, or the other way round.
             PublishError: the model is unverified or failed its verification, and `force` is not set.
         """
         check_name(name)
@@ -72,9 +78,10 @@ class Registry:
         verdict = verification if verification is not None else model.manifest.metrics.get("verification")
         with self._locked():
             entry = self._read(name) or {"name": name, "next": 1, "versions": [], "aliases": {}}
+            _check_kind(entry, model.kind)
             found = next((v for v in entry["versions"] if v["digest"] == model.digest), None)
             if found is None:
-                if not force:
+                if not force and model.kind == Model.kind:
                     _check_verified(name, verdict)
                 found = {
                     "version": entry["next"],
@@ -82,6 +89,7 @@ class Registry:
                     "created": datetime.now(UTC).isoformat(),
                     "lineage": dict(model.manifest.made_from),
                     "verification": None if verdict is None else dict(verdict),
+                    "kind": model.kind,
                 }
                 entry["versions"].append(found)
                 entry["next"] += 1
@@ -105,6 +113,14 @@ class Registry:
                 f"publish it again, or remove the entry with `puna model delete {version.ref} --force`",
             )
         return version
+
+    def serving_base(self, version: ModelVersion) -> Model:
+        """The model that an adapter is served on.
+
+        Raises:
+            NotFoundError: its weights are gone.
+        """
+        return Model.open(self._folder(version.lineage[SERVING_BASE]))
 
     def list(self) -> list[ModelVersion]:
         """Every version of every name, by name and version."""
@@ -151,8 +167,8 @@ class Registry:
             entry["versions"] = [v for v in entry["versions"] if v["version"] not in numbers]
             entry["aliases"] = {a: n for a, n in entry["aliases"].items() if n not in numbers}
             self._write(entry)
-            kept = {version.digest for version in self.list()}
-            for digest in {version["digest"] for version in going} - kept:
+            kept = {digest for version in self.list() for digest in _held(version.digest, version.lineage)}
+            for digest in {d for version in going for d in _held(version["digest"], version["lineage"])} - kept:
                 shutil.rmtree(self._folder(digest), ignore_errors=True)
 
     # ------------------------------------------------------------ files
@@ -209,7 +225,19 @@ class Registry:
             created=version["created"],
             lineage=version["lineage"],
             verification=version["verification"],
+            kind=version.get("kind", Model.kind),
         )
+
+
+def _held(digest: str, lineage: Mapping[str, str]) -> set[str]:
+    """The folders that a version needs: its own, and the model that it is served on."""
+    return {digest, *([lineage[SERVING_BASE]] if SERVING_BASE in lineage else [])}
+
+
+def _check_kind(entry: Mapping[str, Any], kind: str) -> None:
+    before = {version.get("kind", Model.kind) for version in entry["versions"]} - {kind}
+    if before:
+        raise ConflictError(f"{entry['name']} is published as {before.pop()}, not as {kind}", "choose another name")
 
 
 def _check_verified(name: str, verdict: Mapping[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puna import demo
+from puna.artifacts import Adapter
 from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
 from puna.progress import Progress, Silent
@@ -61,6 +62,11 @@ def _published(ref: str, home: Home) -> Base | None:
     if name not in {version.name for version in registry.list()}:
         return None
     version = registry.resolve(ref)
+    if version.kind == Adapter.kind:
+        raise UsageError(
+            f"the base {version.ref} is an adapter, published without merging",
+            "merge its run and publish that: puna merge RUN, then puna publish RUN owner/name",
+        )
     return Base(_checked(version.path, f"the base {version.ref}"), version.ref)
 
 

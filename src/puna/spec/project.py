@@ -13,18 +13,19 @@ from puna.errors import ProjectError
 from puna.spec import fields, runtime
 
 FILE_NAMES = ("inferless.yaml", "inferless.yml")
+SERVES = ("model", "adapter")
 MAX_INFERENCE_TIME_S, MAX_CONCURRENCY = 7200, 100
 
 # Top-level keys that are known; those that mean nothing here are accepted in silence.
 _TOP = (
     "version name import_source source_framework_type configuration env secrets optional model_url provider io_schema "
     "branch autobuild source_location hf_model_name model_type task_type docker_file_path health_api infer_api "
-    "server_port docker_run_command model_import_id models"
+    "server_port docker_run_command model_import_id models serve"
 ).split()
 _CONFIGURATION = (
     "custom_runtime_id custom_runtime_url custom_runtime_name custom_runtime_version custom_volume_id "
     "custom_volume_name gpu_type inference_time is_dedicated is_serverless min_replica max_replica scale_down_delay "
-    "container_concurrency region vcpu ram env secrets"
+    "container_concurrency region vcpu ram env secrets zygote"
 ).split()
 _OPTIONAL = ("input_file_name", "output_file_name", "runtime_file_name")
 
@@ -46,6 +47,8 @@ class Project:
     inference_time_s: float = 180
     container_concurrency: int | None = None
     """Requests a replica takes at once; the worker chooses when null."""
+    zygote: bool = True
+    """Keep a process with the app's imports done, for faster cold starts."""
     region: str | None = None
     vcpu: float | None = None
     ram_gib: float | None = None
@@ -59,6 +62,8 @@ class Project:
     secrets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     """Published models that the bundle must carry, `owner/name`, `owner/name:3` or `owner/name@alias`."""
+    serve: str = "model"
+    """`adapter`: requests may name any published adapter of the same base, not only the one that the app names."""
     warnings: tuple[str, ...] = ()
     """What looks like a mistake but does not stop a deployment."""
 
@@ -101,6 +106,7 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
         scale_down_delay_s=_number(settings, "scale_down_delay", 600),
         inference_time_s=_number(settings, "inference_time", 180),
         container_concurrency=_whole(settings, "container_concurrency", 0) or None,
+        zygote=_flag(settings, "zygote", True),
         region=_text(settings, "region"),
         vcpu=_number(settings, "vcpu", 0) or None,
         ram_gib=_number(settings, "ram", 0) or None,
@@ -111,6 +117,7 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
         env=_env(settings) | _env(values),
         secrets=_names(values, "secrets") + _names(settings, "secrets"),
         models=_names(values, "models"),
+        serve=_text(values, "serve") or "model",
         warnings=tuple(warnings),
     )
     _check(project)
@@ -118,6 +125,8 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
 
 
 def _check(project: Project) -> None:
+    if project.serve not in SERVES:
+        raise ProjectError(f"`serve` is {project.serve!r}", f"one of {', '.join(SERVES)}")
     if project.max_replica < project.min_replica:
         raise ProjectError(
             f"`configuration.min_replica` is {project.min_replica}, over max_replica, {project.max_replica}",
