@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-train docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,8 @@ demo: setup  ## the whole story on a tiny Llama
 
 bench-train: setup  ## Puna, TRL and Unsloth on this GPU, one model, the same rows: writes bench/train-<gpu>.json
 	PYTHONPATH=src $(PY) bench/train.py $(ARGS)
+bench-serve: setup  ## Puna and its peers with a no-op app on this machine's CPUs: writes bench/serve-<machine>.json
+	PYTHONPATH=src $(PY) bench/serve.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches
