@@ -136,3 +136,10 @@ def test_an_alias_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:
         with pytest.raises(ProjectError) as caught:
             load(tmp_path, f"x0: &x0 [a]\n{levels}{line}\n")
         assert len(caught.value.message) < 1000
+
+
+def test_serve_is_model_or_adapter(tmp_path: Path) -> None:
+    assert load(tmp_path, "name: x\n").serve == "model"
+    assert load(tmp_path, "serve: adapter\n").serve == "adapter"
+    with pytest.raises(ProjectError, match="`serve` is 'adaptor'"):
+        load(tmp_path, "serve: adaptor\n")

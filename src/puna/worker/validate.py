@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, faults
+from puna.worker import calllog, engine, faults
 from puna.worker.runner import App
 from puna.worker.schema import Schema
 from puna.worker.stream import StreamHandler
@@ -61,6 +61,7 @@ def validate(app: App, path: str) -> bool:
         report.fields["outputs"] = outputs
         kinds = [{key: o[key] for key in ("name", "datatype", "shape")} for o in outputs]
         report.fields["schema"]["outputs"] = kinds
+        _note_engine(report)
         _finalize(app, report)
     except BaseException:  # noqa: BLE001 - the report has it, and so has the log
         return False
@@ -83,6 +84,14 @@ def _infer(app: App, schema: Schema) -> Any:
     if not first:
         raise BadOutput("infer ended without a call of send_streamed_output")
     return first[0]
+
+
+def _note_engine(report: Report) -> None:
+    """What OpenAI's paths will find: the gateway lists only endpoints whose app holds an engine."""
+    model = engine.current()
+    if model is not None:
+        told = {"kind": model.kind, "model": model.model, "max_model_len": model.max_model_len}
+        report.fields["schema"]["engine"] = told
 
 
 def _finalize(app: App, report: Report) -> None:
