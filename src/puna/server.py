@@ -158,10 +158,12 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     from puna.deploy.api import create_app
     from puna.deploy.builder import Builder
     from puna.deploy.control import Control
+    from puna.deploy.launching import Launching
     from puna.deploy.load import Loads
     from puna.deploy.reconciler import Reconciler
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
+    from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
@@ -170,9 +172,13 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     loads = Loads()
     autoscaler = Autoscaler(store, loads)
     loads.on_waiting = autoscaler.poke
-    reconciler = Reconciler(store, backend, home, loads=loads)
+    secrets = Secrets(store, home.key)
+    launching = Launching(store, home, secrets)
+    zygotes = Keeper(store, backend, launching)
+    reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home)
-    app = create_app(store, home, control=Control(store, home, loads, Secrets(store, home.key), url, builder.wake))
+    made = Control(store, home, loads, secrets, url, builder.wake, zygotes.view)
+    app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]

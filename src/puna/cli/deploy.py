@@ -88,6 +88,7 @@ def settings_of(project: Project) -> dict[str, Any]:
         "container_concurrency": project.container_concurrency or 0,
         "is_dedicated": project.is_dedicated,
         "gpu_type": project.gpu_type or "",
+        "zygote": project.zygote,
         "env": dict(project.env),
         "secrets": list(project.secrets),
     }

@@ -132,9 +132,10 @@ def show(control: Control, endpoint: Endpoint) -> Json:
     store, now = control.store, control.clock()
     replicas = store.replicas(endpoint.name)
     in_flight = {r.id: control.loads.in_flight(r.id, now) for r in replicas}
-    return views.endpoint_view(
+    view = views.endpoint_view(
         endpoint, store.revisions(endpoint.name), replicas, control.url(endpoint.name), in_flight
     )
+    return view | {"warm": control.warm(endpoint.name, endpoint.serving)}
 
 
 def deploy(control: Control, body: Deploy) -> Json:

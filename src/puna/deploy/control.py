@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
@@ -14,6 +15,10 @@ from puna.home import Home
 
 def _nothing() -> None:
     """Nobody is to be woken."""
+
+
+def _no_zygote(_endpoint: str, _revision: int | None) -> None:
+    """Nobody keeps zygotes."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Control:
     """Where the gateway listens, as callers write it; the addresses of endpoints begin with it."""
     wake: Callable[[], None] = _nothing
     """Called after a build was queued or cancelled."""
+    warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
+    """What is to be said of the zygote of an endpoint's revision; None: it has none."""
     clock: Callable[[], float] = field(default=time.time)
 
     def url(self, endpoint: str) -> str:

@@ -1,7 +1,9 @@
-"""From a replica's row to its Launch: working copy, environment, secrets, sockets, log."""
+"""From a replica's row, or a revision's that is to have a zygote, to its Launch: all that a backend needs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +32,8 @@ class Launching:
         """
         revision = self.store.revision(replica.endpoint, replica.revision)
         settings = self.store.endpoint(replica.endpoint).settings
-        bundle = Bundle.open(self.home.bundles / revision.bundle[:SHORT])
+        bundle = self._bundle(revision)
+        env = environment_of(bundle, revision, self.secrets)
         logs.prune(self.home, replica.endpoint)
         return Launch(
             replica_id=replica.id,
@@ -38,13 +41,55 @@ class Launching:
             app=workspace.prepare(bundle, replica.id, self.home),
             socket=self.home.replica_socket(replica.id),
             log=logs.replica_log(self.home, replica.endpoint, replica.id),
-            env=environment_of(bundle, revision, self.secrets),
+            env=env,
             gpu=replica.gpu,
             gpu_fraction=replica.fraction or 1.0,
             concurrency=revision.settings.container_concurrency,
             inference_time_s=settings.inference_time_s,
             startup_timeout_s=revision.settings.startup_timeout_s,
+            warm=zygote_name(bundle, env),
         )
+
+    def zygote_name(self, endpoint: str, revision: int) -> str:
+        """The name of the zygote that replicas of a revision may be forked from.
+
+        Raises:
+            NotFoundError: its bundle, environment or a secret is gone.
+        """
+        row = self.store.revision(endpoint, revision)
+        bundle = self._bundle(row)
+        return zygote_name(bundle, environment_of(bundle, row, self.secrets))
+
+    def zygote(self, endpoint: str, revision: int) -> Launch:
+        """The launch of a revision's zygote; it takes no requests and no GPU.
+
+        Raises:
+            NotFoundError: its bundle, environment or a secret is gone.
+        """
+        row = self.store.revision(endpoint, revision)
+        bundle = self._bundle(row)
+        env = environment_of(bundle, row, self.secrets)
+        name = zygote_name(bundle, env)
+        return Launch(
+            replica_id=name,
+            python=python_of(self.home, row.environment),
+            app=workspace.prepare(bundle, name, self.home),
+            socket=self.home.zygote_socket(name),
+            log=logs.replica_log(self.home, endpoint, name),
+            env=env,
+            concurrency=row.settings.container_concurrency,
+            startup_timeout_s=row.settings.startup_timeout_s,
+            warm=name,
+        )
+
+    def _bundle(self, revision: Revision) -> Bundle:
+        return Bundle.open(self.home.bundles / revision.bundle[:SHORT])
+
+
+def zygote_name(bundle: Bundle, env: Mapping[str, str]) -> str:
+    """One name for each bundle in each environment: what was imported in one is not for another."""
+    text = json.dumps([bundle.digest, sorted(env.items())])
+    return f"zygote-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def python_of(home: Home, environment: str) -> Path:

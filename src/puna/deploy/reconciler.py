@@ -29,11 +29,13 @@ from puna.deploy.records import Replica
 from puna.deploy.secrets import Secrets
 from puna.deploy.states import ReplicaState, RevisionState
 from puna.deploy.store import Store
+from puna.deploy.zygotes import Keeper
 from puna.errors import ConflictError, NotFoundError, PunaError
 from puna.home import Home
 
 LOG = logging.getLogger("puna.reconciler")
 INTERVAL_S = 0.2
+SOONEST_S, LATENESS = 0.02, 0.05  # while a replica starts: a look every 20 ms, then every 5 % of what it has taken
 UNKNOWN_GRACE_S = 5.0
 
 Prepare = Callable[[Replica], Launch]
@@ -44,11 +46,22 @@ class Reconciler:
     """Brings what runs nearer to what the store says, one `step` at a time."""
 
     def __init__(
-        self, store: Store, backend: Backend, home: Home, *, loads: Loads | None = None, prepare: Prepare | None = None
+        self,
+        store: Store,
+        backend: Backend,
+        home: Home,
+        *,
+        loads: Loads | None = None,
+        prepare: Prepare | None = None,
+        zygotes: Keeper | None = None,
     ) -> None:
-        """`loads` say when a draining replica has no request left; `prepare` is for tests without bundles."""
+        """`loads` say when a draining replica has no request left; `prepare` is for tests without bundles.
+
+        Without `zygotes` none are kept.
+        """
         self.store, self.backend, self.loads = store, backend, loads or Loads()
         self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
+        self.zygotes = zygotes
         self._observed: Mapping[str, Observed] = {}
         self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
             Start: self._start,
@@ -64,7 +77,7 @@ class Reconciler:
         }
 
     def run(self, stop: threading.Event) -> None:
-        """Step until `stop`: five times a second, and at once after a change of the store."""
+        """Step until `stop`: five times a second, more often while a replica starts, at once when the store changes."""
         changed = threading.Event()
         unsubscribe = self.store.subscribe(changed.set)
         try:
@@ -75,9 +88,13 @@ class Reconciler:
                 except Exception:  # the log has it, and the loop goes on: one bad step must not end all serving
                     LOG.exception("a step of the reconciler failed")
                     stop.wait(1.0)
-                changed.wait(INTERVAL_S)
+                changed.wait(self._pause_s(time.time()))
         finally:
             unsubscribe()
+
+    def _pause_s(self, now: float) -> float:
+        starts = [r.created for r in self.store.snapshot().replicas if r.state is ReplicaState.STARTING]
+        return min(max(SOONEST_S, (now - max(starts)) * LATENESS), INTERVAL_S) if starts else INTERVAL_S
 
     def step(self, now: float) -> list[Action]:
         """One look and what follows from it; the actions are returned for whoever watches."""
@@ -93,6 +110,8 @@ class Reconciler:
             except (NotFoundError, ConflictError) as error:
                 # Somebody changed the store since the snapshot; the next plan knows.
                 LOG.info("%s is out of date: %s", action, error.message)
+        if self.zygotes is not None:
+            self.zygotes.step(self.store.snapshot(), now)
         return actions
 
     def _end_unknown(self, known: set[str]) -> None:
@@ -111,10 +130,14 @@ class Reconciler:
     def _start(self, action: Start, now: float) -> None:
         replica = self.store.add_replica(action.endpoint, action.revision, action.gpu, action.fraction, now)
         try:
-            self.backend.start(self.prepare(replica))
+            launch = self.prepare(replica)
+            self.backend.start(launch)
         except (PunaError, OSError) as error:
             reason = " ".join(filter(None, (str(error), getattr(error, "hint", ""))))
             self.store.fail_replica(replica.id, f"it could not be started: {reason}", "", now)
+            return
+        if self.zygotes is not None:
+            self.zygotes.started(replica, launch)
 
     def _admit(self, action: Admit, now: float) -> None:
         seen = self._observed[action.replica_id]

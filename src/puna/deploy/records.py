@@ -15,7 +15,9 @@ from puna.deploy.states import BuildState, ReplicaState, RevisionState, StepStat
 from puna.errors import UsageError
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
-LIVE = frozenset({"min_replica", "max_replica", "scale_down_delay_s", "inference_time_s", "max_queue", "replace"})
+LIVE = frozenset(
+    {"min_replica", "max_replica", "scale_down_delay_s", "inference_time_s", "max_queue", "replace", "zygote"}
+)
 NO_GPU = frozenset({"cpu", "none"})
 
 
@@ -41,6 +43,8 @@ class Settings:
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Names of secret sets whose values join the app's environment."""
+    zygote: bool = True
+    """A process with the app's imports done is kept, which replicas are forked from: memory for faster cold starts."""
     replace: bool = False
     """The serving revision may be stopped first when there is no room for both."""
 
