@@ -100,6 +100,8 @@ class Loop:
 
     def __init__(self, engine: Any, prepare: Callable[[], Any], on_death: Callable[[str], Any]) -> None:
         self.engine, self._prepare, self._on_death = engine, prepare, on_death
+        self.defaults: Dict[str, Any] = {}
+        """Options of every request that does not set them: the adapter, where the model's name means one."""
         # Fast tokenizers cannot be used while another thread changes their truncation, and vLLM does so each call.
         self.rendering = threading.Lock()
         self._jobs: Any = queue.SimpleQueue()
@@ -184,6 +186,7 @@ class Loop:
             desk.inbox.put([(request_id, EngineDied(self._death))])
             return
         self._owners[request_id] = desk
+        options = dict(options, **{n: value for n, value in self.defaults.items() if options.get(n) is None})
         try:
             self.engine.add_request(request_id, *arguments, **options)
         except Exception as error:  # noqa: BLE001 - the caller sees it
