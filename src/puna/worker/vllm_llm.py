@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any, Callable
 
-from puna.worker import calllog
+from puna.worker import adapters, calllog
 from puna.worker import engine as engines
 from puna.worker.vllm_defaults import chosen, in_process
 from puna.worker.vllm_engine import VllmEngine
@@ -45,6 +45,7 @@ def _init(original: Callable[..., None], concurrency: int) -> Callable[..., None
         given = dict(signature.bind_partial(self, *arguments, **options).arguments)
         given.update(given.pop("kwargs", {}))
         options.update(chosen(original, given, concurrency))
+        options.update(adapters.vllm_options(given))
         cores = os.sched_getaffinity(0)
         with in_process():
             original(self, *arguments, **options)
@@ -69,6 +70,9 @@ def _share(llm: Any, model: str) -> None:
     llm.llm_engine = SharedEngine(engine, loop)
     llm.request_counter = SharedCounter(loop)
     setattr(llm, LOOP, loop)
+    adapter = adapters.of(model)
+    if adapter is not None:
+        loop.defaults["lora_request"] = shared._lora(adapter)
     engines.register(shared)
 
 
