@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve bench-coldstart docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +28,8 @@ bench-train: setup  ## Puna, TRL and Unsloth on this GPU, one model, the same ro
 	PYTHONPATH=src $(PY) bench/train.py $(ARGS)
 bench-serve: setup  ## Puna and its peers with a no-op app on this machine's CPUs: writes bench/serve-<machine>.json
 	PYTHONPATH=src $(PY) bench/serve.py $(ARGS)
+bench-coldstart: setup  ## a request to an endpoint at zero, with and without a zygote: writes bench/coldstart-<machine>.json
+	PYTHONPATH=src $(PY) bench/coldstart.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches

@@ -33,7 +33,8 @@ VLLM_LATER_CPU = ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner"
 # Calls at top level that change nothing for imports after them.
 HARMLESS_CALLS = frozenset(
     "logging.getLogger logging.basicConfig warnings.filterwarnings warnings.simplefilter os.getenv os.environ.get "
-    "os.path.join os.path.dirname os.path.abspath os.path.exists print".split()
+    "os.path.join os.path.dirname os.path.abspath os.path.exists time.time time.monotonic time.perf_counter "
+    "print".split()
 )
 # Threads of libraries that do not live through a fork; others (OpenBLAS, OpenMP) start theirs again.
 UNSAFE_THREADS = ("cuda", "grpc", "tokio", "ray")
