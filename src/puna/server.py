@@ -240,7 +240,7 @@ def _serve(
     """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
     import uvicorn
 
-    from puna.serve.corked import CorkedProtocol
+    from puna.serve.connection import Connection
 
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -248,7 +248,7 @@ def _serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=CorkedProtocol,
+        http=Connection,
         ws="none",
         access_log=False,
         log_level="warning",

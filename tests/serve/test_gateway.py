@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from puna.serve.corked import CorkedProtocol
+from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
@@ -81,9 +81,8 @@ class StubControl:
 
 @contextlib.asynccontextmanager
 async def running(app: Any, **where: Any) -> AsyncIterator[uvicorn.Server]:
-    config = uvicorn.Config(
-        app, log_level="warning", ws="none", http=CorkedProtocol, timeout_graceful_shutdown=1, **where
-    )
+    fixed: dict[str, Any] = {"log_level": "warning", "ws": "none", "proxy_headers": False}
+    config = uvicorn.Config(app, http=Connection, timeout_graceful_shutdown=1, **fixed, **where)
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server.serve())
     await until(lambda: server.started or task.done())

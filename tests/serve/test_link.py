@@ -41,9 +41,26 @@ async def silent(worker: StubWorker, request_id: int, head: dict[str, Any], body
     pass
 
 
+class Asked:
+    """An exchange, and what was heard of it as a future."""
+
+    def __init__(self, link: Link, body: bytes) -> None:
+        self.outcome: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self.exchange = link.send(HEAD, body, self.heard)
+
+    def heard(self, reply: Reply | None, error: BaseException | None) -> None:
+        assert not self.outcome.done(), "heard twice"
+        if error is None:
+            self.outcome.set_result(reply)
+        else:
+            self.outcome.set_exception(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.exchange, name)
+
+
 def ask(link: Link, body: bytes = b"x") -> Any:
-    link.reserve()
-    return link.send(HEAD, body)
+    return Asked(link, body)
 
 
 def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets: Path) -> None:
@@ -128,7 +145,7 @@ def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_en
     async def story(link: Link) -> None:
         exchange = ask(link)
         await until(lambda: exchange.started)
-        link.abandon(exchange)
+        link.abandon(exchange.exchange)
         await worker.until_seen(protocol.CANCEL)
         assert link.outstanding == 1
         worker.send(protocol.encode(protocol.END, exchange.request_id, {}))
@@ -143,7 +160,7 @@ def test_an_abandoned_request_that_had_not_begun_frees_its_place_at_once(sockets
     async def story(link: Link) -> None:
         exchange = ask(link)
         await worker.until_seen(protocol.REQUEST)
-        link.abandon(exchange)
+        link.abandon(exchange.exchange)
         assert link.outstanding == 0
         # ... but STARTED was on its way already: it runs after all
         worker.send(protocol.encode(protocol.STARTED, exchange.request_id))

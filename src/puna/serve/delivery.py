@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from puna.errors import DeadlineError
 from puna.serve import http
-from puna.serve.dispatch import Call, ClientGone
+from puna.serve.call import Call, ClientGone
 from puna.serve.http import Header, Receive, Send
 
 WATCH_AFTER_S = 0.02

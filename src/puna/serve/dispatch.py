@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.link import Exchange, Link, Lost, Refused, Reply
+from puna.serve.call import Call, Stage, Told
+from puna.serve.deadlines import Deadlines
+from puna.serve.link import Link, Lost, Reply
 from puna.serve.routes_table import EndpointRoute, Table
 from puna.serve.routing import choose
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S, Ticket, WaitingRoom
@@ -25,57 +28,6 @@ HOPELESS: dict[str, str] = {
     EndpointState.FAILED: "could not be deployed",
     EndpointState.FAILING: "cannot serve, its replicas keep dying",
 }
-
-
-class ClientGone(Exception):
-    """The client hung up: nobody waits for an answer."""
-
-
-@dataclass(eq=False)
-class Call:
-    """One request on its way through the gateway."""
-
-    endpoint: str
-    path: str
-    """As protocol.REQUEST lists them."""
-    body: bytes
-    trace: str
-    version: str = "1"
-    adapter: Mapping[str, str] | None = None
-    """The LoRA that the engine is to answer with: its name and path."""
-    cold: bool = False
-    """It waited while no replica was ready."""
-    queued_s: float = 0.0
-    infer_s: float = 0.0
-    link: Link | None = None
-    exchange: Exchange | None = None
-    timer: asyncio.TimerHandle | None = None
-    """Ends a begun stream at its limit."""
-    _aborted: BaseException | None = None
-    _pending: asyncio.Future[Any] | None = None
-
-    async def hold(self, future: asyncio.Future[Any]) -> Any:
-        """Wait for `future`, or for `abort`, whichever comes first."""
-        if self._aborted is not None:
-            raise self._aborted
-        self._pending = future
-        try:
-            return await future
-        finally:
-            self._pending = None
-
-    def abort(self, error: BaseException) -> None:
-        """End the call with `error`, wherever it is."""
-        self._aborted = self._aborted or error
-        if self._pending is not None and not self._pending.done():
-            self._pending.set_exception(error)
-
-    def leave(self) -> None:
-        """Nobody waits for the reply any more; harmless when it has ended."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.link is not None and self.exchange is not None:
-            self.link.abandon(self.exchange)
 
 
 @dataclass
@@ -97,6 +49,7 @@ class Lane:
         self.room = WaitingRoom(route.name, startup_allowance_s)
         self.tally = Tally()
         self._on_cold = on_cold
+        self._deadlines: Deadlines[Call] = Deadlines(self._late)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def update(self, route: EndpointRoute) -> None:
@@ -143,20 +96,27 @@ class Lane:
 
     def pump(self) -> None:
         """Give free places to those who wait, the first in line first."""
-        if not len(self.room):
+        while (ticket := self.room.first()) is not None:
+            link = choose(self.links.values(), ticket.tried)
+            if link is None:
+                break
+            self._grant(ticket, link)
+        if ticket is None:
             return
         if not self.ready:
             self.room.turned_cold()
-            return
-        for ticket in self.room:
-            link = choose(self.links.values(), ticket.tried)
-            if link is not None:
-                self.room.leave(ticket)
-                link.reserve()
-                ticket.granted = link
-                ticket.wake(None)
-            elif not ticket.tried:
-                return  # nothing is free: those behind need not ask
+        elif ticket.tried:  # the first in line has been where there is a place; those behind may not have been
+            for ticket in self.room:
+                link = choose(self.links.values(), ticket.tried)
+                if link is not None:
+                    self._grant(ticket, link)
+                elif not ticket.tried:
+                    return
+
+    def _grant(self, ticket: Ticket, link: Link) -> None:
+        self.room.leave(ticket)
+        ticket.granted = link
+        ticket.wake(None)
 
     def sweep(self, now: float) -> None:
         """End the waits that have been too long."""
@@ -171,74 +131,91 @@ class Lane:
             PunaError: no reply can be had, and why.
             ClientGone: nobody waits for it.
         """
-        why_not = self.refusal()
-        if why_not is not None:
-            raise why_not
-        self.tally.requests_total += 1
-        self.tally.last_request = time.time()
-        tried: list[str] = []
-        deaths = 0
-        try:
-            while True:
-                call.link = await self._turn(call, tried)
-                try:
-                    return await self._exchange(call, call.link)
-                except Refused:
-                    continue
-                except Lost as lost:
-                    tried.append(call.link.replica_id)
-                    deaths += lost.started
-                    if deaths > 1 or len(tried) > MAX_TRIES:
-                        message = f"{self.route.name}: {len(tried)} replicas died with this request"
-                        raise ReplicaDiedError(message, f"puna logs {self.route.name}") from None
-        finally:
-            self.tally.last_request = time.time()
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
-    async def _turn(self, call: Call, tried: list[str]) -> Link:
-        """A replica with a place reserved for this call."""
-        if not len(self.room):
-            link = choose(self.links.values(), tried)
-            if link is not None:
-                link.reserve()
-                return link
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def wake(error: BaseException | None) -> None:
+        def told(reply: Reply | None, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is None:
-                future.set_result(None)
+                future.set_result(reply)
             else:
                 future.set_exception(error)
 
+        self.begin(call, told)
+        return await future
+
+    def begin(self, call: Call, told: Told) -> None:
+        """Bring the call to a replica; `told` hears how that went, perhaps before this returns.
+
+        Raises:
+            PunaError: it is not even taken, and why.
+        """
+        why_not = self.refusal()
+        if why_not is not None:
+            raise why_not
+        call.owner, call.told = self, told
+        self.tally.requests_total += 1
+        self.tally.last_request = time.time()
+        self._seek(call)
+
+    def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
+        """The call's last word; harmless when it was said before."""
+        if call.stage is Stage.ENDED:
+            return
+        told, call.told = call.told, None
+        self.leave(call)
+        self.tally.last_request = time.time()
+        if told is not None:
+            told(reply, error)
+
+    def leave(self, call: Call) -> None:
+        """Nobody waits for the call any more: give back what it holds."""
+        stage, call.stage = call.stage, Stage.ENDED
+        if stage is Stage.WAITING:
+            if call.ticket is not None:
+                self.room.leave(call.ticket)
+                self._waited(call, asyncio.get_running_loop().time())
+        elif stage is not Stage.ENDED:
+            self._deadlines.remove(call)
+            assert call.link is not None and call.exchange is not None
+            if stage is Stage.SENT:
+                call.infer_s = asyncio.get_running_loop().time() - call.sent
+            call.link.abandon(call.exchange)
+
+    def _seek(self, call: Call) -> None:
+        """To a replica with a free place, or else into the waiting room."""
+        call.stage = Stage.WAITING
+        link = choose(self.links.values(), call.tried) if not len(self.room) else None
+        if link is not None:
+            self._send(call, link)
+            return
         cold = not self.ready
-        entered = loop.time()
-        ticket = self.room.enter(entered, wake, cold=cold, max_queue=self.route.max_queue, tried=tuple(tried))
+        entered = asyncio.get_running_loop().time()
+        wake = partial(self._woken, call)
+        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=self.route.max_queue, tried=call.tried)
         if cold:
             self._on_cold()
-        try:
-            await call.hold(future)
-            assert isinstance(ticket.granted, Link)
-            return ticket.granted
-        except BaseException:  # raised again: only the place in the queue is given back here
-            self._give_up(ticket)
-            raise
-        finally:
-            call.queued_s += loop.time() - entered
-            if ticket.cold and not call.cold:
-                call.cold = True
-                self.tally.cold_s.append(call.queued_s)
 
-    def _give_up(self, ticket: Ticket) -> None:
-        self.room.leave(ticket)
-        if isinstance(ticket.granted, Link):
-            ticket.granted.release()
-            self.pump()
+    def _woken(self, call: Call, error: BaseException | None) -> None:
+        """The wait is over: a replica has a place, or there will be none."""
+        if error is not None:
+            self.end(call, None, error)
+            return
+        assert call.ticket is not None and isinstance(call.ticket.granted, Link)
+        link = call.ticket.granted
+        self._waited(call, asyncio.get_running_loop().time())
+        self._send(call, link)
 
-    async def _exchange(self, call: Call, link: Link) -> Reply | None:
-        """Send the call over `link` and wait for its reply, `inference_time_s` at most."""
-        loop = asyncio.get_running_loop()
+    def _waited(self, call: Call, now: float) -> None:
+        ticket, call.ticket = call.ticket, None
+        assert ticket is not None
+        call.queued_s += now - ticket.entered_at
+        if ticket.cold and not call.cold:
+            call.cold = True
+            self.tally.cold_s.append(call.queued_s)
+
+    def _send(self, call: Call, link: Link) -> None:
+        """Hand the call to a replica, which has `inference_time_s` for it."""
         limit_s = self.route.inference_time_s
         head: dict[str, Any] = {
             "path": call.path,
@@ -249,21 +226,37 @@ class Lane:
         }
         if call.adapter is not None:
             head["adapter"] = call.adapter
-        began = loop.time()
-        call.exchange = link.send(head, call.body)
-        timer = loop.call_later(limit_s, call.abort, too_long(call.endpoint, limit_s))
-        begun = False
+        call.stage, call.link = Stage.SENT, link
+        call.exchange = link.send(head, call.body, partial(self._heard, call))
+        call.sent = call.exchange.sent
+        self._deadlines.add(call, call.sent + limit_s)
+
+    def _heard(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
+        """What came of a sent call: a reply, the beginning of a stream, or the need to try elsewhere."""
+        if error is None:
+            if reply is not None:
+                self.end(call, reply, None)
+                return
+            call.stage, call.infer_s = Stage.STREAMING, asyncio.get_running_loop().time() - call.sent
+            told, call.told = call.told, None
+            if told is not None:
+                told(None, None)
+            return
+        self._deadlines.remove(call)
+        assert call.link is not None
+        if isinstance(error, Lost):
+            call.tried += (call.link.replica_id,)
+            call.deaths += error.started
         try:
-            reply: Reply | None = await call.hold(call.exchange.outcome)
-            begun = reply is None
-            return reply
-        finally:
-            call.infer_s = loop.time() - began
-            if begun:
-                call.timer = timer  # the stream runs against the same limit; whoever ends it cancels the timer
-            else:
-                timer.cancel()
-                call.leave()
+            if call.deaths > 1 or len(call.tried) > MAX_TRIES:
+                message = f"{self.route.name}: {len(call.tried)} replicas died with this request"
+                raise ReplicaDiedError(message, f"puna logs {self.route.name}")
+            self._seek(call)
+        except PunaError as why_not:
+            self.end(call, None, why_not)
+
+    def _late(self, call: Call) -> None:
+        call.abort(too_long(call.endpoint, self.route.inference_time_s))
 
     def close(self) -> None:
         """The endpoint is gone: refuse those who wait, finish what is in flight."""

@@ -6,19 +6,23 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
 
 from puna import __version__
-from puna.errors import NotFoundError, PunaError, UnavailableError, UsageError
+from puna.errors import NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
 from puna.serve import delivery, http
 from puna.serve.access import Access
-from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
+from puna.serve.call import Call, ClientGone
+from puna.serve.connection import Request
+from puna.serve.dispatch import Lane, Lanes
 from puna.serve.forward import ControlPlane
 from puna.serve.http import Disconnected, Receive, Scope, Send
+from puna.serve.link import Reply
 from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
@@ -68,7 +72,7 @@ class Gateway:
             if path.startswith("/v2") or path == "/metrics":
                 await self._answer(scope, receive, send)
             elif path.startswith(OPENAI):
-                await self.openai.answer(scope, receive, send, self._trace(scope))
+                await self.openai.answer(scope, receive, send, self._trace(http.header(scope, b"x-request-id")))
             else:
                 await self.control.forward(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -151,7 +155,7 @@ class Gateway:
         began = time.perf_counter()
         match = MODEL.fullmatch(scope["path"])
         name, version, verb = match.groups() if match else ("", None, None)
-        trace = self._trace(scope)
+        trace = self._trace(http.header(scope, b"x-request-id"))
         try:
             if verb in ("infer", "generate_stream") and scope["method"] == "POST":
                 status = await self._infer(scope, receive, send, Call(name, verb, b"", trace, version or "1"))
@@ -166,9 +170,35 @@ class Gateway:
             # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
             self.metrics.answered(name if name in self.lanes.by_name else "", status, time.perf_counter() - began)
 
-    def _trace(self, scope: Scope) -> str:
+    def infer(self, request: Request) -> Callable[[], None]:
+        """One inference request that has arrived whole, without a task of its own; what `_infer` is for the others."""
+        began = time.perf_counter()
+        call = Call(request.name, "infer", request.body, self._trace(request.trace))
+
+        def told(reply: Reply | None, error: BaseException | None) -> None:
+            if reply is not None:
+                status = reply.status
+                request.reply(status, [http.JSON, *delivery.headers(call)], reply.body)
+            elif isinstance(error, ClientGone):
+                status = CLIENT_GONE
+            else:
+                known = error if isinstance(error, PunaError) else ReplicaDiedError(f"{call.endpoint}: {error}")
+                status, headers, body = http.refusal(known)
+                request.reply(status, [*headers, (b"x-puna-request-id", call.trace.encode())], body)
+            name = call.endpoint if call.endpoint in self.lanes.by_name else ""
+            self.metrics.answered(name, status, time.perf_counter() - began)
+
+        try:
+            self.access.check(request.authorization, time.time(), endpoint=call.endpoint)
+            if len(call.body) > self.settings.max_body_bytes:
+                raise http.too_large(self.settings.max_body_bytes)
+            self._lane(call.endpoint).begin(call, told)
+        except PunaError as error:
+            told(None, error)
+        return partial(call.abort, ClientGone())
+
+    def _trace(self, given: str) -> str:
         self._numbers += 1
-        given = http.header(scope, b"x-request-id")
         return given if given and TRACE.fullmatch(given) else f"{self._trace_prefix}-{self._numbers:x}"
 
     def _permit(self, scope: Scope, endpoint: str | None) -> None:

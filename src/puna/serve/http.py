@@ -43,7 +43,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     stated = header(scope, b"content-length")
     if stated.isdigit() and int(stated) > limit_bytes:
         await _discard(receive)
-        raise _too_large(limit_bytes)
+        raise too_large(limit_bytes)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Disconnected
@@ -59,11 +59,12 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         size += len(parts[-1])
     if size > limit_bytes:
         await _discard(receive)
-        raise _too_large(limit_bytes)
+        raise too_large(limit_bytes)
     return b"".join(parts)
 
 
-def _too_large(limit_bytes: int) -> TooLargeError:
+def too_large(limit_bytes: int) -> TooLargeError:
+    """The refusal of a body that is longer than that."""
     return TooLargeError(f"the body is larger than {limit_bytes} bytes")
 
 
@@ -94,8 +95,13 @@ def error_text(error: PunaError) -> str:
 
 async def refuse(send: Send, error: PunaError, headers: Iterable[Header] = ()) -> None:
     """An error on `/v2`: `{"error": "..."}`, as Triton writes it."""
-    extra = [JSON, *headers, *advice(error)]
-    await reply(send, error.http_status, orjson.dumps({"error": error_text(error)}), extra)
+    status, own, body = refusal(error)
+    await reply(send, status, body, [*own, *headers])
+
+
+def refusal(error: PunaError) -> tuple[int, list[Header], bytes]:
+    """The same as status, headers and body."""
+    return error.http_status, [JSON, *advice(error)], orjson.dumps({"error": error_text(error)})
 
 
 def advice(error: PunaError) -> list[Header]:

@@ -29,7 +29,7 @@ class Lost(Exception):
     """The worker went away before this request's reply began: it may be tried elsewhere."""
 
     def __init__(self, started: bool) -> None:
-        """`started`: `infer` had been called for it, so it may have been the cause."""
+        """`started`: `infer` may have been called for it, so it may have been the cause."""
         super().__init__()
         self.started = started
 
@@ -46,12 +46,16 @@ class Reply:
     body: bytes
 
 
-@dataclass(eq=False)
+Heard = Callable[[Reply | None, BaseException | None], None]
+"""Called once: with the Reply, with neither when a stream has begun, or with Lost or Refused."""
+
+
+@dataclass(eq=False, slots=True)
 class Exchange:
-    """One request on one worker. `outcome` becomes the Reply, or None when a stream has begun, or raises Lost."""
+    """One request on one worker."""
 
     request_id: int
-    outcome: asyncio.Future[Reply | None]
+    heard: Heard | None
     sent: float = 0.0
     """When, on the loop's clock."""
     started: bool = False
@@ -72,7 +76,7 @@ class Exchange:
 
     def more(self) -> asyncio.Future[None]:
         """Done when there is something to take, or the stream has ended."""
-        self._more = self.outcome.get_loop().create_future()
+        self._more = asyncio.get_running_loop().create_future()
         if self._events or self.ended:
             self._more.set_result(None)
         return self._more
@@ -86,12 +90,13 @@ class Exchange:
         if self.ended:
             return
         self.ended, self.error = True, text
-        if not self.outcome.done() and not self.abandoned:
-            if error is not None:
-                self.outcome.set_exception(error)
-            else:
-                self.outcome.set_result(reply)
+        self._tell(reply, error)
         self._notify()
+
+    def _tell(self, reply: Reply | None, error: BaseException | None) -> None:
+        heard, self.heard = self.heard, None
+        if heard is not None and not self.abandoned:
+            heard(reply, error)
 
 
 class Link(asyncio.Protocol):
@@ -106,12 +111,12 @@ class Link(asyncio.Protocol):
         self.closed = False
         """`run` has ended; this link will not connect again."""
         self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._decoder = protocol.Decoder()
         self._exchanges: dict[int, Exchange] = {}
         self._unsent: list[bytes] = []
         self._recent_s = 1.0  # how long replies took lately; an unknown app counts as slow
-        self._reserved = 0
         self._hello = False
         self._greeted = False
         self._draining = False
@@ -136,7 +141,7 @@ class Link(asyncio.Protocol):
     @property
     def outstanding(self) -> int:
         """Requests that hold a place, those of vanished clients included."""
-        return len(self._exchanges) + self._reserved
+        return len(self._exchanges)
 
     async def run(self) -> None:
         """Stay connected while listed or while requests are out; returns when neither is so."""
@@ -170,25 +175,10 @@ class Link(asyncio.Protocol):
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def reserve(self) -> None:
-        """Hold a place for a request that will be sent, or released, in a moment."""
-        self._reserved += 1
-
-    def release(self) -> None:
-        """Give a reserved place back."""
-        self._reserved -= 1
-        self._close_if_idle()
-
-    def send(self, head: dict[str, Any], body: bytes) -> Exchange:
-        """Send a request on a reserved place; `head` as protocol.REQUEST describes it."""
-        self._reserved -= 1
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Reply | None] = loop.create_future()
+    def send(self, head: dict[str, Any], body: bytes, heard: Heard) -> Exchange:
+        """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
-        exchange = Exchange(self._next_id, outcome, loop.time())
-        if self._transport is None or not self._hello:
-            outcome.set_exception(Refused())  # it hung up between the choice and now; nothing was sent
-            return exchange
+        exchange = Exchange(self._next_id, heard, self._loop.time())
         self._exchanges[exchange.request_id] = exchange
         payload = orjson.dumps(head) + b"\n" + body
         self._write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
@@ -206,7 +196,7 @@ class Link(asyncio.Protocol):
     def _write(self, frame: bytes) -> None:
         """All frames of one turn of the loop go out together: under load a system call costs more than a frame."""
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._unsent.append(frame)
 
     def _flush(self) -> None:
@@ -237,8 +227,10 @@ class Link(asyncio.Protocol):
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
         exchanges, self._exchanges = self._exchanges, {}
         self._transport, self._hello, self._draining = None, False, False
-        for exchange in exchanges.values():
-            exchange._finish(None, Lost(exchange.started), "the replica died after its reply had begun")
+        for place, exchange in enumerate(exchanges.values()):
+            # A worker begins with calls in the order in which they came: of the first it may have died untold.
+            may_have_begun = exchange.started or place < self.concurrency
+            exchange._finish(None, Lost(may_have_begun), "the replica died after its reply had begun")
         self._gone.set()
         self._on_change()
 
@@ -253,16 +245,14 @@ class Link(asyncio.Protocol):
         exchange = self._exchanges.get(request_id)
         if kind == protocol.STARTED:
             if exchange is None:
-                future = asyncio.get_running_loop().create_future()
-                exchange = self._exchanges[request_id] = Exchange(request_id, future, abandoned=True)
+                exchange = self._exchanges[request_id] = Exchange(request_id, None, abandoned=True)
             exchange.started = True
         elif exchange is None:
             return
         elif kind == protocol.REPLY:
             self._reply(exchange, Reply(*protocol.decode_reply(payload)))
         elif kind == protocol.BEGIN:
-            if not exchange.outcome.done() and not exchange.abandoned:
-                exchange.outcome.set_result(None)
+            exchange._tell(None, None)
         elif kind == protocol.CHUNK:
             self._chunk(exchange, payload)
         elif kind == protocol.END:
@@ -272,10 +262,10 @@ class Link(asyncio.Protocol):
     def _reply(self, exchange: Exchange, reply: Reply) -> None:
         if reply.status == 503 and not exchange.started:
             self._draining = True
-            asyncio.get_running_loop().call_later(REFUSED_PAUSE_S, self._rested)
+            self._loop.call_later(REFUSED_PAUSE_S, self._rested)
             exchange._finish(None, Refused())
         else:
-            took_s = asyncio.get_running_loop().time() - exchange.sent
+            took_s = self._loop.time() - exchange.sent
             self._recent_s += AHEAD_WEIGHT * (took_s - self._recent_s)
             exchange._finish(reply, None)
         if reply.status == 504 and exchange.started:

@@ -24,7 +24,8 @@ from puna.errors import (
 )
 from puna.serve import delivery, http
 from puna.serve.access import Access
-from puna.serve.dispatch import Call, ClientGone, Lane, Lanes
+from puna.serve.call import Call, ClientGone
+from puna.serve.dispatch import Lane, Lanes
 from puna.serve.http import Disconnected, Header, Receive, Scope, Send
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute

@@ -30,7 +30,7 @@ class Ticket:
     tried: Collection[str] = ()
     """Replicas that died with this request."""
     granted: object = None
-    """What the turn brought: a place on a replica, held until the request is sent or gives it back."""
+    """What the turn brought: a replica with a free place."""
 
 
 class WaitingRoom:
@@ -48,6 +48,10 @@ class WaitingRoom:
     def __iter__(self) -> Iterator[Ticket]:
         """The tickets as they stand now, the first in line first."""
         return iter(list(self._tickets.values()))
+
+    def first(self) -> Ticket | None:
+        """The first in line; None: nobody waits."""
+        return next(iter(self._tickets.values()), None)
 
     def enter(
         self,

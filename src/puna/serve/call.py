@@ -1,0 +1,99 @@
+"""One request on its way through the gateway: where it is, what it holds, and who hears how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from puna.serve.link import Exchange, Link, Reply
+from puna.serve.waiting_room import Ticket
+
+
+class ClientGone(Exception):
+    """The client hung up: nobody waits for an answer."""
+
+
+class Stage(Enum):
+    """Where a call is."""
+
+    WAITING = "waiting"
+    """In the waiting room, or about to enter it."""
+    SENT = "sent"
+    """A replica has it."""
+    STREAMING = "streaming"
+    """Its reply has begun, event by event."""
+    ENDED = "ended"
+    """It was answered, or nobody waits for the answer."""
+
+
+Told = Callable[[Reply | None, BaseException | None], None]
+"""Called once, with the whole reply; with neither when a stream has begun; or with the reason why there is none."""
+
+
+class Owner(Protocol):
+    """Who brings a call to its end: its endpoint's lane."""
+
+    def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
+        """Say the last word on it."""
+
+    def leave(self, call: Call) -> None:
+        """Nobody waits for it any more."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One request on its way through the gateway."""
+
+    endpoint: str
+    path: str
+    """As protocol.REQUEST lists them."""
+    body: bytes
+    trace: str
+    version: str = "1"
+    adapter: Mapping[str, str] | None = None
+    """The LoRA that the engine is to answer with: its name and path."""
+    cold: bool = False
+    """It waited while no replica was ready."""
+    queued_s: float = 0.0
+    infer_s: float = 0.0
+    stage: Stage = Stage.WAITING
+    told: Told | None = None
+    owner: Owner | None = None
+    link: Link | None = None
+    exchange: Exchange | None = None
+    ticket: Ticket | None = None
+    sent: float = 0.0
+    """When, on the loop's clock."""
+    tried: tuple[str, ...] = ()
+    """Replicas that died with it."""
+    deaths: int = 0
+    """How many of them may have died of it."""
+    _aborted: BaseException | None = None
+    _pending: asyncio.Future[Any] | None = None
+
+    async def hold(self, future: asyncio.Future[Any]) -> Any:
+        """Wait for `future`, or for `abort`, whichever comes first; while streaming."""
+        if self._aborted is not None:
+            raise self._aborted
+        self._pending = future
+        try:
+            return await future
+        finally:
+            self._pending = None
+
+    def abort(self, error: BaseException) -> None:
+        """End the call with `error`, wherever it is."""
+        if self.stage is Stage.STREAMING:
+            self._aborted = self._aborted or error
+            if self._pending is not None and not self._pending.done():
+                self._pending.set_exception(error)
+        elif self.owner is not None:
+            self.owner.end(self, None, error)
+
+    def leave(self) -> None:
+        """Nobody waits for the reply any more; harmless when it has ended."""
+        if self.owner is not None:
+            self.owner.leave(self)
