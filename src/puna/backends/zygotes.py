@@ -16,7 +16,7 @@ from puna.home import Home
 from puna.worker import protocol
 
 LOG = logging.getLogger("puna.zygotes")
-FORK_TIMEOUT_S = 5.0  # a fork and a guard's start take 0.05 s; whoever is slower finds the place taken by a fresh start
+FORK_TIMEOUT_S = 2.0  # a fork and its guard take 0.05 s; one that comes later finds its place taken by a fresh start
 EXIT_REFUSED = 3
 # All of Puna's own environment that a fork's guard gets: it passes through a process of the app's.
 GUARD_ENV = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PUNA_HOME")

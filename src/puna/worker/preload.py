@@ -7,6 +7,7 @@ The app's own modules are never imported here: they are the user's code and may 
 
 from __future__ import annotations
 
+import _thread
 import ast
 import importlib
 import importlib.machinery
@@ -72,7 +73,7 @@ def read(source: bytes) -> Plan:
     for node in tree.body:
         steps = _steps(node, plan.variables)
         if steps is None:
-            plan.stopped_at = node.lineno
+            plan.stopped_at = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
             break
         plan.steps += steps
     done = {name for kind, name, _ in plan.steps if kind == "env"}
@@ -231,7 +232,7 @@ def _has_python(path: str) -> bool:
 def why_threads() -> str:
     """A thread that an import has started: it would be missing in every fork."""
     named = [t.name for t in threading.enumerate() if t is not threading.current_thread()]
-    if named or len(sys._current_frames()) > 1:
+    if named or _thread._count():
         return "an import started a thread (%s), which a fork would lack" % (named[0] if named else "without a name")
     return next(("an import started a thread of %s, which a fork would lack" % n for n in native_threads()), "")
 
