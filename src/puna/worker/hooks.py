@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import calllog, faults, vllm_llm
+from puna.worker import calllog, faults, transformers_adapter, vllm_llm
 
 Hook = Callable[[Any], None]
 
@@ -41,6 +41,7 @@ def install(concurrency: int = 0) -> None:
     """
     hooks: Dict[str, Hook] = {
         "vllm.entrypoints.llm": functools.partial(vllm_llm.shim, concurrency=concurrency),
+        "transformers.modeling_utils": transformers_adapter.shim,
     }
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder(hooks))
