@@ -116,3 +116,27 @@ def test_a_start_that_takes_too_long_is_ended(backend: Backend, launch: Make) ->
     backend.start(launch(source=source, startup_timeout_s=0.3))
     (seen,) = until(backend, lambda seen: phases(seen) == {"r1": Phase.EXITED})
     assert seen.reason == "initialize did not end within 0.3 s" and seen.exit_code == -9
+
+
+def test_launches_of_a_zygotes_name_are_forked_from_it_and_outlive_it(backend: Backend, launch: Make) -> None:
+    made = launch("zygote-1", warm="zygote-1")
+    backend.warm(made)
+    backend.warm(made)
+
+    def is_ready() -> bool:
+        if isinstance(backend, MemoryBackend):
+            backend.tick(backend.now + 1)
+        return [(z.name, z.phase) for z in backend.zygotes()] == [("zygote-1", Phase.READY)]
+
+    deadline = time.monotonic() + 10
+    while not is_ready():
+        assert time.monotonic() < deadline, backend.zygotes()
+        time.sleep(0.01)
+    backend.start(launch("r1", warm="zygote-1"))
+    backend.start(launch("r2", warm="zygote-2"))
+    one, two = ready(backend, "r1", "r2")
+    assert (one.born, two.born) == ("zygote", "spawn")
+    backend.cool("zygote-1")
+    backend.cool("zygote-1")
+    assert backend.zygotes() == ()
+    ready(backend, "r1", "r2")
