@@ -35,6 +35,8 @@ PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 MODELS = "/v1/models"
 DONE = b"[DONE]"
 CLIENT_GONE = 499
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""The body is parsed here to find its `model`, and everyone waits meanwhile; a full context of 128k tokens is 1 MB."""
 OWNER = "puna"
 
 # Error -> OpenAI's type and code; the first row that fits. Clients choose their exception by the status.
@@ -64,7 +66,8 @@ class OpenAI:
     """Answers everything under /v1."""
 
     def __init__(self, lanes: Lanes, access: Access, metrics: Metrics, max_body_bytes: int) -> None:
-        self.lanes, self.access, self.metrics, self.max_body_bytes = lanes, access, metrics, max_body_bytes
+        self.lanes, self.access, self.metrics = lanes, access, metrics
+        self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         """One request, from its first byte to the last of its reply; `trace` is its id."""
