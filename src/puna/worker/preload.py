@@ -39,6 +39,7 @@ HARMLESS_CALLS = frozenset(
 )
 # Threads of libraries that do not live through a fork; others (OpenBLAS, OpenMP) start theirs again.
 UNSAFE_THREADS = ("cuda", "grpc", "tokio", "ray")
+THREAD_BEGINS_S = 0.05  # Python counts a thread once it runs
 # An open file of this name: somebody has called cuInit, and no child of this process can use CUDA any more.
 CUDA_FILES = ("/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
@@ -231,6 +232,7 @@ def _has_python(path: str) -> bool:
 
 def why_threads() -> str:
     """A thread that an import has started: it would be missing in every fork."""
+    time.sleep(THREAD_BEGINS_S)
     named = [t.name for t in threading.enumerate() if t is not threading.current_thread()]
     if named or _thread._count():
         return "an import started a thread (%s), which a fork would lack" % (named[0] if named else "without a name")
