@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, faults, openai, protocol
+from puna.worker import calllog, faults, openai, protocol, scope
 from puna.worker.calls import Call
 from puna.worker.refusal import Refusal
 from puna.worker.runner import App
@@ -16,7 +16,11 @@ from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_paramet
 def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
     path = call.head.get("path")
-    with calllog.during(call.trace):
+    request = scope.Scope()
+    call.cancel = request.cancel
+    if call.is_answered:
+        request.cancel()
+    with calllog.during(call.trace), scope.entered(request):
         try:
             if path in openai.PATHS:
                 return openai.answer(call, emit)
@@ -28,6 +32,8 @@ def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
         except BadOutput as error:
             calllog.note("[%s] %s" % (call.trace, error))
             return failure(call, 500, str(error))
+        except scope.Cancelled:
+            return protocol.encode(protocol.END, call.request_id, {})
         except BaseException as error:  # noqa: BLE001 - the caller sees HTTP 500, the log all of it
             calllog.note("[%s] infer raised:\n%s" % (call.trace, faults.whole(error)))
             return failure(call, 500, faults.describe(error, app.folder)["traceback"])
@@ -75,11 +81,8 @@ def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
 
 def _run(app: App, call: Call, values: Dict[str, Any], handler: Optional[StreamHandler]) -> Any:
     call.body = b""
-
-    def started(cancel: Callable[[], Any]) -> None:
-        call.cancel = cancel
-
-    return app.infer(values, handler, started)
+    request = scope.current()
+    return app.infer(values, handler, request.on_cancel if request else None)
 
 
 def _model(call: Call) -> Dict[str, Any]:

@@ -44,12 +44,12 @@ class Book:
         self._work = threading.Condition(lock)  # a call was queued, or the worker stops
         self._times = threading.Condition(lock)  # the next deadline may be another
         self._lock = lock
-        self._threads, self._late, self._poisoned = threads, late, poisoned
+        self.threads, self._late, self._poisoned = threads, late, poisoned
         self._queue: Deque[Call] = collections.deque()
         self._live: Dict[Key, Call] = {}
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
-        self._sending = 0
+        self._sending = self._idle = 0
         self._stopped = self._poison = False
         self.accepts = True
         self.refusal = ""
@@ -62,7 +62,7 @@ class Book:
         with self._lock:
             if not self.accepts:
                 return self.refusal
-            if len(self._queue) >= max(MIN_QUEUE, QUEUE_PER_THREAD * self._threads):
+            if len(self._queue) >= max(MIN_QUEUE, QUEUE_PER_THREAD * self.threads):
                 return "the replica has too many requests queued"
             if call.key in self._live:
                 return "request id %d is in use on this connection" % call.request_id
@@ -93,6 +93,15 @@ class Book:
             self._when_empty.append(then)
             self._settle()
 
+    def give_up(self, refusal: str, then: Callable[[], None]) -> None:
+        """Run nothing more; call `then` when what runs has ended. A closed connection tells those in the queue."""
+        with self._lock:
+            self._poison = True
+            for call in self._queue:
+                self._live.pop(call.key, None)
+            self._queue.clear()
+            self.drain(refusal, then)
+
     def stop(self) -> None:
         """Let `take` return None."""
         with self._lock:
@@ -111,7 +120,14 @@ class Book:
                     return call
                 if self._stopped:
                     return None
+                self._idle += 1
                 self._work.wait()
+                self._idle -= 1
+
+    def lacking(self) -> int:
+        """How many calls wait for which no thread does."""
+        with self._lock:
+            return max(0, len(self._queue) - self._idle)
 
     def finish(self, call: Call, data: bytes, over: bytes) -> None:
         """The call has ended: send `data`, or `over` when it was answered (504) or cancelled before.

@@ -88,6 +88,12 @@ def all_engines() -> List[Engine]:
     return list(_engines)
 
 
+def described() -> Optional[Dict[str, Any]]:
+    """The app's engine, for HELLO; None when it has none."""
+    engine = current()
+    return {"kind": engine.kind, "model": engine.model, "can_sleep": engine.can_sleep} if engine else None
+
+
 def on_death(function: Callable[[str], Any]) -> None:
     """Call `function` with the reason when an engine is in no state to go on."""
     _mourners.append(function)
@@ -100,7 +106,11 @@ def died(why: str) -> None:
 
 
 def warm_up() -> None:
-    """One token from each engine, so that the first request does not pay for what is made on first use."""
+    """One token from each engine, so that the first request does not pay for what is made on first use.
+
+    Raises:
+        EngineRefusal: and whatever the engine raises; such a replica would answer nobody.
+    """
     for engine in _engines:
         for _ in engine.stream([0], {"max_tokens": 1, "temperature": 0.0}):
             pass

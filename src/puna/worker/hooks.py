@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import calllog, faults, transformers_adapter, vllm_llm
+from puna.worker import calllog, faults, transformers_adapter, vllm_defaults, vllm_llm
 
 Hook = Callable[[Any], None]
 
@@ -37,10 +37,12 @@ class Finder:
 def install(concurrency: int = 0) -> None:
     """From now on the libraries below are changed when they are imported; those that are already, at once.
 
-    `concurrency` is what was asked for explicitly, 0 for nothing.
+    `concurrency` is what was asked for explicitly, 0 for nothing. A zygote calls this before its imports, and its fork
+    again.
     """
+    vllm_defaults.Asked.concurrency = concurrency
     hooks: Dict[str, Hook] = {
-        "vllm.entrypoints.llm": functools.partial(vllm_llm.shim, concurrency=concurrency),
+        "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
     }
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import calllog, family, faults, standin
+from puna.worker import calllog, family, faults, hooks, standin
 from puna.worker.runner import App
 from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.validate import validate
@@ -35,6 +35,7 @@ def main(arguments: List[str]) -> int:
     if command == "zygote":
         _leave_no_trace()
         standin.install()
+        hooks.install()
         Zygote(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
         _watch_parent(int(options["parent-fd"]))
@@ -42,6 +43,7 @@ def main(arguments: List[str]) -> int:
     _leave_no_trace()
     app = App(options["app"])
     if command == "validate":
+        hooks.install()
         app.enter()
         status = 0 if validate(app, report) else EXIT_FAILED
         family.kill_descendants()
@@ -52,11 +54,12 @@ def main(arguments: List[str]) -> int:
 
 def serve(app: App, options: Dict[str, str]) -> None:
     """Serve until told to stop. Ends the process itself: threads of the app may never end."""
-    server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "1")))
+    server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "0")))
     server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
     server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
     _on_sigterm(server)
     server.listen()
+    hooks.install(server.concurrency)
     app.enter()
     if not server.start_app():
         family.kill_descendants()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import sys
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 from puna.worker import standin, typed
+from puna.worker.batches import Batches
 from puna.worker.schema import KINDS, Schema
 from puna.worker.schema import read as read_schema
 from puna.worker.stream import StreamHandler
+from puna.worker.tensors import BadOutput, BadRequest
 
 CLASS = "InferlessPythonModel"
 
@@ -31,6 +34,8 @@ class App:
         self.model: Any = None
         self.passes_handler = False
         self.typed: Optional[typed.Typed] = None
+        self.batches: Optional[Batches] = None
+        """There when `infer` takes lists of requests."""
         self._loop: Optional[EventLoop] = None
         self._library_path = list(sys.path)
 
@@ -63,7 +68,9 @@ class App:
         if not callable(getattr(self.model, "infer", None)):
             raise AppFault("class %s in app.py has no method infer" % CLASS)
         self.passes_handler = self.schema.streaming or required_parameters(self.model.infer) > 1
-        if is_async(self.model.infer) or is_async(getattr(self.model, "initialize", None)):
+        if self.schema.batch_size and not self.passes_handler:
+            self.batches = Batches(self.infer_batch, self.schema.batch_size, self.schema.batch_window_ms / 1000)
+        if self.is_async or is_async(getattr(self.model, "initialize", None)):
             self._loop = self._start_loop()
         # After app.py: some apps set OMP_NUM_THREADS and the like before they import numpy.
         if self.typed is None and any(KINDS[i.datatype] != "text" for i in self.schema.inputs):
@@ -75,10 +82,34 @@ class App:
 
     def infer(self, values: Any, handler: Optional[StreamHandler] = None, started: Any = None) -> Any:
         """What `infer` returns; `started` takes a function that cancels an async call."""
+        if self.schema.openai:
+            values = decoded(values)
+        if self.batches is not None:
+            return self.batches.infer(values)
         given = self.typed.to_request(values) if self.typed else values
         arguments = (given, handler) if self.passes_handler else (given,)
         result = self._settle(self.model.infer(*arguments), started)
         return self.typed.from_response(result) if self.typed else result
+
+    def infer_batch(self, many: List[Any]) -> List[Any]:
+        """What `infer` returns for a list of requests.
+
+        Raises:
+            BadOutput: it is no list of as many outputs.
+        """
+        result = self._settle(self.model.infer([self.typed.to_request(v) for v in many] if self.typed else many))
+        if not isinstance(result, (list, tuple)) or len(result) != len(many):
+            what = "%d" % len(result) if isinstance(result, (list, tuple)) else "a %s" % type(result).__name__
+            raise BadOutput(
+                "infer was given a list of %d inputs (BATCH_SIZE = %d) and returned %s; it must return a list of as "
+                "many dicts" % (len(many), self.schema.batch_size, what)
+            )
+        return [self.typed.from_response(r) for r in result] if self.typed else list(result)
+
+    @property
+    def is_async(self) -> bool:
+        """`infer` is `async def`: many may run at once on its loop."""
+        return is_async(self.model.infer)
 
     def finalize(self) -> None:
         """Call finalize if there is one."""
@@ -143,6 +174,17 @@ class EventLoop:
     @staticmethod
     async def _wrap(awaitable: Any) -> Any:
         return await awaitable
+
+
+def decoded(values: Any) -> Any:
+    """The inputs of an app with OPENAI_CLIENT_COMPATIBLITY: `message` is sent as JSON and used as what it says."""
+    message = values.get("message")
+    if not isinstance(message, str):
+        return values
+    try:
+        return dict(values, message=json.loads(message))
+    except ValueError as error:
+        raise BadRequest("input 'message' is not JSON: %s" % error) from None
 
 
 def required_parameters(function: Callable[..., Any]) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 
 class Cancelled(BaseException):
-    """The client went. No Exception, so that an app's `except Exception` does not go on without one."""
+    """The client went. A BaseException, so that an app which catches every Exception does not go on without one."""
 
 
 class Scope:

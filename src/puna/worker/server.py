@@ -9,15 +9,16 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from puna.worker import answers, calllog, family, faults, protocol
+from puna.worker import answers, calllog, engine, family, faults, protocol
 from puna.worker.calls import Book, Call
 from puna.worker.runner import App
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
 SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
-EXIT_FAILED, EXIT_OVERRUN = 1, 70
+EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE = 1, 70, 71
+ASYNC_CONCURRENCY = 100  # calls of an `async def infer` that wait for something; the loop takes turns among them
 
 
 class Connection:
@@ -42,11 +43,14 @@ class Server:
     """Owns the socket and the book of calls; `run` is the life of a worker."""
 
     def __init__(self, app: App, path: str, concurrency: int) -> None:
-        self.app, self.path, self.threads = app, path, max(1, concurrency)
+        """`concurrency` is 0 when nobody asked for one: then the app decides, once it has been initialized."""
+        self.app, self.path, self.concurrency, self.threads = app, path, concurrency, max(1, concurrency)
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.book = Book(self.threads, self._late, self._poisoned)
         self._connections: List[Connection] = []
+        self._hands: List[threading.Thread] = []
+        self._is_open = False
         self._lock = threading.Lock()
         self._someone_came = threading.Event()
 
@@ -75,6 +79,7 @@ class Server:
                 ("schema", self.app.read_schema),
                 ("import", self.app.load),
                 ("initialize", self.app.initialize),
+                ("warm_up", engine.warm_up),
             ):
                 begun = time.monotonic()
                 step()
@@ -82,6 +87,8 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - whoever waits for READY sees FAILED
             self._fail(name, error)
             return False
+        self.threads = self.book.threads = self._places()
+        engine.on_death(self._engine_died)
         with self._lock:
             self.state = "ready"
             self._broadcast(protocol.READY, self.hello())
@@ -89,10 +96,11 @@ class Server:
 
     def run(self) -> None:
         """Run calls until the worker is told to stop; one of the threads is this one, which ran initialize."""
-        extra = [self._thread(self._work) for _ in range(self.threads - 1)]
+        self._is_open = True
+        self._hire(self.threads)
         self._work()
-        for thread in extra:
-            thread.join()
+        while self._hands:
+            self._hands.pop().join()
         try:
             self.app.finalize()
         except BaseException as error:  # noqa: BLE001 - the platform ignores it too; the log has it
@@ -110,7 +118,19 @@ class Server:
         return {
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
             "tier": "awake", "born": self.born, "timings": self.timings, "streaming": self.app.passes_handler,
+            "engine": engine.described(),
         }  # fmt: skip
+
+    def _places(self) -> int:
+        """How many calls run at once."""
+        model = engine.current()
+        if self.app.batches is not None:
+            return max(self.concurrency, 2 * self.app.batches.size)  # one batch runs, the next one gathers
+        if self.concurrency > 0:
+            return self.concurrency
+        if model is not None:
+            return model.concurrency
+        return ASYNC_CONCURRENCY if self.app.is_async else 1
 
     # -- connections
 
@@ -168,8 +188,17 @@ class Server:
         refusal = self.book.add(call)
         if refusal:
             connection.send(answers.failure(call, 503, refusal))
+        elif len(self._hands) + 1 < self.threads:
+            self._hire(1)
 
     # -- calls
+
+    def _hire(self, most: int) -> None:
+        """Start threads for calls that wait. One for each call that comes: a thread just born does not yet wait."""
+        with self._lock:
+            for _ in range(min(most, self.book.lacking(), self.threads - 1 - len(self._hands))):
+                if self._is_open:
+                    self._hands.append(self._thread(self._work, name="puna-infer-%d" % (len(self._hands) + 1)))
 
     def _work(self) -> None:
         while True:
@@ -198,6 +227,15 @@ class Server:
         family.kill_descendants()
         os._exit(EXIT_OVERRUN)
 
+    def _engine_died(self, why: str) -> None:
+        calllog.note("%s; this worker ends so that a fresh one takes over" % why)
+
+        def end() -> None:
+            family.kill_descendants()
+            os._exit(EXIT_ENGINE)
+
+        self.book.give_up("the replica restarts: " + why, end)
+
     # -- the rest
 
     def _fail(self, phase: str, error: BaseException) -> None:
@@ -215,7 +253,7 @@ class Server:
             connection.send(data)
 
     @staticmethod
-    def _thread(target: Any, *arguments: Any) -> threading.Thread:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
+    def _thread(target: Any, *arguments: Any, name: Optional[str] = None) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
         thread.start()
         return thread

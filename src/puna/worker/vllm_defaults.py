@@ -28,8 +28,15 @@ def in_process() -> Iterator[None]:
         os.environ.pop(IN_PROCESS, None)
 
 
-def chosen(init: Callable[..., Any], options: Dict[str, Any], concurrency: int) -> Dict[str, Any]:
-    """Options to add to those that the app gave to `LLM`; `concurrency` is 0 when nobody asked for one."""
+class Asked:
+    """What was asked of this worker. Set when it begins to serve, which is after the imports in a zygote's fork."""
+
+    concurrency = 0
+    """0 when nobody asked."""
+
+
+def chosen(init: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:
+    """Options to add to those that the app gave to `LLM`."""
     known = _known(init)
     more: Dict[str, Any] = {}
     fraction = os.environ.get("PUNA_GPU_FRACTION")
@@ -45,7 +52,7 @@ def chosen(init: Callable[..., Any], options: Dict[str, Any], concurrency: int) 
     says = options.keys() & {"compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size"}
     can_say = "cudagraph_mode" in _fields("vllm.config", "CompilationConfig")
     if can_say and not says and not options.get("enforce_eager"):
-        largest = min(int(options.get("max_num_seqs") or MAX_CONCURRENCY), concurrency or MAX_CONCURRENCY)
+        largest = min(int(options.get("max_num_seqs") or MAX_CONCURRENCY), Asked.concurrency or MAX_CONCURRENCY)
         more["compilation_config"] = {
             "cudagraph_capture_sizes": capture_sizes(largest),
             "cudagraph_mode": "FULL_DECODE_ONLY",

@@ -26,6 +26,8 @@ class VllmEngine(Engine):
         self.concurrency = max(1, min(int(config.scheduler_config.max_num_seqs), MAX_CONCURRENCY))
         self.max_model_len = int(config.model_config.max_model_len)
         self.can_sleep = is_cuda() and bool(getattr(config.model_config, "enable_sleep_mode", False))
+        parameters = importlib.import_module("vllm.sampling_params")
+        self.extras = ("logit_bias",) + ("response_format",) * hasattr(parameters, "StructuredOutputsParams")
         self._adapter_ids: Dict[str, int] = {}
         self._next_adapter_id = itertools.count(FIRST_ADAPTER_ID)
 
@@ -63,7 +65,9 @@ class VllmEngine(Engine):
                         delta = _delta(choice, sent)
                         if delta.text or delta.token_ids or delta.finish_reason:
                             yield delta
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # the caller sees it
+            if not _is_callers_fault(error):
+                raise
             raise EngineRefusal(str(error)) from error
         finally:
             desk.withdraw()
@@ -89,11 +93,14 @@ class VllmEngine(Engine):
         given = dict(of_model(), **given)
         given["max_tokens"] = min(int(given.get("max_tokens", room)), room)
         try:
+            given.update(_extras(given))
             sampling = vllm.SamplingParams(**given)
             kinds = getattr(importlib.import_module("vllm.sampling_params"), "RequestOutputKind", None)
             if kinds is not None:
                 sampling.output_kind = kinds.DELTA
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # the caller sees it
+            if not _is_callers_fault(error):
+                raise
             raise EngineRefusal(str(error)) from error
         return sampling
 
@@ -102,10 +109,37 @@ class VllmEngine(Engine):
         if getattr(config, "lora_config", None) is None:
             raise EngineRefusal("this engine takes no adapters: load it with LLM(..., enable_lora=True)")
         key = adapter.name + "\0" + adapter.path
-        number = self._adapter_ids.get(key)
-        if number is None:
-            number = self._adapter_ids.setdefault(key, next(self._next_adapter_id))
-        return importlib.import_module("vllm.lora.request").LoRARequest(adapter.name, number, adapter.path)
+        make = importlib.import_module("vllm.lora.request").LoRARequest
+        if key in self._adapter_ids:
+            return make(adapter.name, self._adapter_ids[key], adapter.path)
+        request = make(adapter.name, next(self._next_adapter_id), adapter.path)
+        try:
+            # Before a step needs it: what goes wrong in a step is the end of the engine.
+            self._loop.call(lambda: self._loop.engine.add_lora(request))
+        except Exception as error:  # the caller sees it
+            raise EngineRefusal("adapter %s cannot be loaded: %s" % (adapter.name, error)) from error
+        self._adapter_ids[key] = request.lora_int_id
+        return request
+
+
+def _is_callers_fault(error: Exception) -> bool:
+    """vLLM's errors about requests are ValueErrors until 0.25, and a family of their own later."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, (ValueError, TypeError, AttributeError)) or "VLLMClientError" in names
+
+
+def _extras(params: Dict[str, Any]) -> Dict[str, Any]:
+    """OpenAI's `logit_bias` and `response_format`, taken out of `params`, as vLLM has them."""
+    found: Dict[str, Any] = {}
+    bias, form = params.pop("logit_bias", None), params.pop("response_format", None)
+    if bias:
+        found["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind in ("json_object", "json_schema"):
+        structured = importlib.import_module("vllm.sampling_params").StructuredOutputsParams
+        schema = (form.get("json_schema") or {}).get("schema")
+        found["structured_outputs"] = structured(json=schema) if schema else structured(json_object=True)
+    return found
 
 
 def _delta(choice: Any, sent: Optional[Dict[int, List[int]]]) -> Delta:

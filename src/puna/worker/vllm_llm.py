@@ -21,7 +21,7 @@ ENGINE_NEEDS = ("add_request", "step", "abort_request", "has_unfinished_requests
 LOOP = "_puna_loop"
 
 
-def shim(module: Any, concurrency: int) -> None:
+def shim(module: Any) -> None:
     """Change `module.LLM`. In place, so that isinstance, subclasses and names bound before mean the same class."""
     llm_class = getattr(module, "LLM", None)
     if llm_class is None or LOOP in vars(llm_class):
@@ -30,21 +30,21 @@ def shim(module: Any, concurrency: int) -> None:
         calllog.note("this vLLM's LLM has no generate: its calls are not batched")
         return
     setattr(llm_class, LOOP, None)
-    llm_class.__init__ = _init(llm_class.__init__, concurrency)
+    llm_class.__init__ = _init(llm_class.__init__)
     for name in CALLS:
         method = getattr(llm_class, name, None)
         if callable(method):
             setattr(llm_class, name, _call(method, name.startswith("enqueue")))
 
 
-def _init(original: Callable[..., None], concurrency: int) -> Callable[..., None]:
+def _init(original: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def __init__(self: Any, *arguments: Any, **options: Any) -> None:
         given = dict(signature.bind_partial(self, *arguments, **options).arguments)
         given.update(given.pop("kwargs", {}))
-        options.update(chosen(original, given, concurrency))
+        options.update(chosen(original, given))
         options.update(adapters.vllm_options(given))
         cores = os.sched_getaffinity(0)
         with in_process():
@@ -73,7 +73,8 @@ def _share(llm: Any, model: str) -> None:
     adapter = adapters.of(model)
     if adapter is not None:
         loop.defaults["lora_request"] = shared._lora(adapter)
-    engines.register(shared)
+    if getattr(getattr(llm, "model_config", None), "runner_type", "generate") == "generate":
+        engines.register(shared)  # one that embeds is shared as well, but answers no prompts
 
 
 class SharedCounter:
