@@ -293,3 +293,24 @@ def test_the_adapter_of_the_head_reaches_the_engine(tiny: TinyEngine) -> None:
     assert Asked("chat", body, adapter={"name": "acme/tone", "path": "/somewhere"}).run().reply[0] == 200
     ((_, _, adapter),) = tiny.asked
     assert adapter is not None and (adapter.name, adapter.path) == ("acme/tone", "/somewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("response_format", "json"),
+        ("response_format", {"type": "yaml"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
+        ("logit_bias", [5]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"5": 101}),
+    ],
+)
+def test_what_only_some_engines_can_reaches_those_in_good_form(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any
+) -> None:
+    monkeypatch.setattr(tiny, "extras", ("logit_bias", "response_format"))
+    assert refused("chat", **{name: wrong})["param"] == name
+    right: Any = {"5": -100, "6": 2.5} if name == "logit_bias" else {"type": "json_object"}
+    chat(**{name: right})
+    assert tiny.asked[-1][1][name] == right

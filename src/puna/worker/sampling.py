@@ -9,6 +9,7 @@ from puna.worker.refusal import Refusal
 MAX_CHOICES = 128
 MAX_STOPS = 64
 MAX_SEED = 2**63 - 1
+FORMATS = ("text", "json_object", "json_schema")
 # name -> (lowest, highest, whole numbers only); OpenAI's bounds, and vLLM's for what OpenAI does not have
 _NUMBERS = {
     "temperature": (0, 2, False), "top_p": (0, 1, False), "top_k": (-1, 2**31 - 1, True), "min_p": (0, 1, False),
@@ -42,7 +43,7 @@ def read(body: Dict[str, Any], extras: Collection[str]) -> Dict[str, Any]:
         if _asks(name, body.get(name)):
             if name not in extras:
                 raise Refusal("`%s` is not supported by this endpoint's engine" % name, name, "unsupported_parameter")
-            params[name] = body[name]
+            params[name] = _formed(name, body[name])
     _refuse_the_rest(body, params.get("n", 1))
     return params
 
@@ -106,6 +107,25 @@ def _asks(name: str, value: Any) -> bool:
     if name == "response_format":
         return value is not None and value != {"type": "text"}
     return value is not None and value is not False and value != {} and not (name == "top_logprobs" and value == 0)
+
+
+def _formed(name: str, value: Any) -> Dict[str, Any]:
+    """The value, in a form that an engine need not check again."""
+    if not isinstance(value, dict):
+        raise Refusal("`%s` must be an object, not %s" % (name, shown(value)), name)
+    if name == "response_format" and value.get("type") not in FORMATS:
+        raise Refusal("`response_format.type` is %s; one of %s" % (shown(value.get("type")), ", ".join(FORMATS)), name)
+    if name == "response_format" and value["type"] == "json_schema":
+        held = value.get("json_schema")
+        if not isinstance(held, dict) or not isinstance(held.get("schema"), dict):
+            raise Refusal("`response_format.json_schema` must be an object with a `schema`", name)
+    if name == "logit_bias" and not all(k.isdigit() and _is_bias(v) for k, v in value.items()):
+        raise Refusal("`logit_bias` must hold token ids with numbers from -100 to 100", name)
+    return value
+
+
+def _is_bias(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -100 <= value <= 100
 
 
 def _refuse_the_rest(body: Dict[str, Any], n: int) -> None:
