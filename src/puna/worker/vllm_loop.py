@@ -46,7 +46,7 @@ class Desk:
             request.on_cancel(self._cancel)
         try:
             return self._receive(request)
-        except BaseException:
+        except BaseException:  # the caller sees it; what it has left in the engine ends
             self.withdraw()
             raise
         finally:
