@@ -34,8 +34,13 @@ class Desk:
         """Take the next call and finish it."""
         call = self.book.take()
         assert call is not None
-        self.book.finish(call, b"reply", b"over")
+        self.finish(call)
         return call.request_id
+
+    def finish(self, call: Call) -> None:
+        """Close a call and send what is to be sent."""
+        call.send(self.book.close(call, b"reply", b"over"))
+        self.book.sent(1)
 
 
 def until(is_so: object) -> None:
@@ -72,7 +77,7 @@ def test_cancelling_drops_what_waits_and_hushes_what_runs() -> None:
     desk.book.cancel((1, 1))
     desk.book.cancel_connection(2)
     desk.book.cancel((9, 9))
-    desk.book.finish(running, b"reply", b"over")
+    desk.finish(running)
     assert desk.run() == 3 and desk.sent == [b"over", b"reply"] and cancelled.is_set()
 
 
@@ -84,7 +89,7 @@ def test_a_deadline_passes_for_what_waits_and_for_what_runs() -> None:
     desk.add(2, within_s=0.02)
     desk.add(3)
     until(lambda: desk.late == [2, 1])
-    desk.book.finish(running, b"reply", b"over")
+    desk.finish(running)
     assert desk.run() == 3 and desk.sent == [b"over", b"reply"] and desk.poisoned == []
 
 
@@ -97,7 +102,7 @@ def test_an_overrun_waits_for_the_others_and_then_poisons() -> None:
     assert first is not None and second is not None
     until(lambda: not desk.book.accepts)
     assert desk.poisoned == [] and "restarts" in desk.add(4)
-    desk.book.finish(second, b"reply", b"over")
+    desk.finish(second)
     assert desk.came.wait(5) and desk.poisoned[0] == 1 and desk.sent == [b"reply"]
 
 

@@ -12,6 +12,8 @@ from puna.worker.runner import App
 from puna.worker.stream import StreamHandler
 from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
+
 
 def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
@@ -58,7 +60,7 @@ def _infer(app: App, call: Call) -> bytes:
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
     reply["outputs"] = write_outputs(result)
-    return protocol.encode_reply(call.request_id, 200, json.dumps(reply, separators=(",", ":")).encode())
+    return protocol.encode_reply(call.request_id, 200, _ENCODE(reply).encode())
 
 
 def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:

@@ -129,18 +129,27 @@ class Book:
         with self._lock:
             return max(0, len(self._queue) - self._idle)
 
-    def finish(self, call: Call, data: bytes, over: bytes) -> None:
-        """The call has ended: send `data`, or `over` when it was answered (504) or cancelled before.
+    @property
+    def has_more(self) -> bool:
+        """A call waits to be taken."""
+        return bool(self._queue)
 
-        The other side counts on one of them: it holds the place until `infer` is really over.
+    def close(self, call: Call, data: bytes, over: bytes) -> bytes:
+        """The call has ended: what must be sent, and then be told to `sent`.
+
+        That is `data`, or `over` when it was answered (504) or cancelled before. The other side counts on one of
+        them: it holds the place until `infer` is really over.
         """
         with self._lock:
             answered, call.is_answered = call.is_answered, True
             self._live.pop(call.key, None)  # first, because the other side may use the id again at once
             self._sending += 1
-        call.send(over if answered else data)
+        return over if answered else data
+
+    def sent(self, count: int) -> None:
+        """So many replies have gone out."""
         with self._lock:
-            self._sending -= 1
+            self._sending -= count
             if not self.accepts:
                 self._times.notify()
             self._settle()

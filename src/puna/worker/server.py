@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional
 
 from puna.worker import answers, calllog, engine, family, faults, protocol
 from puna.worker.calls import Book, Call
+from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
@@ -48,6 +49,7 @@ class Server:
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.book = Book(self.threads, self._late, self._poisoned)
+        self.post = Post()
         self._connections: List[Connection] = []
         self._hands: List[threading.Thread] = []
         self._is_open = False
@@ -71,6 +73,7 @@ class Server:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
         self._thread(self.book.watch)
+        self._thread(self.post.run)
 
     def start_app(self) -> bool:
         """Read the schema, import, initialize; tell everyone how it went."""
@@ -201,17 +204,26 @@ class Server:
                     self._hands.append(self._thread(self._work, name="puna-infer-%d" % (len(self._hands) + 1)))
 
     def _work(self) -> None:
+        outbox, is_brief = self.post.outbox(self.book.sent), False
+
+        def emit(call: Call, data: bytes) -> None:
+            outbox.flush()  # STARTED comes first
+            if not call.is_answered:
+                call.send(data)
+
         while True:
             call = self.book.take()
             if call is None:
                 return
-            call.send(protocol.encode(protocol.STARTED, call.request_id))
-            over = protocol.encode(protocol.END, call.request_id, {})
-            self.book.finish(call, answers.answer(self.app, call, self._emit), over)
-
-    def _emit(self, call: Call, data: bytes) -> None:
-        if not call.is_answered:
-            call.send(data)
+            started = protocol.encode(protocol.STARTED, call.request_id)
+            outbox.hold(call.send, started) if is_brief else call.send(started)
+            begun = time.monotonic()
+            data = answers.answer(self.app, call, emit)
+            is_brief = time.monotonic() - begun < BRIEF_S
+            over = protocol.encode(protocol.END, call.request_id, b"{}")
+            outbox.hold(call.send, self.book.close(call, data, over), 1)
+            if not (is_brief and self.book.has_more):
+                outbox.flush()
 
     def _late(self, call: Call) -> None:
         what = "infer did not end" if call.is_running else "infer did not begin"
