@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -123,3 +124,32 @@ def test_a_name_that_is_no_adapter_of_this_base_does_not_exist(client: openai.Op
     for model in ("acme/merged", "tone:merged", "acme/tone:7"):
         with pytest.raises(openai.NotFoundError):
             ask(client, model, "hi")
+
+
+def test_the_clients_options_mean_what_they_say(shared_up: Up, client: openai.OpenAI) -> None:
+    def complete(**options: Any) -> Any:
+        wanted = {"model": "tone", "prompt": "What is", "temperature": 0, "max_tokens": 12, **options}
+        return client.completions.create(**wanted, extra_body={"ignore_eos": True})
+
+    whole = complete()
+    text = whole.choices[0].text
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (12, "length")
+    assert "".join(chunk.choices[0].text for chunk in complete(stream=True)) == text
+    stop = text.strip()[3:6]
+    cut = complete(stop=[stop]).choices[0]
+    assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
+    drawn = [
+        [c.text for c in complete(n=3, seed=4, temperature=1.5, prompt=["What is", "A cat"]).choices] for _ in "12"
+    ]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 6 and len(set(drawn[0])) > 3
+    for options in ({"max_tokens": 10**6}, {"temperature": 3}, {"logprobs": 3}):
+        with pytest.raises(openai.BadRequestError):
+            complete(**options)
+    stream = complete(stream=True, max_tokens=240)
+    next(iter(stream))
+    stream.close()
+
+    def in_flight() -> int:
+        return sum(replica["in_flight"] for replica in shared_up.client.endpoint("tone")["replicas"])
+
+    shared_up.until(lambda: in_flight() == 0, what="the end of the request")

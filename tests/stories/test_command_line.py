@@ -105,6 +105,9 @@ def test_a_recipe_becomes_a_published_model(
     assert told("publish", "last", "--alias", "champion")["version"] == 1, "the same model is the same version"
     assert told("model", "show", "acme/story@champion")["version"] == 1
     assert "acme/story" in puna("model", "list")
+    assert told("publish", "story-1", "--adapter")["name"] == "acme/story-adapter"
+    shown = told("model", "show", "acme/story-adapter")
+    assert shown["kind"] == "adapter" and shown["lineage"]["serving_base"]
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(shell: Shell) -> None:
