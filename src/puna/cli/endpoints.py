@@ -26,10 +26,19 @@ def ps(json: AsJson = False) -> None:
         settings, replicas = one["settings"], one["replicas"]
         ready = sum(replica["state"] == "ready" for replica in replicas)
         span = f"{ready} of {settings['min_replica']}-{settings['max_replica']}"
-        rows.append((one["name"], one["label"], one["revision"] or "", span, one["url"], one["reason"] or ""))
-    output.table(
-        ("endpoint", "state", "revision", "replicas", "url", "why"), rows, empty="no endpoints yet: puna deploy FOLDER"
-    )
+        rows.append(
+            (one["name"], one["label"], one["revision"] or "", span, _warm(one), one["url"], one["reason"] or "")
+        )
+    headings = ("endpoint", "state", "revision", "replicas", "warm", "url", "why")
+    output.table(headings, rows, empty="no endpoints yet: puna deploy FOLDER")
+
+
+def _warm(endpoint: dict[str, Any]) -> str:
+    """The memory that an endpoint's zygote costs, or what it is doing instead of being ready."""
+    zygote = endpoint.get("warm")
+    if not zygote:
+        return ""
+    return f"{zygote['memory_bytes'] / 2**20:.0f} MiB" if zygote["state"] == "ready" else str(zygote["state"])
 
 
 def logs(
