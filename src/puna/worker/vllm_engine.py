@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
@@ -108,17 +109,21 @@ class VllmEngine(Engine):
         config = getattr(self._loop.engine, "vllm_config", self._loop.engine)
         if getattr(config, "lora_config", None) is None:
             raise EngineRefusal("this engine takes no adapters: load it with LLM(..., enable_lora=True)")
-        key = adapter.name + "\0" + adapter.path
+        if not os.path.isdir(adapter.path):
+            raise EngineRefusal("adapter %s is gone: %s" % (adapter.name, adapter.path))
         make = importlib.import_module("vllm.lora.request").LoRARequest
-        if key in self._adapter_ids:
-            return make(adapter.name, self._adapter_ids[key], adapter.path)
-        request = make(adapter.name, next(self._next_adapter_id), adapter.path)
+        # Called by its folder: vLLM's prefix cache tells adapters apart by what they are called, and the name may mean
+        # a newer version by now.
+        number = self._adapter_ids.get(adapter.path)
+        if number is not None:
+            return make(adapter.path, number, adapter.path)
+        request = make(adapter.path, next(self._next_adapter_id), adapter.path)
         try:
             # Before a step needs it: what goes wrong in a step is the end of the engine.
             self._loop.call(lambda: self._loop.engine.add_lora(request))
         except Exception as error:  # the caller sees it
             raise EngineRefusal("adapter %s cannot be loaded: %s" % (adapter.name, error)) from error
-        self._adapter_ids[key] = request.lora_int_id
+        self._adapter_ids[adapter.path] = request.lora_int_id
         return request
 
 
