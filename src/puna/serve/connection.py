@@ -246,7 +246,7 @@ class Connection(CorkedProtocol):
         if not request.keep_alive:
             parts.append(b"connection: close\r\n")
         parts += (b"content-length: %d\r\n\r\n" % len(body), body)
-        self.transport.write(b"".join(parts))
+        self.transport.write_now(b"".join(parts))
         if not request.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -25,6 +25,13 @@ class Corked:
             self._loop.call_soon(self.flush)
         self._parts.append(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Send what is whole already, after what waits."""
+        if self._parts:
+            self._parts.append(data)
+        else:
+            self._transport.write(data)
+
     def flush(self) -> None:
         """Send now."""
         parts, self._parts = self._parts, []

@@ -73,7 +73,7 @@ def encode_request(request_id: int, head: dict[str, Any], body: bytes) -> bytes:
 def decode_request(payload: bytes) -> tuple[dict[str, Any], bytes]:
     """`(head, body)` of a REQUEST's payload."""
     head, _, body = bytes(payload).partition(b"\n")
-    return json.loads(head), body
+    return json.loads(head.decode()), body  # text: json.loads looks into bytes for their encoding first
 
 
 class Decoder:

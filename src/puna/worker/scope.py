@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, List, Optional
 
 
 class Cancelled(BaseException):
@@ -52,11 +52,17 @@ def current() -> Optional[Scope]:
     return _current.get()
 
 
-@contextlib.contextmanager
-def entered(scope: Scope) -> Iterator[Scope]:
+class entered:  # reads as a function; a generator would cost each request a microsecond more
     """What runs in this context works for that request."""
-    token = _current.set(scope)
-    try:
-        yield scope
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> Scope:
+        self._token = _current.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *_: Any) -> None:
+        _current.reset(self._token)

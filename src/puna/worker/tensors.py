@@ -70,7 +70,7 @@ def read_parameters(schema: Schema, document: Any, numpy: Any = None) -> Dict[st
 def refuse_unknown(schema: Schema, names: List[str]) -> None:
     """Raise BadRequest when a name is not declared."""
     known = [i.name for i in schema.inputs]
-    unknown = sorted(set(names) - set(known))
+    unknown = sorted({name for name in names if name not in known})
     if unknown:
         declared = "declared are: " + ", ".join(known) if known else "the app declares no inputs (no input_schema.py)"
         raise BadRequest("unknown input%s %s; %s" % ("s" * (len(unknown) > 1), ", ".join(map(repr, unknown)), declared))
