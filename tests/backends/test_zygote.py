@@ -277,6 +277,16 @@ def test_a_zygote_that_hangs_holds_no_start_up_and_its_late_fork_finds_the_place
     assert wait_for(local, Phase.READY, "r1").pid == replica.pid
 
 
+def test_working_copies_of_zygotes_that_ended_with_their_owner_are_cleared_away(
+    local: LocalBackend, warm: Callable[..., Make], home: Home
+) -> None:
+    left = home.workspaces / "zygote-of-yesterday"
+    left.mkdir()
+    warm()
+    ready(local)
+    assert not left.exists() and (home.workspaces / NAME / "app.py").exists()
+
+
 def test_imports_that_take_too_long_are_ended(local: LocalBackend, launch: Make, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}

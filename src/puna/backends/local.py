@@ -115,6 +115,10 @@ class LocalBackend:
             MachineError: the guard could not be started.
         """
         self._zygotes.begin(launch, worker_folder(self._home.folder("worker")))
+        known = {zygote.name for zygote in self._zygotes.list()}
+        for path in self._home.workspaces.glob("zygote-*"):
+            if path.name not in known:  # its guard ended with an earlier owner, and nobody cooled it
+                workspace.remove(path.name, self._home)
 
     def cool(self, name: str) -> None:
         """End a zygote and forget it, its working copy too; an unknown name is fine."""

@@ -176,6 +176,8 @@ class Preload:
         except OSError:
             return
         variables, path = dict(os.environ), list(sys.path)
+        # Else a library that asks torch whether there is a GPU begins CUDA, and nothing may be forked.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         extra = os.environ.get("PYTHONPATH", "")
         sys.path[:0] = [p for p in extra.split(os.pathsep) if p and os.path.abspath(p) != self.folder]
         try:
