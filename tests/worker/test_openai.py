@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from puna.worker import answers, engine, protocol
+from puna.worker import answers, engine, openai, protocol
 from puna.worker.calls import Call
 from worker.tiny_engine import CHATML, TinyEngine
 
@@ -314,3 +314,12 @@ def test_what_only_some_engines_can_reaches_those_in_good_form(
     right: Any = {"5": -100, "6": 2.5} if name == "logit_bias" else {"type": "json_object"}
     chat(**{name: right})
     assert tiny.asked[-1][1][name] == right
+
+
+@pytest.mark.process
+def test_a_worker_without_an_engine_says_so_under_every_python(app: Any, start: Any, python: str) -> None:
+    client = start(app(), python=python).ready()
+    for path in openai.PATHS:
+        status, body = client.call(b'{"messages": [], "prompt": "x"}', path=path)
+        assert status == 404 and "POST /v2/models/m/infer instead" in body["error"]["message"]
+    assert client.call({"prompt": "hi"})[0] == 200
