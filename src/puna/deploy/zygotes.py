@@ -21,6 +21,7 @@ from puna.errors import PunaError
 LOG = logging.getLogger("puna.zygotes")
 LOOK_EVERY_S = 0.5
 BACK_OFF_S = (1.0, 5.0, 30.0, 120.0, 600.0)  # after the 1st, 2nd... death; the last one repeats
+STEADY_S = 900.0  # a death so long after the last one is the first again
 
 Key = tuple[str, int]
 """An endpoint's name and a revision's number."""
@@ -160,7 +161,8 @@ class Keeper:
         before = self._history.get(zygote.name, History())
         if zygote.phase is Phase.EXITED:
             refused = (zygote.reason or "it says not why") if zygote.refused else ""
-            after = History(before.deaths + 1, now, refused)
+            deaths = before.deaths + 1 if now - before.last_death < STEADY_S else 1
+            after = History(deaths, now, refused)
             what = "refuses, each start imports for itself" if refused else "died and will be begun again"
             self._tell(zygote.name, f"the zygote {what}: {zygote.reason}", now)
         elif zygote.phase is Phase.READY and not before.was_ready:
