@@ -288,11 +288,16 @@ def test_when_nobody_waits_any_more_the_engine_is_told_to_stop(tiny: TinyEngine,
     assert tiny.closed_early == (1 if isinstance(prompt, str) else 2)
 
 
-def test_the_adapter_of_the_head_reaches_the_engine(tiny: TinyEngine) -> None:
+def test_the_adapter_of_the_head_reaches_an_engine_that_takes_some(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = {"messages": HI, **GREEDY}
     assert Asked("chat", body, adapter={"name": "acme/tone", "path": "/somewhere"}).run().reply[0] == 200
     ((_, _, adapter),) = tiny.asked
     assert adapter is not None and (adapter.name, adapter.path) == ("acme/tone", "/somewhere")
+    monkeypatch.setattr(tiny, "takes_adapters", False)
+    status, reply = Asked("chat", body, adapter={"name": "acme/tone", "path": "/somewhere"}).run().reply
+    assert status == 400 and "ask for `e`" in reply["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class TinyEngine(Engine):
     """Notes what it was asked, and which streams were closed before their end."""
 
     kind, model, concurrency, max_model_len = "transformers", "tiny", 2, 256
+    takes_adapters = True
 
     def __init__(self) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(demo.base_dir())

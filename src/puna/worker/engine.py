@@ -42,6 +42,8 @@ class Engine:
     """Tokens of prompt and reply together."""
     can_sleep = False
     """`sleep` gives the GPU's memory back."""
+    takes_adapters = False
+    """`stream` answers with adapters that requests bring."""
     extras: Tuple[str, ...] = ()
     """More of OpenAI's parameters that `stream` takes, of `logit_bias` and `response_format`."""
 

@@ -55,8 +55,7 @@ class Job:
         tokenizer = model.tokenizer()
         self.prompts = [chat.prompt_of(tokenizer, body)] if self.is_chat else prompts_of(tokenizer, body)
         self.params["max_tokens"] = self._room(sampling.max_tokens(body))
-        adapter = call.head.get("adapter")
-        self.adapter = Adapter(adapter["name"], adapter["path"]) if adapter else None  # type: Optional[Adapter]
+        self.adapter = _adapter(call, model)
         self.choices = len(self.prompts) * int(self.params.get("n", 1))
         self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + binascii.hexlify(os.urandom(12)).decode()
         self.created = int(time.time())
@@ -94,6 +93,18 @@ class Job:
     def document(self, kind: str, choices: List[Dict[str, Any]]) -> Dict[str, Any]:
         """A reply or a chunk."""
         return {"id": self.id, "object": kind, "created": self.created, "model": self.name, "choices": choices}
+
+
+def _adapter(call: Call, model: Engine) -> Optional[Adapter]:
+    adapter = call.head.get("adapter")
+    if not adapter:
+        return None
+    if not model.takes_adapters:
+        raise Refusal(
+            "the app holds a model of %s, which answers with the one adapter that the app names: ask for `%s`, or load "
+            "it with vLLM" % (model.kind, call.head.get("model_name")), "model", "unsupported_parameter",
+        )  # fmt: skip
+    return Adapter(adapter["name"], adapter["path"])
 
 
 def prompts_of(tokenizer: Any, body: Dict[str, Any]) -> List[List[int]]:

@@ -19,6 +19,7 @@ class VllmEngine(Engine):
     """One `LLM` of the app."""
 
     kind = "vllm"
+    takes_adapters = True
 
     def __init__(self, llm: Any, model: str, loop: Loop) -> None:
         self._llm, self._loop, self.model = llm, loop, model
