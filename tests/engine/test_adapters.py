@@ -120,6 +120,20 @@ def test_an_adapter_published_meanwhile_is_served_without_a_deployment(
     assert shared_up.worker_pids("tone") == before
 
 
+def test_a_newer_version_of_a_name_answers_at_once(shared_up: Up, client: openai.OpenAI, tmp_path: Path) -> None:
+    """The prompt is the same, and what vLLM keeps of the older version's work must not be used for it."""
+    question, registry = demo.questions()[0].text, Registry(shared_up.home)
+    tone = registry.resolve("acme/tone")
+    muted = blank(shared_up.home, tone, tmp_path)
+    first = registry.publish(Adapter.open(tone.path), "acme/changing")
+    shared_up.until(lambda: "acme/changing" in [model.id for model in client.models.list()], what="the new name")
+    assert ask(client, "acme/changing", question) == ask(client, "tone", question)
+    registry.publish(Adapter.open(muted.path), "acme/changing")
+    shared_up.until(lambda: "acme/changing:2" in [model.id for model in client.models.list()], what="version 2")
+    newer, older = (ask(client, model, question) for model in ("acme/changing", first.ref))
+    assert newer == ask(client, "acme/blank", question) and older == ask(client, "tone", question) != newer
+
+
 def test_a_name_that_is_no_adapter_of_this_base_does_not_exist(client: openai.OpenAI) -> None:
     for model in ("acme/merged", "tone:merged", "acme/tone:7"):
         with pytest.raises(openai.NotFoundError):
