@@ -9,9 +9,10 @@ import pytest
 
 from deploy.conftest import World, launch
 from puna.backends.base import Launch, Phase, Zygote
+from puna.deploy.plan import BACK_OFF_S
 from puna.deploy.records import Endpoint, Replica, Revision, Settings, Snapshot
 from puna.deploy.states import ReplicaState, RevisionState
-from puna.deploy.zygotes import BACK_OFF_S, LOOK_EVERY_S, Cool, History, Keeper, Warm, plan, wanted
+from puna.deploy.zygotes import LOOK_EVERY_S, Cool, History, Keeper, Warm, plan, wanted
 from puna.errors import NotFoundError
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from puna.backends.base import Backend, Launch, Phase, Zygote
+from puna.deploy.plan import STEADY_S, back_off_s
 from puna.deploy.records import Replica, Snapshot
 from puna.deploy.states import ReplicaState, RevisionState
 from puna.deploy.store import Store
@@ -20,8 +21,6 @@ from puna.errors import PunaError
 
 LOG = logging.getLogger("puna.zygotes")
 LOOK_EVERY_S = 0.5
-BACK_OFF_S = (1.0, 5.0, 30.0, 120.0, 600.0)  # after the 1st, 2nd... death; the last one repeats
-STEADY_S = 900.0  # a death so long after the last one is the first again
 
 Key = tuple[str, int]
 """An endpoint's name and a revision's number."""
@@ -63,8 +62,7 @@ class History:
 
     def may_begin(self, now: float) -> bool:
         """Neither refused nor within its pause."""
-        pause_s = BACK_OFF_S[min(self.deaths, len(BACK_OFF_S)) - 1] if self.deaths else 0.0
-        return not self.refused and now >= self.last_death + pause_s
+        return not self.refused and now >= self.last_death + back_off_s(self.deaths)
 
 
 def wanted(snapshot: Snapshot) -> dict[Key, bool]:
@@ -161,7 +159,8 @@ class Keeper:
         before = self._history.get(zygote.name, History())
         if zygote.phase is Phase.EXITED:
             refused = (zygote.reason or "it says not why") if zygote.refused else ""
-            deaths = before.deaths + 1 if now - before.last_death < STEADY_S else 1
+            is_first = before.was_ready and now - before.last_death >= STEADY_S
+            deaths = 1 if is_first else before.deaths + 1
             after = History(deaths, now, refused)
             what = "refuses, each start imports for itself" if refused else "died and will be begun again"
             self._tell(zygote.name, f"the zygote {what}: {zygote.reason}", now)
