@@ -246,6 +246,7 @@ def _serve(
     import uvicorn
 
     from puna.serve.connection import Connection
+    from puna.serve.door import Server
 
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -265,7 +266,7 @@ def _serve(
         ssl_keyfile=str(tls.key) if tls else None,
     )
 
-    server = uvicorn.Server(config)
+    server = Server(config)
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:

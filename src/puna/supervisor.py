@@ -29,7 +29,7 @@ from puna.progress import Progress
 
 BACKLOG = 2048
 FIRST_RESTART_S, LAST_RESTART_S = 0.05, 5.0
-SETTLED_S = 10.0
+SETTLED_S = 2.0
 """A child that has run so long starts its back-off anew when it dies."""
 BOOT_FAILURES = 3
 """Deaths of one child before everything is up, after which `puna up` gives up."""
