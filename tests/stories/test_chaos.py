@@ -30,8 +30,8 @@ KILLS = int(os.environ.get("PUNA_CHAOS_KILLS", "2"))
 CALLERS = 20
 BREATH_S = 0.5
 """Between a recovery and the next kill: callers are at work again, nothing else is assumed."""
-CROWDED = 10.0
-"""Times as long as the aim may a recovery take on a machine that has other things to do; the real one is printed."""
+PATIENCE_S = 90.0
+"""For a recovery: a replica that dies again and again starts after up to 30 s of back-off. The real time is printed."""
 
 
 class Crowd:
@@ -104,7 +104,7 @@ def up() -> Iterator[Up]:
         running.process.wait()
 
 
-def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool], aim_s: float) -> Crowd:
+def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool]) -> Crowd:
     """Kill the first victim, wait until everything is whole again, and so on, under load; nothing may be lost."""
     up.until(whole, 30, "a whole start")
     recoveries = []
@@ -114,7 +114,7 @@ def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool], a
             victim = victims()[0]
             os.kill(victim, signal.SIGKILL)
             began = time.monotonic()
-            up.until(lambda victim=victim: not _lives(victim) and whole(), aim_s * CROWDED, "the recovery")
+            up.until(lambda victim=victim: not _lives(victim) and whole(), PATIENCE_S, "the recovery")
             recoveries.append(time.monotonic() - began)
             time.sleep(BREATH_S)
         crowd.more(CALLERS)
@@ -127,18 +127,18 @@ def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool], a
 
 
 def test_killed_workers(up: Up) -> None:
-    assert chaos(up, up.worker_pids, lambda: _both(up), 2.0).repeats == []
+    assert chaos(up, up.worker_pids, lambda: _both(up)).repeats == []
 
 
 def test_killed_guards(up: Up) -> None:
     def guards() -> list[int]:
         return [_parent(pid) for pid in up.worker_pids()]
 
-    assert chaos(up, guards, lambda: _both(up), 2.0).repeats == []
+    assert chaos(up, guards, lambda: _both(up)).repeats == []
 
 
 def test_killed_gateways_break_their_own_connections_only(up: Up) -> None:
-    crowd = chaos(up, lambda: up.pids("puna.server gateway"), lambda: len(_answering(up)) == 2, 1.0)
+    crowd = chaos(up, lambda: up.pids("puna.server gateway"), lambda: len(_answering(up)) == 2)
     assert len(crowd.repeats) <= KILLS * CALLERS and set(crowd.repeats) <= {1}, "once is enough: the other one lives"
 
 
@@ -148,12 +148,12 @@ def test_killed_control_planes_go_unnoticed(up: Up) -> None:
     def whole() -> bool:
         return _control_answers(up) and sorted(up.worker_pids()) == before
 
-    assert chaos(up, lambda: up.pids("puna.server control"), whole, 3.0).repeats == []
+    assert chaos(up, lambda: up.pids("puna.server control"), whole).repeats == []
 
 
 def test_killed_zygotes_go_unnoticed(up: Up) -> None:
     up.until(lambda: up.pids(" zygote "), 30, "the zygote")
-    assert chaos(up, lambda: up.pids(" zygote "), lambda: _both(up), 2.0).repeats == []
+    assert chaos(up, lambda: up.pids(" zygote "), lambda: _both(up)).repeats == []
 
 
 def test_after_the_supervisors_death_nothing_is_left(up: Up) -> None:
