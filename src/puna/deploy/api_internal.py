@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 from fastapi import APIRouter
@@ -71,10 +70,11 @@ async def _changed(control: Control, adapters: Adapters, since: int, wait_s: flo
         # database that was set up anew counts from 1 again.
         until = loop.time() + wait_s
         while control.store.version == since and loop.time() < until:
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(changed.wait(), min(LOOK_S, until - loop.time()))
-            # Publishing writes files, not the database: what it did becomes a version of the table here.
-            if await run_in_threadpool(adapters.have_changed):
-                await run_in_threadpool(control.store.touch_routes)
+            except TimeoutError:
+                # Publishing writes files, not the database: what it did becomes a version of the table here.
+                if await run_in_threadpool(adapters.have_changed):
+                    await run_in_threadpool(control.store.touch_routes)
     finally:
         unsubscribe()
