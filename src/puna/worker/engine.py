@@ -72,6 +72,7 @@ class Engine:
 
 
 _engines: List[Engine] = []
+_alone: List[bool] = []
 _mourners: List[Callable[[str], Any]] = []
 
 
@@ -88,6 +89,19 @@ def current() -> Optional[Engine]:
 def all_engines() -> List[Engine]:
     """Every engine that the app holds."""
     return list(_engines)
+
+
+def only_one_at_a_time() -> None:
+    """The app holds models that no engine batches: `infer` in many threads would run them over each other."""
+    _alone.append(True)
+
+
+def concurrency() -> int:
+    """How many threads `infer` is worth, by the app's engine; 0 without one."""
+    engine = current()
+    if engine is None:
+        return 0
+    return 1 if _alone and engine.kind == "transformers" else engine.concurrency
 
 
 def described() -> Optional[Dict[str, Any]]:

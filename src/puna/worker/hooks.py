@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import calllog, faults, transformers_adapter, vllm_defaults, vllm_llm
+from puna.worker import calllog, faults, transformers_adapter, transformers_generate, vllm_defaults, vllm_llm
 
 Hook = Callable[[Any], None]
 
@@ -44,6 +44,7 @@ def install(concurrency: int = 0) -> None:
     hooks: Dict[str, Hook] = {
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
+        "transformers.generation.utils": transformers_generate.shim,
     }
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder(hooks))

@@ -126,14 +126,11 @@ class Server:
 
     def _places(self) -> int:
         """How many calls run at once."""
-        model = engine.current()
         if self.app.batches is not None:
             return max(self.concurrency, 2 * self.app.batches.size)  # one batch runs, the next one gathers
         if self.concurrency > 0:
             return self.concurrency
-        if model is not None:
-            return model.concurrency
-        return ASYNC_CONCURRENCY if self.app.is_async else 1
+        return engine.concurrency() or (ASYNC_CONCURRENCY if self.app.is_async else 1)
 
     # -- connections
 

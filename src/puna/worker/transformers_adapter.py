@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any, Dict
 
-from puna.worker import adapters, calllog
+from puna.worker import adapters, calllog, transformers_generate
 from puna.worker.engine import Adapter
 
 PREFIX = "base_model.model."
@@ -32,6 +32,7 @@ def shim(module: Any) -> None:
         adapter = adapters.of(name)
         if adapter is not None:
             add(loaded[0] if isinstance(loaded, tuple) else loaded, adapter)
+        transformers_generate.loaded(loaded[0] if isinstance(loaded, tuple) else loaded, str(name))
         return loaded
 
     kind.from_pretrained = classmethod(from_pretrained)
