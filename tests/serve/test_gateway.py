@@ -80,9 +80,9 @@ class StubControl:
 
 
 @contextlib.asynccontextmanager
-async def running(app: Any, **where: Any) -> AsyncIterator[uvicorn.Server]:
+async def running(app: Any, http: type[Connection] = Connection, **where: Any) -> AsyncIterator[uvicorn.Server]:
     fixed: dict[str, Any] = {"log_level": "warning", "ws": "none", "proxy_headers": False}
-    config = uvicorn.Config(app, http=Connection, timeout_graceful_shutdown=1, **fixed, **where)
+    config = uvicorn.Config(app, http=http, timeout_graceful_shutdown=1, **fixed, **where)
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server.serve())
     await until(lambda: server.started or task.done())
@@ -99,6 +99,12 @@ class World:
     def __init__(self, folder: Path, control: StubControl, client: httpx.AsyncClient, gateway: Gateway) -> None:
         self.folder, self.control, self.client, self.gateway = folder, control, client, gateway
         self.workers: list[StubWorker] = []
+        self.server: uvicorn.Server | None = None
+
+    def gateway_connections(self) -> list[Connection]:
+        """Those that the gateway has."""
+        assert self.server is not None
+        return list(self.server.server_state.connections)
 
     async def worker(self, handler: Any = None, concurrency: int = 4, id: str = "r1") -> StubWorker:
         worker = StubWorker(self.folder / id, *([handler] if handler else []), concurrency=concurrency, id=id)
@@ -117,17 +123,20 @@ class World:
         return worker
 
 
-def story(folder: Path, play: Callable[[World], Awaitable[None]], **settings: Any) -> None:
+def story(
+    folder: Path, play: Callable[[World], Awaitable[None]], http: type[Connection] = Connection, **settings: Any
+) -> None:
     async def main() -> None:
         control = StubControl()
         gateway = Gateway(GatewaySettings(folder / "control", **settings))
         async with (
             running(control, uds=str(folder / "control")),
-            running(gateway, host="127.0.0.1", port=0) as server,
+            running(gateway, http, host="127.0.0.1", port=0) as server,
         ):
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
                 world = World(folder, control, client, gateway)
+                world.server = server
                 try:
                     await asyncio.wait_for(play(world), 20)
                 finally:

@@ -230,3 +230,16 @@ def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_i
         assert link.places == 1
 
     talk(StubWorker(sockets / "w", after_a_while, concurrency=1), story)
+
+
+def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_have_not(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", silent, concurrency=2)
+
+    async def story(link: Link) -> None:
+        asked = [ask(link) for _ in range(4)]
+        await worker.until_seen(protocol.REQUEST, 4)
+        worker.die()
+        lost = await asyncio.gather(*(one.outcome for one in asked), return_exceptions=True)
+        assert [one.started for one in lost if isinstance(one, Lost)] == [True, True, False, False]
+
+    talk(worker, story)

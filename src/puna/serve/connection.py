@@ -7,6 +7,7 @@ It makes no task, no future and no timer. Everything else takes uvicorn's way th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httptools
@@ -18,14 +19,22 @@ from puna.serve.http import Header
 PREFIX, SUFFIX = b"/v2/models/", b"/infer"
 MAX_SHORT_BODY_BYTES = 65536
 """Longer ones take ASGI's way, which can pause the client."""
-MAX_HEAD_BYTES = 65536
-HEAD_TIMEOUT_S = 10.0
-"""A request line and its headers have so long, from their first byte."""
-BODY_TIMEOUT_S = 60.0
-"""No byte of a body for so long: the client is gone, or means harm."""
-LOOK_EVERY_S = 5.0
 TOO_SLOW = (408, b"the request took too long to arrive")
 TOO_LARGE = (431, b"the request's head is too large")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask of a connection."""
+
+    head_bytes: int = 65536
+    head_s: float = 10.0
+    """A request line and its headers have so long, from their first byte."""
+    body_s: float = 60.0
+    """No byte of a body for so long: the client is gone, or means harm."""
+    unread_s: float = 60.0
+    """Replies wait for so long while the client reads nothing."""
+    look_every_s: float = 5.0
 
 
 class Direct(Protocol):
@@ -67,6 +76,11 @@ class Request:
     # What uvicorn's protocol wants to know of the request in hand.
 
     @property
+    def response_started(self) -> bool:
+        """It is sent in one piece."""
+        return self.is_answered
+
+    @property
     def response_complete(self) -> bool:
         """Nothing more is sent for it."""
         return self.is_answered
@@ -83,6 +97,8 @@ class Request:
 class Connection(CorkedProtocol):
     """One client."""
 
+    limits = Limits()
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._direct: Direct | None = self.app if hasattr(self.app, "infer") else None
@@ -91,6 +107,7 @@ class Connection(CorkedProtocol):
         self._parts: list[bytes] = []
         self._head_bytes = -1  # of the head that is arriving; -1: none is
         self._moved = 0.0  # when the last byte came, or the head began
+        self._stuck = 0.0  # since when the client has not read what is written; 0: it reads
         self._timer: Any = None
 
     # -- time and size -------------------------------------------------------------------------------------------
@@ -99,7 +116,7 @@ class Connection(CorkedProtocol):
         """A client has connected."""
         super().connection_made(transport)
         self._moved = self.loop.time()
-        self._timer = self.loop.call_later(LOOK_EVERY_S, self._look)
+        self._timer = self.loop.call_later(self.limits.look_every_s, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
@@ -114,23 +131,27 @@ class Connection(CorkedProtocol):
             return
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > self.limits.head_bytes:
                 self._refuse(*TOO_LARGE)
 
     def _look(self) -> None:
         """Every few seconds: is a request, or the next one, too long in coming? One timer for all such questions."""
-        if self.transport.is_closing():
+        now = self.loop.time()
+        quiet_s = now - self._moved
+        if self._stuck and now - self._stuck >= self.limits.unread_s:
+            self.transport.abort()
             return
-        quiet_s = self.loop.time() - self._moved
-        if self._head_bytes >= 0:
-            if quiet_s >= HEAD_TIMEOUT_S:
+        if self.transport.is_closing():
+            pass  # what is written still has to be read
+        elif self._head_bytes >= 0:
+            if quiet_s >= self.limits.head_s:
                 self._refuse(*TOO_SLOW)
         elif self._is_idle():
             if quiet_s >= self.timeout_keep_alive:
                 self.transport.close()
-        elif self._body_is_due() and quiet_s >= BODY_TIMEOUT_S:
+        elif self._body_is_due() and quiet_s >= self.limits.body_s:
             self._refuse(*TOO_SLOW)
-        self._timer = self.loop.call_later(LOOK_EVERY_S, self._look)
+        self._timer = self.loop.call_later(self.limits.look_every_s, self._look)
 
     def _is_idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
@@ -143,10 +164,20 @@ class Connection(CorkedProtocol):
 
     def _refuse(self, status: int, text: bytes) -> None:
         """What cannot be a request any more: say why when nothing was said yet, and hang up."""
-        if self._is_idle() or self._is_short:
+        if self._is_idle() or self._is_short or not self.cycle.response_started:
             head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + head % len(text) + text)
         self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        self._stuck = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stuck = 0.0
+        super().resume_writing()
 
     def _unset_keepalive_if_required(self) -> None:
         """uvicorn's timer for each pause between requests is not used: `_look` sees to it."""
@@ -190,7 +221,9 @@ class Connection(CorkedProtocol):
         if not (url.startswith(PREFIX) and url.endswith(SUFFIX)) or self.expect_100_continue:
             return None
         name = url[len(PREFIX) : -len(SUFFIX)]
-        if not name or b"/" in name or b"%" in name or b"?" in name or not self._is_idle():
+        if not name or b"/" in name or b"%" in name or b"?" in name:
+            return None
+        if not self._is_idle() or self.flow.write_paused:  # ASGI's way waits for a client that does not read
             return None
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():

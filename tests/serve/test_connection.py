@@ -1,0 +1,217 @@
+"""Clients as they come: pipelining, trickling, lying about lengths, flooding, not reading; over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puna.serve.connection import Connection, Limits
+from puna.worker import protocol
+from serve.conftest import StubWorker, until
+from serve.test_gateway import INFER, KEY, World, story
+
+pytestmark = pytest.mark.process
+
+AUTH = f"authorization: {KEY['authorization']}\r\n"
+
+
+class Hasty(Connection):
+    """With limits that a test can wait for."""
+
+    limits = Limits(head_bytes=8192, head_s=0.3, body_s=0.3, unread_s=0.5, look_every_s=0.05)
+
+
+def post(body: bytes, *headers: str, path: str = INFER, length: int | None = None) -> bytes:
+    """A request as bytes."""
+    lines = "".join(f"{line}\r\n" for line in headers)
+    size = len(body) if length is None else length
+    head = f"POST {path} HTTP/1.1\r\nhost: h\r\n{AUTH}{lines}content-length: {size}\r\n\r\n"
+    return head.encode() + body
+
+
+class Raw:
+    """A client that writes what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def reply(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next reply."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
+        body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return int(head[0].split()[1]), headers, body
+
+    async def is_hung_up(self) -> bool:
+        with contextlib.suppress(ConnectionError):
+            return await self.reader.read() == b""
+        return True
+
+
+Connect = Callable[[], Awaitable[Raw]]
+
+
+def raw_story(
+    folder: Path, play: Callable[[World, Connect], Awaitable[None]], http: type[Connection] = Connection
+) -> None:
+    """A story whose clients are hung up in the end."""
+
+    async def whole(world: World) -> None:
+        opened: list[Raw] = []
+
+        async def connect() -> Raw:
+            opened.append(Raw(*await asyncio.open_connection("127.0.0.1", world.client.base_url.port)))
+            return opened[-1]
+
+        try:
+            await play(world, connect)
+        finally:
+            for raw in opened:
+                raw.writer.transport.abort()
+
+    story(folder, whole, http)
+
+
+def test_pipelined_requests_are_answered_in_order_also_when_the_first_is_the_slowest(sockets: Path) -> None:
+    async def slow_first(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        await asyncio.sleep(0.1 if body == b"0" else 0.0)
+        worker.send(protocol.encode_reply(request_id, 200, body))
+
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve(slow_first)
+        raw = await connect()
+        health = b"GET /v2/health/live HTTP/1.1\r\nhost: h\r\n\r\n"
+        raw.writer.write(post(b"0") + post(b"1") + health + post(b"2"))
+        replies = [await raw.reply() for _ in range(4)]
+        assert [body for _, _, body in replies] == [b"0", b"1", b'{"live":true}', b"2"]
+
+    raw_story(sockets, play)
+
+
+def test_a_request_may_arrive_byte_by_byte_in_chunks_or_after_it_was_asked_for(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        raw = await connect()
+        for byte in post(b"by bytes"):
+            raw.writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await raw.reply())[2] == b"by bytes"
+        chunked = f"POST {INFER} HTTP/1.1\r\nhost: h\r\n{AUTH}transfer-encoding: chunked\r\n\r\n".encode()
+        raw.writer.write(chunked + b"2\r\nin\r\n7\r\n chunks\r\n0\r\n\r\n")
+        assert (await raw.reply())[2] == b"in chunks"
+        asked = post(b"", "expect: 100-continue", length=5)
+        raw.writer.write(asked)
+        assert (await raw.reply())[0] == 100
+        raw.writer.write(b"asked")
+        assert (await raw.reply())[2] == b"asked"
+        body = b"x" * 300_000
+        raw.writer.write(post(body))
+        assert (await raw.reply())[2] == body
+
+    raw_story(sockets, play)
+
+
+def test_a_client_that_wants_to_be_hung_up_on_is(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        raw = await connect()
+        raw.writer.write(post(b"bye", "connection: close"))
+        status, headers, _ = await raw.reply()
+        assert status == 200 and headers["connection"] == "close" and await raw.is_hung_up()
+        raw = await connect()
+        raw.writer.write(f"POST {INFER} HTTP/1.0\r\n{AUTH}content-length: 3\r\n\r\nold".encode())
+        assert (await raw.reply())[0] == 200 and await raw.is_hung_up()
+
+    raw_story(sockets, play)
+
+
+def test_requests_that_upgrade_or_are_none_do_no_harm(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        raw = await connect()
+        raw.writer.write(post(b"h2", "connection: upgrade", "upgrade: h2c"))
+        assert (await raw.reply())[0] == 200
+        raw = await connect()
+        raw.writer.write(b"\x16\x03\x01 this is TLS")
+        assert (await raw.reply())[0] == 400 and await raw.is_hung_up()
+
+    raw_story(sockets, play)
+
+
+def test_heads_that_are_endless_in_bytes_or_in_time_are_refused(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        raw = await connect()
+        raw.writer.write(f"POST {INFER} HTTP/1.1\r\nx: ".encode())
+        while not raw.reader._buffer:  # type: ignore[attr-defined]
+            raw.writer.write(b"y" * 1000)
+            await asyncio.sleep(0.02)
+        assert (await raw.reply())[0] == 431
+        raw = await connect()
+        raw.writer.write(b"POST /v2/models/e/infer HTTP/1.1\r\n")
+        for _ in range(100):  # a header line now and then, as a slow loris sends them
+            raw.writer.write(b"a: b\r\n")
+            await asyncio.sleep(0.02)
+            if raw.reader._buffer:  # type: ignore[attr-defined]
+                break
+        assert (await raw.reply())[0] == 408 and await raw.is_hung_up()
+
+    raw_story(sockets, play, Hasty)
+
+
+@pytest.mark.parametrize("length", [100, 100_000])
+def test_a_body_that_never_comes_is_refused_on_either_way(sockets: Path, length: int) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve()
+        raw = await connect()
+        raw.writer.write(post(b"some of it", length=length))
+        assert (await raw.reply())[0] == 408 and await raw.is_hung_up()
+        assert not worker.heads
+
+    raw_story(sockets, play, Hasty)
+
+
+def test_a_client_that_never_reads_is_hung_up_on(sockets: Path) -> None:
+    async def large(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode_reply(request_id, 200, b"x" * 1_000_000))
+
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve(large)
+        raw = await connect()
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(60):
+            raw.writer.write(post(b"more"))
+        connections = next(iter(world.gateway_connections()))
+        await until(lambda: connections.transport.is_closing(), 15)
+        assert len(worker.heads) < 60, "requests whose answers nobody reads are not taken"
+
+    raw_story(sockets, play, Hasty)
+
+
+def test_a_stream_whose_client_does_not_read_ends_and_frees_its_place(sockets: Path) -> None:
+    async def flood(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode(protocol.STARTED, request_id))
+        worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
+        for _ in range(200):
+            for _ in range(100):
+                worker.event(request_id, OUT="x" * 1000)
+            await asyncio.sleep(0)
+            if (protocol.CANCEL, request_id) in worker.seen:
+                break
+        worker.send(protocol.encode(protocol.END, request_id, {}))
+
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve(flood)
+        raw = await connect()
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.writer.write(post(json.dumps({}).encode(), path="/v2/models/e/generate_stream"))
+        await worker.until_seen(protocol.CANCEL)
+        await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
+
+    raw_story(sockets, play)
