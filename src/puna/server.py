@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from puna.backends.local import LocalBackend
     from puna.deploy.store import Store
+    from puna.serve.door import Counts
 
 DEFAULT_PORT = 8000
 GATEWAY_GRACE_S = 30.0
@@ -69,14 +70,15 @@ def run_up(
         MachineError: the port is in use, or a process does not start.
         ConflictError: another `puna up` runs in this home.
     """
-    progress = progress or Silent()
+    progress, gateways = progress or Silent(), max(gateways, 1)
     with sole(home), listen(host, port, tls=tls is not None, insecure=insecure) as listener:
         reader, writer = os.pipe()
         scheme, number = ("https" if tls else "http"), listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         url = f"{scheme}://{shown}:{number}"
+        shared = (listener.fileno(), _client_counts(gateways))
         specs = [_control_spec(home, reader, url)]
-        specs += [_gateway_spec(home, reader, listener.fileno(), index, tls) for index in range(max(gateways, 1))]
+        specs += [_gateway_spec(home, reader, shared, index, tls) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         up = threading.Event()
         threading.Thread(target=_wait_until_up, args=(host, number, tls is not None, up), daemon=True).start()
@@ -93,6 +95,7 @@ def run_up(
             # The end of this pipe is what every child, guards included, takes as the end.
             os.close(writer)
             os.close(reader)
+            os.close(shared[1])
             home.state.unlink(missing_ok=True)
             home.control_socket.unlink(missing_ok=True)
 
@@ -102,15 +105,23 @@ def _control_spec(home: Home, owner_fd: int, url: str) -> Spec:
     return Spec("control plane", command, home.logs / "control.log", _env(home), (owner_fd,), REPLICA_GRACE_S + 5)
 
 
-def _gateway_spec(home: Home, owner_fd: int, listen_fd: int, index: int, tls: Tls | None) -> Spec:
+def _client_counts(gateways: int) -> int:
+    """Memory in which the gateways tell each other how many clients they have (serve/door.py), as a descriptor."""
+    fd = os.memfd_create("puna-clients")
+    os.ftruncate(fd, 4 * gateways)
+    return fd
+
+
+def _gateway_spec(home: Home, owner_fd: int, shared: tuple[int, int], index: int, tls: Tls | None) -> Spec:
+    """`shared` are the descriptors that all gateways have: the listening socket and the counts of clients."""
     if index == 0:
         shutil.rmtree(home.metrics, ignore_errors=True)
     env = {**_env(home), "PROMETHEUS_MULTIPROC_DIR": str(home.metrics)}
     command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
-    command += ["--listen-fd", str(listen_fd), "--id", f"g{index}"]
+    command += ["--listen-fd", str(shared[0]), "--counts-fd", str(shared[1]), "--id", f"g{index}"]
     if tls is not None:
         command += ["--certificate", str(tls.certificate), "--key", str(tls.key)]
-    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, listen_fd)
+    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared)
     return Spec(f"gateway {index}", tuple(command), log, env, fds, GATEWAY_GRACE_S + 2)
 
 
@@ -222,8 +233,9 @@ def _control_socket(home: Home) -> socket.socket:
     return bound
 
 
-def gateway(home: Home, listen_fd: int, gateway_id: str, tls: Tls | None) -> None:
+def gateway(home: Home, listen_fd: int, counts_fd: int, gateway_id: str, tls: Tls | None) -> None:
     """One gateway process on the inherited socket."""
+    from puna.serve.door import Counts
     from puna.serve.gateway import Gateway, GatewaySettings
 
     app = Gateway(GatewaySettings(home.control_socket, gateway_id))
@@ -231,7 +243,9 @@ def gateway(home: Home, listen_fd: int, gateway_id: str, tls: Tls | None) -> Non
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    _serve(app, socket.socket(fileno=listen_fd), grace_s=GATEWAY_GRACE_S, tls=tls, on_stop=app.wind_down)
+    counts = Counts(counts_fd, int(gateway_id.removeprefix("g")))
+    bound = socket.socket(fileno=listen_fd)
+    _serve(app, bound, grace_s=GATEWAY_GRACE_S, tls=tls, on_stop=app.wind_down, counts=counts)
 
 
 def _serve(
@@ -241,6 +255,7 @@ def _serve(
     grace_s: float,
     tls: Tls | None = None,
     on_stop: Callable[[], None] | None = None,
+    counts: Counts | None = None,
 ) -> None:
     """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
     import uvicorn
@@ -266,7 +281,7 @@ def _serve(
         ssl_keyfile=str(tls.key) if tls else None,
     )
 
-    server = Server(config)
+    server = Server(config, counts)
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
@@ -296,6 +311,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--owner-fd", type=int, required=True)
     parser.add_argument("--url", default="")
     parser.add_argument("--listen-fd", type=int, default=-1)
+    parser.add_argument("--counts-fd", type=int, default=-1)
     parser.add_argument("--id", default="")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
@@ -305,7 +321,7 @@ def main(arguments: list[str]) -> None:
         control(Home.default(), options.owner_fd, options.url)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
-        gateway(Home.default(), options.listen_fd, options.id, tls)
+        gateway(Home.default(), options.listen_fd, options.counts_fd, options.id, tls)
 
 
 if __name__ == "__main__":
