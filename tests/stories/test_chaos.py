@@ -111,6 +111,7 @@ def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool]) -
     with Crowd(up) as crowd:
         for _ in range(KILLS):
             crowd.more(CALLERS)
+            up.until(victims, PATIENCE_S, "a victim")
             victim = victims()[0]
             os.kill(victim, signal.SIGKILL)
             began = time.monotonic()

@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 OVERRUN_GRACE_S = 5.0  # how long a call may go on after its 504 before the worker gives itself up
-MIN_QUEUE = 64
+MIN_QUEUE = 256  # several gateways, each with a few requests ahead
 QUEUE_PER_THREAD = 4  # the gateway's waiting room is the real queue; this one only bridges hand-overs
 Key = Tuple[int, int]  # connection, request id
 
