@@ -235,6 +235,9 @@ def _control_socket(home: Home) -> socket.socket:
 
 def gateway(home: Home, listen_fd: int, counts_fd: int, gateway_id: str, tls: Tls | None) -> None:
     """One gateway process on the inherited socket."""
+    # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
     from puna.serve.door import Counts
     from puna.serve.gateway import Gateway, GatewaySettings
 

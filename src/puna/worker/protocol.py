@@ -38,7 +38,7 @@ DRAINED = 72
 PONG = 73
 ASLEEP = 74
 AWAKE = 75
-STARTED = 76  # infer has been called for this request
+STARTED = 76  # infer has been called for this request; of a short call it is told together with the reply
 FORKED = 77  # the answer to FORK: JSON {"error": str}; an empty one comes from the new guard once it listens
 
 NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
