@@ -128,5 +128,6 @@ def warm_up() -> None:
         EngineRefusal: and whatever the engine raises; such a replica would answer nobody.
     """
     for engine in _engines:
-        for _ in engine.stream([0], {"max_tokens": 1, "temperature": 0.0}):
+        # Several tokens of prompt: what torch compiles for a first input of length 1 is compiled for that length only.
+        for _ in engine.stream([0] * 8, {"max_tokens": 1, "temperature": 0.0}):
             pass

@@ -124,7 +124,8 @@ def _like_this_thread() -> Callable[[], None]:
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def prepare() -> None:
-        torch.set_num_threads(threads)
+        # Below torch.set_num_threads, which vLLM on CPUs replaces: its kernels' buffers count on the number.
+        torch._C.set_num_threads(threads)
         if device is not None:
             torch.cuda.set_device(device)
 
