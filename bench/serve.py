@@ -105,7 +105,8 @@ def long_run(options: argparse.Namespace) -> dict[str, Any]:
     for name, process in found["processes"].items():
         print(
             f"RESULT memory of {name}: {process['mib_at_first']:.1f} to {process['mib_at_last']:.1f} MiB, "
-            f"at most {process['mib_at_most']:.1f}, {process['kib_per_minute']:+.1f} KiB a minute"
+            f"at most {process['mib_at_most']:.1f}; {process['kib_per_minute']:+.1f} KiB a minute, "
+            f"in the last third {process['kib_per_minute_last_third']:+.1f}"
         )
     print(
         f"RESULT soak: {found['requests']:,} requests in {options.soak:g} min, {found['requests_per_s']:,.0f} a second"

@@ -35,7 +35,10 @@ class Memory:
                 self.seen.setdefault(name, []).append((round(now, 1), resident_bytes(pid)))
 
     def grown(self) -> dict[str, dict[str, Any]]:
-        """For each process the least-squares slope after the warm-up, and its first and last figures."""
+        """For each process its first and last figures, and least-squares slopes after the warm-up and at the end.
+
+        A pool that fills in steps has a slope; what leaks has it in the last third too.
+        """
         found = {}
         for name, points in self.seen.items():
             kept = points[int(len(points) * SKIPPED) :]
@@ -45,6 +48,7 @@ class Memory:
                     "mib_at_last": kept[-1][1] / 2**20,
                     "mib_at_most": max(size for _, size in kept) / 2**20,
                     "kib_per_minute": slope(kept) * 60 / 1024,
+                    "kib_per_minute_last_third": slope(points[-max(len(points) // 3, 2) :]) * 60 / 1024,
                     "points": points,
                 }
         return found
