@@ -76,8 +76,9 @@ def test_a_leading_batch_dimension_is_accepted_and_a_cancelled_member_keeps_no_o
     client.send(1, {"prompt": "gone"})
     client.socket.sendall(protocol.encode(protocol.CANCEL, 1))
     body = {"inputs": [{"name": "prompt", "shape": [1, 1], "datatype": "BYTES", "data": ["kept"]}]}
-    status, reply = client.call(json.dumps(body).encode())
-    assert status == 200 and [o["data"] for o in reply["outputs"]] == [["kept"], [1]]
+    client.send(2, json.dumps(body).encode())
+    number, status, reply = client.reply()
+    assert (number, status) == (2, 200) and [o["data"] for o in reply["outputs"]] == [["kept"], [1]]
 
 
 def test_a_batching_app_is_valid(app: Write, validated: Callable[..., dict[str, Any]]) -> None:
