@@ -20,6 +20,7 @@ _PHASES = {
     "initialize": "initialize failed",
     "infer": "infer failed on the example of input_schema.py",
     "output": "what infer returned cannot be sent",
+    "bake": "its engine failed at a batch size or way of sampling that requests may use",
     "finalize": "finalize failed",
 }
 # The first pattern found in the error decides what to type next.

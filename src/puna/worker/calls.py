@@ -130,6 +130,23 @@ class Book:
             return max(0, len(self._queue) - self._idle)
 
     @property
+    def is_idle(self) -> bool:
+        """No call is queued or runs."""
+        with self._lock:
+            return not self._live and self.accepts
+
+    def hold_deadline(self, call: Call) -> None:
+        """The call waits for something that its time does not count for."""
+        with self._lock:
+            call.deadline = float("inf")
+
+    def restart_deadline(self, call: Call, seconds: float) -> None:
+        """Its time begins now."""
+        with self._lock:
+            call.deadline = time.monotonic() + seconds
+            self._times.notify()
+
+    @property
     def has_more(self) -> bool:
         """A call waits to be taken."""
         return bool(self._queue)

@@ -62,6 +62,9 @@ class Engine:
         """
         raise NotImplementedError
 
+    def prepare_sleep(self) -> None:
+        """Do the part of sleeping during which requests can still run; raises what says that it cannot sleep."""
+
     def sleep(self) -> None:
         """Give the GPU's memory back; the weights stay in host memory. Nothing runs while this is called."""
         raise NotImplementedError
@@ -69,6 +72,9 @@ class Engine:
     def wake(self) -> None:
         """Be ready for requests again."""
         raise NotImplementedError
+
+    def bake(self) -> None:
+        """Have everything compiled that is compiled at first use, into caches on disk."""
 
 
 _engines: List[Engine] = []
@@ -119,6 +125,16 @@ def died(why: str) -> None:
     """An engine is in no state to go on; its callers have been told."""
     for function in _mourners:
         function(why)
+
+
+def bake() -> None:
+    """Run once what later starts should find in their caches: every kernel, at every size of batch.
+
+    Raises:
+        EngineRefusal: and whatever the engine raises.
+    """
+    for engine in _engines:
+        engine.bake()
 
 
 def warm_up() -> None:

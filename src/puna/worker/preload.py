@@ -41,7 +41,7 @@ HARMLESS_CALLS = frozenset(
     "print".split()
 )
 # Threads of libraries that do not live through a fork; others (OpenBLAS, OpenMP) start theirs again.
-UNSAFE_THREADS = ("cuda", "grpc", "tokio", "ray")
+UNSAFE_THREADS = ("cuda-", "grpc", "tokio", "ray")
 THREAD_BEGINS_S = 0.05  # Python counts a thread once it runs
 # An open file of this name: somebody has called cuInit, and no child of this process can use CUDA any more.
 CUDA_FILES = ("/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")

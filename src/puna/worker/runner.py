@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any, Callable, List, Optional
 
-from puna.worker import standin, typed
+from puna.worker import engine, standin, typed
 from puna.worker.batches import Batches
 from puna.worker.schema import KINDS, Schema
 from puna.worker.schema import read as read_schema
@@ -110,6 +110,34 @@ class App:
     def is_async(self) -> bool:
         """`infer` is `async def`: many may run at once on its loop."""
         return is_async(self.model.infer)
+
+    @property
+    def can_sleep(self) -> bool:
+        """An engine can give its memory back, or the app itself can: it has methods `sleep` and `wake`."""
+        own = [callable(getattr(self.model, name, None)) for name in ("sleep", "wake")]
+        return all(own) or any(one.can_sleep for one in engine.all_engines())
+
+    def prepare_sleep(self) -> None:
+        """What of sleeping can be done while calls run. Raises what says that it cannot sleep."""
+        for one in engine.all_engines():
+            if one.can_sleep:
+                one.prepare_sleep()
+
+    def sleep(self) -> None:
+        """Give back what can be given back: the engines' memory, then what the app's own `sleep` frees."""
+        for one in engine.all_engines():
+            if one.can_sleep:
+                one.sleep()
+        if callable(getattr(self.model, "wake", None)):
+            self._call_once("sleep")
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        for one in engine.all_engines():
+            if one.can_sleep:
+                one.wake()
+        if callable(getattr(self.model, "sleep", None)):
+            self._call_once("wake")
 
     def finalize(self) -> None:
         """Call finalize if there is one."""

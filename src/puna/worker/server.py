@@ -15,6 +15,7 @@ from puna.worker import answers, calllog, engine, family, faults, protocol
 from puna.worker.calls import Book, Call
 from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
+from puna.worker.tiers import ASLEEP, AWAKE, Nap
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
 SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
@@ -50,6 +51,7 @@ class Server:
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.book = Book(self.threads, self._late, self._poisoned)
         self.post = Post()
+        self.nap = Nap(app, lambda: self.book.is_idle, self._tier_changed)
         self._connections: List[Connection] = []
         self._hands: List[threading.Thread] = []
         self._is_open = False
@@ -120,8 +122,8 @@ class Server:
         """What HELLO and READY say."""
         return {
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
-            "tier": "awake", "born": self.born, "timings": self.timings, "streaming": self.app.passes_handler,
-            "engine": engine.described(),
+            "tier": self.nap.tier, "can_sleep": self.app.can_sleep, "born": self.born, "timings": self.timings,
+            "streaming": self.app.passes_handler, "engine": engine.described(),
         }  # fmt: skip
 
     def _places(self) -> int:
@@ -178,8 +180,10 @@ class Server:
             self.shut_down("the replica is shutting down")
         elif kind == protocol.PING:
             connection.send(protocol.encode(protocol.PONG, request_id, payload))
-        elif kind in (protocol.SLEEP, protocol.WAKE):
-            connection.send(protocol.encode(protocol.AWAKE, request_id, {"tier": "awake"}))
+        elif kind == protocol.SLEEP:
+            self._thread(self._sleep, connection)
+        elif kind == protocol.WAKE:
+            self._thread(self._be_awake)
 
     def _request(self, connection: Connection, request_id: int, payload: bytes) -> None:
         head, body = protocol.decode_request(payload)
@@ -212,7 +216,7 @@ class Server:
             call = self.book.take()
             if call is None:
                 return
-            started = protocol.encode(protocol.STARTED, call.request_id)
+            started = protocol.encode(protocol.STARTED, call.request_id, self._woken_for(call))
             outbox.hold(call.send, started) if is_brief else call.send(started)
             begun = time.monotonic()
             data = answers.answer(self.app, call, emit)
@@ -244,6 +248,43 @@ class Server:
             os._exit(EXIT_ENGINE)
 
         self.book.give_up("the replica restarts: " + why, end)
+
+    # -- tiers
+
+    def _sleep(self, connection: Connection) -> None:
+        reason = "" if self.app.can_sleep else "nothing in this app can sleep"
+        if self.state != "ready":
+            reason = "the replica is %s" % self.state
+        if reason:
+            connection.send(protocol.encode(protocol.AWAKE, 0, {"tier": AWAKE, "seconds": 0.0, "reason": reason}))
+        else:
+            self.nap.fall_asleep()
+
+    def _woken_for(self, call: Call) -> Any:
+        """What STARTED says of a call that found the replica asleep; no bytes for all others."""
+        if self.nap.state == AWAKE:
+            return b""
+        self.book.hold_deadline(call)
+        woke_s = self._be_awake()
+        self.book.restart_deadline(call, float(call.head.get("deadline_s", DEFAULT_DEADLINE_S)))
+        return {"tier": ASLEEP, "wake_ms": round(woke_s * 1000, 1)}
+
+    def _be_awake(self) -> float:
+        try:
+            return self.nap.be_awake()
+        except BaseException as error:  # noqa: BLE001 - the log has it; the gateway tries the calls elsewhere
+            calllog.note(
+                "this worker cannot wake up and ends, so that a fresh one takes over:\n%s" % faults.whole(error)
+            )
+            family.kill_descendants()
+            os._exit(EXIT_ENGINE)
+
+    def _tier_changed(self, tier: str, seconds: float, reason: str) -> None:
+        told = {"tier": tier, "seconds": round(seconds, 4), "reason": reason}
+        if reason:
+            calllog.note("stays awake: %s" % reason)
+        with self._lock:
+            self._broadcast(protocol.ASLEEP if tier == ASLEEP else protocol.AWAKE, told)
 
     # -- the rest
 

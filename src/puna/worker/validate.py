@@ -62,6 +62,7 @@ def validate(app: App, path: str) -> bool:
         kinds = [{key: o[key] for key in ("name", "datatype", "shape")} for o in outputs]
         report.fields["schema"]["outputs"] = kinds
         _note_engine(report)
+        report.phase("bake", engine.bake)
         _finalize(app, report)
     except BaseException:  # noqa: BLE001 - the report has it, and so has the log
         return False

@@ -7,6 +7,7 @@ import itertools
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+from puna.worker import vllm_bake, vllm_sleep
 from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
 from puna.worker.vllm_defaults import MAX_CONCURRENCY, is_cuda
 from puna.worker.vllm_loop import Desk, Loop
@@ -30,6 +31,8 @@ class VllmEngine(Engine):
         self.can_sleep = is_cuda() and bool(getattr(config.model_config, "enable_sleep_mode", False))
         parameters = importlib.import_module("vllm.sampling_params")
         self.extras = ("logit_bias",) + ("response_format",) * hasattr(parameters, "StructuredOutputsParams")
+        self._copy: Optional[vllm_sleep.KeptCopy] = None
+        self._is_looked_up = False
         self._adapter_ids: Dict[str, int] = {}
         self._next_adapter_id = itertools.count(FIRST_ADAPTER_ID)
 
@@ -48,11 +51,22 @@ class VllmEngine(Engine):
         options = {} if adapter is None else {"lora_request": self._lora(adapter)}
         return self._deltas(prompt, sampling, options)
 
+    def prepare_sleep(self) -> None:
+        if self._copy is None and not self._is_looked_up:
+            self._is_looked_up = True
+            self._copy = vllm_sleep.install()
+        if self._copy is not None:
+            self._copy.prepare()
+
     def sleep(self) -> None:
         self._llm.sleep(level=1)
 
     def wake(self) -> None:
         self._llm.wake_up()
+
+    def bake(self) -> None:
+        if is_cuda():  # vLLM on CPUs compiles nothing by size of batch
+            vllm_bake.bake(self)
 
     def _deltas(self, prompt: List[int], sampling: Any, options: Dict[str, Any]) -> Iterator[Delta]:
         desk = Desk(self._loop, wants_all=True)
