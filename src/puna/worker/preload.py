@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import _thread
 import ast
+import ctypes
 import importlib
 import importlib.machinery
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,10 +43,13 @@ HARMLESS_CALLS = frozenset(
     "print".split()
 )
 # Threads of libraries that do not live through a fork; others (OpenBLAS, OpenMP) start theirs again.
-UNSAFE_THREADS = ("cuda-", "grpc", "tokio", "ray")
+UNSAFE_THREADS = ("grpc", "tokio", "ray")
 THREAD_BEGINS_S = 0.05  # Python counts a thread once it runs
-# An open file of this name: somebody has called cuInit, and no child of this process can use CUDA any more.
+# Signs that somebody has touched the GPU. Not all touches do harm: torch and vLLM leave a thread `cuda0000...` on an
+# H200, and their forks use CUDA all the same; after cuInit no fork can. A fork that tries tells which it is.
 CUDA_FILES = ("/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+CUDA_THREADS = ("cuda",)
+CUDA_TRIAL_S = 30.0
 
 
 Step = Tuple[str, str, Tuple[str, ...]]
@@ -241,18 +246,19 @@ def why_threads() -> str:
     named = [t.name for t in threading.enumerate() if t is not threading.current_thread()]
     if named or _thread._count():
         return "an import started a thread (%s), which a fork would lack" % (named[0] if named else "without a name")
-    return next(("an import started a thread of %s, which a fork would lack" % n for n in native_threads()), "")
+    unsafe = native_threads(UNSAFE_THREADS)
+    return next(("an import started a thread of %s, which a fork would lack" % name for name in unsafe), "")
 
 
-def native_threads() -> Iterator[str]:
-    """Names of this process's threads, as the kernel has them, of libraries that do not live through a fork."""
+def native_threads(prefixes: Tuple[str, ...]) -> Iterator[str]:
+    """Names of this process's threads, as the kernel has them, that begin so."""
     for thread in os.listdir("/proc/self/task"):
         try:
             with open("/proc/self/task/%s/comm" % thread, encoding="utf-8", errors="replace") as file:
                 name = file.read().strip()
         except OSError:  # it has just ended
             continue
-        if name.startswith(UNSAFE_THREADS):
+        if name.startswith(prefixes):
             yield name
 
 
@@ -262,14 +268,41 @@ def why_cuda() -> str:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         return "an import initialised CUDA, which a fork cannot use"
+    touched = next(native_threads(CUDA_THREADS), "") or cuda_file()
+    if touched and not fork_can_use_cuda():
+        return "an import opened the GPU (%s), and its forks cannot use CUDA" % touched
+    return ""
+
+
+def cuda_file() -> str:
+    """An open file of the GPU's driver, or nothing."""
     for fd in os.listdir("/proc/self/fd"):
         try:
             opened = os.readlink("/proc/self/fd/" + fd)
         except OSError:  # the listing's own
             continue
         if opened in CUDA_FILES:
-            return "an import opened the GPU (%s), which a fork cannot use" % opened
+            return opened
     return ""
+
+
+def fork_can_use_cuda() -> bool:
+    """Fork once and begin CUDA there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(ctypes.CDLL("libcuda.so.1").cuInit(0))
+        finally:
+            os._exit(255)  # there is no CUDA
+    end = time.monotonic() + CUDA_TRIAL_S
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
 
 
 def why_children() -> str:
