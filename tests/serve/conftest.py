@@ -27,6 +27,7 @@ class StubWorker:
 
     def __init__(self, path: Path, handler: Handler = echo, concurrency: int = 4, id: str = "r1") -> None:
         self.path, self.handler, self.concurrency, self.id = path, handler, concurrency, id
+        self.tier, self.born = "awake", "spawn"
         self.seen: list[tuple[int, int]] = []
         self.heads: list[dict[str, Any]] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -44,7 +45,8 @@ class StubWorker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        hello = {"state": "ready", "concurrency": self.concurrency, "schema": None, "pid": 1, "tier": "awake"}
+        hello = {"state": "ready", "concurrency": self.concurrency, "schema": None, "pid": 1, "tier": self.tier}
+        hello["born"] = self.born
         writer.write(protocol.encode(protocol.HELLO, 0, hello))
         decoder = protocol.Decoder()
         while data := await reader.read(1 << 16):
@@ -57,6 +59,13 @@ class StubWorker:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
         writer.close()
+
+    def tell_tier(self, tier: str) -> None:
+        """Fall asleep, or be awake, and say so on every connection."""
+        self.tier = tier
+        frame = protocol.encode(protocol.ASLEEP if tier == "asleep" else protocol.AWAKE, 0, {"tier": tier})
+        for writer in self._writers:
+            writer.write(frame)
 
     def send(self, frame: bytes) -> None:
         self._writers[-1].write(frame)
@@ -78,6 +87,32 @@ class StubWorker:
     async def until_seen(self, kind: int, count: int = 1) -> None:
         """Wait until that many frames of that kind have come."""
         await until(lambda: sum(k == kind for k, _ in self.seen) >= count)
+
+
+class Sleeper(StubWorker):
+    """Asleep at first. The first request wakes it, which ends when the test says so; all that came meanwhile wait."""
+
+    def __init__(self, path: Path, handler: Handler = echo, concurrency: int = 4, id: str = "r1") -> None:
+        super().__init__(path, self.wake_first, concurrency, id)
+        self.awake = handler
+        self.tier = "asleep"
+        self.wakes = 0
+        self.may_wake, self.most_at_once, self._running = asyncio.Event(), 0, 0
+
+    async def wake_first(self, worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
+        if self.tier == "asleep":
+            began = asyncio.get_running_loop().time()
+            self.wakes += not self.may_wake.is_set() and self._running == 1
+            await self.may_wake.wait()
+            if self.tier == "asleep":
+                self.tell_tier("awake")
+            woke_s = asyncio.get_running_loop().time() - began
+            told = {"tier": "asleep", "wake_ms": round(woke_s * 1000, 1)}
+            worker.send(protocol.encode(protocol.STARTED, request_id, told))
+        self._running -= 1
+        await self.awake(worker, request_id, head, body)
 
 
 async def until(condition: Callable[[], Any], within_s: float = 5.0) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from puna.serve.link import Exchange, Link, Reply
+from puna.serve.routes_table import ASLEEP
 from puna.serve.waiting_room import Ticket
 
 
@@ -57,8 +58,15 @@ class Call:
     """The LoRA that the engine is to answer with: its name and path."""
     cold: bool = False
     """It waited while no replica was ready."""
+    tier: str = ""
+    """What it found, one of TIERS; empty until it is known."""
     queued_s: float = 0.0
+    wake_s: float = 0.0
+    """Of the time on its replica, what that took to wake."""
     infer_s: float = 0.0
+    """The rest of that time."""
+    first_byte: float = 0.0
+    """Of a stream: when its first event was sent, on the clock of `time.perf_counter`."""
     stage: Stage = Stage.WAITING
     told: Told | None = None
     owner: Owner | None = None
@@ -67,12 +75,24 @@ class Call:
     ticket: Ticket | None = None
     sent: float = 0.0
     """When, on the loop's clock."""
+    beginnings: tuple[int, ...] = ()
+    """As routing.beginnings found them, where they matter."""
     tried: tuple[str, ...] = ()
     """Replicas that died with it."""
     deaths: int = 0
     """How many of them may have died of it."""
     _aborted: BaseException | None = None
     _pending: asyncio.Future[Any] | None = None
+
+    def timed(self, now: float) -> None:
+        """Note how long its replica has had it."""
+        exchange = self.exchange
+        assert exchange is not None
+        out_s = now - self.sent
+        if exchange.found_asleep:
+            self.tier = ASLEEP
+            self.wake_s = min(exchange.wake_s, out_s) if exchange.started else out_s
+        self.infer_s = out_s - self.wake_s
 
     async def hold(self, future: asyncio.Future[Any]) -> Any:
         """Wait for `future`, or for `abort`, whichever comes first; while streaming."""

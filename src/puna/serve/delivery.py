@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from puna.errors import DeadlineError
@@ -37,12 +38,15 @@ async def _watch(receive: Receive, call: Call) -> None:
 
 
 def headers(call: Call) -> list[Header]:
-    """What a reply says of its way here."""
+    """What a reply says of its way here; of a request that was refused at the door, only its id."""
+    if not call.tier:
+        return [(b"x-puna-request-id", call.trace.encode())]
     return [
         (b"x-puna-request-id", call.trace.encode()),
         (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
+        (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000)),
         (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
-        (b"x-puna-tier", b"cold" if call.cold else b"awake"),
+        (b"x-puna-tier", call.tier.encode()),
     ]
 
 
@@ -57,6 +61,7 @@ async def stream(send: Send, call: Call, failed: Callable[[str], bytes], last: b
         while not exchange.ended:
             await call.hold(exchange.more())
             await http.events(send, exchange.take())
+            call.first_byte = call.first_byte or time.perf_counter()
         await http.events(send, exchange.take())
         error = exchange.error
     except DeadlineError as late:

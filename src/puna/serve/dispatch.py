@@ -14,10 +14,11 @@ from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedErro
 from puna.serve.call import Call, Stage, Told
 from puna.serve.deadlines import Deadlines
 from puna.serve.link import Link, Lost, Reply
-from puna.serve.routes_table import EndpointRoute, Table
-from puna.serve.routing import choose
+from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute, Table
+from puna.serve.routing import Affinity, beginnings, choose
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S, Ticket, WaitingRoom
 
+ZYGOTE = "zygote"
 MAX_TRIES = 5
 """Replicas that may die before they began with a request, until it is given up all the same."""
 
@@ -48,6 +49,8 @@ class Lane:
         self.links: dict[tuple[str, int], Link] = {}
         self.room = WaitingRoom(route.name, startup_allowance_s)
         self.tally = Tally()
+        self._affinity = Affinity()
+        self._has_engine = False
         self._on_cold = on_cold
         self._deadlines: Deadlines[Call] = Deadlines(self._late)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -55,6 +58,7 @@ class Lane:
     def update(self, route: EndpointRoute) -> None:
         """Take a newer route: dial new replicas, retire those that are gone, wake or refuse those who wait."""
         self.route = route
+        self._has_engine = bool(route.schema and route.schema.get("engine"))
         listed = {(replica.id, replica.epoch): replica for replica in route.replicas}
         for key, replica in listed.items():
             if key not in self.links or self.links[key].closed:
@@ -62,8 +66,7 @@ class Lane:
                 task = asyncio.get_running_loop().create_task(self.links[key].run())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            self.links[key].listed = True
-            self.links[key].concurrency = replica.concurrency
+            self.links[key].listed_as(replica)
         for key, link in list(self.links.items()):
             if key not in listed:
                 link.retire()
@@ -91,6 +94,17 @@ class Lane:
             if link.usable:
                 return True
         return False
+
+    @property
+    def tier(self) -> str:
+        """The best that a request finds now."""
+        best = COLD
+        for link in self.links.values():
+            if link.usable:
+                if not link.asleep:
+                    return AWAKE
+                best = ASLEEP
+        return best
 
     @property
     def in_flight(self) -> int:
@@ -181,23 +195,31 @@ class Lane:
         elif stage is not Stage.ENDED:
             self._deadlines.remove(call)
             assert call.link is not None and call.exchange is not None
-            if stage is Stage.SENT:
-                call.infer_s = asyncio.get_running_loop().time() - call.sent
+            call.timed(asyncio.get_running_loop().time())
             call.link.abandon(call.exchange)
 
     def _seek(self, call: Call) -> None:
         """To a replica with a free place, or else into the waiting room."""
         call.stage = Stage.WAITING
-        link = choose(self.links.values(), call.tried) if not len(self.room) else None
+        link = self._choose(call) if not len(self.room) else None
         if link is not None:
             self._send(call, link)
             return
-        cold = not self.ready
+        call.tier = self.tier
+        cold = call.tier == COLD
         entered = asyncio.get_running_loop().time()
         wake = partial(self._woken, call)
         call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=self.route.max_queue, tried=call.tried)
+        call.ticket.asleep = call.tier == ASLEEP
         if cold:
             self._on_cold()
+
+    def _choose(self, call: Call) -> Link | None:
+        # Only an engine's replica remembers what it has read.
+        if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
+            call.beginnings = call.beginnings or beginnings(call.body)
+            return self._affinity.choose(self.links.values(), call.beginnings, call.tried)
+        return choose(self.links.values(), call.tried)
 
     def _woken(self, call: Call, error: BaseException | None) -> None:
         """The wait is over: a replica has a place, or there will be none."""
@@ -229,6 +251,12 @@ class Lane:
         }
         if call.adapter is not None:
             head["adapter"] = call.adapter
+        if call.cold:
+            call.tier = WARM if link.born == ZYGOTE else COLD
+        elif not call.tier:
+            call.tier = AWAKE
+        if call.beginnings:
+            self._affinity.served(call.beginnings, link.replica_id)
         call.stage, call.link = Stage.SENT, link
         call.exchange = link.send(head, call.body, partial(self._heard, call))
         call.sent = call.exchange.sent
@@ -240,7 +268,8 @@ class Lane:
             if reply is not None:
                 self.end(call, reply, None)
                 return
-            call.stage, call.infer_s = Stage.STREAMING, asyncio.get_running_loop().time() - call.sent
+            call.stage = Stage.STREAMING
+            call.timed(asyncio.get_running_loop().time())
             told, call.told = call.told, None
             if told is not None:
                 told(None, None)
@@ -259,7 +288,14 @@ class Lane:
             self.end(call, None, why_not)
 
     def _late(self, call: Call) -> None:
-        call.abort(too_long(call.endpoint, self.route.inference_time_s))
+        limit_s, exchange = self.route.inference_time_s, call.exchange
+        if exchange is not None and exchange.found_asleep:
+            # Waking is not counted. Asked only now: most calls end sooner, and what a reply costs matters more.
+            at = (exchange.woke if exchange.started else call.sent + self.room.startup_allowance_s) + limit_s
+            if at > asyncio.get_running_loop().time():
+                self._deadlines.add(call, at)
+                return
+        call.abort(too_long(call.endpoint, limit_s))
 
     def close(self) -> None:
         """The endpoint is gone: refuse those who wait, finish what is in flight."""

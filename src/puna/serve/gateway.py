@@ -122,6 +122,7 @@ class Gateway:
     def _use(self, table: Table) -> None:
         self.access.use(table.keys)
         self.lanes.update(table)
+        self.metrics.replicas(table)
 
     def _report_soon(self) -> None:
         self._report_now.set()
@@ -133,6 +134,7 @@ class Gateway:
             self.lanes.sweep(loop.time())
             loads = self.lanes.load()
             self.metrics.loads(loads)
+            self.metrics.flush()
             for name, load in loads.items():
                 for seconds in load["cold"]:
                     self.metrics.cold_wait(name, seconds)
@@ -155,20 +157,20 @@ class Gateway:
         began = time.perf_counter()
         match = MODEL.fullmatch(scope["path"])
         name, version, verb = match.groups() if match else ("", None, None)
-        trace = self._trace(http.header(scope, b"x-request-id"))
+        call = Call(name, verb or "", b"", self._trace(http.header(scope, b"x-request-id")), version or "1")
         try:
             if verb in ("infer", "generate_stream") and scope["method"] == "POST":
-                status = await self._infer(scope, receive, send, Call(name, verb, b"", trace, version or "1"))
+                status = await self._infer(scope, receive, send, call)
             else:
                 status = await self._about(scope, send, name, verb)
         except PunaError as error:
             status = error.http_status
-            await http.refuse(send, error, [(b"x-puna-request-id", trace.encode())])
+            await http.refuse(send, error, delivery.headers(call))
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
         if verb in ("infer", "generate_stream"):
             # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
-            self.metrics.answered(name if name in self.lanes.by_name else "", status, time.perf_counter() - began)
+            self.metrics.answered(name if name in self.lanes.by_name else "", status, call, began)
 
     def infer(self, request: Request) -> Callable[[], None]:
         """One inference request that has arrived whole, without a task of its own; what `_infer` is for the others."""
@@ -184,9 +186,9 @@ class Gateway:
             else:
                 known = error if isinstance(error, PunaError) else ReplicaDiedError(f"{call.endpoint}: {error}")
                 status, headers, body = http.refusal(known)
-                request.reply(status, [*headers, (b"x-puna-request-id", call.trace.encode())], body)
+                request.reply(status, [*headers, *delivery.headers(call)], body)
             name = call.endpoint if call.endpoint in self.lanes.by_name else ""
-            self.metrics.answered(name, status, time.perf_counter() - began)
+            self.metrics.answered(name, status, call, began)
 
         try:
             self.access.check(request.authorization, time.time(), endpoint=call.endpoint)

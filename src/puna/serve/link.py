@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import orjson
 
-from puna.serve.routes_table import ReplicaRoute
+from puna.serve.routes_table import ASLEEP, AWAKE, ReplicaRoute
 from puna.worker import protocol
 
 RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -64,6 +64,12 @@ class Exchange:
     """How many were out when it was sent, itself included."""
     started: bool = False
     """`infer` has been called for it."""
+    found_asleep: bool = False
+    """The replica slept when it came, and had to wake for it."""
+    wake_s: float = 0.0
+    """How long it waited for that, as the worker says."""
+    woke: float = 0.0
+    """When that was over, on the loop's clock."""
     ended: bool = False
     abandoned: bool = False
     """Nobody waits for it any more; it only holds its place until the worker has finished with it."""
@@ -112,6 +118,10 @@ class Link(asyncio.Protocol):
         self.concurrency = route.concurrency
         self.listed = True
         """The route table names it; an unlisted link finishes what it has and takes nothing more."""
+        self.asleep = route.tier == ASLEEP
+        """As the worker says; until it has said so, as the route table says."""
+        self.born = ""
+        """How its process came to be: `zygote` or `spawn`."""
         self.closed = False
         """`run` has ended; this link will not connect again."""
         self._on_change = on_change
@@ -140,6 +150,8 @@ class Link(asyncio.Protocol):
     @property
     def places(self) -> int:
         """Requests that may be out at a time: as many as the worker runs, and a few more when they are short."""
+        if self.asleep:
+            return self.concurrency
         for below_s, ahead in AHEAD:
             if self._call_s < below_s:
                 return self.concurrency + ahead
@@ -168,6 +180,12 @@ class Link(asyncio.Protocol):
             await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
         self.closed = True
 
+    def listed_as(self, route: ReplicaRoute) -> None:
+        """The table names it, with these particulars."""
+        self.route, self.listed, self.concurrency = route, True, route.concurrency
+        if not self._hello:
+            self.asleep = route.tier == ASLEEP
+
     def retire(self) -> None:
         """The table no longer names it: close once nothing is out."""
         self.listed = False
@@ -186,6 +204,7 @@ class Link(asyncio.Protocol):
         """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
         exchange = Exchange(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
+        exchange.found_asleep = self.asleep
         self._exchanges[exchange.request_id] = exchange
         payload = orjson.dumps(head) + b"\n" + body
         self._write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
@@ -246,14 +265,28 @@ class Link(asyncio.Protocol):
             said = orjson.loads(payload)
             if said.get("state", "ready") == "ready" or kind == protocol.READY:
                 self._hello = self._greeted = True
+                self.born = str(said.get("born") or "")
+                self.asleep = said.get("tier", self.route.tier) == ASLEEP
                 self._on_change()
+        elif kind in (protocol.ASLEEP, protocol.AWAKE):
+            self._tier(ASLEEP if kind == protocol.ASLEEP else AWAKE)
+
+    def _tier(self, tier: str) -> None:
+        self.asleep = tier == ASLEEP
+        if self.asleep:  # what was on its way meanwhile finds it so
+            for exchange in self._exchanges.values():
+                exchange.found_asleep = exchange.found_asleep or not exchange.started
+        self._on_change()
 
     def _about_request(self, kind: int, request_id: int, payload: bytes) -> None:
         exchange = self._exchanges.get(request_id)
         if kind == protocol.STARTED:
             if exchange is None:
                 exchange = self._exchanges[request_id] = Exchange(request_id, None, abandoned=True)
-            exchange.started = True
+            exchange.started, exchange.found_asleep = True, bool(payload)
+            if payload:
+                exchange.wake_s = float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000
+                exchange.woke = self._loop.time()
         elif exchange is None:
             return
         elif kind == protocol.REPLY:
@@ -272,9 +305,10 @@ class Link(asyncio.Protocol):
             self._loop.call_later(REFUSED_PAUSE_S, self._rested)
             exchange._finish(None, Refused())
         else:
-            took_s = self._loop.time() - exchange.sent
-            took_s *= self.concurrency / max(exchange.place, self.concurrency)  # it queued behind the others
-            self._call_s += AHEAD_WEIGHT * (took_s - self._call_s)
+            if not exchange.found_asleep:
+                took_s = self._loop.time() - exchange.sent
+                took_s *= self.concurrency / max(exchange.place, self.concurrency)  # it queued behind the others
+                self._call_s += AHEAD_WEIGHT * (took_s - self._call_s)
             exchange._finish(reply, None)
         if reply.status == 504 and exchange.started:
             exchange.abandoned = True  # the worker says END, or ends itself, when `infer` is over

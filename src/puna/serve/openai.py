@@ -79,14 +79,14 @@ class OpenAI:
             if call.path and scope["method"] == "POST":
                 status = await self._complete(scope, receive, send, call)
             else:
-                status = await self._about(scope["method"], path, key, send, trace)
+                status = await self._about(scope["method"], path, key, send, call)
         except PunaError as error:
             status = error.http_status
-            await _refuse(send, error, trace)
+            await _refuse(send, error, call)
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
         if call.path:
-            self.metrics.answered(call.endpoint, status, time.perf_counter() - began)
+            self.metrics.answered(call.endpoint, status, call, began)
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         call.body = await http.read_body(scope, receive, self.max_body_bytes)
@@ -109,13 +109,13 @@ class OpenAI:
             await http.reply(send, reply.status, reply.body, [http.JSON, *delivery.headers(call)])
             return reply.status
 
-    async def _about(self, method: str, path: str, key: KeyRoute, send: Send, trace: str) -> int:
+    async def _about(self, method: str, path: str, key: KeyRoute, send: Send, call: Call) -> int:
         """The models, and paths that are not here."""
         listed = path == MODELS or path.startswith(MODELS + "/")
         if method not in ("GET", "HEAD") or not listed:
             served = ", ".join([*(f"POST {name}" for name in PATHS), f"GET {MODELS}"])
             error = NotFoundError(f"{method} {path} is not served here", f"what is: {served}")
-            await _refuse(send, error, trace, "unknown_url")
+            await _refuse(send, error, call, "unknown_url")
             return error.http_status
         models = list(_models(self.lanes.by_name.values(), key))
         if path == MODELS:
@@ -191,9 +191,9 @@ def _error(message: str, kind: str, code: str | None, param: str | None = None) 
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-async def _refuse(send: Send, error: PunaError, trace: str, code: str = "") -> None:
+async def _refuse(send: Send, error: PunaError, call: Call, code: str = "") -> None:
     kind, usual = next(((k, c) for cls, k, c in KINDS if isinstance(error, cls)), ("server_error", None))
     param = "model" if usual == "model_not_found" and not code else None
-    extra: list[Header] = [http.JSON, (b"x-puna-request-id", trace.encode()), *http.advice(error)]
+    extra: list[Header] = [http.JSON, *delivery.headers(call), *http.advice(error)]
     body = orjson.dumps({"error": _error(http.error_text(error), kind, code or usual, param)})
     await http.reply(send, error.http_status, body, extra)

@@ -12,6 +12,8 @@ import orjson
 DEFAULT_MAX_QUEUE = 100
 LONG_POLL_S = 20.0
 RETRY_S = 0.1
+AWAKE, ASLEEP, WARM, COLD = TIERS = ("awake", "asleep", "warm", "cold")
+"""The tiers of readiness; a replica that is ready is awake or asleep."""
 
 Fetch = Callable[[str, str, bytes], Awaitable[bytes]]
 """`await fetch(method, path, body)`: the body of the control plane's reply; raises OSError when it is not there."""
@@ -25,6 +27,8 @@ class ReplicaRoute:
     epoch: int
     socket: str
     concurrency: int
+    tier: str = AWAKE
+    """As the control plane last heard; what the worker says itself is newer."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,6 @@ def _key(raw: Mapping[str, Any]) -> KeyRoute:
 
 
 def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
-    replicas = tuple(
-        ReplicaRoute(str(r["id"]), int(r.get("epoch", 0)), str(r["socket"]), max(int(r.get("concurrency") or 1), 1))
-        for r in raw["replicas"]
-    )
     return EndpointRoute(
         name=name,
         revision=int(raw.get("revision") or 0),
@@ -107,9 +107,19 @@ def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
         max_replica=int(raw.get("max_replica", 1)),
         min_replica=int(raw.get("min_replica", 0)),
         schema=raw.get("schema"),
-        replicas=replicas,
+        replicas=tuple(_replica(r) for r in raw["replicas"]),
         adapters={str(name): str(path) for name, path in (raw.get("adapters") or {}).items()},
         created=float(raw.get("created") or 0.0),
+    )
+
+
+def _replica(raw: Mapping[str, Any]) -> ReplicaRoute:
+    return ReplicaRoute(
+        id=str(raw["id"]),
+        epoch=int(raw.get("epoch", 0)),
+        socket=str(raw["socket"]),
+        concurrency=max(int(raw.get("concurrency") or 1), 1),
+        tier=ASLEEP if raw.get("tier") == ASLEEP else AWAKE,
     )
 
 

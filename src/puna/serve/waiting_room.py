@@ -2,7 +2,7 @@
 
 How long a request may wait. `inference_time_s` begins when a replica gets the request, so a cold start never
 eats it. Before that, a request to an awake endpoint waits `inference_time_s` at most, and one that finds no
-replica ready, or loses them all while it waits, `startup_allowance_s + inference_time_s` from its arrival.
+replica awake, or loses them all while it waits, `startup_allowance_s + inference_time_s` from its arrival.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Ticket:
     """Called with None when it is this ticket's turn, or with the reason why that will never be."""
     tried: Collection[str] = ()
     """Replicas that died with this request."""
+    asleep: bool = False
+    """When it entered, all that were ready slept."""
     granted: object = None
     """What the turn brought: a replica with a free place."""
 
@@ -86,7 +88,7 @@ class WaitingRoom:
 
     def wait_limit_s(self, ticket: Ticket, inference_time_s: float) -> float:
         """How long this ticket may wait in all."""
-        return inference_time_s + (self.startup_allowance_s if ticket.cold else 0.0)
+        return inference_time_s + (self.startup_allowance_s if ticket.cold or ticket.asleep else 0.0)
 
     def expired(self, now: float, inference_time_s: float) -> list[Ticket]:
         """The tickets whose wait has been too long; they stay until they leave."""
