@@ -90,28 +90,30 @@ class StubWorker:
 
 
 class Sleeper(StubWorker):
-    """Asleep at first. The first request wakes it, which ends when the test says so; all that came meanwhile wait."""
+    """Asleep at first. A request wakes it, which ends when the test says so; `handler` comes after STARTED."""
 
-    def __init__(self, path: Path, handler: Handler = echo, concurrency: int = 4, id: str = "r1") -> None:
+    def __init__(self, path: Path, handler: Handler, concurrency: int, id: str) -> None:
         super().__init__(path, self.wake_first, concurrency, id)
         self.awake = handler
         self.tier = "asleep"
-        self.wakes = 0
-        self.may_wake, self.most_at_once, self._running = asyncio.Event(), 0, 0
+        self.wakes, self.came_asleep, self.said_ms = 0, 0, 0.0
+        self.may_wake = asyncio.Event()
+        self._is_waking = False
 
     async def wake_first(self, worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
-        self._running += 1
-        self.most_at_once = max(self.most_at_once, self._running)
         if self.tier == "asleep":
             began = asyncio.get_running_loop().time()
-            self.wakes += not self.may_wake.is_set() and self._running == 1
+            self.came_asleep += 1
+            if not self._is_waking:
+                self._is_waking, self.wakes = True, self.wakes + 1
             await self.may_wake.wait()
-            if self.tier == "asleep":
+            if self._is_waking:
+                self._is_waking = False
                 self.tell_tier("awake")
-            woke_s = asyncio.get_running_loop().time() - began
-            told = {"tier": "asleep", "wake_ms": round(woke_s * 1000, 1)}
-            worker.send(protocol.encode(protocol.STARTED, request_id, told))
-        self._running -= 1
+            self.said_ms = round((asyncio.get_running_loop().time() - began) * 1000, 1)
+            worker.send(protocol.encode(protocol.STARTED, request_id, {"tier": "asleep", "wake_ms": self.said_ms}))
+        else:
+            worker.send(protocol.encode(protocol.STARTED, request_id))
         await self.awake(worker, request_id, head, body)
 
 

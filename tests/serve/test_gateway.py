@@ -38,7 +38,10 @@ class StubControl:
 
     def set(self, *workers: StubWorker, **changes: Any) -> None:
         """The endpoint `e` with these replicas."""
-        replicas = [{"id": w.id, "epoch": 1, "socket": str(w.path), "concurrency": w.concurrency} for w in workers]
+        replicas = [
+            {"id": w.id, "epoch": 1, "socket": str(w.path), "concurrency": w.concurrency, "tier": w.tier}
+            for w in workers
+        ]
         fields = {"revision": 3, "active": True, "state": "ready", "reason": "", "inference_time_s": 5.0}
         fields |= {"max_queue": 100, "max_replica": 2, "min_replica": 0, "schema": None, "replicas": replicas}
         self.endpoints["e"] = fields | changes

@@ -291,9 +291,13 @@ class Lane:
         limit_s, exchange = self.route.inference_time_s, call.exchange
         if exchange is not None and exchange.found_asleep:
             # Waking is not counted. Asked only now: most calls end sooner, and what a reply costs matters more.
+            exchange.on_woken = partial(self._late, call)
             at = (exchange.woke if exchange.started else call.sent + self.room.startup_allowance_s) + limit_s
             if at > asyncio.get_running_loop().time():
                 self._deadlines.add(call, at)
+                return
+            if not exchange.started:
+                call.abort(DeadlineError(f"{call.endpoint}: its replica did not wake", f"puna logs {call.endpoint}"))
                 return
         call.abort(too_long(call.endpoint, limit_s))
 

@@ -70,6 +70,8 @@ class Exchange:
     """How long it waited for that, as the worker says."""
     woke: float = 0.0
     """When that was over, on the loop's clock."""
+    on_woken: Callable[[], None] | None = None
+    """Called then, when somebody asked for it."""
     ended: bool = False
     abandoned: bool = False
     """Nobody waits for it any more; it only holds its place until the worker has finished with it."""
@@ -285,8 +287,7 @@ class Link(asyncio.Protocol):
                 exchange = self._exchanges[request_id] = Exchange(request_id, None, abandoned=True)
             exchange.started, exchange.found_asleep = True, bool(payload)
             if payload:
-                exchange.wake_s = float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000
-                exchange.woke = self._loop.time()
+                self._woken(exchange, float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000)
         elif exchange is None:
             return
         elif kind == protocol.REPLY:
@@ -298,6 +299,11 @@ class Link(asyncio.Protocol):
         elif kind == protocol.END:
             exchange._finish(None, None, str(orjson.loads(payload or b"{}").get("error") or ""))
             self._forget(exchange)
+
+    def _woken(self, exchange: Exchange, wake_s: float) -> None:
+        exchange.wake_s, exchange.woke = wake_s, self._loop.time()
+        if exchange.on_woken is not None and not exchange.abandoned:
+            exchange.on_woken()
 
     def _reply(self, exchange: Exchange, reply: Reply) -> None:
         if reply.status == 503 and not exchange.started:
