@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,15 @@ TEMPLATE = (
 
 
 def make(folder: Path, shape: str) -> None:
-    """Weights, config and a byte tokenizer in `folder`, unless they are there."""
-    if (folder / "config.json").exists():
-        return
+    """Weights, config and a byte tokenizer in `folder`, unless they are there.
+
+    In a process of its own: what makes them on a GPU would keep its memory.
+    """
+    if not (folder / "tokenizer.json").exists():
+        subprocess.run([sys.executable, __file__, str(folder), shape], check=True)
+
+
+def _write(folder: Path, shape: str) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,3 +72,7 @@ def _tokenizer(folder: Path, size: int) -> None:
     )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]), sys.argv[2])
