@@ -68,6 +68,11 @@ def capture_sizes(largest: int) -> List[int]:
     return sizes
 
 
+def measures_memory(init: Callable[..., Any]) -> bool:
+    """This vLLM measures at each start what is left for its KV cache, and can be told instead."""
+    return is_cuda() and "kv_cache_memory_bytes" in _known(init)
+
+
 def is_cuda() -> bool:
     """True on an NVIDIA GPU; asks vLLM where it can say, without touching the GPU."""
     platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)

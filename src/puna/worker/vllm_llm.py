@@ -8,9 +8,9 @@ import os
 import sys
 from typing import Any, Callable
 
-from puna.worker import adapters, calllog
+from puna.worker import adapters, calllog, vllm_memory
 from puna.worker import engine as engines
-from puna.worker.vllm_defaults import chosen, in_process
+from puna.worker.vllm_defaults import chosen, in_process, measures_memory
 from puna.worker.vllm_engine import VllmEngine
 from puna.worker.vllm_loop import Loop
 from puna.worker.vllm_shared import SharedEngine
@@ -46,9 +46,14 @@ def _init(original: Callable[..., None]) -> Callable[..., None]:
         given.update(given.pop("kwargs", {}))
         options.update(chosen(original, given))
         options.update(adapters.vllm_options(given))
+        found = vllm_memory.look(dict(given, **options), given) if measures_memory(original) else None
+        if found is not None:
+            options.update(found.option())
         cores = os.sched_getaffinity(0)
         with in_process():
             original(self, *arguments, **options)
+        if found is not None and "kv_cache_memory_bytes" not in options:
+            found.keep(self.llm_engine)
         os.sched_setaffinity(0, cores)  # vLLM on CPUs binds this thread to one core, and threads begin like their maker
         _share(self, str(given.get("model", "")))
 
