@@ -52,15 +52,27 @@ def test_the_file_is_run_as_python(tmp_path: Path) -> None:
     }
 
 
+def test_without_required_an_input_must_be_sent_but_nothing_else_is_insisted_on(tmp_path: Path) -> None:
+    source = """INPUT_SCHEMA = {"a": {"datatype": "FP32"}, "b": {"datatype": "STRING", "shape": [2], "required": False},
+        "c": {"datatype": "INT8", "required": False, "example": [1, 2]}, "d": {"datatype": "BOOL", "shape": [-1, 2]}}"""
+    a, b, c, d = read(str(write(tmp_path, source))).inputs
+    assert (a.required, a.shape, a.example, a.sample()) == (True, [1], None, [1])
+    assert (b.required, b.shape, b.sample()) == (False, [2], ["A sample line"] * 2)
+    assert (c.shape, c.sample(), d.sample()) == ([-1], [1, 2], [True, True])
+
+
 @pytest.mark.parametrize(
     ("entry", "error"),
     [
         ({"shape": [1], "example": [1]}, "Data type not specified for input --> X"),
         ({"datatype": "INT", "shape": [1], "example": [1]}, "Data type INT not supported for input --> X"),
-        ({"datatype": "INT8", "example": [1]}, "shape not specified for input --> X"),
-        ({"datatype": "INT8", "shape": [], "example": [1]}, "shape not specified for input --> X"),
+        ({"datatype": "INT8", "required": True, "example": [1]}, "shape not specified for input --> X"),
+        (
+            {"datatype": "INT8", "shape": [], "example": [1]},
+            "shape not specified as a python list for input --> X",
+        ),
         ({"datatype": "INT8", "shape": 1, "example": [1]}, "shape not specified as a python list for input --> X"),
-        ({"datatype": "INT8", "shape": [1]}, "example not specified for input --> X"),
+        ({"datatype": "INT8", "required": True, "shape": [1]}, "example not specified for input --> X"),
     ],
 )
 def test_a_wrong_entry_is_told_in_the_platforms_words(tmp_path: Path, entry: Any, error: str) -> None:

@@ -43,6 +43,14 @@ _HINTS = (
         r"chat_template is not set",
         "this is a base model: publish a fine-tuned one, or send plain text to the tokenizer",
     ),
+    (r"hf_transfer.{0,40}(is not available|package)", "add hf-transfer to python_packages in the runtime file"),
+    (
+        r"did not end within",
+        "the line is where it was last seen: what runs or waits for long at the top of app.py belongs in initialize or "
+        "infer, and weights belong in a published model",
+    ),
+    (r"SIGSEGV|SIGBUS|SIGILL|SIGABRT", "a library crashed: are its version and the CPU or GPU it was built for right?"),
+    (r"out of memory|MemoryError|SIGKILL", "use a machine with more memory, or load less: a smaller model or dtype"),
     (r"KeyError: ['\"](\w+)['\"]", "is `{0}` an input of input_schema.py?"),
 )
 

@@ -59,7 +59,7 @@ def _infer(app: App, call: Call) -> bytes:
     reply: Dict[str, Any] = _model(call)
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
-    reply["outputs"] = write_outputs(result)
+    reply["outputs"] = write_outputs(result, declared=app.outputs)
     return protocol.encode_reply(call.request_id, 200, _ENCODE(reply).encode())
 
 
@@ -96,4 +96,9 @@ def _parse(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
+        if b'"binary_data_size"' in body:
+            raise BadRequest(
+                "binary tensors are not taken here: send every input's values as JSON in `data` (tritonclient: "
+                "set_data_from_numpy(..., binary_data=False))"
+            ) from None
         raise BadRequest("the body is not JSON: %s" % error) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import linecache
 import os
+import sys
+import threading
 import traceback
 from typing import Any, Dict, List
 
@@ -15,6 +17,8 @@ def describe(error: BaseException, folder: str) -> Dict[str, str]:
     """`{"error", "line", "traceback"}`; the traceback holds the frames of files under `folder` and the error itself."""
     mine = [f for f in traceback.extract_tb(error.__traceback__) if is_inside(f.filename, folder)]
     head = "".join(traceback.format_exception_only(type(error), error)).strip()
+    if type(error).__module__.startswith("puna.worker"):
+        head = str(error)  # ours: the text says it all
     text = "Traceback (most recent call last):\n" + "".join(traceback.format_list(mine)) if mine else ""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         line = _line(error.filename, error.lineno, folder, (error.text or "").strip())
@@ -32,6 +36,19 @@ def whole(error: BaseException) -> str:
         if not part.lstrip().startswith(('File "<frozen importlib', 'File "' + _HERE)):
             lines.append(part)
     return "".join(lines)
+
+
+def place(folder: str) -> str:
+    """The line of the app that runs now: the main thread's, else any thread's; empty when none is."""
+    frames = sys._current_frames()
+    main = threading.main_thread().ident
+    for ident in sorted(frames, key=lambda one: one != main):
+        frame: Any = frames[ident]
+        while frame is not None:
+            if is_inside(frame.f_code.co_filename, folder):
+                return _line(frame.f_code.co_filename, frame.f_lineno, folder, "")
+            frame = frame.f_back
+    return ""
 
 
 def is_inside(filename: str, folder: str) -> bool:

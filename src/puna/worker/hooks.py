@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import calllog, faults, transformers_adapter, transformers_generate, vllm_defaults, vllm_llm
+from puna.worker import calllog, faults, standin, transformers_adapter, transformers_generate, vllm_defaults, vllm_llm
 
 Hook = Callable[[Any], None]
 
@@ -42,6 +42,7 @@ def install(concurrency: int = 0) -> None:
     """
     vllm_defaults.Asked.concurrency = concurrency
     hooks: Dict[str, Hook] = {
+        "inferless.api": standin.shim,
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
         "transformers.generation.utils": transformers_generate.shim,

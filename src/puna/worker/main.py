@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ def main(arguments: List[str]) -> int:
     command, options = parse(arguments)
     calllog.install()
     faults.warm_up()
+    faulthandler.enable(2)  # a crash in C leaves the Python lines that led to it in the log
     family.adopt_orphans()
     if command == "zygote":
         _leave_no_trace()

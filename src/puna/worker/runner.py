@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import threading
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 from puna.worker import engine, standin, typed
 from puna.worker.batches import Batches
@@ -34,6 +34,8 @@ class App:
         self.model: Any = None
         self.passes_handler = False
         self.typed: Optional[typed.Typed] = None
+        self.outputs: Tuple[str, ...] = ()
+        """Outputs that every reply must have: output.json's, else those that validation saw (PUNA_OUTPUTS)."""
         self.batches: Optional[Batches] = None
         """There when `infer` takes lists of requests."""
         self._loop: Optional[EventLoop] = None
@@ -64,6 +66,7 @@ class App:
         sys.modules["app"] = module
         spec.loader.exec_module(module)
         self._read_types(path, module)
+        self.outputs = _declared_outputs(self.schema)
         self.model = self._class_of(module)()
         if not callable(getattr(self.model, "infer", None)):
             raise AppFault("class %s in app.py has no method infer" % CLASS)
@@ -149,6 +152,8 @@ class App:
             self.typed, flags = typed.find(file.read(), module)
         if self.typed is not None:
             self.schema = typed.schema_of(self.typed.request, flags)
+        elif flags:  # `@inferless.config` beside an input_schema.py
+            self.schema = Schema(self.schema.inputs, dict(self.schema.flags, **flags), self.schema.outputs)
 
     def _class_of(self, module: Any) -> Any:
         found = getattr(module, CLASS, None)
@@ -213,6 +218,13 @@ def decoded(values: Any) -> Any:
         return dict(values, message=json.loads(message))
     except ValueError as error:
         raise BadRequest("input 'message' is not JSON: %s" % error) from None
+
+
+def _declared_outputs(schema: Schema) -> Tuple[str, ...]:
+    told = os.environ.get("PUNA_OUTPUTS")
+    if schema.outputs is None:
+        return tuple(json.loads(told)) if told else ()
+    return tuple(str(output["name"]) for output in schema.outputs)
 
 
 def required_parameters(function: Callable[..., Any]) -> int:

@@ -17,6 +17,7 @@ NUMPY_NAMES = {
     "BF16": "float32",  # numpy has no bfloat16
 }  # fmt: skip
 DEFAULT_BATCH_WINDOW_MS = 500
+FLAGS = ("BATCH_SIZE", "BATCH_WINDOW", "IS_STREAMING_OUTPUT", "OPENAI_CLIENT_COMPATIBLITY")
 
 
 class SchemaFault(Exception):
@@ -37,6 +38,13 @@ class Input:
     def as_json(self) -> Dict[str, Any]:
         return {key: getattr(self, key) for key in ("name", "datatype", "shape", "required", "example")}
 
+    def sample(self) -> List[Any]:
+        """The example, or a made-up value where there is none: what the platform takes for a field without default."""
+        if self.example is not None:
+            return self.example
+        made_up: Any = {"text": "A sample line", "bool": True, "number": 1}[KINDS[self.datatype]]
+        return [made_up] * size_of([abs(n) for n in self.shape])
+
     def concrete(self, size: int) -> List[int]:
         """The declared shape with its -1 filled in for `size` values, or as it is when that does not go."""
         fixed = size_of([n for n in self.shape if n != -1])
@@ -49,7 +57,7 @@ class Schema:
     """All inputs, the flags, and the outputs when they are known."""
 
     def __init__(self, inputs: List[Input], flags: Dict[str, Any], outputs: Optional[List[Dict[str, Any]]]) -> None:
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs, self.flags = inputs, outputs, {name: flags.get(name) for name in FLAGS}
         self.batch_size = int(flags.get("BATCH_SIZE") or 0)
         self.batch_window_ms = float(flags.get("BATCH_WINDOW") or DEFAULT_BATCH_WINDOW_MS)
         self.streaming = bool(flags.get("IS_STREAMING_OUTPUT"))
@@ -122,7 +130,8 @@ def _entries(path: str, key: str) -> List[Dict[str, Any]]:
 def _input(name: str, entry: Any) -> Input:
     if not isinstance(entry, dict):
         raise SchemaFault("Data type not specified for input --> %s" % name)
-    required = bool(entry.get("required", True))
+    # Without `required` it must be sent, but the platform does not insist on shape and example.
+    required, is_strict = bool(entry.get("required", True)), bool(entry.get("required", False))
     datatype = entry.get("datatype")
     if datatype is None:
         raise SchemaFault("Data type not specified for input --> %s" % name)
@@ -131,15 +140,15 @@ def _input(name: str, entry: Any) -> Input:
             "Data type %s not supported for input --> %s; use one of %s" % (datatype, name, ", ".join(KINDS))
         )
     example = entry.get("example", entry.get("data"))
-    if example is None and required:
+    if example is None and is_strict:
         raise SchemaFault("example not specified for input --> %s" % name)
     if example is not None and not isinstance(example, list):
         example = [example]
     shape = entry.get("shape")
-    if shape is None and not required:
-        shape = [len(example) if example else 1]  # seen in the wild on optional inputs
-    if shape is None or shape == []:
+    if shape is None and not is_strict:
+        shape = [1] if example is None or len(example) == 1 else [-1]  # seen in the wild on optional inputs
+    if shape is None:
         raise SchemaFault("shape not specified for input --> %s" % name)
-    if not isinstance(shape, list) or not all(type(n) is int and n >= -1 for n in shape):
+    if not isinstance(shape, list) or not shape or not all(type(n) is int and n >= -1 for n in shape):
         raise SchemaFault("shape not specified as a python list for input --> %s" % name)
     return Input(name, str(datatype).upper(), shape, required, example)

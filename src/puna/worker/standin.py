@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import os
 import sys
 import types
 from typing import Any, Callable, Optional, Sequence
@@ -26,6 +27,34 @@ def _same(thing: Callable[..., Any]) -> Callable[..., Any]:
     return thing
 
 
+def config(*args: Any) -> Any:
+    """`@inferless.config`, bare or called: the class's values become environment variables, upper-cased."""
+    return _export(args[0]) if args else _export
+
+
+def _export(cls: Any) -> Any:
+    # Pydantic 2, pydantic 1, and the plain class of the platform's documentation, which its own package stumbles over.
+    fields = getattr(cls, "model_fields", None) or getattr(cls, "__fields__", None)
+    try:
+        values = vars(cls) if fields is None else vars(cls())
+    except Exception:  # noqa: BLE001 - a field without a value has none to export, as with the package
+        values = {}
+    for name, value in values.items():
+        if not name.startswith("_") and value is not None and not callable(value):
+            os.environ[name.upper()] = str(value)
+    return cls
+
+
+def shim(api: Any) -> None:
+    """Of the real package, `config` only: there it raises for a plain class."""
+    api.config = config
+
+
+def needs_package(*_args: Any, **_options: Any) -> Any:
+    """Stands for what only the package can do."""
+    raise ImportError("inferless.call needs the package itself: add `inferless` to python_packages in the runtime file")
+
+
 class Finder:
     """Last on sys.meta_path, so that an installed `inferless` wins. No importlib.abc: that costs 20 ms to import."""
 
@@ -40,8 +69,9 @@ class Finder:
 
     def exec_module(self, module: types.ModuleType) -> None:
         module.__doc__ = __doc__
-        names = ("request", "response", "config", "method", "local_entry_point")
-        module.__dict__.update(dict.fromkeys(names, decorator), Cls=Cls)
+        names = ("request", "response", "method", "local_entry_point")
+        module.__dict__.update(dict.fromkeys(names, decorator), Cls=Cls, config=config)
+        module.__dict__.update(call=needs_package, call_async=needs_package)
 
 
 def install() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from puna.worker.schema import KINDS, NUMPY_NAMES, Input, Schema, size_of
 
 NOT_SUPPORTED = "Output %s is of type dictionary or tuple which is currently not supported. You can try json.dumps(%s)"
+MISSING = "Requried Output %s not found in the inference response; infer returned %s"  # the platform's spelling
 EMPTY_LIST = (
     "Output %s is empty list which cannot be used to infer the data type. Please provide a non-empty list as output."
 )
@@ -81,11 +82,23 @@ def _read(declared: Input, tensor: Dict[str, Any], batched: bool, numpy: Any) ->
     datatype = tensor.get("datatype", declared.datatype)
     if KINDS.get(datatype) != kind:
         raise BadRequest("input '%s' was sent as %s, but is declared as %s" % (name, datatype, declared.datatype))
+    if "data" not in tensor and isinstance(tensor.get("parameters"), dict):
+        refuse_binary(tensor["parameters"], name)
     data = _flatten(tensor.get("data"))
     shape = _shape(declared, tensor, len(data), batched)
     convert = _converter(declared, numpy)
     values = [convert(v) for v in data]
     return values[0] if shape == [1] else _nest(values, shape)
+
+
+def refuse_binary(parameters: Dict[str, Any], name: str) -> None:
+    """Raise BadRequest when a tensor's bytes stand behind the JSON, or in shared memory."""
+    told = [key for key in ("binary_data_size", "shared_memory_region") if key in parameters]
+    if told:
+        raise BadRequest(
+            "input '%s' has %s: binary tensors are not taken here, send its values as JSON in `data` (tritonclient: "
+            "set_data_from_numpy(..., binary_data=False))" % (name, told[0])
+        )
 
 
 def _shape(declared: Input, tensor: Dict[str, Any], size: int, batched: bool) -> List[int]:
@@ -160,14 +173,19 @@ def _numpy_scalar(datatype: str, value: Any, numpy: Any) -> Any:
 # -- replies ----------------------------------------------------------------------------------------------------------
 
 
-def write_outputs(result: Any, strict: bool = False) -> List[Dict[str, Any]]:
+def write_outputs(result: Any, strict: bool = False, declared: Sequence[str] = ()) -> List[Dict[str, Any]]:
     """What `infer` returned, as KServe outputs; `strict` (validation) refuses empty lists, whose type is unknown.
+
+    `declared` are the outputs that must be there: those of output.json, and those that validation saw.
 
     Raises:
         BadOutput: the result is no dict, or an output cannot be sent.
     """
     if not isinstance(result, dict):
         raise BadOutput("infer must return a dict of outputs, it returned %s: %s" % (_article(result), _short(result)))
+    for name in declared:
+        if name not in result:
+            raise BadOutput(MISSING % (name, ", ".join(map(str, result)) or "none"))
     outputs = []
     for name, value in result.items():
         datatype, shape, data = _tensor(str(name), value, strict)

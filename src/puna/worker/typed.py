@@ -22,10 +22,13 @@ class Typed:
 
     def __init__(self, request: Any, response: Any) -> None:
         self.request, self.response = request, response
+        hints = get_type_hints(request)
+        # Pydantic 2 insists on an Optional field without a default; the platform lets requests leave it out.
+        self.unset = {n: None for n in _fields(request) if _is_optional(hints[n]) and _default(request, n) is MISSING}
 
     def to_request(self, values: Dict[str, Any]) -> Any:
         """The object that `infer` gets. Raises what pydantic raises."""
-        return self.request(**values)
+        return self.request(**dict(self.unset, **values))
 
     def from_response(self, result: Any) -> Any:
         """The dict of outputs; what is no response object is left as it is, for the error message."""
@@ -70,7 +73,10 @@ def _input(request: Any, name: str, hint: Any) -> Input:
     if is_list:
         hint = hint.__args__[0]
     if hint not in TYPES:
-        raise SchemaFault("Data type - %s - not supported for input --> %s" % (getattr(hint, "__name__", hint), name))
+        raise SchemaFault(
+            "Data type - unknown - not supported: input --> %s is %s; use str, int, float, bool, a List of one of them "
+            "or Optional" % (name, getattr(hint, "__name__", hint) if isinstance(hint, type) else hint)
+        )
     datatype, made_up = TYPES[hint]
     example = _default(request, name)
     if example is MISSING or (example is None and required):
@@ -97,7 +103,6 @@ def _default(model: Any, name: str) -> Any:
     field = _fields(model).get(name)
     if field is None:
         return getattr(model, name, MISSING)
-    required = field.is_required() if callable(getattr(field, "is_required", None)) else field.required
-    if required:
-        return MISSING
-    return field.get_default(call_default_factory=True) if hasattr(field, "annotation") else field.get_default()
+    if callable(getattr(field, "is_required", None)):  # pydantic 2
+        return MISSING if field.is_required() else field.get_default(call_default_factory=True)
+    return MISSING if field.required else field.get_default()
