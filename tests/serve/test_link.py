@@ -243,3 +243,59 @@ def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_hav
         assert [one.started for one in lost if isinstance(one, Lost)] == [True, True, False, False]
 
     talk(worker, story)
+
+
+# -- tiers
+
+
+def test_a_worker_that_sleeps_is_sent_no_more_than_it_runs_at_once_however_brisk_it_was(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", concurrency=2)
+
+    async def story(link: Link) -> None:
+        for _ in range(30):
+            await ask(link).outcome
+        assert link.places > 2
+        worker.tell_tier("asleep")
+        await until(lambda: link.asleep)
+        assert link.places == 2
+        worker.tell_tier("awake")
+        await until(lambda: not link.asleep)
+        assert link.places > 2, "a wake says nothing of how long a call takes"
+
+    talk(worker, story)
+
+
+def test_a_request_found_the_worker_asleep_when_started_says_so_or_while_it_may_yet_say_so(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w", silent)
+
+    async def story(link: Link) -> None:
+        begun, woken, in_time = ask(link), ask(link), ask(link)
+        await worker.until_seen(protocol.REQUEST, 3)
+        worker.send(protocol.encode(protocol.STARTED, begun.request_id))
+        await until(lambda: begun.started)
+        worker.tell_tier("asleep")
+        await until(lambda: link.asleep)
+        assert [one.found_asleep for one in (begun, woken, in_time)] == [False, True, True]
+        worker.tell_tier("awake")
+        worker.send(protocol.encode(protocol.STARTED, woken.request_id, {"tier": "asleep", "wake_ms": 250.0}))
+        worker.send(protocol.encode(protocol.STARTED, in_time.request_id))
+        await until(lambda: in_time.started)
+        assert (woken.found_asleep, woken.wake_s) == (True, 0.25)
+        assert (in_time.found_asleep, in_time.wake_s) == (False, 0.0)
+
+    talk(worker, story)
+
+
+def test_each_connection_begins_with_the_tier_and_the_birth_of_the_worker_that_it_reached(sockets: Path) -> None:
+    worker = StubWorker(sockets / "w")
+
+    async def story(link: Link) -> None:
+        assert (link.asleep, link.born) == (False, "spawn")
+        worker.die()
+        worker.tier, worker.born = "asleep", "zygote"
+        await until(lambda: not link.usable)
+        await worker.start()
+        await until(lambda: link.usable)
+        assert (link.asleep, link.born) == (True, "zygote")
+
+    talk(worker, story)

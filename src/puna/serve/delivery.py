@@ -44,7 +44,7 @@ def headers(call: Call) -> list[Header]:
     return [
         (b"x-puna-request-id", call.trace.encode()),
         (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
-        (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000)),
+        (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000) if call.wake_s else b"0.0"),
         (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
         (b"x-puna-tier", call.tier.encode()),
     ]

@@ -7,7 +7,7 @@ go to it until it is full: two half-empty engines cost the memory of two.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
 PREFIX_BYTES = (4096, 1024, 256)
@@ -50,12 +50,13 @@ C = TypeVar("C", bound=Candidate)
 def choose(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
     """The least loaded awake replica that has a place free and was not tried, else the one to wake; None: wait."""
     best: C | None = None
-    sleepers: list[C] = []
+    sleeper: C | None = None  # the one that wakes already, if one does
     for candidate in candidates:
         if not candidate.usable or candidate.replica_id in tried:
             continue
         if candidate.asleep:
-            sleepers.append(candidate)
+            if sleeper is None or candidate.outstanding > sleeper.outstanding:
+                sleeper = candidate
             continue
         outstanding = candidate.outstanding
         if outstanding >= candidate.places:
@@ -64,13 +65,9 @@ def choose(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
             return candidate
         if best is None or outstanding < best.outstanding:
             best = candidate
-    return _to_wake(sleepers) if best is None and sleepers else best
-
-
-def _to_wake(sleepers: Sequence[C]) -> C | None:
-    """The one that wakes already, while it has a place; the first if none does."""
-    waking = max(sleepers, key=lambda sleeper: sleeper.outstanding)  # the first of those that are equal
-    return waking if waking.outstanding < waking.places else None
+    if best is None and sleeper is not None and sleeper.outstanding < sleeper.places:
+        return sleeper
+    return best
 
 
 class Affinity:
