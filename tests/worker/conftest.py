@@ -39,10 +39,11 @@ ECHO = """
 
 
 def find_python(minor: str) -> str:
-    """A CPython of that minor version: PUNA_TEST_PYTHONS (a path list), PATH, pyenv; empty when there is none."""
+    """A CPython of that minor version: PUNA_TEST_PYTHONS (a path list), PATH, pyenv, uv's; empty when there is none."""
     named = [p for p in os.environ.get("PUNA_TEST_PYTHONS", "").split(os.pathsep) if f"{minor}" in p]
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python"))
-    for candidate in (*named, shutil.which(f"python{minor}"), *map(str, pyenv)):
+    uvs = sorted(Path.home().glob(f".local/share/uv/python/cpython-{minor}.*/bin/python{minor}"))
+    for candidate in (*named, shutil.which(f"python{minor}"), *map(str, pyenv), *map(str, uvs)):
         if candidate and subprocess.run([candidate, "-c", "pass"], capture_output=True).returncode == 0:
             return candidate
     return ""
