@@ -49,6 +49,9 @@ _HINTS = (
         "the line is where it was last seen: what runs or waits for long at the top of app.py belongs in initialize or "
         "infer, and weights belong in a published model",
     ),
+    (r"must return a dict", "end infer with a dictionary, e.g. `return {{'generated_text': text}}`"),
+    (r"is empty list which", "let the example of input_schema.py lead to an output that is not empty"),
+    (r"ended with exit code", "something called os._exit, or a library ended the process: its last lines are above"),
     (r"SIGSEGV|SIGBUS|SIGILL|SIGABRT", "a library crashed: are its version and the CPU or GPU it was built for right?"),
     (r"out of memory|MemoryError|SIGKILL", "use a machine with more memory, or load less: a smaller model or dtype"),
     (r"KeyError: ['\"](\w+)['\"]", "is `{0}` an input of input_schema.py?"),

@@ -32,7 +32,7 @@ def main(arguments: List[str]) -> int:
     command, options = parse(arguments)
     calllog.install()
     faults.warm_up()
-    faulthandler.enable(2)  # a crash in C leaves the Python lines that led to it in the log
+    faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
     family.adopt_orphans()
     if command == "zygote":
         _leave_no_trace()
