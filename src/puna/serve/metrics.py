@@ -132,7 +132,7 @@ class Metrics:
             queue, wake, infer, first_byte = tallies
             queue.observe(call.queued_s)
             if call.sent:  # a replica had it
-                if call.tier == ASLEEP:
+                if call.wake_s:
                     wake.observe(call.wake_s)
                 infer.observe(call.infer_s)
                 first_byte.observe((call.first_byte or now) - began)
