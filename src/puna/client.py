@@ -6,10 +6,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -19,6 +19,7 @@ from puna.errors import BuildError, DeployError, PunaError, UnavailableError
 from puna.home import Home
 
 Json = dict[str, Any]
+T = TypeVar("T")
 POLL_S = 0.25
 BUILD_ENDED = frozenset({"succeeded", "failed", "cancelled"})
 REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
@@ -246,6 +247,34 @@ class Client:
         """Forget a set of secret values."""
         return self._call("DELETE", f"/secrets/{_part(name)}")
 
+    def create_volume(self, name: str) -> Json:
+        """Make a volume, unless it is there."""
+        return self._call("POST", "/volumes", json={"name": name})
+
+    def volumes(self) -> list[Json]:
+        """Every volume, and the endpoints that use it."""
+        return self._items("/volumes")
+
+    def delete_volume(self, name: str) -> Json:
+        """Delete a volume that no endpoint uses, with all that is in it."""
+        return self._call("DELETE", f"/volumes/{_part(name)}")
+
+    def volume_entries(self, name: str, path: str = "", recursive: bool = False) -> list[Json]:
+        """What is in a folder of a volume, or the file at `path`."""
+        return self._items(f"/volumes/{_part(name)}/entries", {"path": path, "recursive": int(recursive)})
+
+    def volume_file(self, name: str, path: str) -> Iterator[bytes]:
+        """A file's content, in pieces."""
+        return self._stream(f"/volumes/{_part(name)}/files/{quote(path)}", {}, lambda reply: reply.iter_bytes())
+
+    def put_volume_file(self, name: str, path: str, content: BinaryIO) -> Json:
+        """Write a file of a volume."""
+        return self._call("PUT", f"/volumes/{_part(name)}/files/{quote(path)}", content=content)
+
+    def delete_volume_file(self, name: str, path: str) -> Json:
+        """Remove a file or folder of a volume."""
+        return self._call("DELETE", f"/volumes/{_part(name)}/files/{quote(path)}")
+
     def models(self) -> list[Json]:
         """Every version of every published model."""
         return self._items("/models")
@@ -299,6 +328,11 @@ class Client:
             raise _unreachable(self._where, error) from None
 
     def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
+        return self._stream(path, query, lambda reply: reply.iter_lines())
+
+    def _stream(
+        self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
+    ) -> Iterator[T]:
         self._knock()
         timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
         try:
@@ -306,7 +340,7 @@ class Client:
                 if reply.status_code >= 400:
                     reply.read()
                     raise _error(reply)
-                yield from reply.iter_lines()
+                yield from pieces(reply)
         except httpx.TransportError as error:
             raise _unreachable(self._where, error) from None
 
@@ -345,16 +379,6 @@ def _unreachable(where: str, error: Exception) -> UnavailableError:
     return UnavailableError(f"Puna does not answer at {where}: {error}", "start it with `puna up`")
 
 
-_BY_STATUS = {400: "usage", 401: "unauthorized", 403: "forbidden", 404: "not_found", 409: "conflict"} | {
-    413: "too_large",
-    429: "queue_full",
-    502: "replica_died",
-    503: "unavailable",
-    504: "deadline",
-    507: "machine",
-}
-
-
 def _error(reply: httpx.Response) -> PunaError:
     """The error that a reply stands for: by its code, or by its status where the body is Triton's or no JSON."""
     try:
@@ -363,12 +387,7 @@ def _error(reply: httpx.Response) -> PunaError:
         found = reply.text.strip()[:2000] or f"HTTP {reply.status_code}"
     if not isinstance(found, dict):
         found = {"message": str(found)}
-    kinds = {kind("").code: kind for kind in _family(PunaError)}
-    kind = kinds.get(found.get("code", "")) or kinds.get(_BY_STATUS.get(reply.status_code, ""), PunaError)
+    kind = errors.kind_of(str(found.get("code", "")), reply.status_code)
     if kind is errors.QueueFullError:
         return errors.QueueFullError(found["message"], int(reply.headers.get("retry-after", 1)))
     return kind(str(found.get("message", "")), str(found.get("hint", "")), str(found.get("detail", "")))
-
-
-def _family(kind: type[PunaError]) -> list[type[PunaError]]:
-    return [kind, *(one for below in kind.__subclasses__() for one in _family(below))]

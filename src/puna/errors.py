@@ -187,6 +187,31 @@ class TooLargeError(ServeError):
     http_status = 413
 
 
+BY_STATUS: dict[int, type[PunaError]] = {
+    400: UsageError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: TooLargeError,
+    429: QueueFullError,
+    502: ReplicaDiedError,
+    503: UnavailableError,
+    504: DeadlineError,
+    507: MachineError,
+}
+
+
+def kind_of(code: str, status: int) -> type[PunaError]:
+    """The kind of error that a reply stands for: by its code, else by its HTTP status."""
+    kinds = {kind("").code: kind for kind in _family(PunaError)}
+    return kinds.get(code) or BY_STATUS.get(status, PunaError)
+
+
+def _family(kind: type[PunaError]) -> list[type[PunaError]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in _family(below))]
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`did you mean ...?` for a misspelt key, or an empty string when nothing is near."""
     found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)

@@ -43,6 +43,8 @@ class Launch:
     startup_timeout_s: float = 900.0
     warm: str = ""
     """The zygote that it may be forked from: one name for each bundle and environment; empty for none."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Path -> folder that only this process sees there (backends/namespace.py)."""
 
 
 @dataclass(frozen=True)

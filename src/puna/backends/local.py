@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import write_json
-from puna.backends import guards, machine, processes, workspace
+from puna.backends import guards, machine, mounts, processes, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
 from puna.backends.pack import worker_folder, worker_pyz
 from puna.backends.zygotes import Zygotes
@@ -74,7 +74,7 @@ class LocalBackend:
         }
         config |= self._files(launch.replica_id)
         if not (launch.warm and self._zygotes.fork(launch.warm, config)):
-            guards.start(config)
+            guards.start(config | {"argv": mounts.wrapped(launch.mounts, argv)})
 
     def stop(self, replica_id: str, grace_s: float) -> None:
         """Drain, finalize, end the process tree after `grace_s` at the latest; an unknown id is fine."""
@@ -188,7 +188,11 @@ def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Calla
     with tempfile.TemporaryDirectory(prefix="puna-") as folder:
         argv = [str(launch.python), "-I", str(worker_pyz(Path(folder))), "validate"]
         argv += ["--app", str(launch.app), "--report", str(report)]
-        config = _config(launch, argv) | {"mode": "run", "owner_fd": 0, "timeout_s": timeout_s}
+        config = _config(launch, mounts.wrapped(launch.mounts, argv)) | {
+            "mode": "run",
+            "owner_fd": 0,
+            "timeout_s": timeout_s,
+        }
         result = _run_guarded(config, cancelled)
     _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
 

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from puna.backends import guards
+from puna.backends import guards, mounts
 from puna.backends.base import Launch, Phase, Zygote
 from puna.home import Home
 from puna.worker import protocol
@@ -39,7 +39,7 @@ class Zygotes:
         config: dict[str, Any] = {
             "mode": "zygote",
             "replica_id": launch.warm,
-            "argv": argv,
+            "argv": mounts.wrapped(launch.mounts, argv),
             "cwd": str(launch.app),
             "env": dict(launch.env),
             "log": str(launch.log),

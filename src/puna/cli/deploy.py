@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, typer.Argument(help="The folder that holds app.py.")]
 Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the app; may be repeated.")]
 Secret = Annotated[list[str] | None, typer.Option("--secret", help="A set of secrets for the app; may be repeated.")]
+Volume = Annotated[list[str] | None, typer.Option("--volume", help="NAME or NAME=/path; may be repeated.")]
 
 
 def deploy(
@@ -39,6 +40,7 @@ def deploy(
     fractional: Annotated[bool, typer.Option("--fractional", help="Half a GPU.")] = False,
     env: Env = None,
     secret: Secret = None,
+    volume: Volume = None,
     replace: Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")] = False,
     wait: Wait = True,
     json: AsJson = False,
@@ -60,6 +62,7 @@ def deploy(
         "gpu_type": gpu,
         "is_dedicated": False if fractional else None,
         "secrets": list(secret) if secret else None,
+        "volumes": dict(_volume(word) for word in volume) if volume else None,
         "replace": replace or None,
     }
     settings = settings_of(project) | {key: value for key, value in chosen.items() if value is not None}
@@ -91,7 +94,13 @@ def settings_of(project: Project) -> dict[str, Any]:
         "zygote": project.zygote,
         "env": dict(project.env),
         "secrets": list(project.secrets),
+        "volumes": dict(project.volumes),
     }
+
+
+def _volume(word: str) -> tuple[str, str]:
+    name, _, path = word.partition("=")
+    return name, path
 
 
 def _runtime(client: Client, folder: Path, project: Project, given: str | None, watch: output.Watch) -> str | None:

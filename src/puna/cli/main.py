@@ -53,12 +53,20 @@ TABLE: dict[str, dict[str, Command]] = {
     },
     "Access": {
         "key": Command("access:key_app", "Create, list and revoke API keys."),
+        "volume": Command("volumes:app", "Create, list, fill and delete volumes."),
         "secret": Command("access:secret_app", "Set, list and delete secrets."),
     },
 }
 COMMANDS = {name: command for group in TABLE.values() for name, command in group.items()}
 # Spellings of the Inferless platform's two CLI generations.
-ALIASES = {"log": "logs", "models": "model", "runtimes": "runtime", "secrets": "secret", "keys": "key"}
+ALIASES = {
+    "log": "logs",
+    "models": "model",
+    "runtimes": "runtime",
+    "secrets": "secret",
+    "keys": "key",
+    "volumes": "volume",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

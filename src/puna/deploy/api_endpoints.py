@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from puna.backends import mounts
 from puna.deploy import settings as reading
 from puna.deploy import sources, views
 from puna.deploy.control import Control
@@ -17,6 +18,7 @@ from puna.deploy.logs import follow_replicas, tail_replicas
 from puna.deploy.records import Endpoint, Order, Revision, Settings
 from puna.deploy.settings import check_name
 from puna.deploy.states import PENDING, BuildState, RevisionState
+from puna.deploy.volumes import Volumes
 from puna.errors import ConflictError, NotFoundError
 
 Json = dict[str, Any]
@@ -143,7 +145,8 @@ def deploy(control: Control, body: Deploy) -> Json:
 
     Raises:
         UsageError: a name or setting that makes no sense.
-        NotFoundError: no such source, runtime or secret.
+        NotFoundError: no such source, runtime, secret or volume.
+        MachineError: a volume cannot be mounted where it should.
         ConflictError: the runtime's environment could not be built.
     """
     store, now = control.store, control.clock()
@@ -152,7 +155,7 @@ def deploy(control: Control, body: Deploy) -> Json:
     before = next((e for e in store.endpoints() if e.name == body.name), None)
     kept = dataclasses.replace(before.settings, replace=False) if before else None
     settings = reading.parse(body.settings, kept)
-    _check_secrets(control, settings)
+    _check_parts(control, settings)
     version = _runtime_version(control, body)
     order = Order(source, body.runtime, version, settings)
     same = store.unchanged(body.name, order)
@@ -182,7 +185,9 @@ def _runtime_version(control: Control, body: Deploy) -> int | None:
     return runtime.version
 
 
-def _check_secrets(control: Control, settings: Settings) -> None:
+def _check_parts(control: Control, settings: Settings) -> None:
+    """What the app needs must be there before anything is built or started for it."""
+    mounts.check(Volumes(control.home).mounted(settings.volumes))
     known = control.store.secrets()
     for name in settings.secrets:
         if name not in known:
@@ -198,7 +203,7 @@ def patch(control: Control, name: str, values: Json) -> Json:
     store, now = control.store, control.clock()
     endpoint = store.endpoint(name)
     settings = reading.parse(values, endpoint.settings)
-    _check_secrets(control, settings)
+    _check_parts(control, settings)
     store.save_endpoint(name, settings, now, active=None)
     made = None
     if settings.launch != endpoint.settings.launch:

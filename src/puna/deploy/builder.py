@@ -23,7 +23,7 @@ from puna.build import validation
 from puna.build.bundle import ModelRef
 from puna.build.environment import Environment
 from puna.deploy import keys
-from puna.deploy.launching import environment_of
+from puna.deploy.launching import environment_of, mounts_of
 from puna.deploy.logs import build_log
 from puna.deploy.records import Build, Revision, Snapshot
 from puna.deploy.room import Room
@@ -271,6 +271,7 @@ class _Work:
             concurrency=settings.container_concurrency,
             inference_time_s=settings.inference_time_s,
             startup_timeout_s=settings.startup_timeout_s,
+            mounts=mounts_of(self.home, revision),
         )
         report = self.home.folder("logs", "builds") / f"{self.build.id}.json"
         try:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from puna.artifacts import SHORT, Bundle
-from puna.backends import workspace
+from puna.backends import mounts, workspace
 from puna.backends.base import Launch
 from puna.build.bundle import app_env
 from puna.deploy import logs
 from puna.deploy.records import Replica, Revision
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
+from puna.deploy.volumes import DEFAULT_ROOT, Volumes
 from puna.home import Home
 
 
@@ -33,7 +34,7 @@ class Launching:
         revision = self.store.revision(replica.endpoint, replica.revision)
         settings = self.store.endpoint(replica.endpoint).settings
         bundle = self._bundle(revision)
-        env = environment_of(bundle, revision, self.secrets)
+        env, private = environment_of(bundle, revision, self.secrets), mounts_of(self.home, revision)
         logs.prune(self.home, replica.endpoint)
         return Launch(
             replica_id=replica.id,
@@ -47,7 +48,8 @@ class Launching:
             concurrency=revision.settings.container_concurrency,
             inference_time_s=settings.inference_time_s,
             startup_timeout_s=revision.settings.startup_timeout_s,
-            warm=zygote_name(bundle, env),
+            warm=zygote_name(bundle, env, private),
+            mounts=private,
         )
 
     def zygote_name(self, endpoint: str, revision: int) -> str:
@@ -58,7 +60,7 @@ class Launching:
         """
         row = self.store.revision(endpoint, revision)
         bundle = self._bundle(row)
-        return zygote_name(bundle, environment_of(bundle, row, self.secrets))
+        return zygote_name(bundle, environment_of(bundle, row, self.secrets), mounts_of(self.home, row))
 
     def zygote(self, endpoint: str, revision: int) -> Launch:
         """The launch of a revision's zygote; it takes no requests and no GPU.
@@ -68,8 +70,8 @@ class Launching:
         """
         row = self.store.revision(endpoint, revision)
         bundle = self._bundle(row)
-        env = environment_of(bundle, row, self.secrets)
-        name = zygote_name(bundle, env)
+        env, private = environment_of(bundle, row, self.secrets), mounts_of(self.home, row)
+        name = zygote_name(bundle, env, private)
         return Launch(
             replica_id=name,
             python=python_of(self.home, row.environment),
@@ -80,15 +82,16 @@ class Launching:
             concurrency=row.settings.container_concurrency,
             startup_timeout_s=row.settings.startup_timeout_s,
             warm=name,
+            mounts=private,
         )
 
     def _bundle(self, revision: Revision) -> Bundle:
         return Bundle.open(self.home.bundles / revision.bundle[:SHORT])
 
 
-def zygote_name(bundle: Bundle, env: Mapping[str, str]) -> str:
+def zygote_name(bundle: Bundle, env: Mapping[str, str], private: Mapping[str, str]) -> str:
     """One name for each bundle in each environment: what was imported in one is not for another."""
-    text = json.dumps([bundle.digest, sorted(env.items())])
+    text = json.dumps([bundle.digest, sorted(env.items()), sorted(private.items())])
     return f"zygote-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -98,5 +101,16 @@ def python_of(home: Home, environment: str) -> Path:
 
 
 def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapping[str, str]:
-    """The whole environment of an app: what its bundle needs, its secrets, then its own settings."""
-    return app_env(bundle, extra={**secrets.open(revision.settings.secrets), **revision.settings.env})
+    """The whole environment of an app: what its bundle needs, its volume, its secrets, then its own settings."""
+    extra: dict[str, str] = {}
+    if revision.schema and revision.schema.get("outputs"):  # validation has seen what every reply must hold
+        extra["PUNA_OUTPUTS"] = json.dumps([output["name"] for output in revision.schema["outputs"]])
+    for name, path in revision.settings.volumes.items():
+        # The platform's names, and where its apps look; of several volumes, the first.
+        extra = dict.fromkeys(("NFS_VOLUME", "NFS_PATH"), path or f"{DEFAULT_ROOT}/{name}") | extra
+    return app_env(bundle, extra={**extra, **secrets.open(revision.settings.secrets), **revision.settings.env})
+
+
+def mounts_of(home: Home, revision: Revision) -> dict[str, str]:
+    """The volumes that a revision's processes must mount for themselves; those that can be links are linked."""
+    return mounts.place(Volumes(home).mounted(revision.settings.volumes))

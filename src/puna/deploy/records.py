@@ -13,6 +13,7 @@ from typing import Any
 
 from puna.deploy.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
+from puna.home import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(
@@ -43,6 +44,8 @@ class Settings:
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Names of secret sets whose values join the app's environment."""
+    volumes: dict[str, str] = field(default_factory=dict)
+    """Volume -> where the app finds it; empty for `/var/nfs-mount/<name>`."""
     zygote: bool = True
     """A process with the app's imports done is kept, which replicas are forked from: memory for faster cold starts."""
     replace: bool = False
@@ -56,6 +59,11 @@ class Settings:
         _check(0 <= self.container_concurrency <= 1000, "container_concurrency must lie in 0 to 1000")
         _check(0 <= self.max_queue <= 100_000, "max_queue must lie in 0 to 100000")
         _check(self.startup_timeout_s > 0, "startup_timeout_s must be over 0")
+        for name, path in self.volumes.items():
+            _check(bool(VOLUME_NAME.fullmatch(name)), f"volume {name!r} is not a name", "`puna volume ls`")
+            _check(
+                _mountable(str(path or "")), f"a volume cannot be mounted at {path!r}", "e.g. /var/nfs-mount/my-volume"
+            )
         for name, value in self.env.items():
             _check(
                 bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)) and "\0" not in str(value),
@@ -86,6 +94,13 @@ class Settings:
     def gpu_fraction(self) -> float:
         """The share of a GPU that one replica takes."""
         return 1.0 if self.is_dedicated else 0.5
+
+
+def _mountable(path: str) -> bool:
+    """An absolute path outside the kernel's own folders, or empty for the platform's place."""
+    parts = path.split("/")
+    own = {"", "proc", "sys", "dev"}
+    return not path or (len(parts) > 1 and not parts[0] and parts[1] not in own and not {"..", "."} & set(parts))
 
 
 def _check(condition: bool, message: str, hint: str = "") -> None:

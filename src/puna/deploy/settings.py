@@ -20,7 +20,8 @@ def parse(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """
     merged = {**(base.as_dict() if base else {}), **{k: v for k, v in values.items() if v is not None}}
     settings = fields.build(Settings, merged, "settings", UsageError)
-    return dataclasses.replace(settings, env={str(k): str(v) for k, v in settings.env.items()})
+    volumes = {str(name): str(path or "") for name, path in settings.volumes.items()}
+    return dataclasses.replace(settings, env={str(k): str(v) for k, v in settings.env.items()}, volumes=volumes)
 
 
 def check_name(name: str, what: str) -> None:

@@ -20,7 +20,7 @@ MAX_INFERENCE_TIME_S, MAX_CONCURRENCY = 7200, 100
 _TOP = (
     "version name import_source source_framework_type configuration env secrets optional model_url provider io_schema "
     "branch autobuild source_location hf_model_name model_type task_type docker_file_path health_api infer_api "
-    "server_port docker_run_command model_import_id models serve"
+    "server_port docker_run_command model_import_id models serve volumes"
 ).split()
 _CONFIGURATION = (
     "custom_runtime_id custom_runtime_url custom_runtime_name custom_runtime_version custom_volume_id "
@@ -58,6 +58,8 @@ class Project:
     runtime_file: str | None = None
     """The runtime file that is there, relative to the folder."""
     volume: str | None = None
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Every volume -> where it is mounted, empty for the platform's place."""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
         runtime_version=_whole(settings, "custom_runtime_version", 0) or None,
         runtime_file=found.relative_to(folder).as_posix() if found else None,
         volume=_text(settings, "custom_volume_name") or _text(settings, "custom_volume_id"),
+        volumes=_volumes(values, settings),
         env=_env(settings) | _env(values),
         secrets=_names(values, "secrets") + _names(settings, "secrets"),
         models=_names(values, "models"),
@@ -210,6 +213,28 @@ def _flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
     if text.lower() not in words:
         raise ProjectError(f"`configuration.{key}` must be true or false, not {values[key]!r}")
     return words[text.lower()]
+
+
+def _volumes(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """`custom_volume_name` of the platform's file, and our list of names, or `name: path` pairs."""
+    platform = _text(settings, "custom_volume_name") or _text(settings, "custom_volume_id")
+    found = {platform: ""} if platform else {}
+    for item in _listed(values, "volumes"):
+        pairs = item if isinstance(item, Mapping) else {item: ""}
+        for name, path in pairs.items():
+            if not isinstance(name, str) or isinstance(path, Mapping | list):
+                raise ProjectError(f"`volumes` has {runtime.shown(item)}", "write `- name: /mount/path`, or `- name`")
+            found[name] = str(path or "")
+    return found
+
+
+def _listed(values: Mapping[str, Any], key: str) -> list[Any]:
+    value = values.get(key) or []
+    if isinstance(value, str | Mapping):
+        return [value]
+    if not isinstance(value, list):
+        raise ProjectError(f"`{key}` must be a list, not {runtime.shown(value)}")
+    return value
 
 
 def _env(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""The API's part about volumes: make, look, fill, empty, delete; one that an endpoint uses is not deleted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from puna.deploy.control import Control
+from puna.deploy.states import PENDING, RevisionState
+from puna.deploy.volumes import DEFAULT_ROOT, Volumes
+from puna.errors import ConflictError, ForbiddenError
+
+Json = dict[str, Any]
+CHUNK_BYTES = 1 << 20
+
+
+class NewVolume(BaseModel):
+    """What `POST /volumes` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter(tags=["volumes"], dependencies=[Depends(_all_endpoints)])
+    volumes = Volumes(control.home)
+    _volumes(router, control, volumes)
+    _files(router, volumes)
+    return router
+
+
+def _all_endpoints(request: Request) -> None:
+    """A key for some endpoints only may not see what others keep."""
+    key = request.state.key
+    if key is not None and key.endpoints is not None:
+        raise ForbiddenError(f"key {key.id} opens some endpoints only, and volumes belong to all", "`puna key create`")
+
+
+def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
+    def view(name: str) -> Json:
+        where = {"mount_path": f"{DEFAULT_ROOT}/{name}", "path": str(volumes.folder(name))}
+        return {"name": name, **where, "endpoints": users(control, name)}
+
+    @router.post("/volumes", status_code=201)
+    def post_volume(body: NewVolume) -> Json:
+        """Make a volume; one that is there already stays as it is."""
+        created = volumes.create(body.name)
+        return view(body.name) | {"created": created}
+
+    @router.get("/volumes")
+    def list_volumes() -> Json:
+        """Every volume, and the endpoints that use it."""
+        return {"items": [view(name) for name in volumes.names()]}
+
+    @router.get("/volumes/{name}")
+    def get_volume(name: str) -> Json:
+        """One volume."""
+        return view(name)
+
+    @router.delete("/volumes/{name}")
+    def delete_volume(name: str) -> Json:
+        """Delete a volume with all that is in it, unless an endpoint uses it."""
+        volumes.folder(name)
+        if used := users(control, name):
+            raise ConflictError(f"volume `{name}` is used by {', '.join(used)}", f"`puna delete {used[0]}` first")
+        volumes.delete(name)
+        return {"deleted": name}
+
+
+def _files(router: APIRouter, volumes: Volumes) -> None:
+    @router.get("/volumes/{name}/entries")
+    def list_entries(name: str, path: str = "", recursive: bool = False) -> Json:
+        """What is in a folder of a volume; links are shown and never followed."""
+        return {"items": [dataclasses.asdict(entry) for entry in volumes.entries(name, path, recursive)]}
+
+    @router.get("/volumes/{name}/files/{path:path}")
+    def get_file(name: str, path: str) -> Response:
+        """A file's content."""
+        return StreamingResponse(_chunks(volumes.open(name, path)), media_type="application/octet-stream")
+
+    @router.put("/volumes/{name}/files/{path:path}", status_code=201)
+    async def put_file(name: str, path: str, request: Request) -> Json:
+        """Write a file, folders above it included; it appears whole or not at all."""
+        with volumes.writing(name, path) as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+            size = file.tell()
+        return {"path": path, "bytes": size}
+
+    @router.delete("/volumes/{name}/files/{path:path}")
+    def delete_file(name: str, path: str) -> Json:
+        """Remove a file, or a folder with all that is in it."""
+        volumes.remove(name, path)
+        return {"deleted": f"{name}:/{path}"}
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def users(control: Control, name: str) -> list[str]:
+    """The endpoints whose settings, serving or pending revisions name a volume."""
+    found = {endpoint.name for endpoint in control.store.endpoints() if name in endpoint.settings.volumes}
+    for endpoint in control.store.endpoints():
+        for revision in control.store.revisions(endpoint.name):
+            live = revision.state in PENDING or revision.state is RevisionState.SERVING
+            if live and name in revision.settings.volumes:
+                found.add(endpoint.name)
+    return sorted(found)
