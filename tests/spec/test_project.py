@@ -143,3 +143,29 @@ def test_serve_is_model_or_adapter(tmp_path: Path) -> None:
     assert load(tmp_path, "serve: adapter\n").serve == "adapter"
     with pytest.raises(ProjectError, match="`serve` is 'adaptor'"):
         load(tmp_path, "serve: adaptor\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("volumes: [data]", {"data": ""}),
+        ("volumes: data", {"data": ""}),
+        ("volumes:\n  - data: /srv/data\n  - more", {"data": "/srv/data", "more": ""}),
+        ("volumes:\n  data: /srv/data", {"data": "/srv/data"}),
+        ("volumes: null", {}),
+        ("configuration: {custom_volume_name: '', custom_volume_id: ''}", {}),
+        ("configuration: {custom_volume_name: vol, custom_volume_id: 0a1b}", {"vol": ""}),
+        ("configuration: {custom_volume_id: 0a1b}\nvolumes: [data]", {"0a1b": "", "data": ""}),
+    ],
+)
+def test_volumes_in_the_platforms_words_and_in_ours(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
+    (tmp_path / "inferless.yaml").write_text(text)
+    found = project.load(tmp_path)
+    assert dict(found.volumes) == expected and not [w for w in found.warnings if "volume" in w]
+
+
+@pytest.mark.parametrize("text", ["volumes: 3", "volumes: [3]", "volumes: [{data: [x]}]"])
+def test_volumes_that_make_no_sense_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "inferless.yaml").write_text(text)
+    with pytest.raises(ProjectError, match="volumes"):
+        project.load(tmp_path)

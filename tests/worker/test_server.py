@@ -96,6 +96,11 @@ def test_bad_requests_are_400_and_app_errors_500_with_the_traceback(app: Write, 
     worker = start(app(source))
     client = worker.ready()
     assert client.call(b"{") == (400, {"error": client_error("the body is not JSON")})
+    binary = (
+        b'{"inputs":[{"name":"prompt","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":6}}]}\x02\xff'
+    )
+    status, body = client.call(binary)
+    assert status == 400 and "binary tensors are not taken here" in body["error"]
     status, body = client.call({"other": "x"})
     assert status == 400 and "unknown input 'other'" in body["error"]
     status, body = client.call({"prompt": "x"})

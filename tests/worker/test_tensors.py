@@ -196,3 +196,22 @@ def test_an_event_has_plain_values() -> None:
 def test_not_a_number_passes_as_a_float() -> None:
     (output,) = write_outputs({"x": float("nan")})
     assert math.isnan(output["data"][0])
+
+
+def test_what_the_platforms_clients_send_besides_is_passed_over() -> None:
+    asked = request(prompt=("BYTES", [1], ["hi"])) | {"parameters": {"sequence_id": 1}, "outputs": [{"name": "x"}]}
+    asked["inputs"][0] |= {"optional": True, "parameters": {"priority": 3}}
+    assert read_inputs(TEXT, asked) == {"prompt": "hi"}
+
+
+@pytest.mark.parametrize("key", ["binary_data_size", "shared_memory_region"])
+def test_tensors_that_are_not_json_are_refused_in_words(key: str) -> None:
+    with pytest.raises(BadRequest, match=f"input 'prompt' has {key}: binary tensors are not taken here"):
+        read_inputs(TEXT, {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "parameters": {key: 6}}]})
+
+
+def test_outputs_that_were_declared_must_be_there() -> None:
+    assert len(write_outputs({"a": 1, "b": 2}, declared=["a"])) == 2
+    with pytest.raises(BadOutput) as caught:
+        write_outputs({"b": 2}, declared=["a"])
+    assert str(caught.value) == "Requried Output a not found in the inference response; infer returned b"

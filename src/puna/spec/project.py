@@ -222,16 +222,16 @@ def _volumes(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     for item in _listed(values, "volumes"):
         pairs = item if isinstance(item, Mapping) else {item: ""}
         for name, path in pairs.items():
-            if not isinstance(name, str) or isinstance(path, Mapping | list):
+            if not isinstance(name, str) or not isinstance(path, str | None):
                 raise ProjectError(f"`volumes` has {runtime.shown(item)}", "write `- name: /mount/path`, or `- name`")
-            found[name] = str(path or "")
+            found[name] = path or ""
     return found
 
 
 def _listed(values: Mapping[str, Any], key: str) -> list[Any]:
     value = values.get(key) or []
     if isinstance(value, str | Mapping):
-        return [value]
+        return [value]  # one name, or pairs without the dashes
     if not isinstance(value, list):
         raise ProjectError(f"`{key}` must be a list, not {runtime.shown(value)}")
     return value
