@@ -277,16 +277,20 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     import os
     import tempfile
 
-    from puna.backends import local, workspace
+    from puna.backends import local, mounts, workspace
     from puna.backends.base import Launch
     from puna.build import bundle as bundles
     from puna.build import environment, source, validation
     from puna.deploy.builder import RealTools
+    from puna.deploy.launching import volume_env
+    from puna.deploy.volumes import Volumes
     from puna.spec import project, runtime
 
     wanted = project.load(folder)
     spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()
     source.check(folder)
+    mounted = Volumes(home).mounted(wanted.volumes)
+    mounts.check(mounted)
     snapshot = source.snapshot(folder, home)
     built = environment.build(spec, home, progress.note, cancelled=lambda: False)
     bundle = RealTools().bundle(snapshot, built, home, progress.note)
@@ -294,8 +298,9 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     try:
         with tempfile.TemporaryDirectory() as scratch:
             report, log = Path(scratch) / "report.json", Path(scratch) / "app.log"
-            app, env = workspace.prepare(bundle, run, home), bundles.app_env(bundle, extra=dict(wanted.env))
-            launch = Launch(run, built.python, app, home.replica_socket(run), log, env)
+            env = bundles.app_env(bundle, extra=volume_env(wanted.volumes) | dict(wanted.env))
+            app, private = workspace.prepare(bundle, run, home), mounts.place(mounted)
+            launch = Launch(run, built.python, app, home.replica_socket(run), log, env, mounts=private)
             local.validate(launch, report, timeout_s)
             for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
                 progress.note(line)

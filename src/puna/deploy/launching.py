@@ -105,10 +105,15 @@ def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapp
     extra: dict[str, str] = {}
     if revision.schema and revision.schema.get("outputs"):  # validation has seen what every reply must hold
         extra["PUNA_OUTPUTS"] = json.dumps([output["name"] for output in revision.schema["outputs"]])
-    for name, path in revision.settings.volumes.items():
-        # The platform's names, and where its apps look; of several volumes, the first.
-        extra = dict.fromkeys(("NFS_VOLUME", "NFS_PATH"), path or f"{DEFAULT_ROOT}/{name}") | extra
+    extra |= volume_env(revision.settings.volumes)
     return app_env(bundle, extra={**extra, **secrets.open(revision.settings.secrets), **revision.settings.env})
+
+
+def volume_env(volumes: Mapping[str, str]) -> dict[str, str]:
+    """What the platform's apps ask for where their volume is; of several, the first."""
+    for name, path in volumes.items():
+        return dict.fromkeys(("NFS_VOLUME", "NFS_PATH"), path or f"{DEFAULT_ROOT}/{name}")
+    return {}
 
 
 def mounts_of(home: Home, revision: Revision) -> dict[str, str]:
