@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_an_app_finds_its_volume_and_its_secret_at_import(shared_up: Up, tmp_pat
     dropped = shared_up.call("drop", name="keeper")
     assert dropped.status_code == 500
     assert dropped.json()["error"].startswith("Requried Output out not found in the inference response")
+
+    # A replica that is forked from a zygote sees the volume too, though its guard never made a namespace for it.
+    def warm() -> bool:
+        return bool((shared_up.client.endpoint("keeper")["warm"] or {}).get("state") == "ready")
+
+    shared_up.until(warm, what="a zygote")
+    (first,) = shared_up.worker_pids("keeper")
+    os.kill(first, signal.SIGKILL)
+    shared_up.until(lambda: first not in shared_up.worker_pids("keeper"), what="the death of a replica")
+    assert shared_up.call(name="keeper").json()["outputs"][0]["data"] == ["VERSION words hf_abc"]
+    (second,) = shared_up.worker_pids("keeper")
+    status = Path(f"/proc/{second}/cmdline").read_bytes()
+    assert b"zygote" in status, status  # a fork has its zygote's command line
 
     (folder / "app.py").write_text(APP.replace("VERSION", "2:"))
     assert puna(shared_up, "deploy", str(folder)).returncode == 0
