@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_files_go_in_are_listed_and_come_out(volumes: Volumes) -> None:
     assert content(volumes, "models/a.bin") == b"weights"
     volumes.remove("data", "models/deep")
     assert [e.path for e in volumes.entries("data", "models")] == ["models/a.bin"]
+
+
+def test_uploads_that_make_the_same_folders_at_once_all_arrive(volumes: Volumes) -> None:
+    paths = [f"{number // 8}/a/b/c/{number}" for number in range(320)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: put(volumes, path, "x"), paths))
+    assert sorted(e.path for e in volumes.entries("data", recursive=True) if e.kind == "file") == sorted(paths)
+
+
+def test_what_an_app_removes_while_it_is_listed_is_left_out(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(volumes, "stays", "x")
+    names = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*names(folder), "gone"])
+    assert [e.path for e in volumes.entries("data")] == ["stays"]
 
 
 def test_a_file_is_there_whole_or_not_at_all(volumes: Volumes) -> None:

@@ -155,8 +155,9 @@ class Volumes:
         fd = os.open(self.folder(name), FOLDER)
         try:
             for number, part in enumerate(parts[:-1]):
-                if make and not _exists(fd, part):
-                    os.mkdir(part, 0o700, dir_fd=fd)
+                if make:
+                    with contextlib.suppress(FileExistsError):  # perhaps by another upload, just now
+                        os.mkdir(part, 0o700, dir_fd=fd)
                 _stat(name, parts[: number + 1], fd, part)
                 try:
                     below = os.open(part, FOLDER, dir_fd=fd)
@@ -190,10 +191,13 @@ def parts_of(path: str) -> list[str]:
 
 def _walk(top: int, prefix: str, recursive: bool) -> Iterator[Entry]:
     for item in os.listdir(top):
-        entry = _entry(top, item, f"{prefix}/{item}".lstrip("/"))
+        try:
+            entry = _entry(top, item, f"{prefix}/{item}".lstrip("/"))
+            below = os.open(item, FOLDER, dir_fd=top) if recursive and entry.kind == "folder" else None
+        except (FileNotFoundError, NotADirectoryError):  # an app has removed or replaced it meanwhile
+            continue
         yield entry
-        if recursive and entry.kind == "folder":
-            below = os.open(item, FOLDER, dir_fd=top)
+        if below is not None:
             try:
                 yield from _walk(below, entry.path, recursive)
             finally:
