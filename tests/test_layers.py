@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"home", "progress"},
     {"artifacts"},
     {"spec"},
-    {"demo"},
+    {"demo", "console"},
     {"data", "train", "merge", "publish", "build"},
     {"backends"},
     {"deploy"},

@@ -227,6 +227,10 @@ class Client:
         body = {"name": name, "scope": list(scope), "endpoints": allowed, "expires_s": expires_s}
         return self._call("POST", "/keys", json=body)
 
+    def console_link(self) -> Json:
+        """A link that opens the console once: `{"url", "expires_s"}`; over the control socket only."""
+        return self._call("POST", "/console/links")
+
     def keys(self) -> list[Json]:
         """Every key, without its text."""
         return self._items("/keys")

@@ -7,6 +7,7 @@ needs it: `python -m puna.server control` and `python -m puna.server gateway`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import http.client
 import logging
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from puna.backends.base import Phase
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
+from puna.errors import PunaError
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole, write_state
@@ -88,6 +90,9 @@ def run_up(
                 supervisor.is_up = True
                 write_state(home, url)
                 progress.note(f"puna is up at {url}")
+                with contextlib.suppress(PunaError):  # the control plane has just died: `puna console`, then
+                    if sys.stdout.isatty() and host in ("127.0.0.1", "localhost", "::1"):
+                        progress.note(f"console: {_console_link(home)} (works once; `puna console` prints another)")
 
         try:
             supervisor.run(tick, listener.close)
@@ -98,6 +103,17 @@ def run_up(
             os.close(shared[1])
             home.state.unlink(missing_ok=True)
             home.control_socket.unlink(missing_ok=True)
+
+
+def _console_link(home: Home) -> str:
+    """A one-time link; asked for over the socket whatever PUNA_URL says."""
+    import httpx
+
+    from puna.client import Client
+
+    transport = httpx.HTTPTransport(uds=str(home.control_socket))
+    with Client(home=home, http=httpx.Client(transport=transport, base_url="http://localhost", timeout=10)) as client:
+        return str(client.console_link()["url"])
 
 
 def _control_spec(home: Home, owner_fd: int, url: str) -> Spec:
@@ -170,6 +186,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     from puna.deploy.api import create_app
     from puna.deploy.builder import Builder
     from puna.deploy.control import Control
+    from puna.deploy.history import History
     from puna.deploy.launching import Launching
     from puna.deploy.load import Loads
     from puna.deploy.reconciler import Reconciler
@@ -189,10 +206,11 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home)
-    made = Control(store, home, loads, secrets, url, builder.wake, zygotes.view)
+    history = History(home, loads, store.snapshot)
+    made = Control(store, home, loads, secrets, url, builder.wake, zygotes.view, history)
     app = create_app(store, home, control=made)
     stopped = threading.Event()
-    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run]
+    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()

@@ -22,7 +22,7 @@ from puna.errors import ForbiddenError, NotFoundError, PunaError
 FORWARDED = "x-puna-forwarded"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-OPEN = {"/api/v1/health", "/api/docs", "/api/openapi.json"}
+OPEN = {"/api/v1/health", "/api/v1/console/sessions", "/api/docs", "/api/openapi.json"}
 ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
 ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
 

@@ -13,7 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import puna
-from puna.deploy import api_builds, api_endpoints, api_internal, api_keys, api_models, api_volumes
+from puna.deploy import (
+    api_builds,
+    api_console,
+    api_endpoints,
+    api_internal,
+    api_keys,
+    api_live,
+    api_models,
+    api_volumes,
+)
 from puna.deploy.access import Access
 from puna.deploy.control import Control, _nothing
 from puna.deploy.load import Loads
@@ -45,9 +54,10 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.control = control
-    for part in (api_endpoints, api_builds, api_keys, api_volumes, api_models):
+    for part in (api_endpoints, api_builds, api_keys, api_volumes, api_models, api_live, api_console):
         app.include_router(part.routes(control), prefix="/api/v1")
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
+    app.include_router(api_console.pages())
     app.add_exception_handler(PunaError, _puna_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)

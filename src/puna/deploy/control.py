@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.deploy.history import History
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
@@ -35,6 +36,8 @@ class Control:
     """Called after a build was queued or cancelled."""
     warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
     """What is to be said of the zygote of an endpoint's revision; None: it has none."""
+    history: History | None = None
+    """Figures over time; None where nobody takes them."""
     clock: Callable[[], float] = field(default=time.time)
 
     def url(self, endpoint: str) -> str:

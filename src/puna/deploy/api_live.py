@@ -1,0 +1,165 @@
+"""The API's part that tells of changes as they come: server-sent events of state, and figures over time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from puna.deploy import keys, views
+from puna.deploy.control import Control
+from puna.deploy.history import EVERY_S
+from puna.deploy.records import Build, Endpoint, Key, Replica, Revision
+from puna.deploy.states import label
+from puna.errors import PunaError, UnauthorizedError
+
+Json = dict[str, Any]
+LOOK_S = 0.5
+"""What gateways report is no write of the store: it is looked at so often."""
+BREATH_S = 15.0
+"""A comment is sent when nothing was for so long: proxies close what is silent, and clients see that we live."""
+BUILDS = 30
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter()
+    board = Board(control)
+
+    @router.get("/events/stream", tags=["events"])
+    async def get_stream(request: Request) -> StreamingResponse:
+        """Server-sent events: `state` with endpoints and builds that are new or changed, and names of those gone.
+
+        The first event has all of them.
+        """
+        stream = _stream(control, board, request.state.key)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+    @router.get("/endpoints/{name}/metrics", tags=["endpoints"])
+    def get_metrics(name: str) -> Json:
+        """The last half hour in figures: requests, errors, latency, queue, replicas; one point every 5 s."""
+        control.store.endpoint(name)
+        points = control.history.points(name) if control.history else []
+        return {"interval_s": EVERY_S, "items": points}
+
+    return router
+
+
+class Board:
+    """Every endpoint and the latest builds in short, made once for all who look at the same moment."""
+
+    def __init__(self, control: Control) -> None:
+        """Over the control plane's parts."""
+        self._control = control
+        self._made: tuple[float, dict[str, Json], dict[str, Build]] = (0.0, {}, {})
+
+    def look(self) -> tuple[dict[str, Json], dict[str, Build]]:
+        """`(endpoints by name, builds by id)`, at most a fifth of a second old."""
+        now = self._control.clock()
+        if not 0 <= now - self._made[0] < 0.2:
+            builds = {b.id: b for b in self._control.store.builds(limit=BUILDS)}
+            self._made = (now, self._endpoints(now), builds)
+        return self._made[1], self._made[2]
+
+    def _endpoints(self, now: float) -> dict[str, Json]:
+        snapshot = self._control.store.snapshot()
+        revisions: dict[str, list[Revision]] = {}
+        replicas: dict[str, list[Replica]] = {}
+        for revision in snapshot.revisions:
+            revisions.setdefault(revision.endpoint, []).append(revision)
+        for replica in snapshot.replicas:
+            replicas.setdefault(replica.endpoint, []).append(replica)
+        return {
+            e.name: self._summary(e, revisions.get(e.name, []), replicas.get(e.name, []), now)
+            for e in snapshot.endpoints
+        }
+
+    def _summary(self, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica], now: float) -> Json:
+        state = views.state_of(endpoint, revisions, replicas)
+        newest = max(revisions, key=lambda r: r.number, default=None)
+        load = self._control.loads.endpoint(endpoint.name, now)
+        figures = self._control.history.summary(endpoint.name) if self._control.history else {}
+        return {
+            "name": endpoint.name,
+            "state": state,
+            "label": label(state),
+            "active": endpoint.active,
+            "reason": endpoint.reason or (newest.error if newest else ""),
+            "revision": endpoint.serving,
+            "newest": newest.number if newest else None,
+            "build_id": newest.build_id if newest else None,
+            "wanted": endpoint.wanted,
+            "wish_reason": endpoint.wish_reason,
+            "replicas": [{"id": r.id, "state": r.state, "tier": r.tier, "revision": r.revision} for r in replicas],
+            "in_flight": load.in_flight,
+            "queued": load.queued,
+            "created": endpoint.created,
+            "figures": figures,
+        }
+
+
+async def _stream(control: Control, board: Board, key: Key | None) -> AsyncIterator[bytes]:
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(changed.set)
+
+    unsubscribe = control.store.subscribe(wake)
+    sent: dict[str, str] = {}
+    silent_since = loop.time()
+    try:
+        while True:
+            changed.clear()
+            await run_in_threadpool(_still_valid, control, key)
+            event, sent = await run_in_threadpool(_difference, board, key, sent)
+            if event is not None:
+                yield b"event: state\ndata: " + json.dumps(event).encode() + b"\n\n"
+                silent_since = loop.time()
+            elif loop.time() - silent_since > BREATH_S:
+                yield b": still here\n\n"
+                silent_since = loop.time()
+            try:
+                await asyncio.wait_for(changed.wait(), LOOK_S)
+                await asyncio.sleep(0.05)  # a rollout writes in bursts: one event for each of them
+            except TimeoutError:
+                pass
+    except PunaError:
+        return  # the key was revoked or has expired: the next request says so
+    finally:
+        unsubscribe()
+
+
+def _still_valid(control: Control, key: Key | None) -> None:
+    if key is None:
+        return
+    current = next((k for k in control.store.keys() if k.id == key.id), None)
+    if current is None or (current.expires is not None and control.clock() >= current.expires):
+        raise UnauthorizedError("this key was revoked, or has expired")
+
+
+def _difference(board: Board, key: Key | None, sent: dict[str, str]) -> tuple[Json | None, dict[str, str]]:
+    """What is new since `sent`, or None; and what has been sent then. The first time it is an event in any case."""
+    endpoints, builds = board.look()
+    now: dict[str, str] = {}
+    event: Json = {"endpoints": [], "builds": [], "gone": []}
+    for name, summary in endpoints.items():
+        if keys.visible(key, name):
+            now[f"endpoint {name}"] = text = json.dumps(summary)
+            if sent.get(f"endpoint {name}") != text:
+                event["endpoints"].append(summary)
+    for build in builds.values():
+        if build.kind != "revision" or keys.visible(key, build.subject):
+            view = views.build_view(build)
+            now[f"build {build.id}"] = text = json.dumps(view)
+            if sent.get(f"build {build.id}") != text:
+                event["builds"].append(view)
+    event["gone"] = [name.partition(" ")[2] for name in sent if name not in now and name.startswith("endpoint ")]
+    first = "first" not in sent
+    now["first"] = ""
+    return (event if first or any(event.values()) else None), now
