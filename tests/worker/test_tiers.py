@@ -164,7 +164,7 @@ def test_an_app_that_cannot_sleep_says_so(start: Callable, app: Callable) -> Non
     client = worker.client()
     assert client.until(protocol.HELLO)["can_sleep"] is False
     client.socket.sendall(protocol.encode(protocol.SLEEP))
-    assert client.until(protocol.AWAKE)["reason"] == "nothing in this app can sleep"
+    assert client.until(protocol.AWAKE)["reason"] == "this replica cannot sleep"
 
 
 @pytest.mark.process

@@ -15,7 +15,7 @@ from puna.worker import answers, calllog, engine, family, faults, protocol
 from puna.worker.calls import Book, Call
 from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
-from puna.worker.tiers import ASLEEP, AWAKE, Nap
+from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, Nap
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
 SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
@@ -51,6 +51,7 @@ class Server:
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.book = Book(self.threads, self._late, self._poisoned)
         self.post = Post()
+        self._failed_to_sleep = False
         self.nap = Nap(app, lambda: self.book.is_idle, self._tier_changed)
         self._connections: List[Connection] = []
         self._hands: List[threading.Thread] = []
@@ -122,7 +123,7 @@ class Server:
         """What HELLO and READY say."""
         return {
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
-            "tier": self.nap.tier, "can_sleep": self.app.can_sleep, "born": self.born, "timings": self.timings,
+            "tier": self.nap.tier, "can_sleep": self._can_sleep, "born": self.born, "timings": self.timings,
             "streaming": self.app.passes_handler, "engine": engine.described(),
         }  # fmt: skip
 
@@ -251,12 +252,17 @@ class Server:
 
     # -- tiers
 
+    @property
+    def _can_sleep(self) -> bool:
+        return self.app.can_sleep and not self._failed_to_sleep
+
     def _sleep(self, connection: Connection) -> None:
-        reason = "" if self.app.can_sleep else "nothing in this app can sleep"
+        reason = "" if self._can_sleep else "this replica cannot sleep"
         if self.state != "ready":
             reason = "the replica is %s" % self.state
         if reason:
-            connection.send(protocol.encode(protocol.AWAKE, 0, {"tier": AWAKE, "seconds": 0.0, "reason": reason}))
+            told = {"tier": AWAKE, "seconds": 0.0, "reason": reason, "can_sleep": self._can_sleep}
+            connection.send(protocol.encode(protocol.AWAKE, 0, told))
         else:
             self.nap.fall_asleep()
 
@@ -280,9 +286,10 @@ class Server:
             os._exit(EXIT_ENGINE)
 
     def _tier_changed(self, tier: str, seconds: float, reason: str) -> None:
-        told = {"tier": tier, "seconds": round(seconds, 4), "reason": reason}
-        if reason:
-            calllog.note("stays awake: %s" % reason)
+        if reason and reason != REQUEST_CAME:
+            calllog.note("this replica stays awake: %s" % reason)
+            self._failed_to_sleep = True
+        told = {"tier": tier, "seconds": round(seconds, 4), "reason": reason, "can_sleep": self._can_sleep}
         with self._lock:
             self._broadcast(protocol.ASLEEP if tier == ASLEEP else protocol.AWAKE, told)
 

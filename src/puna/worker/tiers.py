@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable, Dict
 
 AWAKE, FALLING, ASLEEP, WAKING = "awake", "falling", "asleep", "waking"
+REQUEST_CAME = "a request came"
 MOVES: Dict[str, Dict[str, str]] = {
     AWAKE: {FALLING: "its owner wishes it and nothing runs"},
     FALLING: {ASLEEP: "the memory is given back", AWAKE: "a request came first, or it cannot sleep"},
@@ -48,7 +49,7 @@ class Nap:
                 # From here on a call that is taken waits; one taken before is seen as running.
                 if not self._is_idle():
                     self._move(AWAKE)
-                    self._tell(AWAKE, 0.0, "a request came")
+                    self._tell(AWAKE, 0.0, REQUEST_CAME)
                     return
                 self._sleeper.sleep()
             except Exception as error:  # noqa: BLE001 - the owner hears it, and ends the replica its own way
