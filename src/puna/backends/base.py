@@ -67,6 +67,16 @@ class Observed:
         """`zygote` when it was forked, `spawn` when it began afresh; empty until its worker has said so."""
         return str(self.schema.get("born") or "")
 
+    @property
+    def is_asleep(self) -> bool:
+        """It has said that it sleeps, or is waking."""
+        return self.schema.get("tier") == "asleep"
+
+    @property
+    def can_sleep(self) -> bool:
+        """Its app can give memory back, and has not failed to."""
+        return bool(self.schema.get("can_sleep"))
+
 
 @dataclass(frozen=True)
 class Zygote:
@@ -108,6 +118,12 @@ class Backend(Protocol):
 
     def start(self, launch: Launch) -> None:
         """Begin to start a replica; the same id twice starts one."""
+
+    def sleep(self, replica_id: str) -> None:
+        """Ask a ready replica to sleep; what came of it is seen in `list`. An unknown id is fine."""
+
+    def wake(self, replica_id: str) -> None:
+        """Ask a replica that sleeps to wake; an unknown id is fine."""
 
     def stop(self, replica_id: str, grace_s: float) -> None:
         """Drain, finalize, then end the process tree after `grace_s` at the latest; an unknown id is fine."""

@@ -5,7 +5,7 @@ write end of another (`--parent-fd` of the worker): when the guard is killed, th
 itself. When the worker dies, the guard kills what is left of it and goes on telling how it ended until `forget`.
 As a sub-reaper it stays the ancestor of all of them, whatever sessions they make.
 
-It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `lease` {"s"}, `forget`.
+It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `sleep`, `wake`, `lease` {"s"}, `forget`.
 With `"mode": "run"` it has no socket: it runs the command to its end, or until `timeout_s` or the end of stdin.
 With `"mode": "zygote"` the worker is a zygote, whose descendants have guards of their own (worker/zygote.py): they live
 on when it ends. Such a fork execs this file with `"adopted"`: the worker is its child already and waits for its word.
@@ -32,7 +32,7 @@ from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
-SHUTDOWN, HELLO, READY, FAILED, FORKED = 4, 65, 66, 71, 77
+SHUTDOWN, SLEEP, WAKE, HELLO, READY, FAILED, ASLEEP, AWAKE, FORKED = 4, 6, 7, 65, 66, 71, 74, 75, 77
 EXIT_OVERRUN = 70
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
@@ -218,6 +218,10 @@ class Guard:
                 self.phase, self.ready_s = "ready", time.monotonic() - self.begun
                 self.kill_at = {why: at for why, at in self.kill_at.items() if "did not end within" not in why}
 
+        elif kind in (ASLEEP, AWAKE):
+            told = json.loads(payload)
+            self.hello.update((key, told[key]) for key in ("tier", "can_sleep") if key in told)
+
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -293,6 +297,8 @@ class Guard:
             self._stop(now, float(command["grace_s"]))
         elif name == "lease":
             self.kill_at["lease lapsed: the owner no longer renews it"] = now + float(command["s"])
+        elif name in ("sleep", "wake"):
+            self._say(SLEEP if name == "sleep" else WAKE)
         if forgotten := name == "forget" and self.phase == "exited":
             self._remove_files()  # before the answer: whoever asked may look for them at once
         client.sendall(json.dumps(self._status()).encode() + b"\n")
@@ -308,11 +314,16 @@ class Guard:
         if self.is_zygote:
             self._kill_worker()  # it has nothing to bring to an end
             return
+        if not self._say(SHUTDOWN):
+            os.kill(self.worker_pid, signal.SIGTERM)
+
+    def _say(self, kind: int) -> bool:
+        """Send a frame without payload to a worker that is ready; False when there is none to hear it."""
         if self.phase == "ready" and self.link is not None:
             with contextlib.suppress(OSError):
-                self.link.sendall(HEADER.pack(9, SHUTDOWN, 0))
-                return
-        os.kill(self.worker_pid, signal.SIGTERM)
+                self.link.sendall(HEADER.pack(9, kind, 0))
+                return True
+        return False
 
     def _status(self) -> dict[str, Any]:
         return {

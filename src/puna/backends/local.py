@@ -81,6 +81,16 @@ class LocalBackend:
         with contextlib.suppress(TimeoutError):  # a guard that is too busy to answer reads the command later
             self._ask(replica_id, {"command": "stop", "grace_s": grace_s})
 
+    def sleep(self, replica_id: str) -> None:
+        """Ask a ready replica to sleep; an unknown id is fine."""
+        with contextlib.suppress(TimeoutError):
+            self._ask(replica_id, {"command": "sleep"})
+
+    def wake(self, replica_id: str) -> None:
+        """Ask a replica that sleeps to wake; an unknown id is fine."""
+        with contextlib.suppress(TimeoutError):
+            self._ask(replica_id, {"command": "wake"})
+
     def lease(self, replica_id: str, lease_s: float) -> None:
         """End the replica unless this is called again within `lease_s`; an unknown id is fine."""
         with contextlib.suppress(TimeoutError):

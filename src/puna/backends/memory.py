@@ -102,6 +102,21 @@ class MemoryBackend:
             at = self.now + min(grace_s, self.stop_takes_s)
             replica.stop_at = at if replica.stop_at is None else min(at, replica.stop_at)
 
+    def sleep(self, replica_id: str) -> None:
+        """Let a ready replica that can sleep be asleep at once; an unknown id is fine."""
+        self.calls.append(("sleep", replica_id))
+        self._tier(replica_id, "asleep")
+
+    def wake(self, replica_id: str) -> None:
+        """Let a replica that sleeps be awake at once; an unknown id is fine."""
+        self.calls.append(("wake", replica_id))
+        self._tier(replica_id, "awake")
+
+    def _tier(self, replica_id: str, tier: str) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.seen.phase is Phase.READY and replica.seen.can_sleep:
+            replica.seen = replace(replica.seen, schema={**replica.seen.schema, "tier": tier})
+
     def list(self) -> list[Observed]:
         """Every replica that is not forgotten, by id."""
         return [self.replicas[replica_id].seen for replica_id in sorted(self.replicas)]
