@@ -37,6 +37,9 @@ class Walk:
     replicas: dict[str, Replica] = field(default_factory=dict)
     seen: dict[str, Observed] = field(default_factory=dict)
     bad: set[tuple[str, int]] = field(default_factory=set)
+    sleepy: set[str] = field(default_factory=set)
+    """Asked to sleep, and not asleep yet."""
+    busy: dict[str, int] = field(default_factory=dict)
     count: int = 0
     chaos: bool = True
 
@@ -51,6 +54,7 @@ class Walk:
             gpu_type=self.rng.choice(["", "cpu", "A100"]),
             replace=self.rng.random() < 0.3,
             inference_time_s=5,
+            evict_after_s=self.rng.choice([0, 10, 10_000]),
         )
         before = self.endpoints.get(name)
         serving, wish = (before.serving, before.wish) if before else (None, 0)
@@ -88,7 +92,15 @@ class Walk:
             if seen.phase is Phase.STARTING and replica and self.rng.random() < 0.3:
                 broken = (replica.endpoint, replica.revision) in self.bad
                 phase = Phase.EXITED if broken else Phase.READY
-                self.seen[replica_id] = replace(seen, phase=phase, reason="initialize failed" if broken else "")
+                naps = {"tier": "awake", "can_sleep": replica.revision % 3 != 0}
+                self.seen[replica_id] = replace(
+                    seen, phase=phase, reason="initialize failed" if broken else "", schema=naps
+                )
+            if seen.phase is Phase.READY and replica_id in self.sleepy and self.rng.random() < 0.3:
+                self.sleepy.discard(replica_id)
+                self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "asleep"})
+            elif seen.is_asleep and self.chaos and self.rng.random() < 0.02:  # a request wakes it
+                self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "awake"})
             if replica and replica.state is ReplicaState.STOPPING and self.rng.random() < 0.5:
                 self.seen[replica_id] = replace(seen, phase=Phase.EXITED)
 
@@ -102,9 +114,9 @@ class Walk:
         snapshot = Snapshot(
             tuple(self.endpoints.values()), tuple(self.revisions.values()), tuple(self.replicas.values())
         )
-        busy = {r: self.rng.randrange(2) for r in self.replicas} if self.chaos else {}
+        self.busy = {r: self.rng.randrange(2) for r in self.replicas} if self.chaos else {}
         before = {name: ready for name, ready in self.ready_of_serving().items() if self.rolling(name)}
-        asked = plan(snapshot, Actual(self.capacity, dict(self.seen), busy), self.now)
+        asked = plan(snapshot, Actual(self.capacity, dict(self.seen), self.busy), self.now)
         for action in asked:
             self.perform(action)
         self.check(before)
@@ -121,6 +133,21 @@ class Walk:
                 self.seen[new.id] = Observed(new.id, Phase.STARTING)
             case a.Admit(replica_id):
                 self.move(replica_id, ReplicaState.READY)
+            case a.Sleep(replica_id):
+                assert not self.busy.get(replica_id), "it is asked to sleep with requests in flight"
+                asked = self.replicas[replica_id]
+                assert asked.state is ReplicaState.READY and asked.revision == self.endpoints[asked.endpoint].serving
+                assert self.endpoints[asked.endpoint].settings.evict_after_s > 0
+                self.sleepy.add(replica_id)
+            case a.Wake(replica_id):
+                assert self.replicas[replica_id].state is ReplicaState.ASLEEP
+                seen = self.seen[replica_id]
+                self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "awake"})
+            case a.Changed(replica_id, is_asleep):
+                moved = self.move(replica_id, ReplicaState.ASLEEP if is_asleep else ReplicaState.READY)
+                if not is_asleep and moved.endpoint in self.endpoints:
+                    endpoint = self.endpoints[moved.endpoint]
+                    self.endpoints[moved.endpoint] = replace(endpoint, wish=max(1, endpoint.wish))
             case a.Drain(replica_id, _, deadline):
                 self.move(replica_id, ReplicaState.DRAINING, deadline=deadline)
             case a.Stop(replica_id):
@@ -167,14 +194,16 @@ class Walk:
     def of(self, name: str, number: int | None, *states: ReplicaState) -> list[Replica]:
         return [r for r in self.replicas.values() if (r.endpoint, r.revision) == (name, number) and r.state in states]
 
-    def ready_of_serving(self) -> dict[str, int]:
-        """Ready and alive in truth, by endpoint."""
+    def ready_of_serving(self, awake_or_not: bool = False) -> dict[str, int]:
+        """Ready and alive in truth, by endpoint; with those that sleep if asked so."""
         return {
             name: len(
                 [
                     r
-                    for r in self.of(name, e.serving, ReplicaState.READY)
-                    if r.id in self.seen and self.seen[r.id].phase is not Phase.EXITED
+                    for r in self.of(name, e.serving, ReplicaState.READY, *[ReplicaState.ASLEEP] * awake_or_not)
+                    if r.id in self.seen
+                    and self.seen[r.id].phase is not Phase.EXITED
+                    and (awake_or_not or not self.seen[r.id].is_asleep)
                 ]
             )
             for name, e in self.endpoints.items()
@@ -185,7 +214,7 @@ class Walk:
         return [r for (n, _), r in self.revisions.items() if n == name and r.state in states]
 
     def check(self, before: dict[str, int]) -> None:
-        after = self.ready_of_serving()
+        after = self.ready_of_serving(awake_or_not=True)
         for name, endpoint in self.endpoints.items():
             limit = max(1, endpoint.settings.max_replica)
             for key in [k for k in self.revisions if k[0] == name]:
@@ -227,7 +256,7 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
     assert walk.settled(), [(e.name, e.wanted, e.reason) for e in walk.endpoints.values()]
     for _ in range(150):  # drains, back-offs and cleared failures come to an end too
         asked = walk.step()
-    assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY}
+    assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY, ReplicaState.ASLEEP}
 
 
 def test_nothing_is_planned_for_an_empty_world() -> None:

@@ -30,8 +30,9 @@ def deploy(
     max_replica: Annotated[int | None, typer.Option(help="Replicas at most.", min=1)] = None,
     scale_down_delay: Annotated[
         float | None,
-        typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica goes."),
+        typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica sleeps or goes."),
     ] = None,
+    evict_after: Annotated[float | None, typer.Option(help="Seconds asleep till it goes; 0: none sleeps.")] = None,
     inference_time: Annotated[
         float | None, typer.Option("--inference-time", "--inference-timeout", help="Seconds a request may take.")
     ] = None,
@@ -57,6 +58,7 @@ def deploy(
         "min_replica": min_replica,
         "max_replica": max_replica,
         "scale_down_delay_s": scale_down_delay,
+        "evict_after_s": evict_after,
         "inference_time_s": inference_time,
         "container_concurrency": container_concurrency,
         "gpu_type": gpu,
@@ -92,6 +94,7 @@ def settings_of(project: Project) -> dict[str, Any]:
         "is_dedicated": project.is_dedicated,
         "gpu_type": project.gpu_type or "",
         "zygote": project.zygote,
+        "evict_after_s": project.evict_after_s,
         "env": dict(project.env),
         "secrets": list(project.secrets),
         "volumes": dict(project.volumes),

@@ -81,6 +81,7 @@ def scale(
     min_replica: Annotated[int | None, typer.Option("--min", "--min-replica", help="Replicas kept when idle.")] = None,
     max_replica: Annotated[int | None, typer.Option("--max", "--max-replica", help="Replicas at most.")] = None,
     scale_down_delay: Annotated[float | None, typer.Option(help="Idle seconds before a replica goes.")] = None,
+    evict_after: Annotated[float | None, typer.Option(help="Seconds asleep before a replica goes; 0: none.")] = None,
     inference_time: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
     json: AsJson = False,
 ) -> None:
@@ -91,6 +92,7 @@ def scale(
         "min_replica": min_replica,
         "max_replica": max_replica,
         "scale_down_delay_s": scale_down_delay,
+        "evict_after_s": evict_after,
         "inference_time_s": inference_time,
     }
     changes = {key: value for key, value in asked.items() if value is not None}

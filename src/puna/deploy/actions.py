@@ -26,6 +26,29 @@ class Admit:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    """Ask an idle replica to sleep."""
+
+    replica_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Ask a replica that sleeps to wake."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A replica has fallen asleep, or is awake again: put it in the books."""
+
+    replica_id: str
+    is_asleep: bool
+
+
+@dataclass(frozen=True)
 class Drain:
     """Take a replica out of the route table; it ends what it has begun, until `deadline`."""
 
@@ -95,7 +118,9 @@ class Note:
     reason: str
 
 
-Action = Start | Admit | Drain | Stop | Fail | Forget | MarkRevision | Swap | ClearFailures | Note
+Action = (
+    Start | Admit | Sleep | Wake | Changed | Drain | Stop | Fail | Forget | MarkRevision | Swap | ClearFailures | Note
+)
 
 
 def mark(revision: Revision, state: RevisionState, error: str = "", hint: str = "", detail: str = "") -> MarkRevision:

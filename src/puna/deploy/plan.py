@@ -11,22 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from puna.backends.base import Capacity, Observed, Phase
+from puna.deploy import napping
 from puna.deploy.actions import (
     Action,
     Admit,
+    Changed,
     ClearFailures,
     Drain,
     Fail,
     Forget,
     Note,
+    Sleep,
     Start,
     Stop,
     Swap,
+    Wake,
     mark,
 )
 from puna.deploy.records import Endpoint, Replica, Revision, Snapshot
 from puna.deploy.room import Room
-from puna.deploy.states import ALIVE, CRASH_LOOP, PENDING, ReplicaState, RevisionState
+from puna.deploy.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
 
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # after the 1st, 2nd... failure in a row; the last one repeats
 STEADY_S = 60.0  # a replica that has been ready so long clears its revision's failures
@@ -57,18 +61,19 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
         action = _fact(replica, actual, now)
         if action is not None:
             actions.append(action)
-            replica = _after(replica, action)
+            replica = _after(replica, action, now)
         if isinstance(action, Fail):
             failures[replica.endpoint, replica.revision] = action
         replicas.append(replica)
     running = [r for r in replicas if r.state is not ReplicaState.FAILED]
     room = Room(actual.capacity, running, desired.reserved)
+    sleepers = Sleepers(running)
     known = set()
     for endpoint in desired.endpoints:
         known.add(endpoint.name)
         mine = [r for r in replicas if r.endpoint == endpoint.name]
         revisions = [_counted(r, failures, now) for r in desired.revisions if r.endpoint == endpoint.name]
-        actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room)
+        actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room, sleepers)
     gone = [r for r in replicas if r.endpoint not in known and r.state in (*ALIVE, ReplicaState.DRAINING)]
     return actions + [Stop(r.id, "its endpoint was deleted", STOP_GRACE_S) for r in gone]
 
@@ -87,8 +92,11 @@ def _fact(replica: Replica, actual: Actual, now: float) -> Action | None:
             if gone:
                 return _death(replica, seen, "while it started")
             return Admit(replica.id) if seen and seen.phase is Phase.READY else None
-        case ReplicaState.READY:
-            return _death(replica, seen, "while it served") if gone else None
+        case ReplicaState.READY | ReplicaState.ASLEEP:
+            is_asleep = replica.state is ReplicaState.ASLEEP
+            if seen is None or gone:
+                return _death(replica, seen, "while it slept" if is_asleep else "while it served")
+            return Changed(replica.id, seen.is_asleep) if seen.is_asleep != is_asleep else None
         case ReplicaState.DRAINING:
             if gone:
                 return Forget(replica.id)
@@ -111,8 +119,10 @@ def _death(replica: Replica, seen: Observed | None, when: str) -> Fail:
     return Fail(replica.id, f"{seen.reason or 'it exited'} {when}{code}", "\n".join(seen.last_lines))
 
 
-def _after(replica: Replica, action: Action) -> Replica:
+def _after(replica: Replica, action: Action, now: float) -> Replica:
     """The replica as it will be once the action has been performed."""
+    if isinstance(action, Changed):
+        return replace(replica, state=ReplicaState.ASLEEP if action.is_asleep else ReplicaState.READY, since=now)
     states = {Admit: ReplicaState.READY, Fail: ReplicaState.FAILED, Stop: ReplicaState.STOPPING}
     return replace(replica, state=states.get(type(action), ReplicaState.FAILED))
 
@@ -127,6 +137,23 @@ def _counted(revision: Revision, failures: Mapping[tuple[str, int], Fail], now: 
 
 
 # ---- one endpoint: what it wants ---------------------------------------------------------------------------------
+
+
+class Sleepers:
+    """All replicas that sleep, and all that leave: what can give room, across endpoints."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.asleep = [r for r in replicas if r.state is ReplicaState.ASLEEP]
+        self.leaving = [r for r in replicas if r.state in (ReplicaState.DRAINING, ReplicaState.STOPPING)]
+
+    def wakes(self, replica: Replica) -> None:
+        """It is wanted by this plan: it makes no room."""
+        self.asleep = [r for r in self.asleep if r.id != replica.id]
+
+    def leaves(self, replica: Replica) -> None:
+        """It goes by this plan."""
+        self.wakes(replica)
+        self.leaving.append(replica)
 
 
 class _Endpoint:
@@ -152,8 +179,9 @@ class _Endpoint:
         self.removed: set[str] = set()
         self.reason = ""
 
-    def plan(self, room: Room) -> list[Action]:
-        """The actions; `room` is booked for what they start."""
+    def plan(self, room: Room, sleepers: Sleepers) -> list[Action]:
+        """The actions; `room` is booked for what they start, `sleepers` lose what they end."""
+        self.sleepers = sleepers
         for revision in self.stale:
             self.actions.append(mark(revision, RevisionState.SUPERSEDED))
         for replica in self.replicas:
@@ -182,7 +210,7 @@ class _Endpoint:
             # The last ready replica stays until the new revision is ready, even when nobody calls; and a rollout that
             # may replace gets the room first.
             wanted = max(wanted, min(1, len(_ready(mine))))
-            wanted = min(wanted, len(mine)) if self.next.settings.replace else wanted
+            wanted = min(wanted, len(_awake(mine))) if self.next.settings.replace else wanted
         self._hold(serving, wanted, room)
         if serving.failures >= CRASH_LOOP and not _ready(mine):
             self.reason = f"its replicas keep dying: {serving.error or 'see its events'}"
@@ -235,21 +263,57 @@ class _Endpoint:
 
     def _hold(self, revision: Revision, wanted: int, room: Room) -> bool:
         """Start or remove replicas until `wanted` of the revision run; True when there was no room for one."""
-        mine = self._of(revision)
-        for replica in sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]:
-            self._remove(replica, f"{wanted} wanted: {self.endpoint.wish_reason or 'the limits changed'}")
-        missing = wanted - len(mine)
+        mine = _awake(self._of(revision))
+        why = self.endpoint.wish_reason or "the limits changed"
+        over = len(mine) - self.endpoint.settings.max_replica
+        for number, replica in enumerate(sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]):
+            if number < over:
+                self._remove(replica, f"{wanted} wanted: {why}")  # no place is left even for one that sleeps
+            else:
+                self._rest(replica, f"{wanted} wanted: {why}")
+        missing = wanted - len(mine) - self._hold_asleep(revision, wanted, wanted - len(mine))
         if missing <= 0 or self.now < revision.failed_at + back_off_s(revision.failures):
             return False
         for _ in range(missing):
             gpu = room.take(revision)
             if gpu is None:
+                for replica in room.to_evict(revision, self.sleepers.leaving, self.sleepers.asleep):
+                    self._evict(replica, f"makes room for {revision.endpoint}")
                 more = f"{len(mine)} of {wanted} replicas run: " if mine else ""
                 self.reason = f"{more}{room.shortage(revision)}"
                 return True
             fraction = revision.settings.gpu_fraction if gpu else 0.0
             self.actions.append(Start(revision.endpoint, revision.number, gpu, fraction))
         return False
+
+    def _hold_asleep(self, revision: Revision, wanted: int, missing: int) -> int:
+        """Wake those that are missing, end those that have slept too long or are too many; how many were woken."""
+        asleep = [r for r in self._of(revision) if r in self.sleepers.asleep]
+        rouse = napping.to_rouse(asleep, missing)
+        for replica in rouse:
+            self.sleepers.wakes(replica)
+            self.actions.append(Wake(replica.id))
+        rest = [r for r in asleep if r not in rouse]
+        settings = self.endpoint.settings
+        for replica in napping.overslept(self.endpoint, rest, self.now):
+            self._evict(replica, f"slept for {settings.evict_after_s:g} s")
+        for replica in napping.too_many(rest, max(settings.max_replica - wanted, 0)):
+            self._evict(replica, f"max_replica is {settings.max_replica}")
+        return len(rouse)
+
+    def _rest(self, replica: Replica, why: str) -> None:
+        """Let a replica that is not wanted sleep if it can, once it is idle, else end it."""
+        may = napping.may_sleep(self.endpoint, replica, self.actual.observed, self.actual.in_flight, self.now)
+        if may:
+            self.actions.append(Sleep(replica.id, why))
+        elif may is False:
+            self._remove(replica, why)
+
+    def _evict(self, replica: Replica, why: str) -> None:
+        """End a replica that sleeps, of whatever endpoint."""
+        if replica.id not in self.removed:
+            self.sleepers.leaves(replica)
+            self._remove(replica, why)
 
     def _spare(self, replica: Replica) -> tuple[bool, int, float]:
         """Who goes first: the one that is still starting, then the least busy, then the youngest."""
@@ -260,11 +324,15 @@ class _Endpoint:
         if replica.id in self.removed:
             return  # scaled down and replaced in one step
         self.removed.add(replica.id)
-        if replica.state is ReplicaState.READY:
+        if replica.state in SERVING:
             deadline = self.now + self.endpoint.settings.inference_time_s
             self.actions.append(Drain(replica.id, why, deadline))
         else:
             self.actions.append(Stop(replica.id, why, STOP_GRACE_S))
+
+
+def _awake(replicas: Sequence[Replica]) -> list[Replica]:
+    return [r for r in replicas if r.state is not ReplicaState.ASLEEP]
 
 
 def _ready(replicas: Sequence[Replica]) -> list[Replica]:

@@ -12,15 +12,18 @@ from puna.backends.base import Backend, Launch, Observed, Phase
 from puna.deploy.actions import (
     Action,
     Admit,
+    Changed,
     ClearFailures,
     Drain,
     Fail,
     Forget,
     MarkRevision,
     Note,
+    Sleep,
     Start,
     Stop,
     Swap,
+    Wake,
 )
 from puna.deploy.launching import Launching
 from puna.deploy.load import Loads
@@ -37,6 +40,8 @@ LOG = logging.getLogger("puna.reconciler")
 INTERVAL_S = 0.2
 SOONEST_S, LATENESS = 0.02, 0.05  # while a replica starts: a look every 20 ms, then every 5 % of what it has taken
 UNKNOWN_GRACE_S = 5.0
+SLEEP_TAKES_S, WAKE_TAKES_S = 60.0, 10.0
+"""An answer is awaited so long before a replica is asked again."""
 
 Prepare = Callable[[Replica], Launch]
 """Everything needed to start a replica; raises PunaError when its bundle or a secret is missing."""
@@ -63,9 +68,13 @@ class Reconciler:
         self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
         self.zygotes = zygotes
         self._observed: Mapping[str, Observed] = {}
+        self._asked: dict[str, float] = {}  # replica id -> when it was asked to sleep or wake
         self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
             Start: self._start,
             Admit: self._admit,
+            Sleep: self._sleep,
+            Wake: self._wake,
+            Changed: self._changed,
             Drain: self._drain,
             Stop: self._stop,
             Fail: self._fail,
@@ -149,6 +158,33 @@ class Reconciler:
         if isinstance(schema, Mapping) and self.store.revision(replica.endpoint, replica.revision).schema is None:
             self.store.set_schema(replica.endpoint, replica.revision, schema)
 
+    def _sleep(self, action: Sleep, now: float) -> None:
+        if self._may_ask(action.replica_id, now, SLEEP_TAKES_S):
+            self.backend.sleep(action.replica_id)
+
+    def _wake(self, action: Wake, now: float) -> None:
+        if self._may_ask(action.replica_id, now, WAKE_TAKES_S):
+            self.backend.wake(action.replica_id)
+
+    def _may_ask(self, replica_id: str, now: float, again_s: float) -> bool:
+        """It was not asked just now: the first sleep of a large model takes seconds."""
+        if now - self._asked.get(replica_id, 0.0) < again_s:
+            return False
+        self._asked[replica_id] = now
+        return True
+
+    def _changed(self, action: Changed, now: float) -> None:
+        """A replica fell asleep, or woke: then its endpoint wants it until nobody has called for a while."""
+        self._asked.pop(action.replica_id, None)
+        state = ReplicaState.ASLEEP if action.is_asleep else ReplicaState.READY
+        reason = "no request for a while" if action.is_asleep else "woken"
+        values = {"reason": reason, "tier": "asleep" if action.is_asleep else "awake"}
+        replica = self.store.move_replica(action.replica_id, state, now, **values)
+        if not action.is_asleep:
+            mine = [r for r in self.store.replicas(replica.endpoint) if r.state is ReplicaState.READY]
+            if self.store.endpoint(replica.endpoint).wish < len(mine):
+                self.store.set_wish(replica.endpoint, len(mine), "a request woke it", now)
+
     def _drain(self, action: Drain, now: float) -> None:
         values = {"reason": action.reason, "deadline": action.deadline}
         self.store.move_replica(action.replica_id, ReplicaState.DRAINING, now, **values)
@@ -163,6 +199,7 @@ class Reconciler:
 
     def _forget(self, action: Forget, now: float) -> None:
         self.backend.forget(action.replica_id)
+        self._asked.pop(action.replica_id, None)
         self.store.move_replica(action.replica_id, ReplicaState.GONE, now)
 
     def _mark(self, action: MarkRevision, now: float) -> None:

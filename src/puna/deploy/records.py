@@ -17,7 +17,7 @@ from puna.home import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(
-    {"min_replica", "max_replica", "scale_down_delay_s", "inference_time_s", "max_queue", "replace", "zygote"}
+    "min_replica max_replica scale_down_delay_s evict_after_s inference_time_s max_queue replace zygote".split()
 )
 NO_GPU = frozenset({"cpu", "none"})
 
@@ -30,6 +30,8 @@ class Settings:
     max_replica: int = 1
     scale_down_delay_s: float = 600
     """Idle time after which a replica above `min_replica` goes."""
+    evict_after_s: float = 3600
+    """How long a replica sleeps before it goes, when its app can sleep; 0: none sleeps, it goes at once."""
     inference_time_s: float = 180
     """Time limit of one request, and of the drain of a replica."""
     container_concurrency: int = 0
@@ -55,6 +57,7 @@ class Settings:
         _check(0 <= self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
         _check(1 <= self.max_replica <= 1000, "max_replica must lie in 1 to 1000", "to stop serving: `puna deactivate`")
         _check(0 <= self.scale_down_delay_s <= 86400, "scale_down_delay_s must lie in 0 to 86400")
+        _check(0 <= self.evict_after_s <= 31_536_000, "evict_after_s must lie in 0 to 31536000, a year")
         _check(0 < self.inference_time_s <= 7200, "inference_time_s must lie in 0 to 7200")
         _check(0 <= self.container_concurrency <= 1000, "container_concurrency must lie in 0 to 1000")
         _check(0 <= self.max_queue <= 100_000, "max_queue must lie in 0 to 100000")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from puna.backends.base import Capacity
+from puna.deploy import napping
 from puna.deploy.records import Replica, Revision
 
 CPU = ""
@@ -53,6 +54,10 @@ class Room:
         _, index = min(fitting)
         self._free[index] -= share
         return index
+
+    def to_evict(self, revision: Revision, leaving: Sequence[Replica], asleep: Sequence[Replica]) -> list[Replica]:
+        """Which replicas that sleep must go so that `take` will find a place; none when what leaves is enough."""
+        return napping.to_evict(revision.settings.gpu_fraction - NEAR_ZERO, self._free, leaving, asleep)
 
     def shortage(self, revision: Revision) -> str:
         """What is missing when `take` gave None."""

@@ -48,6 +48,7 @@ class ReplicaState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    ASLEEP = "asleep"
     DRAINING = "draining"
     STOPPING = "stopping"
     FAILED = "failed"
@@ -62,6 +63,7 @@ class EndpointState(StrEnum):
     DEPLOYING = "deploying"
     READY = "ready"
     UPDATING = "updating"
+    ASLEEP = "asleep"
     IDLE = "idle"
     STARTING = "starting"
     FAILING = "failing"
@@ -118,7 +120,18 @@ REPLICA_MOVES: Mapping[ReplicaState, Mapping[ReplicaState, str]] = {
         P.FAILED: "it exited",
         P.STOPPING: "no longer wanted",
     },
-    P.READY: {P.DRAINING: "no longer wanted", P.FAILED: "it died", P.STOPPING: "its endpoint was deleted"},
+    P.READY: {
+        P.ASLEEP: "no request for scale_down_delay",
+        P.DRAINING: "no longer wanted",
+        P.FAILED: "it died",
+        P.STOPPING: "its endpoint was deleted",
+    },
+    P.ASLEEP: {
+        P.READY: "a request woke it, or it is wanted",
+        P.DRAINING: "evict_after is over, or others need its memory",
+        P.FAILED: "it died",
+        P.STOPPING: "its endpoint was deleted",
+    },
     P.DRAINING: {P.STOPPING: "no request is left, or its time is up", P.GONE: "it exited by itself"},
     P.STOPPING: {P.GONE: "it exited"},
     P.FAILED: {P.GONE: "its last lines are kept with the revision"},
@@ -126,20 +139,30 @@ REPLICA_MOVES: Mapping[ReplicaState, Mapping[ReplicaState, str]] = {
 }
 
 # Derived from active, revisions and replicas; the table says which sequences a watcher of one endpoint may see.
-_ANY_ACTIVE = (E.BUILDING, E.DEPLOYING, E.READY, E.UPDATING, E.IDLE, E.STARTING, E.FAILING, E.FAILED, E.EMPTY)
+_ANY_ACTIVE = (E.BUILDING, E.DEPLOYING, E.READY, E.ASLEEP, E.UPDATING, E.IDLE, E.STARTING, E.FAILING, E.FAILED, E.EMPTY)
 ENDPOINT_MOVES: Mapping[EndpointState, Mapping[EndpointState, str]] = {
     E.EMPTY: {E.BUILDING: "deploy", E.INACTIVE: "deactivate"},
     E.BUILDING: {E.DEPLOYING: "built", E.FAILED: "the build failed", E.EMPTY: "cancelled", E.INACTIVE: "deactivate"},
     E.DEPLOYING: {E.READY: "a replica is ready", E.FAILED: "its replicas fail", E.INACTIVE: "deactivate"},
     E.READY: {
         E.UPDATING: "deploy",
+        E.ASLEEP: "no request for scale_down_delay",
         E.IDLE: "scaled to zero",
+        E.STARTING: "its last replica died",
+        E.FAILING: "its replicas keep dying",
+        E.INACTIVE: "deactivate",
+    },
+    E.ASLEEP: {
+        E.READY: "a request woke it",
+        E.UPDATING: "deploy",
+        E.IDLE: "evicted",
         E.STARTING: "its last replica died",
         E.FAILING: "its replicas keep dying",
         E.INACTIVE: "deactivate",
     },
     E.UPDATING: {
         E.READY: "swapped, or the new revision failed",
+        E.ASLEEP: "the new revision failed while the old one slept",
         E.IDLE: "the new revision failed while nothing ran",
         E.STARTING: "the new revision failed; the old one starts again",
         E.FAILING: "the new revision failed and the old one keeps dying",
@@ -185,6 +208,7 @@ LABELS: Mapping[type[StrEnum], Mapping[str, str]] = {
         E.BUILDING: "building its first revision",
         E.DEPLOYING: "starting its first revision",
         E.READY: "ready",
+        E.ASLEEP: "asleep: wakes on the next request",
         E.UPDATING: "a new revision is coming",
         E.IDLE: "scaled to zero",
         E.STARTING: "starting",
@@ -196,8 +220,10 @@ LABELS: Mapping[type[StrEnum], Mapping[str, str]] = {
 
 PENDING = frozenset({R.QUEUED, R.BUILDING, R.BUILT, R.STARTING})
 """Revisions on their way to serving."""
-ALIVE = frozenset({P.STARTING, P.READY})
-"""Replicas that count towards what is wanted."""
+ALIVE = frozenset({P.STARTING, P.READY, P.ASLEEP})
+"""Replicas whose processes stay unless something is done."""
+SERVING = frozenset({P.READY, P.ASLEEP})
+"""Replicas that requests may be sent to: one that sleeps wakes for them."""
 CRASH_LOOP = 3
 """Failures in a row after which a rollout is given up."""
 
@@ -247,6 +273,8 @@ def endpoint_state(
         return E.UPDATING
     if P.READY in replicas:
         return E.READY
+    if P.ASLEEP in replicas:
+        return E.ASLEEP
     if failures >= CRASH_LOOP:
         return E.FAILING
     return E.STARTING if wanted > 0 else E.IDLE

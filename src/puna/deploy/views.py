@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from puna.deploy.records import Build, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
-from puna.deploy.states import PENDING, EndpointState, ReplicaState, RevisionState, endpoint_state, label
+from puna.deploy.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ def _route(
     revisions = [r for r in snapshot.revisions if r.endpoint == endpoint.name]
     replicas = [r for r in snapshot.replicas if r.endpoint == endpoint.name]
     serving = next((r for r in revisions if r.number == endpoint.serving), None)
-    ready = [r for r in replicas if r.state is ReplicaState.READY and r.revision == endpoint.serving]
+    serves = [r for r in replicas if r.state in SERVING and r.revision == endpoint.serving]
     return {
         "revision": endpoint.serving or 0,
         "active": endpoint.active,
@@ -74,8 +74,8 @@ def _route(
         "created": endpoint.created,
         "adapters": adapters(serving.bundle) if serving else {},
         "replicas": [
-            {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency}
-            for r in ready
+            {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency, "tier": r.tier}
+            for r in serves
             if endpoint.active
         ],
     }

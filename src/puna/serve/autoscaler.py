@@ -8,7 +8,7 @@ import time
 
 from puna.deploy.load import Loads
 from puna.deploy.records import Endpoint, Snapshot
-from puna.deploy.states import ReplicaState
+from puna.deploy.states import SERVING
 from puna.deploy.store import Store
 from puna.errors import NotFoundError
 from puna.serve.scale import Limits, Load, State, decide
@@ -76,6 +76,6 @@ def concurrency(endpoint: Endpoint, snapshot: Snapshot) -> int:
     said = [
         replica.concurrency
         for replica in snapshot.replicas
-        if replica.endpoint == endpoint.name and replica.state is ReplicaState.READY
+        if replica.endpoint == endpoint.name and replica.state in SERVING
     ]
     return max(said, default=endpoint.settings.container_concurrency or 1)

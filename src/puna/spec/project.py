@@ -25,7 +25,7 @@ _TOP = (
 _CONFIGURATION = (
     "custom_runtime_id custom_runtime_url custom_runtime_name custom_runtime_version custom_volume_id "
     "custom_volume_name gpu_type inference_time is_dedicated is_serverless min_replica max_replica scale_down_delay "
-    "container_concurrency region vcpu ram env secrets zygote"
+    "container_concurrency region vcpu ram env secrets zygote evict_after"
 ).split()
 _OPTIONAL = ("input_file_name", "output_file_name", "runtime_file_name")
 
@@ -49,6 +49,8 @@ class Project:
     """Requests a replica takes at once; the worker chooses when null."""
     zygote: bool = True
     """Keep a process with the app's imports done, for faster cold starts."""
+    evict_after_s: float = 3600
+    """How long a replica sleeps before it goes; 0: none sleeps."""
     region: str | None = None
     vcpu: float | None = None
     ram_gib: float | None = None
@@ -109,6 +111,7 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
         inference_time_s=_number(settings, "inference_time", 180),
         container_concurrency=_whole(settings, "container_concurrency", 0) or None,
         zygote=_flag(settings, "zygote", True),
+        evict_after_s=_number(settings, "evict_after", 3600),
         region=_text(settings, "region"),
         vcpu=_number(settings, "vcpu", 0) or None,
         ram_gib=_number(settings, "ram", 0) or None,
