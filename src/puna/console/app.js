@@ -5,10 +5,21 @@ import { byId, h, replace } from "./dom.js";
 import * as live from "./live.js";
 import { errorCard, say } from "./ui.js";
 import { open, signIn } from "./pages/signin.js";
+import { buildPage, buildsPage } from "./pages/build.js";
+import { deployPage } from "./pages/deploy.js";
+import { endpointPage } from "./pages/endpoint.js";
 import { home } from "./pages/home.js";
+import { keysPage, modelsPage, runPage, runsPage, runtimesPage, secretsPage } from "./pages/lists.js";
 
 const PAGES = [
-  ["Endpoints", "#/", [[/^\/$/, home]]],
+  ["Endpoints", "#/", [[/^\/$/, home], [/^\/endpoints\/([^/]+)(?:\/(\w+))?$/, endpointPage]]],
+  ["Deploy", "#/deploy", [[/^\/deploy$/, deployPage]]],
+  ["Builds", "#/builds", [[/^\/builds$/, buildsPage], [/^\/builds\/([^/]+)$/, buildPage]]],
+  ["Runs", "#/runs", [[/^\/runs$/, runsPage], [/^\/runs\/([^/]+)$/, runPage]]],
+  ["Models", "#/models", [[/^\/models$/, modelsPage]]],
+  ["Runtimes", "#/runtimes", [[/^\/runtimes$/, runtimesPage]]],
+  ["Keys", "#/keys", [[/^\/keys$/, keysPage]]],
+  ["Secrets", "#/secrets", [[/^\/secrets$/, secretsPage]]],
 ];
 let close = () => {};
 

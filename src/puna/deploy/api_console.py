@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from puna.backends import machine
+from puna.build import source
 from puna.console.assets import Answer, Assets
-from puna.deploy import keys, views
+from puna.deploy import api_models, keys, sources, views
 from puna.deploy.control import Control
-from puna.errors import ForbiddenError, UnauthorizedError
+from puna.errors import ForbiddenError, PunaError, UnauthorizedError
+from puna.spec import project, runtime, schema
 
 Json = dict[str, Any]
 LINK_LIVES_S = 15 * 60.0
@@ -28,6 +31,13 @@ class NewSession(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     token: str
+
+
+class RuntimeText(BaseModel):
+    """What `POST /lint/runtime` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    yaml: str
 
 
 class Links:
@@ -87,7 +97,45 @@ def routes(control: Control) -> APIRouter:
             return {"scope": ["admin"], "endpoints": None, "expires": None}
         return {"scope": list(key.scope), "endpoints": key.endpoints, "expires": key.expires, "id": key.id}
 
+    _wizard(router, control)
     return router
+
+
+def _wizard(router: APIRouter, control: Control) -> None:
+    @router.get("/sources/{digest}")
+    def get_source(digest: str) -> Json:
+        """An uploaded source: its files, the inputs it declares, its runtime file, and what is wrong with it."""
+        folder = sources.find(control.home, digest).path / "files"
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        shown: Json = {"digest": digest, "files": names[:500], "schema": None, "project": None, "runtime": None}
+        try:
+            source.check(folder)
+            declared = schema.read_literal(folder / "input_schema.py")
+            shown["schema"] = None if declared is None else declared.describe().splitlines()
+            settings = project.load(folder)
+            shown["project"] = api_models.plain(settings)
+            if settings.runtime_file:
+                shown["runtime"] = (folder / settings.runtime_file).read_text(errors="replace")
+        except PunaError as error:
+            return shown | error.as_json()
+        return shown | {"error": None}
+
+    @router.get("/machine")
+    def get_machine() -> Json:
+        """Cores, memory and GPUs of this machine, with the share of each GPU that replicas and builds hold."""
+        found, snapshot = machine.capacity(), control.store.snapshot()
+        held = [(r.gpu, r.fraction) for r in snapshot.replicas] + list(snapshot.reserved)
+        gpus = []
+        for gpu in found.gpus:
+            used = min(1.0, sum(share for index, share in held if index == str(gpu.index)))
+            gpus.append({"index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes, "held": used})
+        return {"cpus": found.cpus, "memory_bytes": found.memory_bytes, "gpus": gpus}
+
+    @router.post("/lint/runtime")
+    def post_lint(body: RuntimeText) -> Json:
+        """Read a runtime file without building it; what is wrong is the error."""
+        spec = runtime.parse_text(body.yaml)
+        return {"digest": spec.digest, "python_version": spec.python_version, "packages": spec.requirements()}
 
 
 def pages() -> APIRouter:

@@ -29,17 +29,32 @@ def routes(control: Control) -> APIRouter:
         """Every training run."""
         from puna.train.record import list_runs as runs  # torch-free, and only when asked
 
-        return {"items": [plain(run) for run in runs(control.home)]}
+        return {"items": [run_view(run) for run in runs(control.home)]}
 
     @router.get("/runs/{name}", tags=["runs"])
     def get_run(name: str) -> Json:
         """One training run."""
         from puna.train.record import find_run  # torch-free, and only when asked
 
-        found: Json = plain(find_run(control.home, name))
-        return found
+        run = find_run(control.home, name)
+        more = {"recipe": run.recipe, "metrics": run.metrics()[-2000:], "samples": run.samples}
+        values: Json = api_plain(more)
+        return run_view(run) | values
 
     return router
+
+
+def run_view(run: Any) -> Json:
+    """A training run in short."""
+    status = run.status
+    view = {"name": run.name, "path": str(run.path), "state": status.state, "step": status.step, "steps": status.steps}
+    view |= {"started": status.started, "error": status.error, "seconds": run.seconds()}
+    return view
+
+
+def api_plain(value: Any) -> Any:
+    """JSON values; what JSON does not know becomes text."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def plain(value: Any) -> Any:
