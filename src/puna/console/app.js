@@ -37,6 +37,7 @@ function route() {
 function frame(title) {
   const links = PAGES.map(([name, href]) => h("a", { href, "aria-current": name === title ? "page" : null }, name));
   replace(byId("nav"), session.key ? links : []);
+  byId("nav").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   replace(byId("tools"), themeButton(), session.key && h("button", { type: "button", class: "small", onclick: signOut }, "Sign out"));
 }
 

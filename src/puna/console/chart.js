@@ -23,7 +23,8 @@ export function chart(title, series, words, unit = "") {
       pen = true;
       return `${move}${px(x).toFixed(1)} ${py(y).toFixed(1)}`;
     }).join("");
-    return svg("path", { class: `s${index + 1}`, d: path || "M0 0" });
+    const alone = s.points.filter(([, y], i, all) => y !== null && y !== undefined && (all[i - 1]?.[1] ?? null) === null && (all[i + 1]?.[1] ?? null) === null);
+    return [svg("path", { class: `s${index + 1}`, d: path || "M0 0" }), alone.map(([x, y]) => svg("circle", { class: `s${index + 1}`, cx: px(x), cy: py(y), r: 3 }))];
   });
   const grid = [0, top / 2, top].flatMap((y) => [svg("line", { class: "axis", x1: LEFT, x2: W, y1: py(y), y2: py(y) }),
     svg("text", { x: LEFT - 6, y: py(y) + 4, "text-anchor": "end" }, figure(y))]);

@@ -127,7 +127,8 @@ export async function deployPage(main, page) {
   function review() {
     const s = settings();
     const runtime = plan.runtime === "new" ? plan.name : plan.runtime;
-    const words = ["puna deploy .", `--name ${plan.name}`, s.gpu_type && `--gpu ${shellQuote(s.gpu_type)}`, runtime && `--runtime ${runtime.split(":")[0]}`, `--min-replica ${s.min_replica}`, `--max-replica ${s.max_replica}`,
+    const words = ["puna deploy .", `--name ${plan.name}`, s.gpu_type && `--gpu ${shellQuote(s.gpu_type)}`, runtime && `--runtime ${runtime.split(":")[0]}`, `--min-replica ${s.min_replica}`, `--max-replica ${s.max_replica}`, `--inference-time ${s.inference_time_s}`, `--scale-down-delay ${s.scale_down_delay_s}`,
+      s.container_concurrency > 0 && `--container-concurrency ${s.container_concurrency}`, !s.is_dedicated && "--fractional", runtime.includes(":") && `--runtime-version ${runtime.split(":")[1]}`, plan.volume && `--volume ${plan.volume}`,
       ...Object.entries(s.env ?? {}).map(([k, v]) => `--env ${shellQuote(`${k}=${v}`)}`), ...(s.secrets ?? []).map((name) => `--secret ${name}`)].filter(Boolean);
     valid = async () => {
       let [name, version] = plan.runtime.split(":");

@@ -42,7 +42,7 @@ function overview(e) {
   const body = JSON.stringify(e.schema ? exampleBody(e.schema) : { inputs: [] });
   const origin = new URL(e.url).origin;
   const curl = `curl -s ${e.url} -H "Authorization: Bearer $PUNA_KEY" \\\n  -H 'Content-Type: application/json' -d '${body.replaceAll("'", "'\\''")}'`;
-  const python = `from puna import Client\n\nwith Client(url="${origin}", key="puna_...") as client:\n    print(client.infer("${e.name}", ${body.replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False")}["inputs"]))`;
+  const python = `from puna import Client\n\nwith Client(url="${origin}", key="puna_...") as client:\n    print(client.infer("${e.name}", ${JSON.stringify(JSON.parse(body).inputs).replace(/:true\b|\[true\b/g, (m) => m[0] + "True").replace(/:false\b|\[false\b/g, (m) => m[0] + "False")}))`;
   const openai = `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="puna_...")\nprint(client.chat.completions.create(\n    model="${e.name}", messages=[{"role": "user", "content": "What is AI?"}]\n).choices[0].message.content)`;
   return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.wish], ["Why", e.wish_reason],
     ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),

@@ -42,7 +42,7 @@ function rows(endpoints) {
     const cell = (label, content, kind = "") => h("td", { "data-label": label, class: kind }, content);
     return h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/endpoints/${e.name}`, "data-name": e.name }, e.name)),
-      cell("Status", h("span", {}, badge(e.state, e.label), e.reason && h("small", { title: e.reason }, " ", e.reason.slice(0, 80)))),
+      cell("Status", h("span", {}, badge(e.state, e.label), e.reason && h("small", { title: e.reason }, " ", e.reason.length > 120 ? `${e.reason.slice(0, 120)}…` : e.reason))),
       cell("Replicas", `${ready} of ${plural(e.wanted, "replica").replace(/ replicas?/, "")}`),
       cell("Waiting", count(e.queued)),
       cell("Requests", count(e.figures.requests ?? 0)),
