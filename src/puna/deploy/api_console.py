@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import secrets
 import threading
 from typing import Any
@@ -15,7 +17,7 @@ from starlette.responses import Response
 from puna.backends import machine
 from puna.build import source
 from puna.console.assets import Answer, Assets
-from puna.deploy import api_models, keys, sources, views
+from puna.deploy import keys, sources, views
 from puna.deploy.control import Control
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
 from puna.spec import project, runtime, schema
@@ -113,7 +115,7 @@ def _wizard(router: APIRouter, control: Control) -> None:
             declared = schema.read_literal(folder / "input_schema.py")
             shown["schema"] = None if declared is None else declared.describe().splitlines()
             settings = project.load(folder)
-            shown["project"] = api_models.plain(settings)
+            shown["project"] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
             if settings.runtime_file:
                 shown["runtime"] = (folder / settings.runtime_file).read_text(errors="replace")
         except PunaError as error:

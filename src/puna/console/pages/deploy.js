@@ -48,7 +48,9 @@ export async function deployPage(main, page) {
         plan.source = digest;
         const p = plan.info.project;
         if (p) {
-          plan.name ||= p.name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+          // Without an inferless.yaml the name would be that of the snapshot's folder.
+          const own = p.name === "files" ? (files[0].webkitRelativePath.split("/")[0] || files[0].name.replace(/\.(zip|tgz|tar\.gz)$/i, "")) : p.name;
+          plan.name ||= own.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
           plan.dedicated = p.is_dedicated;
           for (const key of Object.keys(plan.numbers)) if (p[key] !== null && p[key] !== undefined) plan.numbers[key] = p[key];
         }
