@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from deploy.conftest import World, gpus
 from puna.backends.base import Observed, Phase
 from puna.backends.memory import SCHEMA, MemoryBackend
 from puna.deploy import napping
+from puna.deploy.napping import Sleepers
 from puna.deploy.records import Endpoint, Replica, Settings
 from puna.deploy.states import EndpointState, ReplicaState
 from puna.deploy.views import state_of
@@ -24,6 +26,11 @@ def replica(name: str = "r", *, since: float = 0.0, gpu: str = "0", fraction: fl
 
 def endpoint(**settings: Any) -> Endpoint:
     return Endpoint("app", True, Settings(**settings), 1, "", 0.0, 0)
+
+
+def ids(replicas: Sequence[Replica] | None) -> list[str]:
+    assert replicas is not None
+    return [r.id for r in replicas]
 
 
 READY = {"r": Observed("r", Phase.READY, schema={"can_sleep": True})}
@@ -52,8 +59,9 @@ def test_the_count_of_a_gateway_is_awaited() -> None:
 
 def test_the_last_to_fall_asleep_wakes_first_and_the_first_goes_first() -> None:
     three = [replica("a", since=3), replica("b", since=1), replica("c", since=2)]
-    assert [r.id for r in napping.to_rouse(three, 2)] == ["a", "c"]
-    assert napping.to_rouse(three, -1) == []
+    assert [r.id for r in Sleepers(three, []).to_rouse(three, 2)] == ["a", "c"]
+    assert Sleepers(three, []).to_rouse(three, -1) == []
+    assert [r.id for r in Sleepers(three, [], {"b": 1}).to_rouse(three, 2)] == ["b", "a"], "b wakes already"
     assert [r.id for r in napping.too_many(three, 1)] == ["b", "c"]
     assert [r.id for r in napping.overslept(endpoint(evict_after_s=8), three, 10.0)] == ["b", "c"]
 
@@ -62,11 +70,24 @@ def test_room_is_made_by_as_few_as_can_be_the_longest_asleep_first() -> None:
     halves = [replica("a", since=5, fraction=0.5), replica("b", since=1, fraction=0.5)]
     whole = replica("c", since=9, gpu="1")
     both = [*halves, whole]
-    assert [r.id for r in napping.to_evict(1.0, {"0": 0.0, "1": 0.0}, [], both)] == ["c"]
-    assert [r.id for r in napping.to_evict(0.5, {"0": 0.0, "1": 0.0}, [], both)] == ["b"]
-    assert [r.id for r in napping.to_evict(1.0, {"0": 0.0}, [], halves)] == ["b", "a"]
-    assert napping.to_evict(1.0, {"0": 0.5}, [halves[0]], [halves[1]]) == []  # what leaves is enough
-    assert napping.to_evict(1.0, {"0": 0.0}, [], [halves[0]]) == []  # all of it would not be
+    assert ids(napping.to_evict(1.0, {"0": 0.0, "1": 0.0}, [], both)) == ["c"]
+    assert ids(napping.to_evict(0.5, {"0": 0.0, "1": 0.0}, [], both)) == ["b"]
+    assert ids(napping.to_evict(1.0, {"0": 0.0}, [], halves)) == ["b", "a"]
+    assert napping.to_evict(1.0, {"0": 0.5}, [halves[0]], [halves[1]]) == [], "what leaves is enough"
+    assert napping.to_evict(1.0, {"0": 0.0}, [], [halves[0]]) is None, "all of it would not be"
+
+
+def test_who_is_wanted_or_wakes_already_makes_no_room() -> None:
+    three = [replica("a", since=3), replica("b", since=1), replica("c", since=2)]
+    assert ids(Sleepers(three, [endpoint(max_replica=3)]).evictable) == ["a", "b", "c"]
+    assert ids(Sleepers(three, [endpoint(max_replica=3, min_replica=1)]).evictable) == ["b", "c"]
+    assert ids(Sleepers(three, [endpoint(max_replica=3)], {"c": 1}).evictable) == ["a", "b"]
+
+
+def test_who_leaves_leaves_once() -> None:
+    sleepers = Sleepers([replica("a"), replica("b")], [])
+    assert sleepers.leaves(replica("a")) and not sleepers.leaves(replica("a"))
+    assert ids(sleepers.evictable) == ["b"] and ids(sleepers.leaving) == ["a"]
 
 
 def sleeping(world: World, **settings: Any) -> str:
@@ -173,3 +194,52 @@ def test_one_that_dies_asleep_is_a_failure_and_started_when_wanted(world: World)
     world.store.set_wish("app", 1, "1 waiting", world.now)
     world.settle(40)
     assert len(world.ready()) == 1
+
+
+def test_a_lower_max_replica_counts_those_that_sleep(world: World) -> None:
+    world.backend.schema = CAN_SLEEP
+    world.deploy(max_replica=3)
+    world.settle(10)
+    world.store.set_wish("app", 3, "3 in flight", world.now)
+    world.settle(12)
+    world.store.set_wish("app", 2, "fewer in flight", world.now)
+    world.settle(12)
+    assert sorted(r.state for r in world.store.replicas("app")) == ["asleep", "ready", "ready"]
+    awake = set(world.ready())
+    world.store.save_endpoint("app", Settings(max_replica=2), world.now)
+    world.settle(12)
+    assert {r.id for r in world.store.replicas("app")} == awake
+
+
+def test_replace_leaves_the_serving_revision_alone_when_one_that_sleeps_makes_room(world: World) -> None:
+    world.backend = MemoryBackend(gpus(2), schema=CAN_SLEEP)
+    world.restart()
+    sleeper = sleeping(world)
+    world.deploy("other", replace=True)
+    world.settle(20)
+    (serving,) = world.ready("other")
+    world.deploy("other", replace=True)
+    world.step()
+    assert world.store.replica(sleeper).state is ReplicaState.DRAINING
+    assert world.store.replica(serving).state is ReplicaState.READY
+    world.settle(60)
+    assert len(world.ready("other")) == 1 and serving not in world.ready("other")
+
+
+def test_one_that_its_own_endpoint_wants_is_not_ended_for_another(world: World) -> None:
+    world.backend = MemoryBackend(gpus(1), schema=CAN_SLEEP)
+    world.restart()
+    replica_id = sleeping(world)
+    world.deploy("a-first")  # planned before `app`
+    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.settle(20)
+    assert world.ready() == [replica_id] and world.ready("a-first") == []
+
+
+def test_why_it_sleeps_and_wakes_is_told(world: World) -> None:
+    replica_id = sleeping(world)
+    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.settle(3)
+    said = " ".join(event.message for event in world.store.events("app"))
+    assert f"{replica_id}: ready -> asleep: 0 wanted: no request for 600 s" in said
+    assert f"{replica_id}: asleep -> ready: it is wanted" in said

@@ -40,8 +40,12 @@ class Walk:
     sleepy: set[str] = field(default_factory=set)
     """Asked to sleep, and not asleep yet."""
     busy: dict[str, int] = field(default_factory=dict)
+    slept = evicted = 0
+    """How often a replica fell asleep, and was ended for another's sake: a walk without them proves little."""
     count: int = 0
     chaos: bool = True
+    trouble_share: float = 1.0
+    """How much of the usual trouble with deploys and deaths there is; with little, replicas live to sleep."""
 
     # ---- what the world does ---------------------------------------------------------------------------------
 
@@ -63,27 +67,27 @@ class Walk:
             name, self.count, RevisionState.BUILT, "s", None, None, "e", "b", settings, None, 0, self.now, self.count
         )
         self.revisions[name, self.count] = revision
-        if self.rng.random() < BAD and self.chaos:
+        if self.rng.random() < BAD * self.trouble_share and self.chaos:
             self.bad.add((name, self.count))
 
     def trouble(self) -> None:
         name = self.rng.choice(["one", "two"])
         dice = self.rng.random()
-        if dice < 0.03:
+        if dice < 0.03 * self.trouble_share or (name not in self.endpoints and dice < 0.1):
             self.deploy(name)
         elif name not in self.endpoints:
             return
         elif dice < 0.10:
-            self.endpoints[name] = replace(self.endpoints[name], wish=self.rng.randrange(4))
-        elif dice < 0.12:
+            self.endpoints[name] = replace(self.endpoints[name], wish=self.rng.choice([0, 0, 1, 2, 3]))
+        elif dice > 1 - 0.02 * self.trouble_share:
             self.endpoints[name] = replace(self.endpoints[name], active=not self.endpoints[name].active)
-        elif dice < 0.125:
+        elif dice > 1 - 0.025 * self.trouble_share:
             del self.endpoints[name]
             self.revisions = {key: r for key, r in self.revisions.items() if key[0] != name}
-        elif dice < 0.16 and self.seen:
+        elif dice > 1 - 0.06 * self.trouble_share and self.seen:
             victim = self.rng.choice(sorted(self.seen))
             self.seen[victim] = replace(self.seen[victim], phase=Phase.EXITED, reason="killed", exit_code=-9)
-        elif dice < 0.17 and self.seen:
+        elif dice > 1 - 0.07 * self.trouble_share and self.seen:
             del self.seen[self.rng.choice(sorted(self.seen))]  # it vanished altogether
 
     def processes(self) -> None:
@@ -145,10 +149,19 @@ class Walk:
                 self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "awake"})
             case a.Changed(replica_id, is_asleep):
                 moved = self.move(replica_id, ReplicaState.ASLEEP if is_asleep else ReplicaState.READY)
+                self.slept += is_asleep
                 if not is_asleep and moved.endpoint in self.endpoints:
                     endpoint = self.endpoints[moved.endpoint]
                     self.endpoints[moved.endpoint] = replace(endpoint, wish=max(1, endpoint.wish))
-            case a.Drain(replica_id, _, deadline):
+            case a.Drain(replica_id, reason, deadline):
+                gone = self.replicas[replica_id]
+                if (
+                    gone.state is ReplicaState.ASLEEP
+                    and reason.startswith("makes room for")
+                    and "revision" not in reason
+                ):
+                    assert not self.busy.get(replica_id), "one that wakes is ended for another's sake"
+                    self.evicted += 1
                 self.move(replica_id, ReplicaState.DRAINING, deadline=deadline)
             case a.Stop(replica_id):
                 if self.replicas[replica_id].state is not ReplicaState.STOPPING:
@@ -257,6 +270,15 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
     for _ in range(150):  # drains, back-offs and cleared failures come to an end too
         asked = walk.step()
     assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY, ReplicaState.ASLEEP}
+
+
+def test_in_quieter_walks_replicas_sleep_wake_and_make_room_and_no_rule_is_broken() -> None:
+    walks = [Walk(random.Random(seed), gpus(1 + seed % 2), trouble_share=0.1) for seed in range(24)]
+    for walk in walks:
+        for _ in range(800):
+            walk.step()
+    slept, evicted = sum(walk.slept for walk in walks), sum(walk.evicted for walk in walks)
+    assert slept > 100 and evicted > 5, "too little happened to prove anything"
 
 
 def test_nothing_is_planned_for_an_empty_world() -> None:

@@ -12,6 +12,44 @@ SETTLE_S = 1.0
 """Gateways report twice a second: that nothing is in flight is believed of a replica that has been ready so long."""
 
 
+class Sleepers:
+    """Across endpoints, within one plan: who sleeps and may be ended for others' sake, and who leaves anyway."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], endpoints: Sequence[Endpoint], in_flight: Mapping[str, int] | None = None
+    ) -> None:
+        """`in_flight`: requests by replica; one that sleeps and has some is waking."""
+        self.in_flight = in_flight or {}
+        needed = {r.id for endpoint in endpoints for r in self._needed(endpoint, replicas)}
+        self.evictable = [
+            r
+            for r in replicas
+            if r.state is ReplicaState.ASLEEP and r.id not in needed and not self.in_flight.get(r.id)
+        ]
+        self.leaving = [r for r in replicas if r.state in (ReplicaState.DRAINING, ReplicaState.STOPPING)]
+        self.left: set[str] = set()
+        """Ids of those that this plan ends."""
+
+    def _needed(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> list[Replica]:
+        """Those that the endpoint's own wish wakes."""
+        mine = [r for r in replicas if (r.endpoint, r.revision) == (endpoint.name, endpoint.serving)]
+        awake = [r for r in mine if r.state in (ReplicaState.STARTING, ReplicaState.READY)]
+        return self.to_rouse([r for r in mine if r.state is ReplicaState.ASLEEP], endpoint.wanted - len(awake))
+
+    def leaves(self, replica: Replica) -> bool:
+        """It goes by this plan; False when that was said before."""
+        if replica.id in self.left:
+            return False
+        self.left.add(replica.id)
+        self.leaving.append(replica)
+        self.evictable = [r for r in self.evictable if r.id != replica.id]
+        return True
+
+    def to_rouse(self, asleep: Sequence[Replica], missing: int) -> list[Replica]:
+        """Which to wake for so many that are missing: those that wake already, then the last to fall asleep."""
+        return sorted(asleep, key=lambda r: (not self.in_flight.get(r.id), -r.since))[: max(0, missing)]
+
+
 def may_sleep(
     endpoint: Endpoint, replica: Replica, observed: Mapping[str, Observed], in_flight: Mapping[str, int], now: float
 ) -> bool | None:
@@ -35,17 +73,12 @@ def too_many(asleep: Sequence[Replica], places: int) -> list[Replica]:
     return sorted(asleep, key=lambda r: r.since)[: max(0, len(asleep) - places)]
 
 
-def to_rouse(asleep: Sequence[Replica], missing: int) -> list[Replica]:
-    """Which to wake for so many that are missing: the last to fall asleep first."""
-    return sorted(asleep, key=lambda r: -r.since)[: max(0, missing)]
-
-
 def to_evict(
     share: float, free: Mapping[str, float], leaving: Sequence[Replica], asleep: Sequence[Replica]
-) -> list[Replica]:
+) -> list[Replica] | None:
     """Which replicas that sleep must go so that `share` of one GPU gets free: the least recently used, and no more.
 
-    None when what already leaves will do, or when all together would not. `free` is by GPU.
+    Empty when what already leaves will do; None when all together would not. `free` is by GPU.
     """
     best: list[Replica] | None = None
     for gpu, left in free.items():
@@ -60,7 +93,7 @@ def to_evict(
             continue
         if best is None or _cost(chosen) < _cost(best):
             best = chosen
-    return best or []
+    return best
 
 
 def _cost(chosen: Sequence[Replica]) -> tuple[int, float]:

@@ -28,6 +28,7 @@ from puna.deploy.actions import (
     Wake,
     mark,
 )
+from puna.deploy.napping import Sleepers
 from puna.deploy.records import Endpoint, Replica, Revision, Snapshot
 from puna.deploy.room import Room
 from puna.deploy.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
@@ -67,7 +68,7 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
         replicas.append(replica)
     running = [r for r in replicas if r.state is not ReplicaState.FAILED]
     room = Room(actual.capacity, running, desired.reserved)
-    sleepers = Sleepers(running)
+    sleepers = Sleepers(running, desired.endpoints, actual.in_flight)
     known = set()
     for endpoint in desired.endpoints:
         known.add(endpoint.name)
@@ -139,23 +140,6 @@ def _counted(revision: Revision, failures: Mapping[tuple[str, int], Fail], now: 
 # ---- one endpoint: what it wants ---------------------------------------------------------------------------------
 
 
-class Sleepers:
-    """All replicas that sleep, and all that leave: what can give room, across endpoints."""
-
-    def __init__(self, replicas: Sequence[Replica]) -> None:
-        self.asleep = [r for r in replicas if r.state is ReplicaState.ASLEEP]
-        self.leaving = [r for r in replicas if r.state in (ReplicaState.DRAINING, ReplicaState.STOPPING)]
-
-    def wakes(self, replica: Replica) -> None:
-        """It is wanted by this plan: it makes no room."""
-        self.asleep = [r for r in self.asleep if r.id != replica.id]
-
-    def leaves(self, replica: Replica) -> None:
-        """It goes by this plan."""
-        self.wakes(replica)
-        self.leaving.append(replica)
-
-
 class _Endpoint:
     """One endpoint within one plan."""
 
@@ -176,11 +160,10 @@ class _Endpoint:
         self.next = latest if latest in rolling else None
         self.stale = [r for r in rolling if r is not self.next]
         self.actions: list[Action] = []
-        self.removed: set[str] = set()
         self.reason = ""
 
     def plan(self, room: Room, sleepers: Sleepers) -> list[Action]:
-        """The actions; `room` is booked for what they start, `sleepers` lose what they end."""
+        """The actions; `room` is booked for what they start, `sleepers` hear of what they end."""
         self.sleepers = sleepers
         for revision in self.stale:
             self.actions.append(mark(revision, RevisionState.SUPERSEDED))
@@ -235,10 +218,12 @@ class _Endpoint:
         if len(ready) >= wanted or (ready and short and len(ready) == len(mine)):
             self.actions.append(Swap(new.endpoint, new.number))
         elif short and not mine:
-            self._no_room(new)
+            self._no_room(new, room)
 
-    def _no_room(self, new: Revision) -> None:
+    def _no_room(self, new: Revision, room: Room) -> None:
         """Nothing of the new revision runs or can start: make room if that was asked for, or give up in time."""
+        if room.to_evict(new, self.sleepers) is not None:
+            return  # enough will be free: of what leaves, be the drain as long as it may
         old = self._of(self.serving) if self.serving is not None else []
         if new.settings.replace and old:
             self.reason = "it is being replaced: there is no room for two revisions"
@@ -264,21 +249,21 @@ class _Endpoint:
     def _hold(self, revision: Revision, wanted: int, room: Room) -> bool:
         """Start or remove replicas until `wanted` of the revision run; True when there was no room for one."""
         mine = _awake(self._of(revision))
-        why = self.endpoint.wish_reason or "the limits changed"
-        over = len(mine) - self.endpoint.settings.max_replica
+        most, why = self.endpoint.settings.max_replica, self.endpoint.wish_reason or "the limits changed"
         for number, replica in enumerate(sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]):
-            if number < over:
+            if number < len(mine) - most:
                 self._remove(replica, f"{wanted} wanted: {why}")  # no place is left even for one that sleeps
             else:
                 self._rest(replica, f"{wanted} wanted: {why}")
-        missing = wanted - len(mine) - self._hold_asleep(revision, wanted, wanted - len(mine))
+        missing = wanted - len(mine)
+        missing -= self._hold_asleep(revision, missing, most - max(wanted, min(len(mine), most)))
         if missing <= 0 or self.now < revision.failed_at + back_off_s(revision.failures):
             return False
         for _ in range(missing):
             gpu = room.take(revision)
             if gpu is None:
-                for replica in room.to_evict(revision, self.sleepers.leaving, self.sleepers.asleep):
-                    self._evict(replica, f"makes room for {revision.endpoint}")
+                for replica in room.to_evict(revision, self.sleepers) or ():
+                    self._remove(replica, f"makes room for {revision.endpoint}")
                 more = f"{len(mine)} of {wanted} replicas run: " if mine else ""
                 self.reason = f"{more}{room.shortage(revision)}"
                 return True
@@ -286,19 +271,18 @@ class _Endpoint:
             self.actions.append(Start(revision.endpoint, revision.number, gpu, fraction))
         return False
 
-    def _hold_asleep(self, revision: Revision, wanted: int, missing: int) -> int:
+    def _hold_asleep(self, revision: Revision, missing: int, places: int) -> int:
         """Wake those that are missing, end those that have slept too long or are too many; how many were woken."""
-        asleep = [r for r in self._of(revision) if r in self.sleepers.asleep]
-        rouse = napping.to_rouse(asleep, missing)
-        for replica in rouse:
-            self.sleepers.wakes(replica)
-            self.actions.append(Wake(replica.id))
+        mine = self._of(revision)
+        asleep = [r for r in mine if r.state is ReplicaState.ASLEEP and r.id not in self.sleepers.left]
+        rouse = self.sleepers.to_rouse(asleep, missing)
+        self.actions += [Wake(replica.id) for replica in rouse]
         rest = [r for r in asleep if r not in rouse]
         settings = self.endpoint.settings
         for replica in napping.overslept(self.endpoint, rest, self.now):
-            self._evict(replica, f"slept for {settings.evict_after_s:g} s")
-        for replica in napping.too_many(rest, max(settings.max_replica - wanted, 0)):
-            self._evict(replica, f"max_replica is {settings.max_replica}")
+            self._remove(replica, f"slept for {settings.evict_after_s:g} s")
+        for replica in napping.too_many(rest, places):
+            self._remove(replica, f"max_replica is {settings.max_replica}")
         return len(rouse)
 
     def _rest(self, replica: Replica, why: str) -> None:
@@ -309,21 +293,14 @@ class _Endpoint:
         elif may is False:
             self._remove(replica, why)
 
-    def _evict(self, replica: Replica, why: str) -> None:
-        """End a replica that sleeps, of whatever endpoint."""
-        if replica.id not in self.removed:
-            self.sleepers.leaves(replica)
-            self._remove(replica, why)
-
     def _spare(self, replica: Replica) -> tuple[bool, int, float]:
         """Who goes first: the one that is still starting, then the least busy, then the youngest."""
         busy = self.actual.in_flight.get(replica.id, 0)
         return (replica.state is ReplicaState.READY, busy, -replica.created)
 
     def _remove(self, replica: Replica, why: str) -> None:
-        if replica.id in self.removed:
-            return  # scaled down and replaced in one step
-        self.removed.add(replica.id)
+        if not self.sleepers.leaves(replica):
+            return  # scaled down and replaced in one step, or ended for the sake of another endpoint
         if replica.state in SERVING:
             deadline = self.now + self.endpoint.settings.inference_time_s
             self.actions.append(Drain(replica.id, why, deadline))

@@ -68,7 +68,7 @@ class Reconciler:
         self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
         self.zygotes = zygotes
         self._observed: Mapping[str, Observed] = {}
-        self._asked: dict[str, float] = {}  # replica id -> when it was asked to sleep or wake
+        self._asked: dict[str, tuple[float, str]] = {}  # replica id -> when it was asked to sleep or wake, and why
         self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
             Start: self._start,
             Admit: self._admit,
@@ -119,6 +119,9 @@ class Reconciler:
             except (NotFoundError, ConflictError) as error:
                 # Somebody changed the store since the snapshot; the next plan knows.
                 LOG.info("%s is out of date: %s", action, error.message)
+        # Who is no longer to sleep or to wake is forgotten, and asked at once when that changes.
+        still = {action.replica_id for action in actions if isinstance(action, Sleep | Wake)}
+        self._asked = {replica_id: asked for replica_id, asked in self._asked.items() if replica_id in still}
         if self.zygotes is not None:
             self.zygotes.step(self.store.snapshot(), now)
         return actions
@@ -159,25 +162,24 @@ class Reconciler:
             self.store.set_schema(replica.endpoint, replica.revision, schema)
 
     def _sleep(self, action: Sleep, now: float) -> None:
-        if self._may_ask(action.replica_id, now, SLEEP_TAKES_S):
+        if self._may_ask(action.replica_id, action.reason, now, SLEEP_TAKES_S):
             self.backend.sleep(action.replica_id)
 
     def _wake(self, action: Wake, now: float) -> None:
-        if self._may_ask(action.replica_id, now, WAKE_TAKES_S):
+        if self._may_ask(action.replica_id, "it is wanted", now, WAKE_TAKES_S):
             self.backend.wake(action.replica_id)
 
-    def _may_ask(self, replica_id: str, now: float, again_s: float) -> bool:
+    def _may_ask(self, replica_id: str, why: str, now: float, again_s: float) -> bool:
         """It was not asked just now: the first sleep of a large model takes seconds."""
-        if now - self._asked.get(replica_id, 0.0) < again_s:
+        if replica_id in self._asked and now - self._asked[replica_id][0] < again_s:
             return False
-        self._asked[replica_id] = now
+        self._asked[replica_id] = now, why
         return True
 
     def _changed(self, action: Changed, now: float) -> None:
         """A replica fell asleep, or woke: then its endpoint wants it until nobody has called for a while."""
-        self._asked.pop(action.replica_id, None)
+        _, reason = self._asked.pop(action.replica_id, (0.0, "" if action.is_asleep else "a request woke it"))
         state = ReplicaState.ASLEEP if action.is_asleep else ReplicaState.READY
-        reason = "no request for a while" if action.is_asleep else "woken"
         values = {"reason": reason, "tier": "asleep" if action.is_asleep else "awake"}
         replica = self.store.move_replica(action.replica_id, state, now, **values)
         if not action.is_asleep:
@@ -199,7 +201,6 @@ class Reconciler:
 
     def _forget(self, action: Forget, now: float) -> None:
         self.backend.forget(action.replica_id)
-        self._asked.pop(action.replica_id, None)
         self.store.move_replica(action.replica_id, ReplicaState.GONE, now)
 
     def _mark(self, action: MarkRevision, now: float) -> None:

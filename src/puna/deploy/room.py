@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from puna.backends.base import Capacity
 from puna.deploy import napping
+from puna.deploy.napping import Sleepers
 from puna.deploy.records import Replica, Revision
 
 CPU = ""
@@ -55,9 +56,13 @@ class Room:
         self._free[index] -= share
         return index
 
-    def to_evict(self, revision: Revision, leaving: Sequence[Replica], asleep: Sequence[Replica]) -> list[Replica]:
-        """Which replicas that sleep must go so that `take` will find a place; none when what leaves is enough."""
-        return napping.to_evict(revision.settings.gpu_fraction - NEAR_ZERO, self._free, leaving, asleep)
+    def to_evict(self, revision: Revision, sleepers: Sleepers) -> list[Replica] | None:
+        """Which replicas that sleep must go so that `take` will find a place.
+
+        Empty when what leaves already is enough; None when that and all that sleep are not.
+        """
+        share = revision.settings.gpu_fraction - NEAR_ZERO
+        return napping.to_evict(share, self._free, sleepers.leaving, sleepers.evictable)
 
     def shortage(self, revision: Revision) -> str:
         """What is missing when `take` gave None."""
