@@ -137,22 +137,8 @@ class Walk:
                 self.seen[new.id] = Observed(new.id, Phase.STARTING)
             case a.Admit(replica_id):
                 self.move(replica_id, ReplicaState.READY)
-            case a.Sleep(replica_id):
-                assert not self.busy.get(replica_id), "it is asked to sleep with requests in flight"
-                asked = self.replicas[replica_id]
-                assert asked.state is ReplicaState.READY and asked.revision == self.endpoints[asked.endpoint].serving
-                assert self.endpoints[asked.endpoint].settings.evict_after_s > 0
-                self.sleepy.add(replica_id)
-            case a.Wake(replica_id):
-                assert self.replicas[replica_id].state is ReplicaState.ASLEEP
-                seen = self.seen[replica_id]
-                self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "awake"})
-            case a.Changed(replica_id, is_asleep):
-                moved = self.move(replica_id, ReplicaState.ASLEEP if is_asleep else ReplicaState.READY)
-                self.slept += is_asleep
-                if not is_asleep and moved.endpoint in self.endpoints:
-                    endpoint = self.endpoints[moved.endpoint]
-                    self.endpoints[moved.endpoint] = replace(endpoint, wish=max(1, endpoint.wish))
+            case a.Sleep() | a.Wake() | a.Changed():
+                self.nap(action)
             case a.Drain(replica_id, reason, deadline):
                 gone = self.replicas[replica_id]
                 if (
@@ -190,6 +176,25 @@ class Walk:
             case a.Note(name, reason):
                 assert reason != self.endpoints[name].reason, "a note that says nothing new"
                 self.endpoints[name] = replace(self.endpoints[name], reason=reason)
+
+    def nap(self, action: a.Sleep | a.Wake | a.Changed) -> None:
+        match action:
+            case a.Sleep(replica_id):
+                assert not self.busy.get(replica_id), "it is asked to sleep with requests in flight"
+                asked = self.replicas[replica_id]
+                assert asked.state is ReplicaState.READY and asked.revision == self.endpoints[asked.endpoint].serving
+                assert self.endpoints[asked.endpoint].settings.evict_after_s > 0
+                self.sleepy.add(replica_id)
+            case a.Wake(replica_id):
+                assert self.replicas[replica_id].state is ReplicaState.ASLEEP
+                seen = self.seen[replica_id]
+                self.seen[replica_id] = replace(seen, schema={**seen.schema, "tier": "awake"})
+            case a.Changed(replica_id, is_asleep):
+                moved = self.move(replica_id, ReplicaState.ASLEEP if is_asleep else ReplicaState.READY)
+                self.slept += is_asleep
+                if not is_asleep and moved.endpoint in self.endpoints:
+                    endpoint = self.endpoints[moved.endpoint]
+                    self.endpoints[moved.endpoint] = replace(endpoint, wish=max(1, endpoint.wish))
 
     def move(self, replica_id: str, state: ReplicaState, **values: Any) -> Replica:
         check_move(replica_id, REPLICA_MOVES, self.replicas[replica_id].state, state)
