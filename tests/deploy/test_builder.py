@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 
 from deploy.conftest import gpus, make_source
 from puna.artifacts import Bundle, Source, drafting
-from puna.backends.base import Capacity, Launch
+from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.build.environment import Environment
+from puna.deploy.actions import Drain
 from puna.deploy.builder import Builder, RealTools
 from puna.deploy.logs import build_log
+from puna.deploy.plan import Actual, plan
 from puna.deploy.records import Build, Order, Settings
-from puna.deploy.states import BuildState, RevisionState
+from puna.deploy.states import BuildState, ReplicaState, RevisionState
 from puna.deploy.store import Store
 from puna.errors import AppError, BuildError
 from puna.home import Home
@@ -242,3 +245,45 @@ def test_the_real_bundle_carries_the_app(site: Site) -> None:
     environment = Environment(site.home.environments / "e", "e" * 64, Path("/python"), ())
     bundle = RealTools().bundle(source, environment, site.home, lambda line: None)
     assert (bundle.path / "app" / "app.py").read_text() == (source.path / "files" / "app.py").read_text()
+
+
+def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
+    site.capacity = gpus(1)
+    site.store.save_endpoint("other", Settings(), 1.0)
+    site.store.add_revision("other", Order("s", None, None, Settings()), 1.0)
+    for state in (RevisionState.BUILDING, RevisionState.BUILT, RevisionState.STARTING):
+        site.store.move_revision("other", 1, state, 1.0)
+    site.store.swap("other", 1, 1.0)
+    site.store.set_wish("other", 0, "no request", 1.0)
+    sleeper = site.store.add_replica("other", 1, "0", 1.0, 1.0)
+    site.store.move_replica(sleeper.id, ReplicaState.READY, 1.0)
+    site.store.move_replica(sleeper.id, ReplicaState.ASLEEP, 1.0)
+    build = site.queue()
+    thread = threading.Thread(target=site.builder.build_next)
+    thread.start()
+    while not site.store.snapshot().waiting:
+        time.sleep(0.01)
+    snapshot, seen = site.store.snapshot(), Observed(sleeper.id, Phase.READY, schema={"tier": "asleep"})
+    asked = plan(snapshot, Actual(site.capacity, {sleeper.id: seen}), 2.0)
+    assert [(a.replica_id, a.reason) for a in asked if isinstance(a, Drain)] == [
+        (sleeper.id, "makes room for a build of app")
+    ]
+    for gone in (ReplicaState.DRAINING, ReplicaState.STOPPING, ReplicaState.GONE):
+        site.store.move_replica(sleeper.id, gone, 3.0)
+    thread.join()
+    assert [launch.gpu for launch in site.tools.launches] == ["0"]
+    assert site.store.build(build.id).state is BuildState.SUCCEEDED
+    assert site.store.snapshot().waiting == site.store.snapshot().reserved == ()
+
+
+def test_one_that_sleeps_on_too_small_a_share_is_left_asleep(site: Site) -> None:
+    site.capacity = gpus(1)
+    site.store.save_endpoint("other", Settings(), 1.0)
+    for _ in range(2):
+        half = site.store.add_replica("other", 1, "0", 0.5, 1.0)
+        site.store.move_replica(half.id, ReplicaState.READY, 1.0)
+    site.store.move_replica(half.id, ReplicaState.ASLEEP, 1.0)
+    build = site.queue()
+    site.builder.build_next()
+    assert "no GPU is free" in site.log(build) and site.store.snapshot().waiting == ()
+    assert site.store.replica(half.id).state is ReplicaState.ASLEEP

@@ -25,6 +25,7 @@ from puna.build.environment import Environment
 from puna.deploy import keys
 from puna.deploy.launching import environment_of, mounts_of
 from puna.deploy.logs import build_log
+from puna.deploy.napping import Sleepers
 from puna.deploy.records import Build, Revision, Snapshot
 from puna.deploy.room import Room
 from puna.deploy.secrets import Secrets
@@ -39,6 +40,7 @@ from puna.spec.runtime import RuntimeSpec
 
 LOG = logging.getLogger("puna.builder")
 IDLE_S = 1.0
+ROOM_S, LOOK_S = 30.0, 0.1  # how long, and how often, a validation looks for the room that others are to leave
 
 Log = Callable[[str], None]
 Cancelled = Callable[[], bool]
@@ -125,6 +127,7 @@ class Builder:
     def requeue(self) -> None:
         """Put builds that were running when the control plane died back into the queue."""
         for build in self.store.builds(BuildState.RUNNING):
+            self.store.release(build.id)
             for step in build.steps:
                 self.store.set_step(build.id, step.name, StepState.PENDING)
             self.store.move_build(build.id, BuildState.QUEUED)
@@ -250,11 +253,7 @@ class _Work:
 
     def _validate(self, revision: Revision, environment: Environment, bundle: Bundle) -> Mapping[str, Any] | None:
         """Run the app once; None when no GPU is free for it, then the rollout finds out."""
-
-        def choose(snapshot: Snapshot) -> str | None:
-            return Room(self.builder.capacity(), snapshot.replicas, snapshot.reserved).take(revision)
-
-        gpu = self.store.reserve(self.build.id, choose)
+        gpu = self._place(revision)
         if gpu is None:
             self.log("no GPU is free: the app is not tried here, its first replica will show whether it works")
             return None
@@ -280,6 +279,25 @@ class _Work:
         finally:
             workspace.remove(run, self.home)
             self.store.release(self.build.id)
+
+    def _place(self, revision: Revision) -> str | None:
+        """A GPU for the validation, an empty text for the CPU; None when even those that sleep leave no room."""
+        is_hopeless = False
+
+        def choose(snapshot: Snapshot) -> str | None:
+            nonlocal is_hopeless
+            room = Room(self.builder.capacity(), snapshot.replicas, snapshot.reserved)
+            place, sleepers = room.take(revision), Sleepers(snapshot.replicas, snapshot.endpoints)
+            is_hopeless = place is None and room.to_evict(revision.settings.gpu_fraction, sleepers) is None
+            return place
+
+        until = time.monotonic() + ROOM_S
+        while (place := self.store.reserve(self.build.id, revision.settings.gpu_fraction, choose)) is None:
+            if is_hopeless or self.cancelled() or time.monotonic() > until:
+                self.store.release(self.build.id)
+                break
+            time.sleep(LOOK_S)
+        return place
 
 
 def _weights_bytes(bundle: Bundle) -> int:

@@ -75,6 +75,9 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
         mine = [r for r in replicas if r.endpoint == endpoint.name]
         revisions = [_counted(r, failures, now) for r in desired.revisions if r.endpoint == endpoint.name]
         actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room, sleepers)
+    for name, share in desired.waiting:
+        for replica in filter(sleepers.leaves, room.to_evict(share, sleepers) or ()):
+            actions.append(Drain(replica.id, f"makes room for a build of {name}", now + STOP_GRACE_S))
     gone = [r for r in replicas if r.endpoint not in known and r.state in (*ALIVE, ReplicaState.DRAINING)]
     return actions + [Stop(r.id, "its endpoint was deleted", STOP_GRACE_S) for r in gone]
 
@@ -222,7 +225,7 @@ class _Endpoint:
 
     def _no_room(self, new: Revision, room: Room) -> None:
         """Nothing of the new revision runs or can start: make room if that was asked for, or give up in time."""
-        if room.to_evict(new, self.sleepers) is not None:
+        if room.to_evict(new.settings.gpu_fraction, self.sleepers) is not None:
             return  # enough will be free: of what leaves, be the drain as long as it may
         old = self._of(self.serving) if self.serving is not None else []
         if new.settings.replace and old:
@@ -262,7 +265,7 @@ class _Endpoint:
         for _ in range(missing):
             gpu = room.take(revision)
             if gpu is None:
-                for replica in room.to_evict(revision, self.sleepers) or ():
+                for replica in room.to_evict(revision.settings.gpu_fraction, self.sleepers) or ():
                     self._remove(replica, f"makes room for {revision.endpoint}")
                 more = f"{len(mine)} of {wanted} replicas run: " if mine else ""
                 self.reason = f"{more}{room.shortage(revision)}"

@@ -279,3 +279,5 @@ class Snapshot:
     replicas: tuple[Replica, ...] = field(default=())
     reserved: tuple[tuple[str, float], ...] = ()
     """`(GPU index, share)` that builds hold for validation."""
+    waiting: tuple[tuple[str, float], ...] = ()
+    """`(endpoint, share of a GPU)` of builds whose validation waits for room."""

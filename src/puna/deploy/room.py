@@ -56,13 +56,12 @@ class Room:
         self._free[index] -= share
         return index
 
-    def to_evict(self, revision: Revision, sleepers: Sleepers) -> list[Replica] | None:
-        """Which replicas that sleep must go so that `take` will find a place.
+    def to_evict(self, share: float, sleepers: Sleepers) -> list[Replica] | None:
+        """Which replicas that sleep must go so that `take` will find so much of a GPU.
 
         Empty when what leaves already is enough; None when that and all that sleep are not.
         """
-        share = revision.settings.gpu_fraction - NEAR_ZERO
-        return napping.to_evict(share, self._free, sleepers.leaving, sleepers.evictable)
+        return napping.to_evict(share - NEAR_ZERO, self._free, sleepers.leaving, sleepers.evictable)
 
     def shortage(self, revision: Revision) -> str:
         """What is missing when `take` gave None."""

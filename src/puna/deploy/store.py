@@ -38,12 +38,14 @@ class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
         return kept[1]
 
     def _snapshot(self, connection: Connection) -> Snapshot:
-        held = select(BUILDS.c.gpu, BUILDS.c.fraction).where(BUILDS.c.gpu != "", BUILDS.c.state == "running")
+        asks = select(BUILDS.c.gpu, BUILDS.c.fraction, BUILDS.c.subject)
+        asking = list(connection.execute(asks.where(BUILDS.c.fraction > 0, BUILDS.c.state == "running")))
         return Snapshot(
             tuple(self._endpoints(connection)),
             tuple(self._watched_revisions(connection)),
             tuple(self._replicas(connection)),
-            tuple((row.gpu, row.fraction) for row in connection.execute(held)),
+            tuple((row.gpu, row.fraction) for row in asking if row.gpu),
+            tuple((row.subject, row.fraction) for row in asking if not row.gpu),
         )
 
     def routing(self) -> tuple[int, Snapshot, list[Key]]:
@@ -51,16 +53,17 @@ class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
         with self._read() as connection, connection.begin():
             return self._counter(connection, "routes"), self._snapshot(connection), self._keys(connection)
 
-    def reserve(self, build_id: str, choose: Callable[[Snapshot], str | None]) -> str | None:
+    def reserve(self, build_id: str, share: float, choose: Callable[[Snapshot], str | None]) -> str | None:
         """Book the GPU that `choose` picks for a build's validation; gone with the build, or by `release`.
 
+        An empty text books nothing. None asks for room: the next plan ends replicas that sleep for `share` of a GPU.
         A replica that was planned a moment before and is not written yet is not seen: then both share the device for
         once, and whichever finds too little memory is tried again.
         """
         with self._write(routes=False) as connection:
             gpu = choose(self._snapshot(connection))
             build = BUILDS.update().where(BUILDS.c.id == build_id)
-            connection.execute(build.values(gpu=gpu or "", fraction=1.0 if gpu else 0.0))
+            connection.execute(build.values(gpu=gpu or "", fraction=0.0 if gpu == "" else share))
             return gpu
 
     def cancel_build(self, build_id: str, now: float) -> Build:
