@@ -9,9 +9,22 @@ from typing import Any
 import pytest
 
 from puna.backends.base import Backend, Launch, Observed, Phase
-from puna.backends.memory import MemoryBackend
+from puna.backends.memory import SCHEMA, MemoryBackend
 
 Make = Callable[..., Launch]
+NAPPER = """
+    class InferlessPythonModel:
+        def initialize(self):
+            self.is_awake = True
+        def sleep(self):
+            assert self.is_awake
+            self.is_awake = False
+        def wake(self):
+            assert not self.is_awake
+            self.is_awake = True
+        def infer(self, inputs):
+            return {"text": "x"}
+"""
 
 
 @pytest.fixture(params=["memory", pytest.param("local", marks=pytest.mark.process)])
@@ -93,7 +106,46 @@ def test_forget_leaves_a_living_replica_alone(backend: Backend, launch: Make) ->
     ready(backend, "r1")
 
 
+def test_a_replica_sleeps_and_wakes_when_told_and_both_are_seen(backend: Backend, launch: Make) -> None:
+    if isinstance(backend, MemoryBackend):
+        backend.schema = {**SCHEMA, "can_sleep": True}
+    backend.start(launch(source=NAPPER))
+    (seen,) = ready(backend, "r1")
+    assert seen.can_sleep and not seen.is_asleep
+    for _ in range(2):
+        backend.sleep("r1")
+        until(backend, lambda seen: seen[0].is_asleep)
+        backend.sleep("r1")
+        backend.wake("r1")
+        (seen,) = until(backend, lambda seen: not seen[0].is_asleep)
+        backend.wake("r1")
+        assert seen.can_sleep and seen.phase is Phase.READY
+
+
+def test_a_replica_whose_app_cannot_sleep_stays_awake(backend: Backend, launch: Make) -> None:
+    backend.start(launch())
+    ready(backend, "r1")
+    backend.sleep("r1")
+    time.sleep(0.2)
+    (seen,) = backend.list()
+    assert not seen.can_sleep and not seen.is_asleep
+
+
+def test_a_replica_that_sleeps_can_be_stopped(backend: Backend, launch: Make) -> None:
+    if isinstance(backend, MemoryBackend):
+        backend.schema = {**SCHEMA, "can_sleep": True}
+    backend.start(launch(source=NAPPER))
+    ready(backend, "r1")
+    backend.sleep("r1")
+    until(backend, lambda seen: seen[0].is_asleep)
+    backend.stop("r1", 5)
+    (seen,) = until(backend, lambda seen: phases(seen) == {"r1": Phase.EXITED})
+    assert seen.reason == "stopped" and seen.exit_code == 0
+
+
 def test_an_unknown_id_is_fine(backend: Backend) -> None:
+    backend.sleep("nobody")
+    backend.wake("nobody")
     backend.stop("nobody", 1)
     backend.forget("nobody")
     assert backend.list() == []

@@ -46,6 +46,13 @@ def test_an_illegal_move_names_the_thing_and_both_states() -> None:
         check_move("replica `x`", REPLICA_MOVES, ReplicaState.GONE, ReplicaState.READY)
 
 
+def test_only_a_ready_replica_falls_asleep_and_one_that_sleeps_can_do_all_that_a_ready_one_can() -> None:
+    asleep, ready = ReplicaState.ASLEEP, ReplicaState.READY
+    assert [before for before, targets in REPLICA_MOVES.items() if asleep in targets] == [ready]
+    assert set(REPLICA_MOVES[asleep]) == set(REPLICA_MOVES[ready]) - {asleep} | {ready}
+    assert states.label(EndpointState.ASLEEP) == "asleep: wakes on the next request"
+
+
 def test_a_serving_revision_can_only_be_retired() -> None:
     assert set(REVISION_MOVES[RevisionState.SERVING]) == {RevisionState.RETIRED}
 
@@ -81,6 +88,11 @@ def test_labels_of_two_kinds_with_one_word_stay_apart() -> None:
         ({"serving": True, "wanted": 1, "failures": 3, "replicas": [ReplicaState.READY]}, "ready"),
         ({"serving": True, "pending": [RevisionState.BUILDING], "replicas": [ReplicaState.READY]}, "updating"),
         ({"serving": True, "failed": True, "replicas": [ReplicaState.READY]}, "ready"),
+        ({"serving": True, "replicas": [ReplicaState.ASLEEP]}, "asleep"),
+        ({"serving": True, "replicas": [ReplicaState.ASLEEP, ReplicaState.READY], "wanted": 1}, "ready"),
+        ({"serving": True, "replicas": [ReplicaState.ASLEEP], "failures": 3}, "asleep"),
+        ({"serving": True, "replicas": [ReplicaState.ASLEEP], "pending": [RevisionState.STARTING]}, "updating"),
+        ({"active": False, "serving": True, "replicas": [ReplicaState.ASLEEP]}, "inactive"),
     ],
 )
 def test_what_an_endpoint_is_doing(given: dict[str, object], expected: str) -> None:

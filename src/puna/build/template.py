@@ -87,7 +87,7 @@ configuration:
   is_serverless: false
   min_replica: '0'             # 0: scales to zero
   max_replica: '1'
-  scale_down_delay: '600'      # seconds without a request until a replica goes
+  scale_down_delay: '600'      # seconds without a request until a replica sleeps, or goes
   inference_time: '180'        # seconds a request may take
 env:
 secrets:

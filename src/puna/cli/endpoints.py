@@ -23,14 +23,17 @@ def ps(json: AsJson = False) -> None:
         return
     rows = []
     for one in found:
-        settings, replicas = one["settings"], one["replicas"]
-        ready = sum(replica["state"] == "ready" for replica in replicas)
-        span = f"{ready} of {settings['min_replica']}-{settings['max_replica']}"
-        rows.append(
-            (one["name"], one["label"], one["revision"] or "", span, _warm(one), one["url"], one["reason"] or "")
-        )
+        revision, why = one["revision"] or "", one["reason"] or ""
+        rows.append((one["name"], one["label"], revision, _replicas(one), _warm(one), one["url"], why))
     headings = ("endpoint", "state", "revision", "replicas", "warm", "url", "why")
     output.table(headings, rows, empty="no endpoints yet: puna deploy FOLDER")
+
+
+def _replicas(endpoint: dict[str, Any]) -> str:
+    """How many replicas are awake and asleep, of how many there may be: `1 + 2 asleep of 0-3`."""
+    states, settings = [replica["state"] for replica in endpoint["replicas"]], endpoint["settings"]
+    asleep = f" + {states.count('asleep')} asleep" if "asleep" in states else ""
+    return f"{states.count('ready')}{asleep} of {settings['min_replica']}-{settings['max_replica']}"
 
 
 def _warm(endpoint: dict[str, Any]) -> str:
