@@ -19,7 +19,7 @@ def test_the_tutorials_file_is_read(tutorial: Path) -> None:
     found = project.load(tutorial)
     assert (found.name, found.version, found.import_source, found.gpu_type) == ("Llama-3", "1.0.0", "GIT", "A100")
     assert (found.min_replica, found.max_replica) == (0, 1)
-    assert (found.scale_down_delay_s, found.inference_time_s) == (600, 180)
+    assert (found.scale_down_delay_s, found.evict_after_s, found.inference_time_s) == (600, 3600, 180)
     assert found.is_dedicated and found.region == "region-2" and found.container_concurrency is None
     assert found.runtime_name is None and found.volume is None
     assert found.runtime_file == "inferless-runtime-config.yaml"
@@ -54,6 +54,7 @@ configuration:
   max_replica: '4'
   is_dedicated: 'false'
   scale_down_delay: '5'
+  evict_after: '0'
   inference_time: 7200
   vcpu: '20.0'
   ram: '200'
@@ -65,7 +66,7 @@ models: acme/chat
     assert (found.runtime_name, found.runtime_version, found.volume) == ("rt", 3, "vol")
     assert (found.container_concurrency, found.min_replica, found.max_replica) == (8, 1, 4)
     assert (found.is_dedicated, found.scale_down_delay_s, found.inference_time_s) == (False, 5, 7200)
-    assert (found.vcpu, found.ram_gib) == (20, 200)
+    assert (found.vcpu, found.ram_gib, found.evict_after_s) == (20, 200, 0)
     assert found.env == {"A": "1", "B": "true", "C": "", "D": "x"}
     assert found.secrets == ("one", "two") and found.models == ("acme/chat",)
 
@@ -107,6 +108,8 @@ def test_a_name_becomes_fit_for_an_address(tmp_path: Path) -> None:
         ("inference_time", 0),
         ("inference_time", 7201),
         ("scale_down_delay", "nan"),
+        ("evict_after", -1),
+        ("evict_after", "never"),
         ("container_concurrency", 101),
         ("is_dedicated", "perhaps"),
         ("min_replica", 5),
