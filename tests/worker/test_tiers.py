@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.worker import protocol
+from puna.worker import engine, protocol
+from puna.worker.runner import App
 from puna.worker.tiers import ASLEEP, AWAKE, FALLING, WAKING, Nap
 
 NAPPER = """
@@ -189,3 +190,58 @@ def test_the_time_of_a_call_begins_when_it_is_awake(start: Callable, app: Callab
     client.send(1, {"prompt": "hello"}, deadline_s=0.15)  # waking takes 0.2 s
     assert client.until(protocol.STARTED)["tier"] == "asleep"
     assert client.reply()[1] == 200
+
+
+class Napping:
+    """An engine that notes what it is told; `fails` names the method that raises."""
+
+    can_sleep = True
+
+    def __init__(self, fails: str = "") -> None:
+        self.did: list[str] = []
+        self._fails = fails
+
+    def sleep(self) -> None:
+        self._do("sleep")
+
+    def wake(self) -> None:
+        self._do("wake")
+
+    def _do(self, what: str) -> None:
+        self.did.append(what)
+        if what == self._fails:
+            raise MemoryError("no room to " + what)
+
+
+class Grumpy:
+    """An app's own methods; `sleep` raises."""
+
+    def sleep(self) -> None:
+        raise ValueError("not now")
+
+    def wake(self) -> None:
+        raise AssertionError("it never slept")
+
+
+@pytest.mark.parametrize(
+    ("model", "fails", "did", "dies"),
+    [
+        (Grumpy(), "", ["sleep", "wake"], False),
+        (Grumpy(), "wake", ["sleep", "wake"], True),
+        (object(), "sleep", ["sleep"], True),
+    ],
+    ids=["the app's sleep raises", "and the engine cannot wake", "the engine's sleep raises"],
+)
+def test_a_sleep_that_fails_leaves_a_working_engine_or_a_dead_one(
+    model: object, fails: str, did: list[str], dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, deaths = Napping(fails), []
+    monkeypatch.setattr(engine, "_engines", [one])
+    monkeypatch.setattr(engine, "_mourners", [deaths.append])
+    made = App(str(tmp_path))
+    made.model = model
+    nap, told = nap_of(made)
+    monkeypatch.setattr(made, "prepare_sleep", lambda: None)
+    nap.fall_asleep()
+    assert nap.state == AWAKE and told[0][0] == AWAKE
+    assert one.did == did and bool(deaths) == dies

@@ -127,12 +127,29 @@ class App:
                 one.prepare_sleep()
 
     def sleep(self) -> None:
-        """Give back what can be given back: the engines' memory, then what the app's own `sleep` frees."""
+        """Give back what can be given back: the engines' memory, then what the app's own `sleep` frees.
+
+        Raises what either raises; of an engine that did, nothing is known, so it counts as dead.
+        """
         for one in engine.all_engines():
             if one.can_sleep:
-                one.sleep()
-        if callable(getattr(self.model, "wake", None)):
-            self._call_once("sleep")
+                self._or_dies(one.sleep)
+        try:
+            if callable(getattr(self.model, "wake", None)):
+                self._call_once("sleep")
+        except BaseException:  # raised again: the log and the owner have it
+            for one in engine.all_engines():
+                if one.can_sleep:
+                    self._or_dies(one.wake)
+            raise
+
+    @staticmethod
+    def _or_dies(change: Callable[[], None]) -> None:
+        try:
+            change()
+        except BaseException as error:  # raised again, after all who wait for the engine have been told
+            engine.died("its engine could not change between asleep and awake: %r" % error)
+            raise
 
     def wake(self) -> None:
         """Undo `sleep`."""

@@ -52,7 +52,7 @@ class Nap:
                     self._tell(AWAKE, 0.0, REQUEST_CAME)
                     return
                 self._sleeper.sleep()
-            except Exception as error:  # noqa: BLE001 - the owner hears it, and ends the replica its own way
+            except BaseException as error:  # noqa: BLE001 - the owner hears it, and ends the replica its own way
                 if self.state == FALLING:
                     self._move(AWAKE)
                 self._tell(AWAKE, 0.0, "%s: %s" % (type(error).__name__, error))
