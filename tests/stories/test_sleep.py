@@ -35,12 +35,12 @@ AWAKE, DROWSY = {"scale_down_delay_s": 600}, {"scale_down_delay_s": 0.3}
 
 @pytest.fixture
 def napper(shared_up: Up, tmp_path: Path) -> Iterator[Up]:
-    """An app with `sleep` and `wake` methods that count, idle after 0.3 s."""
+    """An app with `sleep` and `wake` methods that count."""
     folder = tmp_path / "napper"
     folder.mkdir()
     (folder / "app.py").write_text(NAPPER)
     (folder / "input_schema.py").write_text(SCHEMA)
-    shared_up.deploy(folder, "napper", evict_after_s=3600, container_concurrency=8, **DROWSY)
+    shared_up.deploy(folder, "napper", evict_after_s=3600, container_concurrency=8, **AWAKE)
     yield shared_up
     shared_up.client.delete("napper")
 
@@ -51,6 +51,7 @@ def replicas(up: Up) -> list[dict[str, Any]]:
 
 
 def falls_asleep(up: Up) -> None:
+    up.until(lambda: [r["state"] for r in replicas(up)] == ["ready"], 60, "a ready replica in the books")
     up.client.patch("napper", **DROWSY)
     up.until(lambda: [r["state"] for r in replicas(up)] == ["asleep"], 60, "falling asleep")
     up.client.patch("napper", **AWAKE)
@@ -94,7 +95,6 @@ def test_the_life_of_a_sleeper(napper: Up) -> None:
     assert values(first) == values(second) == (pid, 1, 1)
     assert first.headers["x-puna-tier"] == "asleep" and waits(first)["wake"] >= 500
     assert second.headers["x-puna-tier"] == "awake" and waits(second)["wake"] == 0
-    up.until(lambda: [r["state"] for r in replicas(up)] == ["ready"], what="a ready replica in the books")
 
     # Twenty at once wake it once, and nobody is lost: eight on the replica, twelve in the waiting room.
     falls_asleep(up)
@@ -128,7 +128,7 @@ def test_deactivate_a_new_revision_and_no_evict_after_end_what_sleeps(napper: Up
     up = napper
     pid, _, _ = values(up.call(name="napper"))
     falls_asleep(up)
-    up.deploy(tmp_path / "napper", "napper", env={"NEW": "1"}, container_concurrency=8, **DROWSY)
+    up.deploy(tmp_path / "napper", "napper", env={"NEW": "1"}, container_concurrency=8, **AWAKE)
     up.until(lambda: pid not in [r["pid"] for r in replicas(up)], what="the old revision's end")
     assert values(up.call(name="napper"))[0] != pid
 

@@ -22,12 +22,12 @@ CANCEL = 2  # the client went away: drop the request if it has not begun; else E
 DRAIN = 3  # accept nothing more; answer DRAINED when the last reply is out
 SHUTDOWN = 4  # drain, finalize, exit
 PING = 5
-SLEEP = 6
-WAKE = 7
+SLEEP = 6  # give memory back once nothing runs; ASLEEP or AWAKE says what came of it
+WAKE = 7  # a REQUEST does so too: nobody has to ask first
 FORK = 8  # to a zygote, with the owner's pipe as a passed file: JSON, the config of a guard and its worker
 
 # from the worker
-HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "born", "timings"}
+HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "can_sleep"...}
 READY = 66  # initialize has ended and the warm-up too: JSON as HELLO
 REPLY = 67  # status u16, body; ends the request
 BEGIN = 68  # a streamed reply begins; a retry elsewhere is no longer possible
@@ -36,9 +36,11 @@ END = 70  # a streamed reply ends: JSON {} or {"error": str}; after a 504 or CAN
 FAILED = 71  # initialize failed: JSON {"message", "traceback"}
 DRAINED = 72
 PONG = 73
-ASLEEP = 74
-AWAKE = 75
-STARTED = 76  # infer has been called for this request; of a short call it is told together with the reply
+ASLEEP = 74  # to every connection: JSON {"tier", "seconds", "reason", "can_sleep"}
+AWAKE = 75  # as ASLEEP; "reason" says why it stays awake, when it was told to sleep
+# infer has been called for this request; of a short call it is told together with the reply. Empty, or of a request
+# that woke the replica or waited for that: JSON {"tier": "asleep", "wake_ms": float}
+STARTED = 76
 FORKED = 77  # the answer to FORK: JSON {"error": str}; an empty one comes from the new guard once it listens
 
 NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
