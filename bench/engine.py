@@ -53,6 +53,9 @@ class InferlessPythonModel:
 SCHEMA = (
     'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["What is AI?"]}}\n'
 )
+# With both up at once: each one's share of the GPU, and room for its callers.
+TOGETHER = {"gpu_memory_utilization": 0.65, "kv_cache_memory_bytes": 64 * 2**30}
+TOGETHER_PEER = ["--gpu-memory-utilization", "0.22", "--kv-cache-memory-bytes", str(8 * 2**30)]
 # What a machine without a GPU asks of vLLM.
 CPU_ENV = {"VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -69,6 +72,8 @@ class Bench:
             "commit": commit(),
             "shape": options.shape,
             "tokens": TOKENS,
+            "weights": "dummy" if options.dummy else "random",
+            "together": options.together,
         }
         self.begun = time.monotonic()
 
@@ -173,6 +178,10 @@ def deploy(bench: Bench, running: Puna, folder: Path) -> None:
     """The app on this interpreter's packages."""
     folder.mkdir()
     options = "" if bench.is_gpu else ", enforce_eager=True, dtype='float32', max_num_seqs=64"
+    options += ", load_format='dummy'" * bench.options.dummy
+    options += "".join(f", {name}={value}" for name, value in TOGETHER.items()) * (
+        bench.options.together & bench.is_gpu
+    )
     length = 8192 if bench.options.shape == "llama3-8b" else 2048
     app = APP.format(tokens=TOKENS, model=str(bench.model), length=length, options=options)
     (folder / "app.py").write_text(app)
@@ -260,6 +269,8 @@ def vllm_serve(bench: Bench) -> Iterator[Target]:
     length = "8192" if bench.options.shape == "llama3-8b" else "2048"
     command = [bench.options.python, "-m", "vllm.entrypoints.cli.main", "serve", str(bench.model), "--port", str(port)]
     command += ["--max-model-len", length] + ([] if bench.is_gpu else ["--enforce-eager", "--dtype", "float32"])
+    command += ["--load-format", "dummy"] * bench.options.dummy
+    command += TOGETHER_PEER if bench.options.together and bench.is_gpu else []
     env = os.environ | ({} if bench.is_gpu else CPU_ENV)
     log_path = Path(tempfile.gettempdir()) / "vllm-serve.log"
     with log_path.open("wb") as log:
@@ -284,6 +295,28 @@ def vllm_serve(bench: Bench) -> Iterator[Target]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+class Peer:
+    """`vllm serve`, which starts in a thread while other things go on."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench, self._turn = bench, threading.Event()
+        self._thread = threading.Thread(target=bench.step, args=("vllm serve", self._run), daemon=True)
+
+    def start(self) -> None:
+        """Begin to start it."""
+        self._thread.start()
+
+    def measure(self) -> None:
+        """Its speeds, once it is up; it ends then."""
+        self._turn.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with vllm_serve(self._bench) as target:
+            self._turn.wait()
+            speeds(self._bench, "vllm", target)
 
 
 def compare(bench: Bench) -> None:
@@ -321,38 +354,43 @@ def smi(field: str) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, part by part; 1 when one failed."""
     options = parse(words)
-    model = options.model or options.work / options.shape
-    llama.make(model, options.shape)
+    model = options.model or options.work / f"{options.shape}{'-dummy' * options.dummy}"
+    if options.model is None:
+        llama.make(model, options.shape, has_weights=not options.dummy)
     bench = Bench(options, model.resolve())
+    peer = Peer(bench)
+    if options.together:
+        peer.start()
     if "puna" in options.only:
         with puna() as running, tempfile.TemporaryDirectory() as folder:
             try:
-                measure(bench, running, Path(folder))
+                measure(bench, running, Path(folder), peer)
             finally:
                 keep_logs(running, options.logs)
-    if "vllm" in options.only:
-
-        def peer() -> None:
-            with vllm_serve(bench) as target:
-                speeds(bench, "vllm", target)
-
-        bench.step("vllm serve", peer)
-    compare(bench)
+    if "vllm" in options.only and not options.together:
+        peer.start()
+        peer.measure()
+    if not options.together:
+        compare(bench)
     print(f"written: {options.out}")
     return int("failed" in bench.result)
 
 
-def measure(bench: Bench, running: Puna, folder: Path) -> None:
-    """Every part of Puna's."""
+def measure(bench: Bench, running: Puna, folder: Path, peer: Peer) -> None:
+    """Every part of Puna's, and the peer's turn when it is up beside it."""
     deploy(bench, running, folder / "app")
     url = str(running.client.health()["url"])
     key = str(running.client.create_key(["infer"])["key"])
     target = Target(url, key, NAME, f"{url}/v2/models/{NAME}/infer")
     time.sleep(1)  # the gateways hear of a new key
     bench.step("speed", lambda: speeds(bench, "puna", target))
+    if bench.options.together:
+        peer.measure()
+        compare(bench)
     if bench.is_gpu:
         bench.step("asleep", lambda: asleep(bench, running, target))
-    bench.step("warm", lambda: from_zero(bench, running, target, "warm", bench.options.starts))
+    if bench.options.starts:
+        bench.step("warm", lambda: from_zero(bench, running, target, "warm", bench.options.starts))
     if bench.options.cold:
         bench.step("cold", lambda: from_zero(bench, running, target, "cold", bench.options.cold))
     running.client.deactivate(NAME)
@@ -377,13 +415,18 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--shape", choices=sorted(llama.SHAPES), default="llama3-8b", help="of the random weights without --model")
     add("--work", type=Path, default=Path(tempfile.gettempdir()), metavar="DIR", help="where random weights are kept")
     add("--only", nargs="+", choices=["puna", "vllm"], default=["puna", "vllm"])
+    add("--dummy", action="store_true", help="vLLM makes weights up, none are written")
+    add("--together", action="store_true", help="both are up at once, each on a share of the GPU: shorter")
     add("--callers", type=int, default=64, help="at once")
     add("--wakes", type=int, default=5, help="from asleep")
     add("--starts", type=int, default=3, help="from a zygote")
     add("--cold", type=int, default=0, help="from nothing")
     add("--logs", type=Path, metavar="DIR", help="keep the logs here")
-    add("--out", type=Path, default=BENCH / "engine.json", metavar="FILE")
-    return parser.parse_args(words)
+    add("--out", type=Path, metavar="FILE", help="bench/engine-GPU.json")
+    options = parser.parse_args(words)
+    gpu = gpu_name().lower().replace(" ", "-") if shutil.which("nvidia-smi") else "cpu"
+    options.out = options.out or BENCH / f"engine-{gpu}.json"
+    return options
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ def puna(gateways: int = 1) -> Iterator[Puna]:
         with (home.root / "up.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         try:
-            _wait(lambda: home.state.exists() and json.loads(home.state.read_text())["pid"] == process.pid, process)
+            try:
+                _wait(lambda: home.state.exists() and json.loads(home.state.read_text())["pid"] == process.pid, process)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}\n{(home.root / 'up.log').read_text(errors='replace')[-2000:]}") from error
             running = Puna(home, process)
             wait_for_answer(running.target, process)
             yield running

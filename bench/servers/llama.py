@@ -24,18 +24,17 @@ TEMPLATE = (
 )
 
 
-def make(folder: Path, shape: str) -> None:
+def make(folder: Path, shape: str, has_weights: bool = True) -> None:
     """Weights, config and a byte tokenizer in `folder`, unless they are there.
 
     In a process of its own: what makes them on a GPU would keep its memory.
     """
     if not (folder / "tokenizer.json").exists():
-        subprocess.run([sys.executable, __file__, str(folder), shape], check=True)
+        subprocess.run([sys.executable, __file__, str(folder), shape, *["weights"] * has_weights], check=True)
 
 
-def _write(folder: Path, shape: str) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _write(folder: Path, shape: str, has_weights: bool) -> None:
+    from transformers import LlamaConfig
 
     size = SHAPES[shape]["vocab_size"]
     config = LlamaConfig(
@@ -46,7 +45,20 @@ def _write(folder: Path, shape: str) -> None:
         bos_token_id=size - 3,
         eos_token_id=size - 2,
         tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
     )
+    if has_weights:
+        _weights(config, folder)
+    else:
+        config.save_pretrained(folder)
+    _tokenizer(folder, size)
+
+
+def _weights(config: Any, folder: Path) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -54,7 +66,6 @@ def _write(folder: Path, shape: str) -> None:
         model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder, max_shard_size="5GB")
-    _tokenizer(folder, size)
 
 
 def _tokenizer(folder: Path, size: int) -> None:
@@ -75,4 +86,4 @@ def _tokenizer(folder: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]), sys.argv[2])
+    _write(Path(sys.argv[1]), sys.argv[2], "weights" in sys.argv[3:])

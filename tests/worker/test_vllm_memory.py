@@ -1,5 +1,6 @@
 """What a start of vLLM finds for its KV cache, and when the next one may rely on it."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -30,7 +31,11 @@ class Engine:
     """Tells its one worker's figure."""
 
     def __init__(self, available: Any) -> None:
-        self.worker = types.SimpleNamespace(available_kv_cache_memory_bytes=available)
+        self.worker = types.SimpleNamespace(
+            available_kv_cache_memory_bytes=available,
+            vllm_config=None,
+            model_runner=types.SimpleNamespace(kv_cache_config=None),
+        )
 
     def collective_rpc(self, function: Any) -> list[Any]:
         return [function(self.worker)]
@@ -62,6 +67,39 @@ def test_less_free_memory_is_measured_anew(gpu: Gpu) -> None:
     assert Found({"model": "acme/chat"}).option()
     gpu.free -= GIB
     assert Found({"model": "acme/chat"}).option() == {}
+
+
+def test_the_cache_holds_as_many_full_length_requests_as_are_wanted_and_not_more(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = types.SimpleNamespace(get_max_concurrency_for_kv_cache_config=lambda vllm_config, kv_cache_config: 128.0)
+    monkeypatch.setattr(vllm_memory.importlib, "import_module", {"vllm.v1.core.kv_cache_utils": sizes}.__getitem__)
+    first_start({"model": "acme/chat"})
+    assert Found({"model": "acme/chat"}, 64).option() == {"kv_cache_memory_bytes": 50 * GIB}
+    assert Found({"model": "acme/chat"}, 1000).option() == {"kv_cache_memory_bytes": 100 * GIB}
+    assert Found({"model": "acme/chat"}).option() == {"kv_cache_memory_bytes": 100 * GIB}
+
+
+def test_an_app_that_says_how_much_of_the_gpu_it_wants_gets_it(gpu: Gpu) -> None:
+    given = look({"model": "m"}, {"model": "m", "gpu_memory_utilization": 0.5})
+    silent = look({"model": "m"}, {"model": "m"})
+    assert given is not None and given.full_length_requests == 0
+    assert silent is not None and silent.full_length_requests == vllm_memory.FULL_LENGTH_REQUESTS
+
+
+def test_the_size_of_the_cache_is_no_part_of_a_compiled_graphs_name() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class CacheConfig:
+        block_size: int = 16
+        kv_cache_memory_bytes: int | None = None
+
+        def compute_hash(self) -> str:
+            return repr(self)
+
+    vllm_memory.hash_without_size(types.SimpleNamespace(CacheConfig=CacheConfig))
+    told = CacheConfig(kv_cache_memory_bytes=GIB)
+    assert told.compute_hash() == CacheConfig().compute_hash() != CacheConfig(block_size=32).compute_hash()
+    assert told.kv_cache_memory_bytes == GIB
 
 
 def test_other_options_shares_and_gpus_are_others(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:

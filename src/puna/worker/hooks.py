@@ -6,7 +6,16 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import calllog, faults, standin, transformers_adapter, transformers_generate, vllm_defaults, vllm_llm
+from puna.worker import (
+    calllog,
+    faults,
+    standin,
+    transformers_adapter,
+    transformers_generate,
+    vllm_defaults,
+    vllm_llm,
+    vllm_memory,
+)
 
 Hook = Callable[[Any], None]
 
@@ -43,6 +52,7 @@ def install(concurrency: int = 0) -> None:
     vllm_defaults.Asked.concurrency = concurrency
     hooks: Dict[str, Hook] = {
         "inferless.api": standin.shim,
+        "vllm.config.cache": vllm_memory.hash_without_size,
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
         "transformers.generation.utils": transformers_generate.shim,

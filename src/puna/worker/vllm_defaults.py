@@ -9,6 +9,7 @@ import sys
 from typing import Any, Callable, Dict, Iterator, List, Set
 
 MAX_CONCURRENCY = 256
+PROMPT_TOKENS = 256  # prompts of this size, alone or among others, are worth a CUDA graph at any concurrency
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
@@ -53,19 +54,25 @@ def chosen(init: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:
     can_say = "cudagraph_mode" in _fields("vllm.config", "CompilationConfig")
     if can_say and not says and not options.get("enforce_eager"):
         largest = min(int(options.get("max_num_seqs") or MAX_CONCURRENCY), Asked.concurrency or MAX_CONCURRENCY)
+        # Piecewise ones too: without them a step with a prompt in it takes 25 ms where 8 would do (8 B, H200).
         more["compilation_config"] = {
             "cudagraph_capture_sizes": capture_sizes(largest),
-            "cudagraph_mode": "FULL_DECODE_ONLY",
+            "cudagraph_mode": "FULL_AND_PIECEWISE",
         }
     return more
 
 
 def capture_sizes(largest: int) -> List[int]:
-    """Powers of two up to `largest`, and itself: a start captures each, and a batch takes the next larger one."""
-    sizes = [1]
-    while sizes[-1] < largest:
-        sizes.append(min(sizes[-1] * 2, largest))
-    return sizes
+    """Numbers of tokens in a step that have a CUDA graph; a step takes the next larger one, a start captures each.
+
+    Up to `largest`, the most replies at once, and on to where a step has prompts in it besides.
+    """
+    end = max(2 * largest, PROMPT_TOKENS)
+    sizes, size = {1, 2, 4, largest}, 8
+    while size <= end:
+        sizes.update({size, min(size * 3 // 2, end)})
+        size *= 2
+    return sorted(sizes)
 
 
 def measures_memory(init: Callable[..., Any]) -> bool:
