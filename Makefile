@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve bench-coldstart docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve bench-coldstart bench-engine docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -30,6 +30,8 @@ bench-serve: setup  ## Puna and its peers with a no-op app on this machine's CPU
 	PYTHONPATH=src $(PY) bench/serve.py $(ARGS)
 bench-coldstart: setup  ## a request to an endpoint at zero, with and without a zygote: writes bench/coldstart-<machine>.json
 	PYTHONPATH=src $(PY) bench/coldstart.py $(ARGS)
+bench-engine: setup  ## a real vLLM by tier, beside `vllm serve`: ARGS="--python ..." names an interpreter that has it
+	PYTHONPATH=src $(PY) bench/engine.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import gc
 import http.client
 import logging
@@ -337,6 +338,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args(arguments)
+    faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     if options.role == "control":
         control(Home.default(), options.owner_fd, options.url)

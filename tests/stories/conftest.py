@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from puna.client import Client
+from puna.errors import PunaError
 from puna.home import Home
 
 RUN_UP = """
@@ -109,9 +110,17 @@ class Up:
             time.sleep(0.05)
 
     def evidence(self) -> str:
-        """The last lines of every log, for a test that fails."""
+        """What the books say, and the last lines of every log, for a test that fails."""
+        for pid in [*self.pids("puna.server control"), *self.pids("puna.server gateway")]:
+            os.kill(pid, signal.SIGUSR1)  # its stacks, into its log
+        time.sleep(0.5)
         logs = [self.log, *sorted(self.home.logs.rglob("*.log"))]
-        return "\n".join(f"--- {log.name}\n" + log.read_text(errors="replace")[-2000:] for log in logs)
+        try:
+            books = json.dumps(self.client.endpoint("app")["replicas"], default=str)
+        except PunaError as error:
+            books = f"the control plane does not answer: {error}"
+        texts = [f"--- {log.name}\n" + log.read_text(errors="replace")[-4000:] for log in logs]
+        return "\n".join([books, *texts])
 
     def down(self) -> None:
         """As `puna down`."""

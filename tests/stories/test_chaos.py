@@ -143,7 +143,9 @@ def test_killed_gateways_break_their_own_connections_only(up: Up) -> None:
     assert len(crowd.repeats) <= KILLS * CALLERS and set(crowd.repeats) <= {1}, "once is enough: the other one lives"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpx, when refused, leaves a socket
 def test_killed_control_planes_go_unnoticed(up: Up) -> None:
+    up.until(lambda: _both(up), PATIENCE_S, "two replicas")
     before = sorted(up.worker_pids())
 
     def whole() -> bool:
@@ -170,9 +172,17 @@ def test_after_the_supervisors_death_nothing_is_left(up: Up) -> None:
 
 
 def _both(up: Up) -> bool:
-    """Two replicas are ready, and not only as the control plane remembers them."""
+    """Two replicas are ready, guard and worker, and not only as the control plane remembers them."""
     pids = up.worker_pids()
-    return len(pids) == 2 and all(_lives(pid) for pid in pids)
+    return len(pids) == 2 and all(_lives(pid) and _is_guarded(pid) for pid in pids)
+
+
+def _is_guarded(pid: int) -> bool:
+    """Its guard lives: a worker outlives it by some milliseconds, as a child of somebody else's."""
+    try:
+        return b"guard" in Path(f"/proc/{_parent(pid)}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _lives(pid: int) -> bool:

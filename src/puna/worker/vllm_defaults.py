@@ -70,7 +70,7 @@ def capture_sizes(largest: int) -> List[int]:
     end = max(2 * largest, PROMPT_TOKENS)
     sizes, size = {1, 2, 4, largest}, 8
     while size <= end:
-        sizes.update({size, min(size * 3 // 2, end)})
+        sizes.update({size, min(size * 3 // 2, end) if size > 8 else size})
         size *= 2
     return sorted(sizes)
 

@@ -92,7 +92,7 @@ def hash_without_size(module: Any) -> None:
     vLLM leaves `gpu_memory_utilization` out of it but not this; the first start that is told the size would compile
     again what the one before has compiled (14 s for 8 B). `module` is vllm.config.cache.
     """
-    config = getattr(module, "CacheConfig", None)
+    config: Any = getattr(module, "CacheConfig", None)
     original = getattr(config, "compute_hash", None)
     if original is None or SIZE not in getattr(config, "__dataclass_fields__", ()):
         return
