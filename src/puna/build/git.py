@@ -1,0 +1,317 @@
+"""Projects in git repositories: one commit of one branch, fetched over https or ssh, from hosts that may be asked."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import re
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from puna.artifacts import Source
+from puna.build import command, source
+from puna.errors import MachineError, ProjectError, PunaError, UsageError
+from puna.home import Home
+
+TIMEOUT_S = 300.0
+MAX_FILE_BYTES = 1 << 30  # of one file that git writes: the pack of a shallow fetch
+ALLOWED_HOSTS = "PUNA_GIT_HOSTS"
+"""Hosts, separated by commas, that may be asked although their addresses are private, and over http too."""
+PORTS = {"https": 443, "http": 80, "ssh": 22}
+BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])")
+FOLDER = re.compile(r"[A-Za-z0-9._ +@-]+(/[A-Za-z0-9._ +@-]+)*")
+SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+PATH = re.compile(r"/[A-Za-z0-9._/~%+-]+")
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where a project lies: a URL, a branch (the repository's own choice when empty) and a folder in it."""
+
+    url: str
+    branch: str = ""
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what git, ssh or the file system would take for something else.
+
+        Raises:
+            UsageError: the URL, branch or folder is none.
+        """
+        address(self.url)
+        if self.branch and not BRANCH.fullmatch(self.branch):
+            raise UsageError(f"{self.branch!r} is no name of a branch", "e.g. main")
+        parts = self.folder.split("/")
+        if self.folder and (not FOLDER.fullmatch(self.folder) or {".", "..", ".git"} & set(parts)):
+            raise UsageError(f"{self.folder!r} is no folder of a repository", "e.g. apps/chat")
+
+    @property
+    def ref(self) -> str:
+        """What is fetched."""
+        return f"refs/heads/{self.branch}" if self.branch else "HEAD"
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A token for https, or a private key for ssh."""
+
+    token: str = ""
+    ssh_key: str = ""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Credential:
+        """From a secret set's values: GIT_TOKEN, GIT_SSH_KEY.
+
+        Raises:
+            UsageError: it has neither.
+        """
+        made = cls(values.get("GIT_TOKEN", ""), values.get("GIT_SSH_KEY", ""))
+        if not (made.token or made.ssh_key):
+            raise UsageError(
+                "the secret has neither GIT_TOKEN nor GIT_SSH_KEY", "puna secret set my-git GIT_TOKEN=... says who asks"
+            )
+        return made
+
+
+@dataclass(frozen=True)
+class Address:
+    """The parts of a repository's URL."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def same(self) -> str:
+        """Equal for all ways to write one repository: over https and ssh, with and without `.git`."""
+        return f"{self.host.lower()}/{self.path.strip('/').removesuffix('.git').lower()}"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A snapshot and the commit that it is of."""
+
+    source: Source
+    commit: str
+
+
+def address(url: str) -> Address:
+    """The parts of `https://host/path`, `ssh://user@host/path` or `user@host:path`.
+
+    Raises:
+        UsageError: it is another kind of URL, or one with a password in it.
+    """
+    short = SCP.fullmatch(url)
+    if short is not None and HOST.fullmatch(short["host"]):
+        return Address("ssh", short["host"], 22, "/" + short["path"])
+    shown = command.masked(url)
+    refused = UsageError(
+        f"{shown!r} cannot be fetched from", "e.g. https://github.com/acme/chat or git@github.com:acme/chat.git"
+    )
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS.get(parts.scheme, 0)
+    except ValueError:
+        raise refused from None
+    if parts.scheme not in PORTS or not HOST.fullmatch(parts.hostname or "") or parts.query or parts.fragment:
+        raise refused
+    if not PATH.fullmatch(parts.path) or ".." in parts.path.split("/"):
+        raise refused
+    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
+        raise UsageError(
+            f"{shown!r} has credentials in it, and would be shown to others",
+            "puna secret set my-git GIT_TOKEN=..., and name the secret",
+        )
+    if parts.username and not re.fullmatch(r"[A-Za-z0-9._]+", parts.username):
+        raise refused
+    return Address(parts.scheme, str(parts.hostname), port, parts.path)
+
+
+def head(repository: Repository, credential: Credential | None = None) -> str:
+    """The commit at the end of the branch, without fetching it.
+
+    Raises:
+        ProjectError: the repository or the branch cannot be read.
+        UsageError: the host may not be asked.
+        MachineError: git is not installed.
+    """
+    with _settings(repository, credential) as settings:
+        told = _git(["ls-remote", "--", repository.url, repository.ref], settings, repository)
+    found = re.match(r"[0-9a-f]{40,64}", told)
+    if found is None:
+        raise _no_branch(repository)
+    return found[0]
+
+
+def fetch(repository: Repository, home: Home, credential: Credential | None = None) -> Fetched:
+    """Fetch the branch's last commit, check its structure, and keep a snapshot of its folder.
+
+    Submodules, hooks, filters and LFS objects are not followed.
+
+    Raises:
+        ProjectError: the repository, branch or folder cannot be read, or holds no app that could be built.
+        SchemaError, RuntimeSpecError: as `source.check`.
+        UsageError: the host may not be asked.
+        MachineError: git is not installed, or the disk is full.
+    """
+    home.sources.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=home.sources, prefix=f".draft-{os.getpid()}-git-") as temporary,
+        _settings(repository, credential) as settings,
+    ):
+        files, store = Path(temporary) / "files", Path(temporary) / "store"
+        files.mkdir()
+        _git(["init", "-q", "--bare", "--template=", str(store)], settings, repository)
+        fetching = ["fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph"]
+        _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], settings, repository, store)
+        commit = _git(["rev-parse", "refs/puna/head"], settings, repository, store).strip()
+        out = [f"--work-tree={files}", "-c", "core.bare=false"]
+        _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", "."], settings, repository, store)
+        folder = _inside(files, repository)
+        source.check(folder)
+        _no_pointers(folder)
+        return Fetched(source.snapshot(folder, home), commit)
+
+
+def _inside(files: Path, repository: Repository) -> Path:
+    folder = (files / repository.folder).resolve()
+    if not folder.is_relative_to(files.resolve()) or not folder.is_dir():
+        raise ProjectError(f"{repository.url} has no folder {repository.folder!r}", "name the folder that holds app.py")
+    return folder
+
+
+def _no_pointers(folder: Path) -> None:
+    for name, file in source.listing(folder):
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
+            raise ProjectError(
+                f"{name} is kept in Git LFS, which is not fetched", "publish weights with `puna publish` instead"
+            )
+
+
+@contextmanager
+def _settings(repository: Repository, credential: Credential | None) -> Iterator[dict[str, str]]:
+    """The environment in which git asks this repository and nobody else, as nobody but `credential`."""
+    where = address(repository.url)
+    ip = _resolved(where)
+    env = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE")}
+    env |= {
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": where.scheme,
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "HOME": os.devnull,
+        "LC_ALL": "C",
+    }
+    config = {
+        "http.followRedirects": "false",
+        # The address that was looked at is the one that is asked, whatever the name means a moment later.
+        "http.curloptResolve": f"{where.host}:{where.port}:{f'[{ip}]' if ':' in ip else ip}",
+        "http.lowSpeedLimit": "1000",
+        "http.lowSpeedTime": "60",
+        "core.hooksPath": os.devnull,
+        "core.protectNTFS": "true",
+        "fetch.fsckObjects": "true",
+        "transfer.fsckObjects": "true",
+    }
+    with tempfile.TemporaryDirectory(prefix="puna-git-") as folder:
+        if where.scheme == "ssh":
+            env["GIT_SSH_COMMAND"] = _ssh(where, ip, Path(folder), credential)
+        elif credential is not None and credential.token:
+            pair = base64.b64encode(f"x-access-token:{credential.token}".encode()).decode()
+            config["http.extraHeader"] = f"Authorization: Basic {pair}"
+        # In the environment: arguments can be read by everybody on the machine.
+        env["GIT_CONFIG_COUNT"] = str(len(config))
+        for number, (name, value) in enumerate(config.items()):
+            env |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+        yield env
+
+
+def _ssh(where: Address, ip: str, folder: Path, credential: Credential | None) -> str:
+    options = ["-F", os.devnull, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new"]
+    options += ["-o", f"HostName={ip}", "-o", f"HostKeyAlias={where.host}", "-o", "ProxyCommand=none"]
+    options += ["-o", "ConnectTimeout=20", "-o", "ForwardAgent=no", "-o", "IdentitiesOnly=yes"]
+    known = Path(os.environ.get("HOME", os.devnull)) / ".ssh" / "known_hosts"
+    options += ["-o", f"UserKnownHostsFile={known if known.is_file() else folder / 'known_hosts'}"]
+    if credential is not None and credential.ssh_key:
+        key = folder / "key"
+        key.touch(0o600)
+        key.write_text(credential.ssh_key.strip() + "\n")
+        options += ["-i", str(key)]
+    return " ".join(["ssh", *options])
+
+
+def _resolved(where: Address) -> str:
+    """An address of the host that may be asked.
+
+    Raises:
+        UsageError: it is private and the host is not among those allowed, or http is not allowed to it.
+        ProjectError: the host has no address.
+    """
+    allowed = {host.strip().lower() for host in os.environ.get(ALLOWED_HOSTS, "").split(",") if host.strip()}
+    is_allowed = where.host.lower() in allowed
+    hint = f"{ALLOWED_HOSTS}={where.host} in the environment of `puna up` allows it"
+    if where.scheme == "http" and not is_allowed:
+        raise UsageError(f"{where.host} may not be asked over http, which others can read and change", hint)
+    try:
+        found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ProjectError(f"{where.host} cannot be found: {error.strerror or error}", "check the URL") from None
+    addresses = [str(entry[4][0]).split("%")[0] for entry in found]
+    if not is_allowed and not all(_is_public(ip) for ip in addresses):
+        raise UsageError(f"{where.host} is at a private address, {addresses[0]}", hint)
+    return addresses[0]
+
+
+def _is_public(text: str) -> bool:
+    ip = ipaddress.ip_address(text)
+    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
+    return ip.is_global and not ip.is_multicast and (inner is None or inner.is_global)
+
+
+def _git(arguments: list[str], env: Mapping[str, str], repository: Repository, store: Path | None = None) -> str:
+    where = [f"--git-dir={store}"] if store is not None else []
+    argv = ["prlimit", f"--fsize={MAX_FILE_BYTES}", "git", *where, *arguments]
+    try:
+        done = subprocess.run(argv, env=dict(env), capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise MachineError("git is not installed", "apt-get install git") from None
+    except subprocess.TimeoutExpired:
+        raise ProjectError(
+            f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"
+        ) from None
+    if done.returncode != 0:
+        raise _explained(repository, done.stderr.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
+
+
+def _explained(repository: Repository, said: str) -> PunaError:
+    detail = command.masked(said).strip()[-2000:]
+    low = said.lower()
+    if "couldn't find remote ref" in low:
+        return _no_branch(repository)
+    private = ("authentication failed", "could not read username", "permission denied", "not found", "403", "401")
+    if any(word in low for word in private):
+        return ProjectError(
+            f"{repository.url} cannot be read: it is private, or not there",
+            "check the URL; for a private one: `puna secret set my-git GIT_TOKEN=...`, then --credential my-git",
+            detail,
+        )
+    if "redirect" in low or "returned error: 30" in low:
+        return ProjectError(f"{repository.url} has moved", "use the address that a browser ends at", detail)
+    return ProjectError(f"{repository.url} could not be fetched", "see the detail", detail)
+
+
+def _no_branch(repository: Repository) -> ProjectError:
+    wanted = f"no branch {repository.branch!r}" if repository.branch else "no commit"
+    return ProjectError(f"{repository.url} has {wanted}", "git ls-remote --heads URL lists its branches")
