@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from deploy.conftest import World, make_source
 from puna import errors
 from puna.backends.memory import MemoryBackend
-from puna.client import Client, _error
+from puna.client import Client
+from puna.connection import error_of
 from puna.deploy.api import create_app
 from puna.deploy.logs import build_log
 from puna.deploy.states import BuildState, RevisionState
@@ -95,10 +96,10 @@ def test_errors_arrive_as_the_kind_that_was_raised(client: Client) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 429, 502, 503, 504, 507])
 def test_an_error_of_the_gateway_is_known_by_its_status(status: int) -> None:
-    error = _error(httpx.Response(status, json={"error": "the text"}, headers={"retry-after": "7"}))
+    error = error_of(httpx.Response(status, json={"error": "the text"}, headers={"retry-after": "7"}))
     assert error.http_status == status and error.message == "the text"
     assert getattr(error, "retry_after_s", 7) == 7
-    assert _error(httpx.Response(status, text="no json")).message == "no json"
+    assert error_of(httpx.Response(status, text="no json")).message == "no json"
 
 
 def test_nothing_that_listens_is_said_with_the_command_that_starts_it(tmp_path: Path) -> None:

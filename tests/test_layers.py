@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"deploy"},
     {"serve"},
-    {"client", "supervisor"},
+    {"client", "connection", "supervisor"},
     {"pipeline", "server"},
     {"cli"},
 ]

@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import httpx
 
-from puna import errors
-from puna.errors import BuildError, DeployError, PunaError, UnavailableError
-from puna.home import Home
+from puna.connection import Connection, Json, read_json, unreachable
+from puna.errors import BuildError, DeployError, UnavailableError
 
-Json = dict[str, Any]
-T = TypeVar("T")
 POLL_S = 0.25
 BUILD_ENDED = frozenset({"succeeded", "failed", "cancelled"})
 REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
 
 
-class Client:
+class Client(Connection):
     """Talks to the control plane: over its Unix socket on this machine, or by HTTP with a key.
 
     Use it as a context manager, or `close` it.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        home: Home | None = None,
-        *,
-        http: httpx.Client | None = None,
-    ) -> None:
-        """`url` and `key` default to PUNA_URL and PUNA_KEY; without a URL it is this machine's own control plane.
-
-        `http` is used in place of a connection, e.g. one that calls an application in this process.
-        """
-        self.home = home or Home.default()
-        self.url = url or os.environ.get("PUNA_URL") or None
-        self.key = key or os.environ.get("PUNA_KEY") or None
-        timeout = httpx.Timeout(600.0, connect=5.0)  # an upload of hundreds of MB is answered once it is unpacked
-        self._local = http is None and self.url is None
-        if http is not None:
-            self._http = http
-        elif self.url:
-            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
-        else:
-            transport = httpx.HTTPTransport(uds=str(self.home.control_socket))
-            self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=timeout)
-
-    def __enter__(self) -> Self:
-        """The client itself."""
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        """Close the connections."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     # ---- sources, runtimes, builds ---------------------------------------------------------------------------
 
@@ -315,51 +270,8 @@ class Client:
         try:
             reply = httpx.post(url, json={"inputs": list(inputs)}, headers=headers, timeout=timeout_s)
         except httpx.TransportError as error:
-            raise _unreachable(url, error) from None
-        return _json(reply), reply.headers
-
-    # ---- how -------------------------------------------------------------------------------------------------
-
-    def _items(self, path: str, query: Mapping[str, Any] | None = None) -> list[Json]:
-        items: list[Json] = self._call("GET", path, params=dict(query or {}))["items"]
-        return items
-
-    def _call(self, method: str, path: str, **request: Any) -> Json:
-        self._knock()
-        try:
-            return _json(self._http.request(method, f"/api/v1{path}", **request))
-        except httpx.TransportError as error:
-            raise _unreachable(self._where, error) from None
-
-    def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
-        return self._stream(path, query, lambda reply: reply.iter_lines())
-
-    def _stream(
-        self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
-    ) -> Iterator[T]:
-        self._knock()
-        timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
-        try:
-            with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
-                if reply.status_code >= 400:
-                    reply.read()
-                    raise _error(reply)
-                yield from pieces(reply)
-        except httpx.TransportError as error:
-            raise _unreachable(self._where, error) from None
-
-    def _knock(self) -> None:
-        """Fail clearly where nothing listens on the control socket; httpx's way of failing leaves a socket open."""
-        if self._local:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(self.home.control_socket))
-                except OSError as error:
-                    raise _unreachable(self._where, error) from None
-
-    @property
-    def _where(self) -> str:
-        return self.url or str(self.home.control_socket)
+            raise unreachable(url, error) from None
+        return read_json(reply), reply.headers
 
 
 def _part(text: str) -> str:
@@ -370,28 +282,3 @@ def _still(end: float, message: str, hint: str) -> None:
     if time.monotonic() > end:
         raise UnavailableError(message, hint)
     time.sleep(POLL_S)
-
-
-def _json(reply: httpx.Response) -> Json:
-    if reply.status_code >= 400:
-        raise _error(reply)
-    value: Json = reply.json()
-    return value
-
-
-def _unreachable(where: str, error: Exception) -> UnavailableError:
-    return UnavailableError(f"Puna does not answer at {where}: {error}", "start it with `puna up`")
-
-
-def _error(reply: httpx.Response) -> PunaError:
-    """The error that a reply stands for: by its code, or by its status where the body is Triton's or no JSON."""
-    try:
-        found = reply.json()["error"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        found = reply.text.strip()[:2000] or f"HTTP {reply.status_code}"
-    if not isinstance(found, dict):
-        found = {"message": str(found)}
-    kind = errors.kind_of(str(found.get("code", "")), reply.status_code)
-    if kind is errors.QueueFullError:
-        return errors.QueueFullError(found["message"], int(reply.headers.get("retry-after", 1)))
-    return kind(str(found.get("message", "")), str(found.get("hint", "")), str(found.get("detail", "")))

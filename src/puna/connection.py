@@ -1,0 +1,133 @@
+"""How a client reaches the control plane: its Unix socket or HTTP, and what an error in a reply becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from puna import errors
+from puna.errors import PunaError, UnavailableError
+from puna.home import Home
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class Connection:
+    """One control plane, by JSON."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        home: Home | None = None,
+        *,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """`url` and `key` default to PUNA_URL and PUNA_KEY; without a URL it is this machine's own control plane.
+
+        `http` is used in place of a connection, e.g. one that calls an application in this process.
+        """
+        self.home = home or Home.default()
+        self.url = url or os.environ.get("PUNA_URL") or None
+        self.key = key or os.environ.get("PUNA_KEY") or None
+        timeout = httpx.Timeout(600.0, connect=5.0)  # an upload of hundreds of MB is answered once it is unpacked
+        self._local = http is None and self.url is None
+        if http is not None:
+            self._http = http
+        elif self.url:
+            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+        else:
+            transport = httpx.HTTPTransport(uds=str(self.home.control_socket))
+            self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=timeout)
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _items(self, path: str, query: Mapping[str, Any] | None = None) -> list[Json]:
+        items: list[Json] = self._call("GET", path, params=dict(query or {}))["items"]
+        return items
+
+    def _call(self, method: str, path: str, **request: Any) -> Json:
+        self._knock()
+        try:
+            return read_json(self._http.request(method, f"/api/v1{path}", **request))
+        except httpx.TransportError as error:
+            raise unreachable(self._where, error) from None
+
+    def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
+        return self._stream(path, query, lambda reply: reply.iter_lines())
+
+    def _stream(
+        self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
+    ) -> Iterator[T]:
+        self._knock()
+        timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
+        try:
+            with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
+                if reply.status_code >= 400:
+                    reply.read()
+                    raise error_of(reply)
+                yield from pieces(reply)
+        except httpx.TransportError as error:
+            raise unreachable(self._where, error) from None
+
+    def _knock(self) -> None:
+        """Fail clearly where nothing listens on the control socket; httpx's way of failing leaves a socket open."""
+        if self._local:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(self.home.control_socket))
+                except OSError as error:
+                    raise unreachable(self._where, error) from None
+
+    @property
+    def _where(self) -> str:
+        return self.url or str(self.home.control_socket)
+
+
+def read_json(reply: httpx.Response) -> Json:
+    """The reply's JSON.
+
+    Raises:
+        PunaError: the kind that stands for the reply's error.
+    """
+    if reply.status_code >= 400:
+        raise error_of(reply)
+    value: Json = reply.json()
+    return value
+
+
+def unreachable(where: str, error: Exception) -> UnavailableError:
+    """The error for a control plane that cannot be reached."""
+    return UnavailableError(f"Puna does not answer at {where}: {error}", "start it with `puna up`")
+
+
+def error_of(reply: httpx.Response) -> PunaError:
+    """The error that a reply stands for: by its code, or by its status where the body is Triton's or no JSON."""
+    try:
+        found = reply.json()["error"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        found = reply.text.strip()[:2000] or f"HTTP {reply.status_code}"
+    if not isinstance(found, dict):
+        found = {"message": str(found)}
+    kind = errors.kind_of(str(found.get("code", "")), reply.status_code)
+    if kind is errors.QueueFullError:
+        return errors.QueueFullError(found["message"], int(reply.headers.get("retry-after", 1)))
+    return kind(str(found.get("message", "")), str(found.get("hint", "")), str(found.get("detail", "")))
