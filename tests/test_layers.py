@@ -20,7 +20,8 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"deploy"},
     {"serve"},
-    {"client", "connection", "supervisor"},
+    {"connection"},
+    {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},
 ]

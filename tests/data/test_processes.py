@@ -41,7 +41,16 @@ def start(script: str, tmp_path: Path, base: Path) -> "subprocess.Popen[str]":
     # A hundred times more rows than are encoded before the first word of progress comes.
     dataset = write_jsonl(tmp_path / "a.jsonl", [{"messages": chat("hi", "a long reply " * 200)}] * 20_000)
     (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "script.py"), str(dataset), str(base), str(tmp_path / "home")]
+    # Whoever runs the tests in the background of a shell passes on that Ctrl-C is ignored.
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        str(tmp_path / "script.py"),
+        str(dataset),
+        str(base),
+        str(tmp_path / "home"),
+    ]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
@@ -93,4 +102,4 @@ def test_a_script_without_a_main_guard_is_told_what_to_do(base: Path, tmp_path: 
     process = start(SCRIPT + "main()\n", tmp_path, base)
     output, _ = process.communicate(timeout=60)
     assert "ERROR a process that tokenises died, or could not start set `data.processes: 1`" in output.splitlines()[-1]
-    assert members(process.pid) == []
+    assert left_after(process.pid, within_s=2) == []
