@@ -23,6 +23,8 @@ FORWARDED = "x-puna-forwarded"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 OPEN = {"/api/v1/health", "/api/v1/console/sessions", "/api/docs", "/api/openapi.json"}
+HOOK = re.compile(r"/api/v1/hooks/[^/]+$")
+"""Webhooks come without a key: what they send is signed, or has their endpoint's secret beside it."""
 ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
 ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
 
@@ -77,7 +79,7 @@ class Access:
             raise NotFoundError("there is nothing at this address")
         if scope["method"] not in SAFE and foreign(headers.get("origin"), self.control.base_url):
             raise ForbiddenError(f"a page of {headers['origin']} may not change anything here")
-        if not forwarded or path in OPEN or not path.startswith("/api/"):
+        if not forwarded or path in OPEN or HOOK.match(path) or not path.startswith("/api/"):
             return None
         key = keys.identify(keys.bearer(headers.get("authorization")), self._current_keys(), self.control.clock())
         keys.require(key, scope_of(path), endpoint_in(path))
