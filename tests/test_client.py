@@ -79,6 +79,11 @@ def test_every_call_of_the_api_has_its_method(client: Client, world: World) -> N
     client.upload_runtime("rt", "build: {python_packages: [numpy]}")
     assert client.runtime("rt")["version"] == 1 and len(client.runtimes()) == 1
     assert client.models() == [] and client.runs() == []
+    assert client.webhook("app")["url"].endswith("/api/v1/hooks/app") and client.deliveries("app") == []
+    with pytest.raises(errors.NotFoundError):
+        client.replay_delivery("app", 1)
+    with pytest.raises(errors.UsageError, match="cannot be fetched from"):
+        client.deploy_git({"url": "ext::sh"})
     assert client.delete("app") == {"deleted": "app"}
 
 

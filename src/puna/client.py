@@ -108,6 +108,33 @@ class Client(Connection):
         digest = self.put_source(source.pack(folder))
         return self.deploy_source(name, digest, runtime, dict(settings or {}), runtime_version)
 
+    def deploy_git(
+        self,
+        repository: Mapping[str, str],
+        name: str = "",
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Deploy the newest commit of a repository: `url`, and `branch`, `folder`, `credential` where needed.
+
+        `name` is the project's own when empty; the reply has it, with the `commit`.
+        """
+        body = {"name": name, "git": dict(repository), "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+
+    def webhook(self, name: str) -> Json:
+        """The address and the secret that a repository is told, and whether its pushes are deployed."""
+        return self._call("GET", f"/endpoints/{_part(name)}/webhook")
+
+    def deliveries(self, name: str) -> list[Json]:
+        """What was said of an endpoint's repository, newest first, and what became of it."""
+        return self._items(f"/endpoints/{_part(name)}/deliveries")
+
+    def replay_delivery(self, name: str, number: int) -> Json:
+        """Do as if a delivery came now."""
+        return self._call("POST", f"/endpoints/{_part(name)}/deliveries/{int(number)}/replay")
+
     def wait_for_endpoint(self, name: str, revision: int, timeout_s: float = 1800) -> Json:
         """The endpoint once `revision` serves.
 
@@ -148,7 +175,7 @@ class Client(Connection):
         return self._call("POST", f"/endpoints/{_part(name)}/deactivate")
 
     def rebuild(self, name: str) -> Json:
-        """Build the newest source again, as a new revision."""
+        """Build again, as a new revision: a repository's newest commit, or the newest source."""
         return self._call("POST", f"/endpoints/{_part(name)}/rebuild")
 
     def rollback(self, name: str, revision: int | None = None) -> Json:

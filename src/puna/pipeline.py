@@ -243,9 +243,19 @@ def deploy(
         DeployError: the revision did not start; what served before still does.
     """
     made = client.deploy(folder, name, runtime=runtime, settings=settings, runtime_version=runtime_version)
+    return follow_deploy(client, made, progress)
+
+
+def follow_deploy(client: Client, made: Mapping[str, Any], progress: Progress = Silent()) -> dict[str, Any]:
+    """Follow what a deploy queued until the new revision serves; returns the endpoint.
+
+    Raises:
+        BuildError: the build failed.
+        DeployError: the revision did not start; what served before still does.
+    """
     if made.get("build_id") and not made.get("unchanged"):
         follow(client, made["build_id"], progress)
-    return client.wait_for_endpoint(name, made["revision"])
+    return client.wait_for_endpoint(str(made["endpoint"]), made["revision"])
 
 
 def deploy_model(

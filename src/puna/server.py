@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import faulthandler
 import gc
 import http.client
@@ -190,7 +191,9 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     from puna.deploy.history import History
     from puna.deploy.launching import Launching
     from puna.deploy.load import Loads
+    from puna.deploy.rebuilds import Rebuilds
     from puna.deploy.reconciler import Reconciler
+    from puna.deploy.repositories import Repositories
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
     from puna.deploy.zygotes import Keeper
@@ -208,10 +211,15 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home)
     history = History(home, loads, store.snapshot)
-    made = Control(store, home, loads, secrets, url, builder.wake, zygotes.view, history)
+    repositories = Repositories(secrets, home)
+    made = Control(store, home, loads, secrets, url, builder.wake, repositories.pull, repositories.head)
+    made = dataclasses.replace(made, warm=zygotes.view, history=history)
+    rebuilds = Rebuilds(made)
+    made = dataclasses.replace(made, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
+    loops.append(rebuilds.run)
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()

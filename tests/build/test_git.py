@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from git_server import GitServer, git
-from puna.build.git import ALLOWED_HOSTS, Credential, Repository, address, fetch, head
+from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.spec.repository import Repository, address
 
 APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': inputs['prompt']}\n"
 SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}\n'

@@ -13,51 +13,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from puna.artifacts import Source
 from puna.build import command, source
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.spec import project
+from puna.spec.project import Project
+from puna.spec.repository import Address, Repository, address
 
 TIMEOUT_S = 300.0
 MAX_FILE_BYTES = 1 << 30  # of one file that git writes: the pack of a shallow fetch
 ALLOWED_HOSTS = "PUNA_GIT_HOSTS"
 """Hosts, separated by commas, that may be asked although their addresses are private, and over http too."""
-PORTS = {"https": 443, "http": 80, "ssh": 22}
-BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])")
-FOLDER = re.compile(r"[A-Za-z0-9._ +@-]+(/[A-Za-z0-9._ +@-]+)*")
-SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
-HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-PATH = re.compile(r"/[A-Za-z0-9._/~%+-]+")
 LFS = b"version https://git-lfs.github.com/spec/"
-
-
-@dataclass(frozen=True)
-class Repository:
-    """Where a project lies: a URL, a branch (the repository's own choice when empty) and a folder in it."""
-
-    url: str
-    branch: str = ""
-    folder: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what git, ssh or the file system would take for something else.
-
-        Raises:
-            UsageError: the URL, branch or folder is none.
-        """
-        address(self.url)
-        if self.branch and not BRANCH.fullmatch(self.branch):
-            raise UsageError(f"{self.branch!r} is no name of a branch", "e.g. main")
-        parts = self.folder.split("/")
-        if self.folder and (not FOLDER.fullmatch(self.folder) or {".", "..", ".git"} & set(parts)):
-            raise UsageError(f"{self.folder!r} is no folder of a repository", "e.g. apps/chat")
-
-    @property
-    def ref(self) -> str:
-        """What is fetched."""
-        return f"refs/heads/{self.branch}" if self.branch else "HEAD"
 
 
 @dataclass(frozen=True)
@@ -83,58 +52,13 @@ class Credential:
 
 
 @dataclass(frozen=True)
-class Address:
-    """The parts of a repository's URL."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def same(self) -> str:
-        """Equal for all ways to write one repository: over https and ssh, with and without `.git`."""
-        return f"{self.host.lower()}/{self.path.strip('/').removesuffix('.git').lower()}"
-
-
-@dataclass(frozen=True)
 class Fetched:
-    """A snapshot and the commit that it is of."""
+    """A snapshot, the commit that it is of, and its settings."""
 
     source: Source
     commit: str
-
-
-def address(url: str) -> Address:
-    """The parts of `https://host/path`, `ssh://user@host/path` or `user@host:path`.
-
-    Raises:
-        UsageError: it is another kind of URL, or one with a password in it.
-    """
-    short = SCP.fullmatch(url)
-    if short is not None and HOST.fullmatch(short["host"]):
-        return Address("ssh", short["host"], 22, "/" + short["path"])
-    shown = command.masked(url)
-    refused = UsageError(
-        f"{shown!r} cannot be fetched from", "e.g. https://github.com/acme/chat or git@github.com:acme/chat.git"
-    )
-    try:
-        parts = urlsplit(url)
-        port = parts.port or PORTS.get(parts.scheme, 0)
-    except ValueError:
-        raise refused from None
-    if parts.scheme not in PORTS or not HOST.fullmatch(parts.hostname or "") or parts.query or parts.fragment:
-        raise refused
-    if not PATH.fullmatch(parts.path) or ".." in parts.path.split("/"):
-        raise refused
-    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
-        raise UsageError(
-            f"{shown!r} has credentials in it, and would be shown to others",
-            "puna secret set my-git GIT_TOKEN=..., and name the secret",
-        )
-    if parts.username and not re.fullmatch(r"[A-Za-z0-9._]+", parts.username):
-        raise refused
-    return Address(parts.scheme, str(parts.hostname), port, parts.path)
+    project: Project
+    """What its inferless.yaml says; named like the repository or its folder when that names nothing."""
 
 
 def head(repository: Repository, credential: Credential | None = None) -> str:
@@ -169,8 +93,8 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         tempfile.TemporaryDirectory(dir=home.sources, prefix=f".draft-{os.getpid()}-git-") as temporary,
         _settings(repository, credential) as settings,
     ):
-        files, store = Path(temporary) / "files", Path(temporary) / "store"
-        files.mkdir()
+        files, store = Path(temporary) / "files" / repository.name, Path(temporary) / "store"
+        files.mkdir(parents=True)
         _git(["init", "-q", "--bare", "--template=", str(store)], settings, repository)
         fetching = ["fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph"]
         _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], settings, repository, store)
@@ -180,7 +104,7 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         folder = _inside(files, repository)
         source.check(folder)
         _no_pointers(folder)
-        return Fetched(source.snapshot(folder, home), commit)
+        return Fetched(source.snapshot(folder, home), commit, project.load(folder))
 
 
 def _inside(files: Path, repository: Repository) -> Path:

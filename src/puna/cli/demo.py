@@ -157,7 +157,7 @@ def _check_merge(story: Story, merged: Merged) -> None:
 def _serve(story: Story, home: Home, version: ModelVersion, watch: output.Watch) -> None:
     from puna import pipeline
     from puna.build.template import init
-    from puna.cli.up import running
+    from puna.cli.running import running
     from puna.client import Client
 
     folder = home.folder("app", NAME)

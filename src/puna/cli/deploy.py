@@ -1,4 +1,4 @@
-"""`puna deploy`: from a folder to an endpoint."""
+"""`puna deploy`: from a folder or a repository to an endpoint."""
 
 from __future__ import annotations
 
@@ -10,51 +10,72 @@ import typer
 from puna.cli import output
 from puna.cli.address import show
 from puna.cli.options import AsJson, Wait, pairs
+from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.client import Client
     from puna.spec.project import Project
 
-Folder = Annotated[Path, typer.Argument(help="The folder that holds app.py.")]
+Folder = Annotated[Path | None, typer.Argument(help="The folder that holds app.py; this one.", show_default=False)]
+Git = Annotated[str | None, typer.Option(help="A git repository instead, https or ssh.")]
+Branch = Annotated[str | None, typer.Option(help="Its branch; its own choice when not given.")]
+Path_ = Annotated[str | None, typer.Option("--path", help="The folder in it that holds app.py.")]
+Credential = Annotated[str | None, typer.Option(help="The secret with its GIT_TOKEN or GIT_SSH_KEY.")]
+AutoRebuild = Annotated[bool, typer.Option("--auto-rebuild", help="Deploy each push: `puna webhook NAME`.")]
+Poll = Annotated[float | None, typer.Option(help="Ask it for new commits every so many seconds.", min=30)]
+Name = Annotated[str | None, typer.Option(help="The endpoint's name; inferless.yaml's when not given.")]
+Runtime = Annotated[str | None, typer.Option(help="An uploaded runtime; the folder's file when not given.")]
+Version = Annotated[int | None, typer.Option("--runtime-version", "--runtimeversion")]
+MinReplica = Annotated[int | None, typer.Option(help="Replicas kept when idle.", min=0)]
+MaxReplica = Annotated[int | None, typer.Option(help="Replicas at most.", min=1)]
+Delay = Annotated[
+    float | None,
+    typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica sleeps or goes."),
+]
+EvictAfter = Annotated[float | None, typer.Option(help="Seconds asleep till it goes; 0: none sleeps.")]
+InferenceTime = Annotated[
+    float | None, typer.Option("--inference-time", "--inference-timeout", help="Seconds a request may take.")
+]
+Concurrency = Annotated[int | None, typer.Option(help="Requests a replica runs at once.", min=1)]
+Gpu = Annotated[str | None, typer.Option(help="GPU type; `cpu` for none.")]
+Fractional = Annotated[bool, typer.Option("--fractional", help="Half a GPU.")]
 Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the app; may be repeated.")]
 Secret = Annotated[list[str] | None, typer.Option("--secret", help="A set of secrets for the app; may be repeated.")]
 Volume = Annotated[list[str] | None, typer.Option("--volume", help="NAME or NAME=/path; may be repeated.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")]
 
 
 def deploy(
-    folder: Folder = Path(),
-    name: Annotated[str | None, typer.Option(help="The endpoint's name; inferless.yaml's when not given.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="An uploaded runtime; the folder's file when not given.")] = None,
-    runtime_version: Annotated[int | None, typer.Option("--runtime-version", "--runtimeversion")] = None,
-    min_replica: Annotated[int | None, typer.Option(help="Replicas kept when idle.", min=0)] = None,
-    max_replica: Annotated[int | None, typer.Option(help="Replicas at most.", min=1)] = None,
-    scale_down_delay: Annotated[
-        float | None,
-        typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica sleeps or goes."),
-    ] = None,
-    evict_after: Annotated[float | None, typer.Option(help="Seconds asleep till it goes; 0: none sleeps.")] = None,
-    inference_time: Annotated[
-        float | None, typer.Option("--inference-time", "--inference-timeout", help="Seconds a request may take.")
-    ] = None,
-    container_concurrency: Annotated[int | None, typer.Option(help="Requests a replica runs at once.", min=1)] = None,
-    gpu: Annotated[str | None, typer.Option(help="GPU type; `cpu` for none.")] = None,
-    fractional: Annotated[bool, typer.Option("--fractional", help="Half a GPU.")] = False,
+    folder: Folder = None,
+    git: Git = None,
+    branch: Branch = None,
+    path: Path_ = None,
+    credential: Credential = None,
+    auto_rebuild: AutoRebuild = False,
+    poll: Poll = None,
+    name: Name = None,
+    runtime: Runtime = None,
+    runtime_version: Version = None,
+    min_replica: MinReplica = None,
+    max_replica: MaxReplica = None,
+    scale_down_delay: Delay = None,
+    evict_after: EvictAfter = None,
+    inference_time: InferenceTime = None,
+    container_concurrency: Concurrency = None,
+    gpu: Gpu = None,
+    fractional: Fractional = False,
     env: Env = None,
     secret: Secret = None,
     volume: Volume = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")] = False,
+    replace: Replace = False,
     wait: Wait = True,
     json: AsJson = False,
 ) -> None:
-    """Build a folder and roll it out; answers with URL, key and a curl line."""
+    """Build a folder, or a git repository's newest commit, and roll it out; answers with URL, key and a curl line."""
     from puna import pipeline
-    from puna.build import source
     from puna.client import Client
-    from puna.spec import project as projects
 
-    project = projects.load(folder)
-    source.check(folder)  # before an environment is built for it
-    chosen = {
+    chosen: dict[str, Any] = {
         "min_replica": min_replica,
         "max_replica": max_replica,
         "scale_down_delay_s": scale_down_delay,
@@ -66,39 +87,58 @@ def deploy(
         "secrets": list(secret) if secret else None,
         "volumes": dict(_volume(word) for word in volume) if volume else None,
         "replace": replace or None,
+        "auto_rebuild": auto_rebuild or None,
+        "poll_s": poll,
     }
-    settings = settings_of(project) | {key: value for key, value in chosen.items() if value is not None}
-    settings["env"] = {**settings["env"], **pairs(env or [], "--env NAME=VALUE")}
+    settings = {key: value for key, value in chosen.items() if value is not None}
+    environment = pairs(env or [], "--env NAME=VALUE")
+    repository = _repository(folder, (git, branch, path, credential), bool(auto_rebuild or poll))
     watch = output.Watch(quiet=json)
-    for warning in project.warnings:
-        watch.note(f"inferless.yaml: {warning}")
     with Client() as client:
-        chosen_runtime = _runtime(client, folder, project, runtime, watch)
-        version = runtime_version or project.runtime_version
-        asked: dict[str, Any] = {"runtime": chosen_runtime, "runtime_version": version, "settings": settings}
-        if wait:
-            done = pipeline.deploy(client, folder, name or project.name, progress=watch, **asked)
+        if git:
+            settings |= {"env": environment} if environment else {}
+            done = client.deploy_git(repository, name or "", runtime, settings, runtime_version)
         else:
-            done = client.deploy(folder, name or project.name, **asked)
+            done = _deploy_folder(
+                client, folder or Path(), name, (runtime, runtime_version), settings, environment, watch
+            )
+        if wait:
+            done = pipeline.follow_deploy(client, done, watch)
         show(client, done, json)
 
 
-def settings_of(project: Project) -> dict[str, Any]:
-    """What inferless.yaml says, as an endpoint's settings."""
-    return {
-        "min_replica": project.min_replica,
-        "max_replica": project.max_replica,
-        "scale_down_delay_s": project.scale_down_delay_s,
-        "inference_time_s": project.inference_time_s,
-        "container_concurrency": project.container_concurrency or 0,
-        "is_dedicated": project.is_dedicated,
-        "gpu_type": project.gpu_type or "",
-        "zygote": project.zygote,
-        "evict_after_s": project.evict_after_s,
-        "env": dict(project.env),
-        "secrets": list(project.secrets),
-        "volumes": dict(project.volumes),
-    }
+def _repository(folder: Path | None, said: tuple[str | None, ...], is_watched: bool) -> dict[str, str]:
+    """The repository that was named; which options do not go together is said before anything is done."""
+    repository = {key: value or "" for key, value in zip(("url", "branch", "folder", "credential"), said, strict=True)}
+    if folder is not None and repository["url"]:
+        raise UsageError("a folder and --git were named", "deploy one of the two")
+    if not repository["url"] and (any(said) or is_watched):
+        options = "--branch, --path, --credential, --auto-rebuild and --poll"
+        raise UsageError(f"{options} say nothing without --git", "puna deploy --git https://host/owner/name")
+    return repository
+
+
+def _deploy_folder(
+    client: Client,
+    folder: Path,
+    name: str | None,
+    runtime: tuple[str | None, int | None],
+    settings: dict[str, Any],
+    environment: dict[str, str],
+    watch: output.Watch,
+) -> dict[str, Any]:
+    from puna.build import source
+    from puna.spec import project as projects
+
+    project = projects.load(folder)
+    source.check(folder)  # before an environment is built for it
+    settings = project.settings | settings
+    settings["env"] = {**settings["env"], **environment}
+    for warning in project.warnings:
+        watch.note(f"inferless.yaml: {warning}")
+    chosen = _runtime(client, folder, project, runtime[0], watch)
+    version = runtime[1] or project.runtime_version
+    return client.deploy(folder, name or project.name, runtime=chosen, runtime_version=version, settings=settings)
 
 
 def _volume(word: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ def ship(
     """Train, merge, verify, publish, init, build and deploy; `puna up` is started when it is not running."""
     from puna import pipeline
     from puna.cli.address import show
-    from puna.cli.up import ensure_up
+    from puna.cli.running import ensure_up
     from puna.client import Client
     from puna.spec import recipe as recipes
 

@@ -17,6 +17,7 @@ from puna.deploy import (
     api_builds,
     api_console,
     api_endpoints,
+    api_hooks,
     api_internal,
     api_keys,
     api_live,
@@ -54,7 +55,7 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.control = control
-    for part in (api_endpoints, api_builds, api_keys, api_volumes, api_models, api_live, api_console):
+    for part in (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_live, api_console):
         app.include_router(part.routes(control), prefix="/api/v1")
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
     app.include_router(api_console.pages())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,24 @@ from puna.deploy.history import History
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
+from puna.errors import MachineError
 from puna.home import Home
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A repository's newest commit, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    commit: str
+    name: str
+    settings: Mapping[str, Any]
+    runtime: str | None
+    runtime_version: int | None
+
+
+def _no_git(_git: Mapping[str, str]) -> Any:
+    raise MachineError("repositories cannot be fetched here", "`puna up` can")
 
 
 def _nothing() -> None:
@@ -34,6 +51,12 @@ class Control:
     """Where the gateway listens, as callers write it; the addresses of endpoints begin with it."""
     wake: Callable[[], None] = _nothing
     """Called after a build was queued or cancelled."""
+    pull: Callable[[Mapping[str, str]], Pulled] = _no_git
+    """Fetches what an endpoint's `git` settings name."""
+    head: Callable[[Mapping[str, str]], str] = _no_git
+    """The commit at the end of what they name, without fetching it."""
+    wake_rebuilds: Callable[[], None] = _nothing
+    """Called after a repository's change was written down."""
     warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
     """What is to be said of the zygote of an endpoint's revision; None: it has none."""
     history: History | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, func, inspect, select
 
-from puna.deploy.tables import METADATA, SCHEMA_VERSION
+from puna.deploy.tables import DELIVERIES, METADATA, SCHEMA_VERSION
 from puna.errors import MachineError
 
 
@@ -16,7 +16,12 @@ def migration_001_all_tables(connection: Connection) -> None:
     METADATA.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (migration_001_all_tables,)
+def migration_002_deliveries(connection: Connection) -> None:
+    """What repositories said of their changes."""
+    DELIVERIES.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (migration_001_all_tables, migration_002_deliveries)
 
 
 def schema_number(connection: Connection) -> int:

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen rows of endpoints, revisions, replicas, builds, runtimes, keys and events.
+"""What the store hands out: frozen rows of endpoints, revisions, replicas, builds, runtimes, keys, events, deliveries.
 
 `Settings` and `Order` are also what it takes in.
 """
@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from puna.deploy.states import BuildState, ReplicaState, RevisionState, StepState
+from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
 from puna.home import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(
-    "min_replica max_replica scale_down_delay_s evict_after_s inference_time_s max_queue replace zygote".split()
+    "min_replica max_replica scale_down_delay_s evict_after_s inference_time_s max_queue replace zygote "
+    "git auto_rebuild poll_s".split()
 )
 NO_GPU = frozenset({"cpu", "none"})
+GIT = frozenset("url branch folder credential commit".split())
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Settings:
     """A process with the app's imports done is kept, which replicas are forked from: memory for faster cold starts."""
     replace: bool = False
     """The serving revision may be stopped first when there is no room for both."""
+    git: dict[str, str] = field(default_factory=dict)
+    """Where its source comes from, when that is a repository: `url`, `branch`, `folder`, `credential` (a secret set's
+    name) and the `commit` that was fetched last."""
+    auto_rebuild: bool = False
+    """A push to the repository, told by a webhook or found by asking, is fetched, built and rolled out."""
+    poll_s: float = 0
+    """How often the repository is asked for a new commit; 0: never, a webhook tells."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
@@ -62,6 +71,8 @@ class Settings:
         _check(0 <= self.container_concurrency <= 1000, "container_concurrency must lie in 0 to 1000")
         _check(0 <= self.max_queue <= 100_000, "max_queue must lie in 0 to 100000")
         _check(self.startup_timeout_s > 0, "startup_timeout_s must be over 0")
+        _check(self.poll_s == 0 or 30 <= self.poll_s <= 604_800, "poll_s must be 0, or lie in 30 to 604800, a week")
+        _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")
         for name, path in self.volumes.items():
             _check(bool(VOLUME_NAME.fullmatch(name)), f"volume {name!r} is not a name", "`puna volume ls`")
             _check(
@@ -267,6 +278,31 @@ class Event:
     endpoint: str
     kind: str
     message: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One word that a repository has changed: a webhook's, a look at the branch, or an earlier one said again."""
+
+    endpoint: str
+    at: float
+    sender: str
+    """`github`, `gitlab`, `huggingface`, `poll` or `replay`."""
+    outcome: DeliveryState
+    event: str = ""
+    """What the sender calls it, e.g. `push`."""
+    key: str = ""
+    """The sender's own id for it."""
+    digest: str = ""
+    """SHA-256 of the body."""
+    commit: str = ""
+    message: str = ""
+    hint: str = ""
+    detail: str = ""
+    revision: int | None = None
+    """What was made of it."""
+    id: int = 0
+    """Its number here, once it is written down."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ class ReplicaState(StrEnum):
     GONE = "gone"
 
 
+class DeliveryState(StrEnum):
+    """What became of the word that a repository has changed."""
+
+    QUEUED = "queued"
+    IGNORED = "ignored"
+    UNCHANGED = "unchanged"
+    DEPLOYED = "deployed"
+    FAILED = "failed"
+
+
 class EndpointState(StrEnum):
     """What an endpoint is doing; derived by `endpoint_state`, never stored."""
 

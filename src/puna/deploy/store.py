@@ -11,6 +11,7 @@ from puna.deploy.migrations import migrate
 from puna.deploy.records import Build, Key, Snapshot
 from puna.deploy.states import BuildState, RevisionState
 from puna.deploy.store_builds import BuildStore
+from puna.deploy.store_deliveries import DeliveryStore
 from puna.deploy.store_endpoints import EndpointStore
 from puna.deploy.store_keys import KeyStore
 from puna.deploy.store_replicas import ReplicaStore
@@ -18,7 +19,7 @@ from puna.deploy.tables import BUILDS
 from puna.errors import ConflictError, NotFoundError
 
 
-class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore):
+class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore, DeliveryStore):
     """All of it; what is read or written across its parts stands here."""
 
     def __init__(self, url: str) -> None:

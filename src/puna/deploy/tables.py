@@ -160,3 +160,21 @@ SECRETS = Table(
     Column("sealed", LargeBinary, nullable=False),
     _number("created"),
 )
+
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("endpoint", String(64), ForeignKey("endpoints.name", ondelete="CASCADE"), nullable=False, index=True),
+    _number("at"),
+    Column("sender", String(16), nullable=False),
+    _text("event"),
+    _text("key"),
+    _text("digest"),
+    _text("commit"),
+    Column("outcome", String(16), nullable=False, index=True),
+    _text("message"),
+    _text("hint"),
+    _text("detail"),
+    Column("revision", Integer, nullable=True),
+)

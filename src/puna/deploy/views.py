@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from puna.deploy.records import Build, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
+from puna.deploy.records import Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
 from puna.deploy.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
@@ -109,6 +109,24 @@ def endpoint_view(
     }
 
 
+def delivery_view(delivery: Delivery, revision: Revision | None) -> Json:
+    """One delivery, and how the revision that it made is doing."""
+    return {
+        "id": delivery.id,
+        "at": delivery.at,
+        "sender": delivery.sender,
+        "event": delivery.event,
+        "commit": delivery.commit,
+        "outcome": delivery.outcome,
+        "message": delivery.message or (revision.error if revision else ""),
+        "hint": delivery.hint or (revision.hint if revision else ""),
+        "detail": delivery.detail or (revision.detail if revision else ""),
+        "revision": delivery.revision,
+        "state": revision.state if revision else None,
+        "build_id": revision.build_id if revision else None,
+    }
+
+
 def replica_view(replica: Replica, in_flight: int) -> Json:
     """One replica."""
     return {
@@ -130,6 +148,7 @@ def revision_view(revision: Revision) -> Json:
         "number": revision.number,
         "state": revision.state,
         "source": revision.source,
+        "commit": revision.settings.git.get("commit"),
         "runtime": revision.runtime,
         "runtime_version": revision.runtime_version,
         "environment": revision.environment,

@@ -71,6 +71,24 @@ class Project:
     warnings: tuple[str, ...] = ()
     """What looks like a mistake but does not stop a deployment."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it says of an endpoint's settings, by their names in the API."""
+        return {
+            "min_replica": self.min_replica,
+            "max_replica": self.max_replica,
+            "scale_down_delay_s": self.scale_down_delay_s,
+            "inference_time_s": self.inference_time_s,
+            "container_concurrency": self.container_concurrency or 0,
+            "is_dedicated": self.is_dedicated,
+            "gpu_type": self.gpu_type or "",
+            "zygote": self.zygote,
+            "evict_after_s": self.evict_after_s,
+            "env": dict(self.env),
+            "secrets": list(self.secrets),
+            "volumes": dict(self.volumes),
+        }
+
 
 def load(folder: Path) -> Project:
     """Read the settings of the project in `folder`.

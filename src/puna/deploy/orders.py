@@ -1,0 +1,176 @@
+"""What is asked of endpoints, done in the store: a deploy, a rebuild, other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from puna.backends import mounts
+from puna.deploy import settings as reading
+from puna.deploy import sources
+from puna.deploy.control import Control
+from puna.deploy.records import Order, Revision, Settings
+from puna.deploy.settings import check_name
+from puna.deploy.states import PENDING, BuildState, RevisionState
+from puna.deploy.volumes import Volumes
+from puna.errors import ConflictError, NotFoundError, UsageError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A deploy: of an uploaded `source`, or of what `git` names."""
+
+    name: str
+    source: str | None = None
+    git: Mapping[str, str] | None = None
+    runtime: str | None = None
+    runtime_version: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def deploy(control: Control, wanted: Wanted) -> Json:
+    """Queue a new revision, or find that the newest is the same.
+
+    Raises:
+        UsageError: a name or setting that makes no sense.
+        ProjectError: the repository cannot be read, or holds no app.
+        NotFoundError: no such source, runtime, secret or volume.
+        MachineError: a volume cannot be mounted where it should.
+        ConflictError: the runtime's environment could not be built.
+    """
+    if (wanted.source is None) == (wanted.git is None):
+        raise UsageError("a deploy names a `source` or a `git` repository, one of the two", "see /api/docs")
+    if wanted.git is not None:
+        wanted = _pulled(control, wanted, wanted.git)
+    store, now = control.store, control.clock()
+    check_name(wanted.name, "endpoint")
+    source = sources.find(control.home, wanted.source or "").digest
+    before = next((e for e in store.endpoints() if e.name == wanted.name), None)
+    # What a folder was deployed from is no repository, whatever was there before.
+    kept = dataclasses.replace(before.settings, replace=False, git={}) if before else None
+    values = dict(wanted.settings)
+    settings = reading.parse({key: value for key, value in values.items() if key != "git"}, kept)
+    settings = dataclasses.replace(settings, git=dict(wanted.git or {}))
+    if not settings.git:
+        settings = dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)
+    _check_parts(control, settings)
+    version = _runtime_version(control, wanted)
+    order = Order(source, wanted.runtime, version, settings)
+    same = store.unchanged(wanted.name, order)
+    store.save_endpoint(wanted.name, settings, now)
+    if same is not None:
+        return _shown(wanted.name, same, unchanged=True)
+    return _build(control, wanted.name, order)
+
+
+def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
+    """The deploy of a repository as one of a source, with what the project's own file says where nothing was said."""
+    kept = reading.parse_git(git, {})
+    if wanted.name:
+        check_name(wanted.name, "endpoint")  # before anything is fetched
+    pulled = control.pull(kept)
+    said = {key: value for key, value in wanted.settings.items() if value is not None}
+    env = {**pulled.settings["env"], **(said.get("env") or {})}
+    return Wanted(
+        wanted.name or re.sub(r"[^a-z0-9-]+", "-", pulled.name.lower()).strip("-"),
+        pulled.source,
+        {**kept, "commit": pulled.commit},
+        wanted.runtime or pulled.runtime,
+        wanted.runtime_version or (pulled.runtime_version if not wanted.runtime else None),
+        {**pulled.settings, **said, "env": env},
+    )
+
+
+def rebuild(control: Control, name: str, *, only_changed: bool = False) -> Json:
+    """Build an endpoint again as a new revision: the newest commit of its repository, or its newest source.
+
+    With `only_changed` nothing is built when the newest revision is of the same source. Settings stay as they are.
+
+    Raises:
+        ConflictError: it was never deployed.
+        PunaError: the repository cannot be read, or holds no app; what serves goes on.
+    """
+    store = control.store
+    endpoint = store.endpoint(name)
+    newest = next(iter(store.revisions(name)), None)
+    if newest is None:
+        raise ConflictError(f"`{name}` has nothing to rebuild", "`puna deploy FOLDER`")
+    settings, source = endpoint.settings, newest.source
+    if settings.git:
+        pulled = control.pull(settings.git)
+        # Read again: fetching took a while, and settings may have been changed in it.
+        settings, source = store.endpoint(name).settings, pulled.source
+        settings = dataclasses.replace(settings, git={**settings.git, "commit": pulled.commit})
+        store.save_endpoint(name, settings, control.clock(), active=None)
+    order = Order(source, newest.runtime, newest.runtime_version, settings)
+    same = store.unchanged(name, order) if only_changed else None
+    if same is not None:
+        return _shown(name, same, unchanged=True)
+    return _build(control, name, order)
+
+
+def patch(control: Control, name: str, values: Mapping[str, Any]) -> int | None:
+    """Change settings of an endpoint; the number of the revision that it took, if any.
+
+    Raises:
+        UsageError: a setting that makes no sense.
+    """
+    store, now = control.store, control.clock()
+    endpoint = store.endpoint(name)
+    settings = reading.parse(values, endpoint.settings)
+    _check_parts(control, settings)
+    store.save_endpoint(name, settings, now, active=None)
+    return _revise(control, name, settings) if settings.launch != endpoint.settings.launch else None
+
+
+def _build(control: Control, name: str, order: Order) -> Json:
+    now = control.clock()
+    revision = control.store.add_revision(name, order, now)
+    build = control.store.add_build("revision", name, revision.number, now)
+    control.wake()
+    return _shown(name, dataclasses.replace(revision, build_id=build.id))
+
+
+def _shown(name: str, revision: Revision, *, unchanged: bool = False) -> Json:
+    commit = {"commit": revision.settings.git["commit"]} if revision.settings.git.get("commit") else {}
+    answer = {"endpoint": name, "revision": revision.number, "build_id": revision.build_id, "unchanged": unchanged}
+    return answer | commit
+
+
+def _runtime_version(control: Control, wanted: Wanted) -> int | None:
+    if wanted.runtime is None:
+        return None
+    runtime = control.store.runtime(wanted.runtime, wanted.runtime_version)
+    if runtime.state in (BuildState.FAILED, BuildState.CANCELLED):
+        raise ConflictError(
+            f"runtime `{runtime.name}` version {runtime.version}: its build {runtime.state}",
+            f"`puna runtime upload FILE --name {runtime.name}` builds it again",
+        )
+    return runtime.version
+
+
+def _check_parts(control: Control, settings: Settings) -> None:
+    """What the app needs must be there before anything is built or started for it."""
+    mounts.check(Volumes(control.home).mounted(settings.volumes))
+    known = control.store.secrets()
+    credential = settings.git.get("credential")
+    for name in [*settings.secrets, *([credential] if credential else [])]:
+        if name not in known:
+            raise NotFoundError(f"there is no secret `{name}`", f"`puna secret set {name} KEY=VALUE`")
+
+
+def _revise(control: Control, name: str, settings: Settings) -> int | None:
+    """A revision as the newest one that is alive, with other settings; what has been built is not built again."""
+    alive = [r for r in control.store.revisions(name) if r.state in PENDING or r.state is RevisionState.SERVING]
+    base: Revision | None = max(alive, key=lambda r: r.asked, default=None)
+    if base is None:
+        return None
+    order = Order(base.source, base.runtime, base.runtime_version, settings)
+    if not base.bundle:
+        return int(_build(control, name, order)["revision"])
+    return control.store.add_revision(name, order, control.clock(), copy_of=base).number

@@ -1,0 +1,119 @@
+"""Automatic rebuilds: what repositories said of their changes, done one at a time for each endpoint."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from puna.deploy import orders
+from puna.deploy.control import Control
+from puna.deploy.records import Delivery, Settings
+from puna.deploy.states import BuildState, DeliveryState
+from puna.errors import NotFoundError, PunaError
+
+LOG = logging.getLogger("puna.rebuilds")
+LOOK_S = 1.0
+AT_ONCE = 4
+"""Repositories that are asked at the same time: a slow one holds up nobody else."""
+
+
+class Rebuilds:
+    """Takes queued deliveries, and asks repositories that no webhook tells of; `run` is its thread."""
+
+    def __init__(self, control: Control) -> None:
+        """Over the control plane's parts."""
+        self._control = control
+        self._woken = threading.Event()
+        self._busy: set[str] = set()
+        self._asked: dict[str, float] = {}
+        self._seen: dict[str, str] = {}
+        """Endpoint -> the commit, or the error, that the last look found: each is written down once."""
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Rebuild until `stop`; deliveries that are queued then are done after the next start."""
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rebuild") as pool:
+            while not stop.is_set():
+                self._woken.clear()
+                try:
+                    for name, job in self.due():
+                        self._busy.add(name)
+                        pool.submit(self._do, name, job)
+                except Exception:  # the log has it, and the loop goes on
+                    LOG.exception("automatic rebuilds failed")
+                self._woken.wait(LOOK_S)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def due(self) -> list[tuple[str, Callable[[], None]]]:
+        """`(endpoint, what to do for it)` of all that can be done now.
+
+        A delivery waits while its endpoint is being built: all that come meanwhile are one rebuild then.
+        """
+        store, now = self._control.store, self._control.clock()
+        building = {
+            b.subject for s in (BuildState.QUEUED, BuildState.RUNNING) for b in store.builds(s) if b.kind == "revision"
+        }
+        found: list[tuple[str, Callable[[], None]]] = []
+        for name, deliveries in store.queued_deliveries().items():
+            if name not in building | self._busy:
+                found.append((name, partial(self.rebuild, name, deliveries)))
+        taken = self._busy | {name for name, _ in found}
+        for endpoint in store.snapshot().endpoints:
+            settings, name = endpoint.settings, endpoint.name
+            if settings.git and settings.auto_rebuild and settings.poll_s and name not in taken:
+                if now >= self._asked.setdefault(name, now) + settings.poll_s:
+                    self._asked[name] = now
+                    found.append((name, partial(self.look, name, settings)))
+        return found
+
+    def _do(self, name: str, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except NotFoundError:
+            LOG.info("%s was deleted", name)
+        except Exception:  # the log has it; deliveries stay queued
+            LOG.exception("rebuilding %s failed", name)
+        finally:
+            self._busy.discard(name)
+            self._woken.set()
+
+    def rebuild(self, name: str, deliveries: Sequence[Delivery]) -> None:
+        """Fetch and deploy the newest commit, and write down what came of it."""
+        store = self._control.store
+        try:
+            done = orders.rebuild(self._control, name, only_changed=True)
+        except PunaError as error:
+            store.endpoint(name)  # a deleted one has no deliveries left
+            store.add_event(name, "rebuild", f"not rebuilt: {error.message}", self._control.clock())
+            why = {"message": error.message, "hint": error.hint, "detail": error.detail}
+            for delivery in deliveries:
+                store.end_delivery(delivery.id, DeliveryState.FAILED, **why)
+            return
+        outcome = DeliveryState.UNCHANGED if done["unchanged"] else DeliveryState.DEPLOYED
+        values = {"revision": done["revision"], "commit": done.get("commit", "")}
+        for delivery in deliveries:
+            store.end_delivery(delivery.id, outcome, **values)
+        if outcome is DeliveryState.DEPLOYED:
+            told = f"revision {done['revision']} is commit {values['commit'][:12]}, as {deliveries[-1].sender} said"
+            store.add_event(name, "rebuild", told, self._control.clock())
+
+    def look(self, name: str, settings: Settings) -> None:
+        """Ask a repository for its newest commit; one that is new is queued like a webhook's word."""
+        store = self._control.store
+        try:
+            found = self._control.head(settings.git)
+        except PunaError as error:
+            if self._seen.get(name) != error.message:
+                store.add_event(name, "rebuild", f"cannot look for changes: {error.message}", self._control.clock())
+            self._seen[name] = error.message
+            return
+        if found not in (settings.git.get("commit"), self._seen.get(name)):
+            now = self._control.clock()
+            store.add_delivery(Delivery(name, now, "poll", DeliveryState.QUEUED, "look", commit=found))
+        self._seen[name] = found

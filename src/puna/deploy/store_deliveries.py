@@ -1,0 +1,87 @@
+"""The store's part about what repositories said of their changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sqlalchemy import Connection, Row, or_, select
+
+from puna.deploy.database import Database
+from puna.deploy.records import Delivery
+from puna.deploy.states import DeliveryState
+from puna.deploy.tables import DELIVERIES
+from puna.errors import NotFoundError
+
+KEPT = 200
+"""Deliveries of one endpoint."""
+AGAIN = "this delivery has come before"
+
+
+class DeliveryStore(Database):
+    """Deliveries; those in state `queued` are what the rebuilder has yet to do."""
+
+    def add_delivery(self, delivery: Delivery) -> Delivery:
+        """Write a delivery down, with a number for its `id`; one that was had before, by key or body, is ignored."""
+        values = {key: value for key, value in dataclasses.asdict(delivery).items() if key != "id"}
+        endpoint = delivery.endpoint
+        with self._write(routes=False) as connection:
+            if delivery.outcome is DeliveryState.QUEUED and self._had(connection, delivery):
+                values |= {"outcome": DeliveryState.IGNORED, "message": AGAIN}
+            values["outcome"] = str(values["outcome"])
+            made = connection.execute(DELIVERIES.insert().values(**values)).inserted_primary_key
+            assert made is not None  # the table has one
+            mine = select(DELIVERIES.c.id).where(DELIVERIES.c.endpoint == endpoint).order_by(DELIVERIES.c.id.desc())
+            oldest = connection.execute(mine.offset(KEPT).limit(1)).scalar()
+            if oldest is not None:
+                old = (DELIVERIES.c.endpoint == endpoint) & (DELIVERIES.c.id <= oldest)
+                connection.execute(DELIVERIES.delete().where(old))
+            return _delivery(connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == made[0])).one())
+
+    @staticmethod
+    def _had(connection: Connection, delivery: Delivery) -> bool:
+        both = ((DELIVERIES.c.key, delivery.key), (DELIVERIES.c.digest, delivery.digest))
+        known = [column == value for column, value in both if value]
+        if not known:
+            return False
+        mine = (DELIVERIES.c.endpoint == delivery.endpoint) & (DELIVERIES.c.sender == delivery.sender)
+        wanted = DELIVERIES.c.outcome != str(DeliveryState.IGNORED)
+        return connection.execute(select(DELIVERIES.c.id).where(mine, wanted, or_(*known))).first() is not None
+
+    def end_delivery(self, number: int, outcome: DeliveryState, **values: Any) -> None:
+        """Say what became of a delivery."""
+        with self._write(routes=False) as connection:
+            mine = DELIVERIES.update().where(DELIVERIES.c.id == number)
+            connection.execute(mine.values(outcome=str(outcome), **values))
+
+    def deliveries(self, endpoint: str, limit: int = KEPT) -> list[Delivery]:
+        """The latest deliveries for an endpoint, newest first."""
+        mine = select(DELIVERIES).where(DELIVERIES.c.endpoint == endpoint).order_by(DELIVERIES.c.id.desc())
+        with self._read() as connection:
+            return [_delivery(row) for row in connection.execute(mine.limit(limit))]
+
+    def delivery(self, endpoint: str, number: int) -> Delivery:
+        """One delivery.
+
+        Raises:
+            NotFoundError: there is none of that number, or no longer.
+        """
+        mine = (DELIVERIES.c.endpoint == endpoint) & (DELIVERIES.c.id == number)
+        with self._read() as connection:
+            row = connection.execute(select(DELIVERIES).where(mine)).first()
+        if row is None:
+            raise NotFoundError(f"`{endpoint}` has had no delivery {number}", f"`puna webhook {endpoint}` lists them")
+        return _delivery(row)
+
+    def queued_deliveries(self) -> dict[str, list[Delivery]]:
+        """Endpoint -> deliveries that nothing was made of yet, oldest first."""
+        queued = select(DELIVERIES).where(DELIVERIES.c.outcome == str(DeliveryState.QUEUED)).order_by(DELIVERIES.c.id)
+        found: dict[str, list[Delivery]] = {}
+        with self._read() as connection:
+            for row in connection.execute(queued):
+                found.setdefault(row.endpoint, []).append(_delivery(row))
+        return found
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(**{**row._mapping, "outcome": DeliveryState(row.outcome)})
