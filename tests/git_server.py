@@ -13,6 +13,10 @@ from typing import Any
 ENV = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.com", "GIT_CONFIG_GLOBAL": os.devnull}
 ENV |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.com", "GIT_CONFIG_NOSYSTEM": "1"}
 
+APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': inputs['prompt']}\n"
+SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}\n'
+FILES = {"app.py": APP, "input_schema.py": SCHEMA}
+
 
 def git(folder: Path, *arguments: str) -> str:
     """What a git command in `folder` prints."""

@@ -74,7 +74,7 @@ def speed(job: Job) -> dict[str, Any]:
     # On a GPU the run counts what torch allocates; on a CPU all that the process has.
     counted = "total" if plan["device"] == "cpu" else "allocated"
     return found | {
-        "recipe": recipe.as_dict(),
+        "recipe": _told(recipe),
         "losses": [m["loss"] for m in metrics if "loss" in m],
         "windows": [{"step": m["step"], "tokens_per_s": m["tokens_per_s"]} for m in windows],
         "plan": plan,
@@ -94,7 +94,7 @@ def extrapolate(job: Job) -> dict[str, Any]:
     training = recipe.training
     found = whole_run(watcher.clock, tokens, job.workload.warm, (training.eval_steps, training.save_steps))
     found["foreseen"] = {"seconds": _beside(run.plan["seconds"], found["whole_s"])}
-    return found | gauge.peaks() | {"recipe": recipe.as_dict(), "plan": run.plan}
+    return found | gauge.peaks() | {"recipe": _told(recipe), "plan": run.plan}
 
 
 def losses(job: Job) -> dict[str, Any]:
@@ -103,10 +103,15 @@ def losses(job: Job) -> dict[str, Any]:
     training = LOSSES_TRAINING | {"max_steps": steps, "eval_steps": NEVER, "save_steps": NEVER}
     recipe = make_recipe(job, training)
     run, _ = _train(job, recipe, job.workload.rows(), [])
-    return {"losses": [m["loss"] for m in run.metrics() if "loss" in m], "recipe": recipe.as_dict(), "plan": run.plan}
+    return {"losses": [m["loss"] for m in run.metrics() if "loss" in m], "recipe": _told(recipe), "plan": run.plan}
 
 
 TASKS: dict[str, Callable[[Job], dict[str, Any]]] = {"speed": speed, "extrapolate": extrapolate, "losses": losses}
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for the results: where its base lay is that machine's affair."""
+    return recipe.as_dict() | {"base": Path(recipe.base).name}
 
 
 def make_recipe(job: Job, training: dict[str, Any]) -> Recipe:

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from git_server import GitServer, git
+from git_server import FILES, GitServer, git
 from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
 from puna.spec.repository import Repository, address
 
-APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': inputs['prompt']}\n"
-SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}\n'
-FILES = {"app.py": APP, "input_schema.py": SCHEMA}
+APP = FILES["app.py"]
 
 
 @pytest.mark.parametrize(

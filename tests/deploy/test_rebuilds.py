@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +12,22 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+import git_server
+import webhook
 from deploy.conftest import World, make_source
 from git_server import GitServer
 from puna.build.git import ALLOWED_HOSTS
 from puna.deploy.api import create_app
-from puna.deploy.control import Control
+from puna.deploy.control import Control, Pulled
 from puna.deploy.load import Loads
 from puna.deploy.rebuilds import Rebuilds
 from puna.deploy.repositories import Repositories
 from puna.deploy.secrets import Secrets
 from puna.deploy.states import BuildState
 
-APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': inputs['prompt']}\n"
-SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}\n'
 PROJECT = "name: Chat_App\nconfiguration:\n  min_replica: 2\n  max_replica: 3\nenv:\n  MODE: a\n"
-FILES = {"app.py": APP, "input_schema.py": SCHEMA, "inferless.yaml": PROJECT}
+FILES = {**git_server.FILES, "inferless.yaml": PROJECT}
+APP = FILES["app.py"]
 
 
 @pytest.fixture
@@ -68,11 +67,8 @@ def deploy(api: TestClient, server: GitServer, **settings: Any) -> dict[str, Any
 
 
 def push(api: TestClient, server: GitServer, commit: str, number: int = 1, **changes: Any) -> httpx.Response:
-    repository = {"clone_url": server.url("chat"), "default_branch": "main"}
-    body = json.dumps({"ref": "refs/heads/main", "after": commit, "repository": repository} | changes).encode()
-    secret = api.get("/api/v1/endpoints/chat-app/webhook").json()["secret"]
-    signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    headers = {"x-hub-signature-256": signature, "x-github-event": "push", "x-github-delivery": f"d{number}"}
+    body = webhook.push(server.url("chat"), commit, **changes)
+    headers = webhook.signed(body, api.get("/api/v1/endpoints/chat-app/webhook").json()["secret"], f"d{number}")
     return api.post("/api/v1/hooks/chat-app", content=body, headers=headers | {"x-puna-forwarded": "1"})
 
 
@@ -187,6 +183,21 @@ def test_a_push_that_is_no_app_says_why_and_nothing_else_changes(
     work(rebuilds)
     newest = deliveries(api)[0]
     assert (newest["sender"], newest["event"], newest["outcome"]) == ("replay", f"github {one['id']}", "deployed")
+
+
+def test_a_rebuild_that_fails_in_a_way_nobody_foresaw_is_not_tried_for_ever(
+    api: TestClient, server: GitServer, control: Control, world: World
+) -> None:
+    def pull(_: object) -> Pulled:
+        raise OSError("the disk is on fire")
+
+    deploy(api, server, auto_rebuild=True)
+    built(world)
+    push(api, server, "b" * 40)
+    rebuilds = Rebuilds(dataclasses.replace(control, pull=pull))
+    assert work(rebuilds) == 1 and rebuilds.due() == []
+    (one,) = deliveries(api)
+    assert (one["outcome"], one["message"]) == ("failed", "OSError: the disk is on fire")
 
 
 def test_what_is_not_about_the_endpoint_is_written_down_and_ignored(api: TestClient, server: GitServer) -> None:

@@ -12,24 +12,16 @@ import pytest
 
 from puna.deploy import webhooks
 from puna.errors import ForbiddenError, UsageError
+from webhook import push, signed
 
 SECRET = "5" * 64
 GIT = {"url": "https://github.com/acme/chat", "branch": "main", "commit": "a" * 40}
-PUSH = {
-    "ref": "refs/heads/main",
-    "after": "b" * 40,
-    "repository": {"clone_url": "https://github.com/acme/chat.git", "default_branch": "main"},
-}
-
-
-def signed(body: bytes, event: str = "push", secret: str = SECRET) -> dict[str, str]:
-    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    return {"x-hub-signature-256": f"sha256={signature}", "x-github-event": event, "x-github-delivery": "d-1"}
+BODY = push("https://github.com/acme/chat.git", "b" * 40)
 
 
 def github(changes: dict[str, Any] | None = None, event: str = "push") -> webhooks.Hook:
-    body = json.dumps(PUSH | (changes or {})).encode()
-    return webhooks.read(signed(body, event), body, SECRET)
+    body = push("https://github.com/acme/chat.git", "b" * 40, **(changes or {}))
+    return webhooks.read(signed(body, SECRET, event=event), body, SECRET)
 
 
 def test_a_push_to_the_branch_is_wanted() -> None:
@@ -90,11 +82,8 @@ def test_the_hub_sends_its_secret() -> None:
 
 
 def test_a_form_holds_the_same_json() -> None:
-    body = b"payload=" + quote(json.dumps(PUSH)).encode()
-    assert webhooks.ignored_because(webhooks.read(signed(body), body, SECRET), GIT, True) == ""
-
-
-BODY = json.dumps(PUSH).encode()
+    body = b"payload=" + quote(BODY).encode()
+    assert webhooks.ignored_because(webhooks.read(signed(body, SECRET), body, SECRET), GIT, True) == ""
 
 
 @pytest.mark.parametrize(
@@ -107,9 +96,9 @@ BODY = json.dumps(PUSH).encode()
         {"x-hub-signature-256": "sha256=" + "0" * 64},
         {"x-hub-signature-256": hmac.new(SECRET.encode(), BODY, hashlib.sha256).hexdigest()},  # without its kind
         {"x-hub-signature": "sha1=" + hmac.new(SECRET.encode(), BODY, hashlib.sha1).hexdigest()},
-        signed(BODY, secret=""),
-        signed(BODY, secret="5" * 63),
-        signed(BODY + b" "),
+        signed(BODY, ""),
+        signed(BODY, "5" * 63),
+        signed(BODY + b" ", SECRET),
         {"x-gitlab-token": ""},
         {"x-gitlab-token": SECRET[:-1]},
         {"x-gitlab-token": SECRET.upper() + "\xff"},
@@ -126,7 +115,7 @@ def test_who_does_not_know_the_secret_is_refused(headers: dict[str, str]) -> Non
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff\xfe", b"payload=%7B", b"[" * 100_000])
 def test_a_signed_body_that_is_no_json_is_refused_in_words(body: bytes) -> None:
     with pytest.raises(UsageError, match="not JSON"):
-        webhooks.read(signed(body), body, SECRET)
+        webhooks.read(signed(body, SECRET), body, SECRET)
 
 
 def test_each_endpoint_has_a_secret_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -88,6 +89,11 @@ class Up:
         body = {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [text]}]}
         headers = {"authorization": f"Bearer {key or self.key}"}
         return httpx.post(f"{self.url}/v2/models/{name}/infer", json=body, headers=headers, timeout=60)
+
+    def puna(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of the command line, ended."""
+        argv = [sys.executable, "-m", "puna", *words]
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120, check=False)
 
     def pids(self, role: str) -> list[int]:
         """Processes of this home whose command line has `role`: `server control`, `server gateway`, `guard`."""
@@ -206,14 +212,21 @@ def write_app(folder: Path, version: str = "v1", initialize_s: float = 0.0, infe
     return folder
 
 
-@pytest.fixture(scope="module")
-def shared_up() -> Iterator[Up]:
-    """A `puna up` for the stories of one file that leave it standing."""
+@contextlib.contextmanager
+def standing() -> Iterator[Up]:
+    """A `puna up` that is to stand at the end, and to leave nothing when it is told to stop."""
     with tempfile.TemporaryDirectory(prefix="puna-") as root:
         up = Up(Path(root))
         yield up
         up.down()
         assert family(Path(root)) == []
+
+
+@pytest.fixture(scope="module")
+def shared_up() -> Iterator[Up]:
+    """A `puna up` for the stories of one file that leave it standing."""
+    with standing() as up:
+        yield up
 
 
 @pytest.fixture

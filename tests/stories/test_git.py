@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,8 @@ import pytest
 
 from git_server import GitServer
 from puna.build.git import ALLOWED_HOSTS
-from stories.conftest import SCHEMA, Callers, Up, family
+from stories.conftest import SCHEMA, Callers, Up, standing
+from webhook import push, signed
 
 pytestmark = pytest.mark.process
 
@@ -39,11 +35,8 @@ FILES = {
 @pytest.fixture
 def up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    with tempfile.TemporaryDirectory(prefix="puna-") as root:
-        up = Up(Path(root))
+    with standing() as up:
         yield up
-        up.down()
-        assert family(Path(root)) == []
 
 
 @pytest.fixture
@@ -54,33 +47,24 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
     server.close()
 
 
-def puna(up: Up, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "puna", *words]
-    return subprocess.run(argv, env=up.env, capture_output=True, text=True, timeout=120, check=False)
-
-
 def told(up: Up) -> dict[str, Any]:
-    shown = puna(up, "webhook", "chat", "--json")
+    shown = up.puna("webhook", "chat", "--json")
     assert shown.returncode == 0, shown.stderr
     return dict(json.loads(shown.stdout))
 
 
 def tell(up: Up, server: GitServer, commit: str) -> httpx.Response:
     """What GitHub does after a push, through the gateway and without a key."""
-    repository = {"clone_url": server.url("chat"), "default_branch": "main"}
-    body = json.dumps({"ref": "refs/heads/main", "after": commit, "repository": repository}).encode()
-    hook = told(up)
-    signature = "sha256=" + hmac.new(hook["secret"].encode(), body, hashlib.sha256).hexdigest()
-    headers = {"x-hub-signature-256": signature, "x-github-event": "push", "x-github-delivery": commit}
-    return httpx.post(hook["url"], content=body, headers=headers | {"content-type": "application/json"})
+    hook, body = told(up), push(server.url("chat"), commit)
+    return httpx.post(hook["url"], content=body, headers=signed(body, hook["secret"], commit))
 
 
 def test_a_push_is_served_and_a_broken_one_changes_nothing(up: Up, server: GitServer) -> None:
     address = server.url("chat")
-    refused = puna(up, "deploy", "--git", address)
+    refused = up.puna("deploy", "--git", address)
     assert refused.returncode != 0 and "it is private, or not there" in refused.stderr, refused
     up.client.set_secret("my-git", {"GIT_TOKEN": "t0ken"})
-    deployed = puna(up, "deploy", "--git", address, "--credential", "my-git", "--auto-rebuild")
+    deployed = up.puna("deploy", "--git", address, "--credential", "my-git", "--auto-rebuild")
     assert deployed.returncode == 0, deployed.stderr + up.evidence()
     assert "chat revision 1 serves" in deployed.stdout and up.call("hi", "chat").json()["outputs"][0]["data"] == [
         "v1:hi"
@@ -108,7 +92,7 @@ def test_a_push_is_served_and_a_broken_one_changes_nothing(up: Up, server: GitSe
         callers.more(20)
         # Mended, and found by nobody's word: the last delivery is said again.
         server.push("chat", {"app.py": APP % "v4"})
-        assert puna(up, "webhook", "chat", "--replay", str(newest()["id"])).returncode == 0
+        assert up.puna("webhook", "chat", "--replay", str(newest()["id"])).returncode == 0
         up.until(lambda: up.client.endpoint("chat")["revision"] == 4, 60, "the mended revision")
         callers.more(20)
     assert callers.failed() == [] and callers.broken == 0

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,11 +27,6 @@ class InferlessPythonModel:
 """
 
 
-def puna(up: Up, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "puna", *words]
-    return subprocess.run(argv, env=up.env, capture_output=True, text=True, timeout=120, check=False)
-
-
 def test_an_app_finds_its_volume_and_its_secret_at_import(shared_up: Up, tmp_path: Path) -> None:
     path = str(tmp_path / "mnt" / "data")
     why = mounts._refusal(json.dumps({path: str(tmp_path)}))
@@ -47,13 +40,13 @@ def test_an_app_finds_its_volume_and_its_secret_at_import(shared_up: Up, tmp_pat
     (folder / "inferless.yaml").write_text(
         f"name: keeper\nsecrets: [hub]\nvolumes:\n  - my_files: {path}\nconfiguration:\n  gpu_type: cpu\n"
     )
-    refused = puna(shared_up, "deploy", str(folder), "--json")
+    refused = shared_up.puna("deploy", str(folder), "--json")
     assert refused.returncode == 3 and "puna volume create my_files" in refused.stdout, refused
     (tmp_path / "words.txt").write_text("words")
     shared_up.client.set_secret("hub", {"HF_TOKEN": "hf_abc"})
-    assert puna(shared_up, "volume", "create", "my_files").returncode == 0
-    assert puna(shared_up, "volume", "cp", str(tmp_path / "words.txt"), "my_files:/models/").returncode == 0
-    deployed = puna(shared_up, "deploy", str(folder))
+    assert shared_up.puna("volume", "create", "my_files").returncode == 0
+    assert shared_up.puna("volume", "cp", str(tmp_path / "words.txt"), "my_files:/models/").returncode == 0
+    deployed = shared_up.puna("deploy", str(folder))
     assert deployed.returncode == 0, deployed.stderr + shared_up.evidence()
     reply = shared_up.call(name="keeper")
     assert reply.status_code == 200 and reply.json()["outputs"][0]["data"] == ["VERSION words hf_abc"], reply.text
@@ -75,12 +68,12 @@ def test_an_app_finds_its_volume_and_its_secret_at_import(shared_up: Up, tmp_pat
     assert b"zygote" in status, status  # a fork has its zygote's command line
 
     (folder / "app.py").write_text(APP.replace("VERSION", "2:"))
-    assert puna(shared_up, "deploy", str(folder)).returncode == 0
+    assert shared_up.puna("deploy", str(folder)).returncode == 0
     assert shared_up.call(name="keeper").json()["outputs"][0]["data"] == ["2: words hf_abc"]
-    listed = puna(shared_up, "volume", "ls", "my_files")
+    listed = shared_up.puna("volume", "ls", "my_files")
     assert "calls" in listed.stdout and "models/" in listed.stdout
-    kept = puna(shared_up, "volume", "rm", "my_files", "--json")
+    kept = shared_up.puna("volume", "rm", "my_files", "--json")
     assert kept.returncode == 4 and "used by keeper" in kept.stdout
     shared_up.client.delete("keeper")
-    shared_up.until(lambda: puna(shared_up, "volume", "rm", "my_files").returncode == 0, what="deleting the volume")
+    shared_up.until(lambda: shared_up.puna("volume", "rm", "my_files").returncode == 0, what="deleting the volume")
     assert os.listdir(path) == []

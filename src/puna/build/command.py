@@ -17,11 +17,11 @@ from typing import IO
 
 from puna.build import leash
 from puna.errors import BuildError
+from puna.spec.repository import CREDENTIALS
 
 _POLL_S = 0.2
 _DRAIN_S = 1.0  # after the command's end: a descendant that left its session may hold the pipe open for ever
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
 
 
 class BuildCancelledError(BuildError):
@@ -30,7 +30,7 @@ class BuildCancelledError(BuildError):
 
 def masked(line: str) -> str:
     """`line` without the credentials of addresses in it and without terminal colours."""
-    return _CREDENTIALS.sub("***", _ANSI.sub("", line))
+    return CREDENTIALS.sub("***", _ANSI.sub("", line))
 
 
 def run(

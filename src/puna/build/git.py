@@ -18,7 +18,6 @@ from puna.artifacts import Source
 from puna.build import command, source
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.spec import project
 from puna.spec.project import Project
 from puna.spec.repository import Address, Repository, address
 
@@ -102,9 +101,9 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         out = [f"--work-tree={files}", "-c", "core.bare=false"]
         _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", "."], settings, repository, store)
         folder = _inside(files, repository)
-        source.check(folder)
+        project = source.check(folder)
         _no_pointers(folder)
-        return Fetched(source.snapshot(folder, home), commit, project.load(folder))
+        return Fetched(source.snapshot(folder, home), commit, project)
 
 
 def _inside(files: Path, repository: Repository) -> Path:

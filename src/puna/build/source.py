@@ -17,12 +17,15 @@ from puna.build.ignore import Ignore
 from puna.errors import ProjectError
 from puna.home import Home
 from puna.spec import project, runtime, schema
+from puna.spec.project import Project
 
 CLASS = "InferlessPythonModel"
 
 
-def check(folder: Path) -> None:
+def check(folder: Path) -> Project:
     """Look for what would fail later: app.py and its class, the schema, the runtime file; nothing is executed.
+
+    Returns the settings of the project, which were read on the way.
 
     Raises:
         ProjectError: what is wrong in the folder, with the line.
@@ -41,6 +44,7 @@ def check(folder: Path) -> None:
     settings = project.load(folder)
     if settings.runtime_file:
         runtime.load(folder / settings.runtime_file)
+    return settings
 
 
 def parse(path: Path) -> ast.Module:

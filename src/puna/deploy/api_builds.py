@@ -11,14 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from puna.build import source
-from puna.deploy import views
+from puna.deploy import bodies, views
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict, visible
 from puna.deploy.logs import build_log, follow
 from puna.deploy.records import Build
 from puna.deploy.settings import check_name
 from puna.deploy.states import BuildState
-from puna.errors import TooLargeError
 from puna.spec import runtime
 
 Json = dict[str, Any]
@@ -47,14 +46,8 @@ def _sources(router: APIRouter, control: Control) -> None:
     @router.put("/sources", tags=["sources"])
     async def put_source(request: Request) -> Json:
         """Upload a project folder as tar.gz; the reply's digest is what a deploy names."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_SOURCE_BYTES:
-                raise TooLargeError(
-                    f"the source is over {MAX_SOURCE_BYTES >> 20} MiB", "weights belong in `puna publish`"
-                )
-        unpacked = await run_in_threadpool(source.unpack, bytes(body), control.home)
+        body = await bodies.read(request, MAX_SOURCE_BYTES, "source", "weights belong in `puna publish`")
+        unpacked = await run_in_threadpool(source.unpack, body, control.home)
         return {"digest": unpacked.digest}
 
 

@@ -20,7 +20,7 @@ from puna.console.assets import Answer, Assets
 from puna.deploy import keys, sources, views
 from puna.deploy.control import Control
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
-from puna.spec import project, runtime, schema
+from puna.spec import runtime, schema
 
 Json = dict[str, Any]
 LINK_LIVES_S = 15 * 60.0
@@ -111,10 +111,9 @@ def _wizard(router: APIRouter, control: Control) -> None:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         shown: Json = {"digest": digest, "files": names[:500], "schema": None, "project": None, "runtime": None}
         try:
-            source.check(folder)
+            settings = source.check(folder)
             declared = schema.read_literal(folder / "input_schema.py")
             shown["schema"] = None if declared is None else declared.describe().splitlines()
-            settings = project.load(folder)
             shown["project"] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
             if settings.runtime_file:
                 shown["runtime"] = (folder / settings.runtime_file).read_text(errors="replace")

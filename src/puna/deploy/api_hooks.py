@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from puna.deploy import views, webhooks
+from puna.deploy import bodies, views, webhooks
 from puna.deploy.control import Control
 from puna.deploy.records import Delivery, Endpoint
 from puna.deploy.states import DeliveryState
-from puna.errors import ConflictError, NotFoundError, TooLargeError
+from puna.errors import ConflictError, NotFoundError
 
 Json = dict[str, Any]
 
@@ -25,13 +25,8 @@ def routes(control: Control) -> APIRouter:
     @router.post("/hooks/{name}", status_code=202)
     async def post_hook(name: str, request: Request) -> JSONResponse:
         """What GitHub, GitLab or the Hugging Face Hub call after a push; needs no key, but the endpoint's secret."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > webhooks.MAX_BYTES:
-                raise TooLargeError(f"the delivery is over {webhooks.MAX_BYTES >> 20} MiB", "send push events only")
-        headers = dict(request.headers)
-        taken = await run_in_threadpool(take, control, name, headers, bytes(body))
+        body = await bodies.read(request, webhooks.MAX_BYTES, "delivery", "send push events only")
+        taken = await run_in_threadpool(take, control, name, dict(request.headers), body)
         status = 202 if taken.outcome is DeliveryState.QUEUED else 200
         return JSONResponse(
             {"delivery": taken.id, "outcome": taken.outcome, "message": taken.message}, status_code=status

@@ -51,12 +51,10 @@ def deploy(control: Control, wanted: Wanted) -> Json:
     check_name(wanted.name, "endpoint")
     source = sources.find(control.home, wanted.source or "").digest
     before = next((e for e in store.endpoints() if e.name == wanted.name), None)
-    # What a folder was deployed from is no repository, whatever was there before.
-    kept = dataclasses.replace(before.settings, replace=False, git={}) if before else None
-    values = dict(wanted.settings)
-    settings = reading.parse({key: value for key, value in values.items() if key != "git"}, kept)
+    kept = dataclasses.replace(before.settings, replace=False) if before else None
+    settings = reading.parse({key: value for key, value in wanted.settings.items() if key != "git"}, kept)
     settings = dataclasses.replace(settings, git=dict(wanted.git or {}))
-    if not settings.git:
+    if not settings.git:  # a folder is no repository, whatever was there before
         settings = dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)
     _check_parts(control, settings)
     version = _runtime_version(control, wanted)

@@ -12,7 +12,7 @@ from puna.deploy import orders
 from puna.deploy.control import Control
 from puna.deploy.records import Delivery, Settings
 from puna.deploy.states import BuildState, DeliveryState
-from puna.errors import NotFoundError, PunaError
+from puna.errors import BuildError, NotFoundError, PunaError
 
 LOG = logging.getLogger("puna.rebuilds")
 LOOK_S = 1.0
@@ -56,13 +56,11 @@ class Rebuilds:
         A delivery waits while its endpoint is being built: all that come meanwhile are one rebuild then.
         """
         store, now = self._control.store, self._control.clock()
-        building = {
-            b.subject for s in (BuildState.QUEUED, BuildState.RUNNING) for b in store.builds(s) if b.kind == "revision"
-        }
-        found: list[tuple[str, Callable[[], None]]] = []
-        for name, deliveries in store.queued_deliveries().items():
-            if name not in building | self._busy:
-                found.append((name, partial(self.rebuild, name, deliveries)))
+        queued = store.queued_deliveries()
+        waits = self._busy | (self._building() if queued else set())
+        found: list[tuple[str, Callable[[], None]]] = [
+            (name, partial(self.rebuild, name, deliveries)) for name, deliveries in queued.items() if name not in waits
+        ]
         taken = self._busy | {name for name, _ in found}
         for endpoint in store.snapshot().endpoints:
             settings, name = endpoint.settings, endpoint.name
@@ -72,12 +70,17 @@ class Rebuilds:
                     found.append((name, partial(self.look, name, settings)))
         return found
 
+    def _building(self) -> set[str]:
+        """Endpoints whose builds have not ended."""
+        builds = [b for state in (BuildState.QUEUED, BuildState.RUNNING) for b in self._control.store.builds(state)]
+        return {build.subject for build in builds if build.kind == "revision"}
+
     def _do(self, name: str, job: Callable[[], None]) -> None:
         try:
             job()
         except NotFoundError:
             LOG.info("%s was deleted", name)
-        except Exception:  # the log has it; deliveries stay queued
+        except Exception:  # the log has it, and the next endpoint has its turn
             LOG.exception("rebuilding %s failed", name)
         finally:
             self._busy.discard(name)
@@ -88,7 +91,10 @@ class Rebuilds:
         store = self._control.store
         try:
             done = orders.rebuild(self._control, name, only_changed=True)
-        except PunaError as error:
+        except Exception as error:  # whoever pushed sees it in the list of deliveries
+            if not isinstance(error, PunaError):
+                LOG.error("rebuilding %s failed", name, exc_info=error)
+                error = BuildError(f"{type(error).__name__}: {error}", "see the log of `puna up`")
             store.endpoint(name)  # a deleted one has no deliveries left
             store.add_event(name, "rebuild", f"not rebuilt: {error.message}", self._control.clock())
             why = {"message": error.message, "hint": error.hint, "detail": error.detail}

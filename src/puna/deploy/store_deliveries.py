@@ -23,12 +23,12 @@ class DeliveryStore(Database):
 
     def add_delivery(self, delivery: Delivery) -> Delivery:
         """Write a delivery down, with a number for its `id`; one that was had before, by key or body, is ignored."""
-        values = {key: value for key, value in dataclasses.asdict(delivery).items() if key != "id"}
         endpoint = delivery.endpoint
         with self._write(routes=False) as connection:
             if delivery.outcome is DeliveryState.QUEUED and self._had(connection, delivery):
-                values |= {"outcome": DeliveryState.IGNORED, "message": AGAIN}
-            values["outcome"] = str(values["outcome"])
+                delivery = dataclasses.replace(delivery, outcome=DeliveryState.IGNORED, message=AGAIN)
+            values = {key: value for key, value in dataclasses.asdict(delivery).items() if key != "id"}
+            values["outcome"] = str(delivery.outcome)
             made = connection.execute(DELIVERIES.insert().values(**values)).inserted_primary_key
             assert made is not None  # the table has one
             mine = select(DELIVERIES.c.id).where(DELIVERIES.c.endpoint == endpoint).order_by(DELIVERIES.c.id.desc())
@@ -36,7 +36,7 @@ class DeliveryStore(Database):
             if oldest is not None:
                 old = (DELIVERIES.c.endpoint == endpoint) & (DELIVERIES.c.id <= oldest)
                 connection.execute(DELIVERIES.delete().where(old))
-            return _delivery(connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == made[0])).one())
+            return dataclasses.replace(delivery, id=made[0])
 
     @staticmethod
     def _had(connection: Connection, delivery: Delivery) -> bool:

@@ -6,6 +6,7 @@ https://docs.gitlab.com/user/project/integrations/webhooks and https://huggingfa
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -108,17 +109,25 @@ def _json(body: bytes) -> Json:
 
 def _github(hook: Hook, body: Json) -> Hook:
     repository = _section(body, "repository")
-    branch, commit, default = _branch(body.get("ref")), _text(body, "after"), _text(repository, "default_branch")
-    urls = _texts(repository, "clone_url", "ssh_url", "html_url", "git_url")
-    deleted = body.get("deleted") is True or set(commit) == {"0"}
-    return Hook(hook.sender, hook.event, hook.key, hook.digest, branch, default, commit, urls, deleted)
+    hook = _pushed(hook, body, repository, "clone_url", "ssh_url", "html_url", "git_url")
+    return dataclasses.replace(hook, is_deletion=hook.is_deletion or body.get("deleted") is True)
 
 
 def _gitlab(hook: Hook, body: Json) -> Hook:
-    project = _section(body, "project")
-    branch, commit, default = _branch(body.get("ref")), _text(body, "after"), _text(project, "default_branch")
-    urls = _texts(project, "git_http_url", "git_ssh_url", "web_url")
-    return Hook(hook.sender, hook.event, hook.key, hook.digest, branch, default, commit, urls, set(commit) == {"0"})
+    return _pushed(hook, body, _section(body, "project"), "git_http_url", "git_ssh_url", "web_url")
+
+
+def _pushed(hook: Hook, body: Json, repository: Json, *urls: str) -> Hook:
+    """What GitHub and GitLab say in the same words: where a push went, and what is at its end."""
+    commit = _text(body, "after")
+    return dataclasses.replace(
+        hook,
+        branch=_branch(body.get("ref")),
+        default_branch=_text(repository, "default_branch"),
+        commit=commit,
+        urls=_texts(repository, *urls),
+        is_deletion=set(commit) == {"0"},
+    )
 
 
 def _huggingface(body: Json) -> Hook:
