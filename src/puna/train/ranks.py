@@ -44,6 +44,10 @@ class Ranks:
 
     def _join(self) -> None:
         import torch
+
+        # Before the group is there: its functions take the group as a default, and one kept so would outlive `leave`
+        # and end while the interpreter does, whose threads then abort the process now and then.
+        import torch.distributed.nn.functional
         from torch import distributed
 
         if distributed.is_initialized():
