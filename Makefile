@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-train bench-serve bench-coldstart bench-engine docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-train bench-ranks bench-serve bench-coldstart bench-engine docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,8 @@ demo: setup  ## the whole story on a tiny Llama
 
 bench-train: setup  ## Puna, TRL and Unsloth on this GPU, one model, the same rows: writes bench/train-<gpu>.json
 	PYTHONPATH=src $(PY) bench/train.py $(ARGS)
+bench-ranks: setup  ## one run on one GPU and on two: ARGS="--ranks N"; writes bench/ranks-<gpu>.json
+	PYTHONPATH=src $(PY) bench/ranks.py $(ARGS)
 bench-serve: setup  ## Puna and its peers with a no-op app on this machine's CPUs: writes bench/serve-<machine>.json
 	PYTHONPATH=src $(PY) bench/serve.py $(ARGS)
 bench-coldstart: setup  ## a request to an endpoint at zero, with and without a zygote: writes bench/coldstart-<machine>.json
