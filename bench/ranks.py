@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "settings": workload.as_dict(), "results": results, "losses_apart": apart,
         "speedup": many["tokens_per_s"] / one["tokens_per_s"],
     }  # fmt: skip
-    out = options.out or BENCH / f"ranks-{machine['slug']}.json"
+    out = options.out or BENCH / f"ranks-{machine['slug']}-x{options.ranks}.json"
     out.write_text(json.dumps(found, indent=2) + "\n")
     for world, result in results.items():
         print(f"RESULT {world} process(es): {result['tokens_per_s']:,.0f} tok/s, {result['gib']:.1f} GiB on the first")
@@ -120,7 +120,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--shape", choices=sorted(PRESETS), default="llama3-8b", help="tiny: a dry run on the CPU")
     add("--layers", type=int, help="fewer layers than the shape has")
     add("--work", type=Path, metavar="DIR", help="keep the 16 GB base here for the next call")
-    add("--out", type=Path, metavar="FILE", help="bench/ranks-<gpu>.json when left out")
+    add("--out", type=Path, metavar="FILE", help="bench/ranks-<gpu>-x<ranks>.json when left out")
     add("--rank-of", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
