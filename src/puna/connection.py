@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,6 +19,8 @@ from puna.home import Home
 
 Json = dict[str, Any]
 T = TypeVar("T")
+IN_FLIGHT_S = 600.0
+"""A call whose first try is still being answered is waited for so long."""
 
 
 class Connection:
@@ -61,15 +65,45 @@ class Connection:
         self._http.close()
 
     def _items(self, path: str, query: Mapping[str, Any] | None = None) -> list[Json]:
-        items: list[Json] = self._call("GET", path, params=dict(query or {}))["items"]
-        return items
+        """Everything in a list, page by page."""
+        items: list[Json] = []
+        asked = dict(query or {})
+        while True:
+            page = self._call("GET", path, params=asked)
+            items += page["items"]
+            if not page.get("next"):
+                return items
+            asked["after"] = page["next"]
 
     def _call(self, method: str, path: str, **request: Any) -> Json:
+        """One call; where the connection breaks it is made once more, under a key by which it is not done twice."""
         self._knock()
+        if method != "GET":
+            request["headers"] = {"idempotency-key": secrets.token_urlsafe(18)}
+        start = _position(request.get("content"))
         try:
             return read_json(self._http.request(method, f"/api/v1{path}", **request))
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            if start is None:  # what was to be sent cannot be read again
+                raise unreachable(self._where, error) from None
+            return self._again(method, path, request, start)
         except httpx.TransportError as error:
             raise unreachable(self._where, error) from None
+
+    def _again(self, method: str, path: str, request: Mapping[str, Any], start: int) -> Json:
+        """The same call once more; while the first is still being answered, its reply is waited for."""
+        end = time.monotonic() + IN_FLIGHT_S
+        while True:
+            if start >= 0:
+                request["content"].seek(start)
+            try:
+                return read_json(self._http.request(method, f"/api/v1{path}", **request))
+            except errors.InFlightError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+            except httpx.TransportError as error:
+                raise unreachable(self._where, error) from None
 
     def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
         return self._stream(path, query, lambda reply: reply.iter_lines())
@@ -100,6 +134,16 @@ class Connection:
     @property
     def _where(self) -> str:
         return self.url or str(self.home.control_socket)
+
+
+def _position(content: Any) -> int | None:
+    """Where a file that is sent begins; -1 for what is no file, None for one that cannot be read twice."""
+    if content is None or isinstance(content, bytes):
+        return -1
+    try:
+        return int(content.tell())
+    except (AttributeError, OSError):  # an iterator, a pipe
+        return None
 
 
 def read_json(reply: httpx.Response) -> Json:

@@ -6,9 +6,11 @@ PunaError
 │   ├── ProjectError          inferless.yaml, app.py or the project folder
 │   ├── RuntimeSpecError      inferless-runtime-config.yaml
 │   ├── SchemaError           input_schema.py, or a request that does not fit it
-│   └── DataError             a dataset, a row of it, a chat template
+│   ├── DataError             a dataset, a row of it, a chat template
+│   └── KeyReusedError        an idempotency key that came before with another request (HTTP 422)
 ├── NotFoundError             the named thing does not exist (exit 3, HTTP 404)
 ├── ConflictError             the thing is in a state that forbids this (exit 4, HTTP 409)
+│   └── InFlightError         the same call, by its idempotency key, is being answered
 ├── UnauthorizedError         no key or an unknown key (exit 5, HTTP 401)
 │   └── ForbiddenError        a key without the right to this (HTTP 403)
 ├── StageError                a stage ran and failed (exit 1, HTTP 500)
@@ -85,6 +87,12 @@ class DataError(UsageError):
     """A dataset, a row of it or a chat template is wrong."""
 
 
+class KeyReusedError(UsageError):
+    """An idempotency key came before, with another request."""
+
+    http_status = 422
+
+
 class NotFoundError(PunaError):
     """The named thing does not exist."""
 
@@ -97,6 +105,10 @@ class ConflictError(PunaError):
 
     exit_code = 4
     http_status = 409
+
+
+class InFlightError(ConflictError):
+    """The same call, by its idempotency key, is being answered: come back in a second."""
 
 
 class UnauthorizedError(PunaError):
@@ -194,6 +206,7 @@ BY_STATUS: dict[int, type[PunaError]] = {
     404: NotFoundError,
     409: ConflictError,
     413: TooLargeError,
+    422: KeyReusedError,
     429: QueueFullError,
     502: ReplicaDiedError,
     503: UnavailableError,

@@ -26,6 +26,7 @@ from puna.deploy import (
 )
 from puna.deploy.access import Access
 from puna.deploy.control import Control, _nothing
+from puna.deploy.idempotency import Idempotency
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
@@ -63,6 +64,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(Idempotency, control=control)  # what is added last is asked first
     app.add_middleware(Access, control=control)
 
     @app.get("/api/v1/health", tags=["health"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, func, inspect, select
 
-from puna.deploy.tables import DELIVERIES, METADATA, SCHEMA_VERSION
+from puna.deploy.tables import DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION
 from puna.errors import MachineError
 
 
@@ -21,7 +21,16 @@ def migration_002_deliveries(connection: Connection) -> None:
     DELIVERIES.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (migration_001_all_tables, migration_002_deliveries)
+def migration_003_replies(connection: Connection) -> None:
+    """Replies to calls with an idempotency key."""
+    REPLIES.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    migration_001_all_tables,
+    migration_002_deliveries,
+    migration_003_replies,
+)
 
 
 def schema_number(connection: Connection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import re
@@ -20,12 +21,41 @@ from puna.errors import MachineError, UsageError
 NONCE_BYTES = 12
 
 
+class Seal:
+    """What keeps texts closed at rest, and tells whether two are the same without keeping either."""
+
+    def __init__(self, key_file: Path) -> None:
+        key = _key(key_file)
+        self._cipher = AESGCM(key)
+        self._mac = hmac.digest(key, b"puna fingerprints", "sha256")
+
+    def close(self, plain: bytes, about: str) -> bytes:
+        """The text, sealed; `about` is authenticated with it: a row copied under another name does not open."""
+        nonce = random.token_bytes(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, about.encode())
+
+    def open(self, sealed: bytes, about: str) -> bytes:
+        """The text again.
+
+        Raises:
+            InvalidTag: it was sealed with another key file, or about something else.
+        """
+        return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], about.encode())
+
+    def fingerprint(self, *parts: bytes) -> str:
+        """64 hex digits that are the same for the same parts; without the key file nobody can try texts out on them."""
+        mac = hmac.new(self._mac, digestmod="sha256")
+        for part in parts:
+            mac.update(len(part).to_bytes(8, "big") + part)
+        return mac.hexdigest()
+
+
 class Secrets:
     """Named sets of values in the store, sealed."""
 
     def __init__(self, store: KeyStore, key_file: Path) -> None:
         self._store = store
-        self._cipher = AESGCM(_key(key_file))
+        self.seal = Seal(key_file)
 
     def save(self, name: str, values: Mapping[str, str], now: float) -> None:
         """Seal and keep a set, in place of one of that name.
@@ -37,11 +67,8 @@ class Secrets:
         for key in values:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
                 raise UsageError(f"`{key}` cannot be the name of an environment variable", "e.g. HF_TOKEN")
-        nonce = random.token_bytes(NONCE_BYTES)
         plain = json.dumps({k: str(v) for k, v in values.items()}).encode()
-        # The set's name is authenticated with it: a row copied under another name does not open.
-        sealed = nonce + self._cipher.encrypt(nonce, plain, name.encode())
-        self._store.save_secret(name, sorted(values), sealed, now)
+        self._store.save_secret(name, sorted(values), self.seal.close(plain, name), now)
 
     def open(self, names: Iterable[str]) -> dict[str, str]:
         """The values of these sets, the later ones winning.
@@ -54,7 +81,7 @@ class Secrets:
         for name in names:
             sealed = self._store.sealed_secret(name)
             try:
-                plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+                plain = self.seal.open(sealed, name)
             except InvalidTag:
                 raise MachineError(
                     f"secret `{name}` cannot be opened: the key file has changed",

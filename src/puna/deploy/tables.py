@@ -161,6 +161,17 @@ SECRETS = Table(
     _number("created"),
 )
 
+# Replies to calls with an idempotency key. `id` and `fingerprint` are keyed digests; `sealed` opens with the key file.
+REPLIES = Table(
+    "replies",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    _text("route"),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False, index=True),
+)
+
 DELIVERIES = Table(
     "deliveries",
     METADATA,

@@ -1,0 +1,141 @@
+"""What the client does when its connection breaks: a real server behind a relay that cuts replies off."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from deploy.conftest import World
+from puna import errors
+from puna.backends.memory import MemoryBackend
+from puna.client import Client
+from puna.deploy.api import create_app
+from puna.deploy.store import Store
+from puna.home import Home
+
+
+class Relay:
+    """Passes connections on; the first `cuts` are closed as soon as `after(reply begun)` holds, with no byte passed."""
+
+    def __init__(self, port: int) -> None:
+        self.cuts = 0
+        self.wait_for_reply = True
+        self.connections = 0
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            cut, self.cuts = self.cuts > 0, max(self.cuts - 1, 0)
+            threading.Thread(target=self._pass, args=(client, cut), daemon=True).start()
+
+    def _pass(self, client: socket.socket, cut: bool) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._to)) as server:
+            up = threading.Thread(target=self._copy, args=(client, server), daemon=True)
+            up.start()
+            if not cut:
+                self._copy(server, client)
+            elif self.wait_for_reply:
+                server.recv(1)
+            else:
+                time.sleep(0.3)
+            with contextlib.suppress(OSError):  # it has hung up already
+                client.shutdown(socket.SHUT_RDWR)
+            up.join()
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    home = Home(tmp_path / "home")
+    store = Store(f"sqlite:///{home.database}")
+    yield World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
+    store.close()
+
+
+@pytest.fixture
+def relay(world: World) -> Iterator[Relay]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(world.store, world.home), log_level="critical", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    relay = Relay(listener.getsockname()[1])
+    yield relay
+    relay.close()
+    server.should_exit = True
+    thread.join(10)
+    listener.close()
+
+
+@pytest.fixture
+def client(world: World, relay: Relay) -> Iterator[Client]:
+    with Client(f"http://127.0.0.1:{relay.port}", home=world.home) as client:
+        yield client
+
+
+def test_a_call_whose_reply_was_cut_off_is_not_done_twice(client: Client, world: World, relay: Relay) -> None:
+    relay.cuts = 1
+    made = client.create_key(["infer"], name="ci")
+    assert [key.id for key in world.store.keys()] == [made["id"]] and made["key"].startswith("puna_")
+    assert relay.connections == 2
+
+
+def test_a_call_still_in_flight_is_waited_for(
+    client: Client, world: World, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, add = [], world.store.add_key
+
+    def slow(key: Any) -> None:
+        calls.append(key)
+        time.sleep(1.5)
+        add(key)
+
+    monkeypatch.setattr(world.store, "add_key", slow)
+    relay.cuts, relay.wait_for_reply = 1, False
+    made = client.create_key(["infer"])
+    assert len(calls) == 1 and [key.id for key in world.store.keys()] == [made["id"]]
+
+
+def test_a_file_is_sent_again_from_its_beginning(client: Client, world: World, relay: Relay) -> None:
+    client.create_volume("data")
+    with Client(f"http://127.0.0.1:{relay.port}", home=world.home) as another:  # which has no connection yet
+        relay.cuts = 1
+        assert another.put_volume_file("data", "a.bin", io.BytesIO(b"x" * 3_000_000))["bytes"] == 3_000_000
+        assert b"".join(another.volume_file("data", "a.bin")) == b"x" * 3_000_000
+    assert relay.cuts == 0
+
+
+def test_a_connection_that_breaks_twice_is_an_error_with_the_next_command(client: Client, relay: Relay) -> None:
+    relay.cuts = 2
+    with pytest.raises(errors.UnavailableError) as caught:
+        client.create_volume("data")
+    assert "puna up" in caught.value.hint and relay.connections == 2
