@@ -185,6 +185,7 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
+    from puna.deploy import commands
     from puna.deploy.api import create_app
     from puna.deploy.builder import Builder
     from puna.deploy.control import Control
@@ -210,16 +211,22 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home)
+    models = Builder(store, home, kinds=commands.KINDS)  # a merge of minutes keeps no deploy waiting
     history = History(home, loads, store.snapshot)
+
+    def wake() -> None:
+        builder.wake()
+        models.wake()
+
     repositories = Repositories(secrets, home)
-    made = Control(store, home, loads, secrets, url, builder.wake, repositories.pull, repositories.head)
+    made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
     made = dataclasses.replace(made, warm=zygotes.view, history=history)
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops.append(rebuilds.run)
+    loops += [models.run, rebuilds.run]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()

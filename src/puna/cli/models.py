@@ -51,6 +51,15 @@ def alias(ref: Ref, name: Annotated[str, typer.Argument(help="The alias, e.g. ch
 
 
 @app.command()
+def unalias(ref: Annotated[str, typer.Argument(help="owner/name@alias.", show_default=False)]) -> None:
+    """Remove an alias; the version that it meant stays."""
+    from puna.publish.registry import Registry
+
+    Registry(Home.default()).unalias(ref)
+    output.line(f"{ref} is removed")
+
+
+@app.command()
 def delete(
     ref: Ref, force: Annotated[bool, typer.Option("--force", help="Even when an alias points to it.")] = False
 ) -> None:

@@ -22,6 +22,7 @@ from puna.deploy import (
     api_keys,
     api_live,
     api_models,
+    api_runs,
     api_volumes,
 )
 from puna.deploy.access import Access
@@ -56,7 +57,8 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.control = control
-    for part in (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_live, api_console):
+    parts = (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_runs, api_live, api_console)
+    for part in parts:
         app.include_router(part.routes(control), prefix="/api/v1")
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
     app.include_router(api_console.pages())

@@ -1,63 +1,77 @@
-"""The API's part about published models and training runs: read only."""
+"""The API's part about published models: versions with where they came from and who serves them, aliases, deletion."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
 
+from puna.deploy import lineage
+from puna.deploy.api_volumes import all_endpoints
 from puna.deploy.control import Control
+from puna.deploy.keys import visible
+from puna.errors import ConflictError
+from puna.publish.registry import ModelVersion, Registry
 
 Json = dict[str, Any]
 
 
+class Alias(BaseModel):
+    """What `PUT /models/{owner}/{model}/aliases/{alias}` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int
+
+
 def routes(control: Control) -> APIRouter:
     """The handlers."""
-    router = APIRouter()
+    router = APIRouter(tags=["models"])
+    registry = Registry(control.home)
 
-    @router.get("/models", tags=["models"])
-    def list_models() -> Json:
-        """Every version of every published model."""
-        from puna.publish.registry import Registry  # reads folders: only when asked
+    @router.get("/models")
+    def list_models(request: Request) -> Json:
+        """Every version of every published model: size, the run that made it, the endpoints that serve it."""
+        key = request.state.key
+        mine = [e.name for e in control.store.endpoints() if visible(key, e.name)]
+        runs, users = lineage.trained(control.home), lineage.users(control, mine)
+        return {"items": [_view(version, runs, users) for version in registry.list()]}
 
-        return {"items": [plain(version) for version in Registry(control.home).list()]}
+    @router.put("/models/{owner}/{model}/aliases/{alias}")
+    def put_alias(owner: str, model: str, alias: str, body: Alias, request: Request) -> Json:
+        """Let an alias mean a version."""
+        all_endpoints(request)
+        return plain(registry.alias(f"{owner}/{model}:{body.version}", alias))
 
-    @router.get("/runs", tags=["runs"])
-    def list_runs() -> Json:
-        """Every training run."""
-        from puna.train.record import list_runs as runs  # torch-free, and only when asked
+    @router.delete("/models/{owner}/{model}/aliases/{alias}")
+    def delete_alias(owner: str, model: str, alias: str, request: Request) -> Json:
+        """Remove an alias; the version that it meant stays."""
+        all_endpoints(request)
+        registry.unalias(f"{owner}/{model}@{alias}")
+        return {"deleted": f"{owner}/{model}@{alias}"}
 
-        return {"items": [run_view(run) for run in runs(control.home)]}
-
-    @router.get("/runs/{name}", tags=["runs"])
-    def get_run(name: str) -> Json:
-        """One training run."""
-        from puna.train.record import find_run  # torch-free, and only when asked
-
-        run = find_run(control.home, name)
-        more = {"recipe": run.recipe, "metrics": run.metrics()[-2000:], "samples": run.samples}
-        values: Json = api_plain(more)
-        return run_view(run) | values
+    @router.delete("/models/{owner}/{model}/versions/{version}")
+    def delete_version(owner: str, model: str, version: int, request: Request, force: bool = False) -> Json:
+        """Delete a version that no alias points to and no endpoint serves; with `force`, such a one too."""
+        all_endpoints(request)
+        found = lineage.version_of(registry.list(), f"{owner}/{model}", version)
+        used = sorted({user["endpoint"] for user in lineage.users(control).get(found.digest, ())})
+        if used and not force:
+            hint = f"`puna delete {used[0]}` first; with force it goes, and {used[0]} cannot be built again"
+            raise ConflictError(f"{found.ref} is served by {', '.join(used)}", hint)
+        registry.delete(found.ref, force=force)
+        return {"deleted": found.ref}
 
     return router
 
 
-def run_view(run: Any) -> Json:
-    """A training run in short."""
-    status = run.status
-    view = {"name": run.name, "path": str(run.path), "state": status.state, "step": status.step, "steps": status.steps}
-    view |= {"started": status.started, "error": status.error, "seconds": run.seconds()}
-    return view
+def _view(version: ModelVersion, runs: dict[str, str], users: dict[str, list[Json]]) -> Json:
+    more = {"bytes": lineage.size(version), "run": lineage.run_of(version, runs)}
+    return plain(version) | more | {"endpoints": users.get(version.digest, [])}
 
 
-def api_plain(value: Any) -> Any:
-    """JSON values; what JSON does not know becomes text."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def plain(value: Any) -> Any:
-    """A dataclass as plain JSON values; paths become text."""
-    values = value.as_dict() if hasattr(value, "as_dict") else dataclasses.asdict(value)
-    return json.loads(json.dumps(values, default=str))
+def plain(version: ModelVersion) -> Json:
+    """A version as plain JSON values; paths become text."""
+    values: Json = json.loads(json.dumps(version.__dict__, default=str))
+    return values

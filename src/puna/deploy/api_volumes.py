@@ -29,18 +29,18 @@ class NewVolume(BaseModel):
 
 def routes(control: Control) -> APIRouter:
     """The handlers."""
-    router = APIRouter(tags=["volumes"], dependencies=[Depends(_all_endpoints)])
+    router = APIRouter(tags=["volumes"], dependencies=[Depends(all_endpoints)])
     volumes = Volumes(control.home)
     _volumes(router, control, volumes)
     _files(router, volumes)
     return router
 
 
-def _all_endpoints(request: Request) -> None:
-    """A key for some endpoints only may not see what others keep."""
+def all_endpoints(request: Request) -> None:
+    """A key for some endpoints only may not see or change what belongs to all."""
     key = request.state.key
     if key is not None and key.endpoints is not None:
-        raise ForbiddenError(f"key {key.id} opens some endpoints only, and volumes belong to all", "`puna key create`")
+        raise ForbiddenError(f"key {key.id} opens some endpoints only, and this belongs to all", "`puna key create`")
 
 
 def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from puna.build import environment as environments
 from puna.build import validation
 from puna.build.bundle import ModelRef
 from puna.build.environment import Environment
-from puna.deploy import keys
+from puna.deploy import commands, keys
 from puna.deploy.launching import environment_of, mounts_of
 from puna.deploy.logs import build_log
 from puna.deploy.napping import Sleepers
@@ -100,7 +100,10 @@ class Builder:
         tools: Tools | None = None,
         capacity: Callable[[], Capacity] = machine.capacity,
         clock: Callable[[], float] = time.time,
+        kinds: Collection[str] = ("revision", "runtime"),
     ) -> None:
+        """Over the store; it takes builds of `kinds` only, and leaves the others to another's thread."""
+        self.kinds = kinds
         self.store, self.home, self.tools = store, home, tools or RealTools()
         self.secrets = Secrets(store, home.key)
         self.capacity, self.clock = capacity, clock
@@ -127,6 +130,8 @@ class Builder:
     def requeue(self) -> None:
         """Put builds that were running when the control plane died back into the queue."""
         for build in self.store.builds(BuildState.RUNNING):
+            if build.kind not in self.kinds:
+                continue
             self.store.release(build.id)
             for step in build.steps:
                 self.store.set_step(build.id, step.name, StepState.PENDING)
@@ -137,7 +142,7 @@ class Builder:
 
     def build_next(self) -> bool:
         """Build the one that has waited longest, to its end; False when none waits."""
-        build = self.store.next_build()
+        build = self.store.next_build(self.kinds)
         if build is None:
             return False
         try:
@@ -210,6 +215,10 @@ class _Work:
 
     def run(self) -> dict[str, Any]:
         """All steps; what they found out about a revision."""
+        if self.build.kind in commands.KINDS:
+            with self._step(self.build.kind):
+                commands.run(self.build, self.home, self.log, self.cancelled)
+            return {}
         if self.build.kind == "runtime":
             spec = runtime.parse_text(self.store.runtime(self.build.subject, self.build.number).yaml)
             with self._step("environment"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Column, Connection, func, inspect, select, text
 
-from puna.deploy.tables import DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION
+from puna.deploy.tables import BUILDS, DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION
 from puna.errors import MachineError
 
 
@@ -26,11 +27,25 @@ def migration_003_replies(connection: Connection) -> None:
     REPLIES.create(connection, checkfirst=True)
 
 
+def migration_004_arguments_of_builds(connection: Connection) -> None:
+    """What a merge or a publishing was told."""
+    _add_column(connection, BUILDS.c.arguments)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_001_all_tables,
     migration_002_deliveries,
     migration_003_replies,
+    migration_004_arguments_of_builds,
 )
+
+
+def _add_column(connection: Connection, column: Column[Any]) -> None:
+    """Give a table a column that may be null, unless it has it."""
+    table = column.table.name
+    if column.name not in {found["name"] for found in inspect(connection).get_columns(table)}:
+        kind = column.type.compile(connection.dialect)
+        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}"))
 
 
 def schema_number(connection: Connection) -> int:

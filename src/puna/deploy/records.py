@@ -220,15 +220,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Build:
-    """One run of the builder: for a revision, or for a runtime's environment."""
+    """One run of the builder: for a revision, for a runtime's environment, or a merge or publishing of a run."""
 
     id: str
     kind: str
-    """`revision` or `runtime`."""
+    """`revision`, `runtime`, `merge` or `publish`."""
     subject: str
-    """The endpoint's or the runtime's name."""
+    """The endpoint's, the runtime's or the training run's name."""
     number: int
-    """The revision's number or the runtime's version."""
+    """The revision's number or the runtime's version; 0 for a run."""
     state: BuildState
     created: float
     steps: tuple[Step, ...] = ()
@@ -239,6 +239,8 @@ class Build:
     error: str = ""
     hint: str = ""
     detail: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What a merge or a publishing was told."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -13,7 +14,12 @@ from puna.deploy.states import BUILD_MOVES, BuildState, StepState
 from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIMES
 from puna.errors import NotFoundError, nearest
 
-STEPS = {"revision": ("environment", "bundle", "validate"), "runtime": ("environment",)}
+STEPS = {
+    "revision": ("environment", "bundle", "validate"),
+    "runtime": ("environment",),
+    "merge": ("merge",),
+    "publish": ("publish",),
+}
 
 
 class BuildStore(Database):
@@ -70,10 +76,15 @@ class BuildStore(Database):
             raise NotFoundError(f"there is no runtime {wanted}", nearest(name, names) or "`puna runtime upload FILE`")
         return _runtime(row) if row is not None else None
 
-    def add_build(self, kind: str, subject: str, number: int, now: float) -> Build:
+    def add_build(
+        self, kind: str, subject: str, number: int, now: float, arguments: Mapping[str, Any] | None = None
+    ) -> Build:
         """Queue a build; a revision's build is written beside it."""
         with self._write(routes=False) as connection:
             build_id = self._add_build(connection, kind, subject, number, now)
+            if arguments:
+                told = BUILDS.update().where(BUILDS.c.id == build_id)
+                connection.execute(told.values(arguments=dict(arguments)))
             if kind == "revision":
                 mine = (REVISIONS.c.endpoint == subject) & (REVISIONS.c.number == number)
                 connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
@@ -113,7 +124,8 @@ class BuildStore(Database):
             raise NotFoundError(f"there is no build `{build_id}`")
         steps = select(BUILD_STEPS).where(BUILD_STEPS.c.build_id == build_id).order_by(BUILD_STEPS.c.position)
         found = tuple(Step(s.name, StepState(s.state), s.seconds) for s in connection.execute(steps))
-        return Build(**{**row._mapping, "state": BuildState(row.state), "steps": found})
+        read = {"state": BuildState(row.state), "steps": found, "arguments": row.arguments or {}}
+        return Build(**{**row._mapping, **read})
 
     def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
         """The latest builds, oldest first: those in `state`, or all."""
@@ -123,9 +135,10 @@ class BuildStore(Database):
         with self._read() as connection:
             return [self._build(connection, i) for i in reversed(connection.execute(query).scalars().all())]
 
-    def next_build(self) -> Build | None:
-        """The build that has waited longest."""
-        oldest = select(BUILDS.c.id).where(BUILDS.c.state == str(BuildState.QUEUED)).order_by(BUILDS.c.created)
+    def next_build(self, kinds: Collection[str] = tuple(STEPS)) -> Build | None:
+        """The build of these kinds that has waited longest."""
+        queued = (BUILDS.c.state == str(BuildState.QUEUED)) & BUILDS.c.kind.in_(kinds)
+        oldest = select(BUILDS.c.id).where(queued).order_by(BUILDS.c.created)
         with self._read() as connection:
             build_id = connection.execute(oldest.limit(1)).scalar()
             return self._build(connection, build_id) if build_id else None

@@ -117,6 +117,7 @@ BUILDS = Table(
     _text("error"),
     _text("hint"),
     _text("detail"),
+    Column("arguments", JSON, nullable=True),
 )
 
 BUILD_STEPS = Table(

@@ -182,6 +182,7 @@ def build_view(build: Build) -> Json:
         "error": build.error,
         "hint": build.hint,
         "detail": build.detail,
+        "arguments": dict(build.arguments),
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import SHORT, Adapter, Model, write_json
-from puna.errors import ConflictError, NotFoundError, PublishError, nearest
+from puna.errors import ConflictError, NotFoundError, PublishError, UsageError, nearest
 from puna.home import Home
 from puna.publish.names import LATEST, Ref, check_alias, check_name, parse
 
@@ -142,6 +142,22 @@ class Registry:
             entry["aliases"][alias] = found["version"]
             self._write(entry)
         return self._version(entry, found)
+
+    def unalias(self, ref: str) -> None:
+        """Forget the alias of `owner/name@alias`; the version that it meant stays.
+
+        Raises:
+            UsageError: `ref` names no alias.
+            NotFoundError: there is no such name or alias.
+        """
+        wanted = parse(ref)
+        if wanted.alias is None:
+            raise UsageError(f"{ref} names no alias", f"write {wanted.name}@champion")
+        with self._locked():
+            entry = self._entry(wanted)
+            _find(entry, wanted)
+            del entry["aliases"][wanted.alias]
+            self._write(entry)
 
     def delete(self, ref: str, force: bool = False) -> None:
         """Remove one version, or with a bare `owner/name` all of them, and weights that no other version names.
