@@ -208,6 +208,8 @@ def asleep(bench: Bench, running: Puna, target: Target) -> None:
     found = []
     running.client.patch(NAME, scale_down_delay_s=1)
     for number in range(bench.options.wakes):
+        if number:  # what the last call woke is written down as awake a moment later
+            wait(running, lambda e: any(r["state"] != "asleep" for r in e["replicas"]), "awake")
         began = time.perf_counter()
         wait(running, lambda e: e["replicas"] and all(r["state"] == "asleep" for r in e["replicas"]), "asleep")
         fell_s = time.perf_counter() - began
