@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import fake_gpu.pynvml
 from backends.replicas import ECHO, SCHEMA, Owner, listens, wait_until
 from puna.backends.base import Launch
 from puna.backends.local import LocalBackend
@@ -45,6 +47,17 @@ def launch(home: Home) -> Callable[..., Launch]:
         return replace(made, **fields)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A driver's library that finds two devices of 16 GiB; the folder that says what processes use."""
+    folder = tmp_path / "gpus"
+    folder.mkdir()
+    monkeypatch.setitem(sys.modules, "pynvml", fake_gpu.pynvml)
+    monkeypatch.setenv("FAKE_GPUS", str(folder))
+    (folder / "devices.json").write_text(json.dumps([{"name": "NVIDIA T4", "memory_bytes": 2**34}] * 2))
+    return folder
 
 
 @pytest.fixture

@@ -210,7 +210,9 @@ def test_the_app_sees_the_environment_it_was_given_and_nothing_else(local: Local
     local.start(made)
     wait_for(local, Phase.READY)
     env, cwd, fds = json.loads(made.log.read_text())
-    assert {k: v for k, v in env.items() if k != "LC_CTYPE"} == {"TOKEN": "secret", "CUDA_VISIBLE_DEVICES": "1"}
+    assert {k: v for k, v in env.items() if k != "LC_CTYPE"} == {
+        "TOKEN": "secret", "CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"
+    }  # fmt: skip
     assert cwd == str(made.app) and len([fd for fd in fds if fd.startswith("pipe:")]) == 1
     status = Path(f"/proc/{ask(local, command='status')['pid']}/cmdline").read_bytes()
     assert b"secret" not in status

@@ -37,6 +37,11 @@ class Launch:
     gpu: str = ""
     """`CUDA_VISIBLE_DEVICES`; empty for none."""
     gpu_fraction: float = 1.0
+    """Of the GPU, and of the machine's part that comes with it (backends/shares.py)."""
+    vcpu: float = 0.0
+    """Cores; 0: those of its share."""
+    memory_bytes: int = 0
+    """Host memory that it may have; 0: that of its share."""
     concurrency: int = 0
     """Threads that run `infer`; 0 lets the worker choose."""
     inference_time_s: float = 180.0

@@ -5,7 +5,8 @@ write end of another (`--parent-fd` of the worker): when the guard is killed, th
 itself. When the worker dies, the guard kills what is left of it and goes on telling how it ended until `forget`.
 As a sub-reaper it stays the ancestor of all of them, whatever sessions they make.
 
-It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `sleep`, `wake`, `lease` {"s"}, `forget`.
+It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `end` {"why"}, `sleep`, `wake`, `lease` {"s"},
+`forget`. A tree that has more host memory than `memory_bytes` is ended.
 With `"mode": "run"` it has no socket: it runs the command to its end, or until `timeout_s` or the end of stdin.
 With `"mode": "zygote"` the worker is a zygote, whose descendants have guards of their own (worker/zygote.py): they live
 on when it ends. Such a fork execs this file with `"adopted"`: the worker is its child already and waits for its word.
@@ -29,6 +30,7 @@ from typing import Any
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
 from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
+from puna.backends.ration import Ration
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
@@ -58,7 +60,7 @@ class Guard:
         self.listener: socket.socket | None = None
         self.link: socket.socket | None = None
         self.link_buffer = bytearray()
-        self.oom_kills = oom_kills()
+        self.oom_kills, self.ration = oom_kills(), Ration(config.get("memory_bytes", 0))
 
     # -- life
 
@@ -96,9 +98,9 @@ class Guard:
         self._reap()
         now = time.monotonic()
         for why, at in sorted(self.kill_at.items(), key=lambda item: item[1]):
-            if now >= at and self.phase != "exited":
-                self.reason = self.reason or why
-                self._kill_worker()
+            if now >= at:
+                self._end_worker(why)
+        self._end_worker(self.ration.excess(now))
         if self.phase == "starting" and self.link is None and not self.is_run:
             self._connect()
 
@@ -107,8 +109,8 @@ class Guard:
             return None
         if self.phase == "starting" and self.link is None and not self.is_run:
             return CONNECT_EVERY_S * 1000
-        times = self.kill_at.values()
-        return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
+        at = min((*self.kill_at.values(), self.ration.next_look))
+        return None if at == float("inf") else max(0.0, at - time.monotonic()) * 1000 + 1
 
     def end(self) -> None:
         """Kill everything, leave no file, exit."""
@@ -217,7 +219,6 @@ class Guard:
             if self.hello.get("state") == "ready" and self.phase == "starting":
                 self.phase, self.ready_s = "ready", time.monotonic() - self.begun
                 self.kill_at = {why: at for why, at in self.kill_at.items() if "did not end within" not in why}
-
         elif kind in (ASLEEP, AWAKE):
             told = json.loads(payload)
             self.hello.update((key, told[key]) for key in ("tier", "can_sleep") if key in told)
@@ -227,6 +228,11 @@ class Guard:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self.worker_pid and self.phase != "exited":
                     self._worker_died(ended[1])
+
+    def _end_worker(self, why: str) -> None:
+        if why and self.phase != "exited":
+            self.reason = self.reason or why
+            self._kill_worker()
 
     def _kill_worker(self) -> None:
         """Kill the tree; the worker's own death is then seen like any other."""
@@ -297,6 +303,8 @@ class Guard:
             self._stop(now, float(command["grace_s"]))
         elif name == "lease":
             self.kill_at["lease lapsed: the owner no longer renews it"] = now + float(command["s"])
+        elif name == "end":
+            self._end_worker(command["why"])
         elif name in ("sleep", "wake"):
             self._say(SLEEP if name == "sleep" else WAKE)
         if forgotten := name == "forget" and self.phase == "exited":
@@ -330,6 +338,7 @@ class Guard:
             "replica_id": self.config["replica_id"], "phase": self.phase, "pid": os.getpid(),
             "worker_pid": self.worker_pid, "exit_code": self.exit_code, "reason": self.reason,
             "ready_s": self.ready_s, "schema": self.hello, "last_lines": self.last_lines,
+            "share": self.config.get("share"),
         }  # fmt: skip
 
 

@@ -10,15 +10,19 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from puna.artifacts import write_json
-from puna.backends import guards, machine, mounts, processes, workspace
+from puna.backends import guards, machine, mounts, processes, shares, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
+from puna.backends.devices import NVML, Devices
 from puna.backends.pack import worker_folder, worker_pyz
+from puna.backends.ration import descendants
+from puna.backends.shares import Share
+from puna.backends.watch import LOOK_EVERY_S, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 
@@ -28,9 +32,9 @@ REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class LocalBackend:
     """Starts a guard for each replica; remembers nothing that the guards do not know."""
 
-    def __init__(self, home: Home, owner_fd: int | None = None) -> None:
+    def __init__(self, home: Home, owner_fd: int | None = None, devices: Devices = NVML) -> None:
         """`owner_fd` is the read end of the owner's pipe; without it, this process is the owner."""
-        self._home = home
+        self._home, self._devices, self._cores = home, devices, shares.Cores()
         if owner_fd is None:
             owner_fd, self._lifeline = os.pipe()  # the write end closes when this process ends
         self._owner_fd = owner_fd
@@ -43,7 +47,7 @@ class LocalBackend:
 
     @cached_property
     def _capacity(self) -> Capacity:
-        return machine.capacity()
+        return machine.capacity(self._devices)
 
     def start(self, launch: Launch) -> None:
         """Start guard and worker, from their zygote where there is one; returns when the guard listens (some 30 ms).
@@ -67,7 +71,8 @@ class LocalBackend:
             str(launch.app),
         ]
         argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic())]
-        config = _config(launch, argv) | {
+        share = shares.of(launch, self._capacity)
+        config = _config(launch, argv, share, self._choose_cores(launch.replica_id, share)) | {
             "mode": "serve",
             "owner_fd": self._owner_fd,
             "startup_timeout_s": launch.startup_timeout_s,
@@ -75,6 +80,12 @@ class LocalBackend:
         config |= self._files(launch.replica_id)
         if not (launch.warm and self._zygotes.fork(launch.warm, config)):
             guards.start(config | {"argv": mounts.wrapped(launch.mounts, argv)})
+
+    def _choose_cores(self, replica_id: str, share: Share) -> Sequence[int]:
+        if not share.cores:
+            return ()
+        running = {seen.replica_id: seen.pid for seen in self.list() if seen.phase is not Phase.EXITED}
+        return self._cores.choose(replica_id, share.cores, running)
 
     def stop(self, replica_id: str, grace_s: float) -> None:
         """Drain, finalize, end the process tree after `grace_s` at the latest; an unknown id is fine."""
@@ -188,7 +199,14 @@ class LocalBackend:
         return guards.ask(self._home.guard_socket(replica_id), command)
 
 
-def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+def validate(
+    launch: Launch,
+    report: Path,
+    timeout_s: float,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    devices: Devices = NVML,
+) -> None:
     """Run the worker's `validate` to its end, to `timeout_s` or to cancellation; nothing of it is left.
 
     The report is there afterwards in every case: where the run was ended, it names the phase and says why.
@@ -198,27 +216,32 @@ def validate(launch: Launch, report: Path, timeout_s: float, *, cancelled: Calla
     with tempfile.TemporaryDirectory(prefix="puna-") as folder:
         argv = [str(launch.python), "-I", str(worker_pyz(Path(folder))), "validate"]
         argv += ["--app", str(launch.app), "--report", str(report)]
-        config = _config(launch, mounts.wrapped(launch.mounts, argv)) | {
+        share = shares.of(launch, machine.capacity(devices))
+        config = _config(launch, mounts.wrapped(launch.mounts, argv), share) | {
             "mode": "run",
             "owner_fd": 0,
             "timeout_s": timeout_s,
         }
-        result = _run_guarded(config, cancelled)
+        result = _run_guarded(config, cancelled, devices)
     _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
 
 
-def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
-    result: dict[str, Any] = {"reason": "it was cancelled"}
+def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool], devices: Devices) -> dict[str, Any]:
+    result, why = {"reason": "it was cancelled"}, ""
+    next_look = time.monotonic() + LOOK_EVERY_S if devices.gpus() else float("inf")
     with guards.begin(config) as process:
         assert process.stdin is not None and process.stdout is not None
-        while process.poll() is None and not cancelled():
+        while process.poll() is None and not cancelled() and not why:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
+            if time.monotonic() >= next_look:
+                why = excess(config["share"], of_tree(devices.used_bytes() or {}, descendants(process.pid)))
+                next_look = time.monotonic() + LOOK_EVERY_S
         if process.poll() is not None:
             result = json.loads(process.stdout.read() or b"{}")
         process.stdin.close()  # the guard's owner has gone: it ends everything
         process.wait()
-    return result
+    return result | ({"reason": why} if why else {})
 
 
 def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
@@ -233,14 +256,16 @@ def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
     write_json(report, told)
 
 
-def _config(launch: Launch, argv: list[str]) -> dict[str, Any]:
+def _config(launch: Launch, argv: list[str], share: Share, cores: Sequence[int] = ()) -> dict[str, Any]:
     return {
         "replica_id": launch.replica_id,
         "argv": argv,
         "cwd": str(launch.app),
-        "env": {**launch.env, "CUDA_VISIBLE_DEVICES": launch.gpu},
+        "env": shares.environment(share, launch.env, cores),
         "log": str(launch.log),
         "socket": str(launch.socket),
+        "share": share.as_dict(),
+        "memory_bytes": share.memory_bytes,
     }
 
 

@@ -19,7 +19,8 @@ ENTRY = "import sys\nfrom puna.worker.main import main\nsys.exit(main(sys.argv[1
 @lru_cache(maxsize=1)
 def worker_bytes() -> bytes:
     """The zip, not compressed: reading it is faster than inflating, and it has some 240 kB."""
-    files = {f"puna/worker/{path.name}": path.read_bytes() for path in sorted(SOURCES.glob("*.py"))}
+    paths = sorted(SOURCES.rglob("*.py"))
+    files = {f"puna/worker/{path.relative_to(SOURCES).as_posix()}": path.read_bytes() for path in paths}
     files["puna/__init__.py"] = b""
     files["__main__.py"] = ENTRY.encode()
     buffer = io.BytesIO()

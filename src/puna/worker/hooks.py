@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Optional
 from puna.worker import (
     calllog,
     faults,
+    share,
     standin,
     transformers_adapter,
     transformers_generate,
@@ -16,31 +17,9 @@ from puna.worker import (
     vllm_llm,
     vllm_memory,
 )
+from puna.worker.share import Finder
 
 Hook = Callable[[Any], None]
-
-
-class Finder:
-    """Finds what the others find, and has the hook run when the module's own code has."""
-
-    def __init__(self, hooks: Dict[str, Hook]) -> None:
-        self.hooks = hooks
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        hook = self.hooks.get(name)
-        if hook is None:
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec: Any = finder.find_spec(name, path, target)
-                if spec is not None:
-                    break
-        else:
-            return None
-        execute = getattr(spec.loader, "exec_module", None)
-        if execute is not None:
-            spec.loader.exec_module = functools.partial(_execute, execute, hook)
-        return spec
 
 
 def install(concurrency: int = 0) -> None:
@@ -56,18 +35,14 @@ def install(concurrency: int = 0) -> None:
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
         "transformers.generation.utils": transformers_generate.shim,
+        **share.HOOKS,
     }
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder(hooks))
+        sys.meta_path.insert(0, Finder({name: functools.partial(_apply, hook) for name, hook in hooks.items()}))
     for name, hook in hooks.items():
         module = _imported(name)
         if module is not None:
             _apply(hook, module)
-
-
-def _execute(execute: Callable[[Any], None], hook: Hook, module: Any) -> None:
-    execute(module)
-    _apply(hook, module)
 
 
 def _apply(hook: Hook, module: Any) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import calllog, family, faults, hooks, standin
+from puna.worker import calllog, family, faults, hooks, share, standin
 from puna.worker.runner import App
 from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.validate import validate
@@ -45,6 +45,7 @@ def main(arguments: List[str]) -> int:
     _leave_no_trace()
     app = App(options["app"])
     if command == "validate":
+        share.settle()
         hooks.install()
         app.enter()
         status = 0 if validate(app, report) else EXIT_FAILED
@@ -56,6 +57,7 @@ def main(arguments: List[str]) -> int:
 
 def serve(app: App, options: Dict[str, str]) -> None:
     """Serve until told to stop. Ends the process itself: threads of the app may never end."""
+    share.settle()
     server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "0")))
     server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
     server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))

@@ -1,4 +1,4 @@
-"""What the worker asks of vLLM where the app says nothing: one process, sleep, few CUDA graphs, its share of a GPU."""
+"""What the worker asks of vLLM where the app says nothing: one process, sleep, few CUDA graphs."""
 
 from __future__ import annotations
 
@@ -40,10 +40,6 @@ def chosen(init: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:
     """Options to add to those that the app gave to `LLM`."""
     known = _known(init)
     more: Dict[str, Any] = {}
-    fraction = os.environ.get("PUNA_GPU_FRACTION")
-    if fraction and "gpu_memory_utilization" in known and options.get("kv_cache_memory_bytes") is None:
-        whole = options.get("gpu_memory_utilization", _default(init, "gpu_memory_utilization", 0.9))
-        more["gpu_memory_utilization"] = float(whole) * float(fraction)
     if not is_cuda():
         return more
     # The allocator that sleep needs and expandable segments exclude each other.
@@ -95,8 +91,3 @@ def _known(init: Callable[..., Any]) -> Set[str]:
 
 def _fields(module: str, name: str) -> Set[str]:
     return set(getattr(getattr(sys.modules.get(module), name, None), "__dataclass_fields__", ()))
-
-
-def _default(init: Callable[..., Any], name: str, otherwise: float) -> Any:
-    parameter = inspect.signature(init).parameters.get(name)
-    return otherwise if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
