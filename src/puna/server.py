@@ -195,6 +195,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     from puna.deploy.rebuilds import Rebuilds
     from puna.deploy.reconciler import Reconciler
     from puna.deploy.repositories import Repositories
+    from puna.deploy.retention import Sweeper
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
     from puna.deploy.zygotes import Keeper
@@ -210,7 +211,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     launching = Launching(store, home, secrets)
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
-    builder = Builder(store, home)
+    builder = Builder(store, home, between=Sweeper(store, home).look)
     models = Builder(store, home, kinds=commands.KINDS)  # a merge of minutes keeps no deploy waiting
     history = History(home, loads, store.snapshot)
 

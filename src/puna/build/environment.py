@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from puna.artifacts import SHORT, write_json, write_text
 from puna.build import command, surroundings, system
@@ -82,6 +84,7 @@ def build(
     with _lock(home.environments / f".{path.name}.lock", log, cancelled):
         if (path / MARKER).is_file() and (path / "venv" / "bin" / "python").exists():
             log(f"environment {path.name} is there already")
+            os.utime(path / MARKER)  # when it was used last
             return Environment.open(path)
         # Built in place: scripts that pip or a `run` line writes hold the path, so a finished venv must not move.
         # The marker, written last, is what makes it finished; a crash leaves none, and the next try starts afresh.
@@ -96,20 +99,26 @@ def build(
 
 @contextmanager
 def _lock(path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Iterator[None]:
-    with path.open("a") as file:
-        waited = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    log("the same environment is being built already: waiting for it")
-                waited = True
-            if cancelled():
-                raise BuildCancelledError("the build was cancelled", "start it again when ready")
-            time.sleep(_WAIT_S)
-        yield
+    waited = False
+    while True:
+        with path.open("a") as file:
+            if _try_lock(file):
+                yield
+                return
+        if not waited:
+            log("the same environment is being built already: waiting for it")
+        waited = True
+        if cancelled():
+            raise BuildCancelledError("the build was cancelled", "start it again when ready")
+        time.sleep(_WAIT_S)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(file.fileno()).st_nlink > 0  # else who had it has removed it, with an environment grown old
 
 
 def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Environment:

@@ -101,9 +101,13 @@ class Builder:
         capacity: Callable[[], Capacity] = machine.capacity,
         clock: Callable[[], float] = time.time,
         kinds: Collection[str] = ("revision", "runtime"),
+        between: Callable[[], None] = lambda: None,
     ) -> None:
-        """Over the store; it takes builds of `kinds` only, and leaves the others to another's thread."""
-        self.kinds = kinds
+        """Over the store; it takes builds of `kinds` only, and leaves the others to another's thread.
+
+        `between` is called in its thread, when no build is under way in it.
+        """
+        self.kinds, self.between = kinds, between
         self.store, self.home, self.tools = store, home, tools or RealTools()
         self.secrets = Secrets(store, home.key)
         self.capacity, self.clock = capacity, clock
@@ -121,6 +125,7 @@ class Builder:
         while not stop.is_set():
             self._woken.clear()
             try:
+                self.between()
                 if self.build_next():
                     continue
             except Exception:  # the log has it, and the loop goes on; the build's own errors never come here
@@ -275,7 +280,9 @@ class _Work:
             log=self.path,
             env=environment_of(bundle, revision, self.builder.secrets),
             gpu=gpu,
-            gpu_fraction=settings.gpu_fraction if gpu else 1.0,
+            gpu_fraction=settings.gpu_fraction,
+            vcpu=settings.vcpu,
+            memory_bytes=int(settings.ram_gib * 2**30),
             concurrency=settings.container_concurrency,
             inference_time_s=settings.inference_time_s,
             startup_timeout_s=settings.startup_timeout_s,
