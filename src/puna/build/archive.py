@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 import tarfile
 import tempfile
@@ -18,8 +19,11 @@ MAX_BYTES = 512 * 1024 * 1024
 MAX_FILES = 20_000
 _BLOCK = 512  # bytes of a tar block
 _MAX_NAME_RECORD_BYTES = 64 * 1024  # a pax or GNU record holds one long name here; tarfile reads it into memory whole
+MAX_DEPTH = 64
+"""Folders in one another; whoever walks them takes a step of Python's stack for each."""
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 _RECORDS = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+_RESIZES = re.compile(rb"\d (?:size|GNU\.sparse\.[a-z]+)=")  # tarfile would go on elsewhere than `_scan` looked
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -89,6 +93,8 @@ def _scan(plain: IO[bytes], limit_bytes: int, limit_files: int) -> None:
             )
         if size < 0 or (kind in _RECORDS and size > _MAX_NAME_RECORD_BYTES):
             raise ProjectError("the archive holds a header of an impossible size")
+        if kind == tarfile.XHDTYPE and _RESIZES.search(plain.read(size)):
+            raise ProjectError("the archive holds a record that gives a file another size than its header")
         files, total = files + 1, total + size
         if files > 2 * limit_files:  # a record may stand before each file
             raise too_many(limit_files)
@@ -123,9 +129,13 @@ def safe_name(name: str) -> str:
     """`name` as a relative path without `.`.
 
     Raises:
-        ProjectError: it is absolute, climbs out, or holds control characters or a backslash.
+        ProjectError: it is absolute, climbs out, is nested too deeply, or holds control characters or a backslash.
     """
     path = PurePosixPath(name)
+    if len(path.parts) > MAX_DEPTH:
+        raise ProjectError(
+            f"the archive holds a name of {len(path.parts)} folders: {name[:80]!r}...", f"at most {MAX_DEPTH}"
+        )
     if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
         raise ProjectError(f"the archive holds the name {name!r}", "names must be relative, without `..`")
     return path.as_posix()

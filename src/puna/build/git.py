@@ -6,8 +6,9 @@ import base64
 import ipaddress
 import os
 import re
+import shlex
+import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puna.artifacts import Source
-from puna.build import command, source
+from puna.build import archive, bounded, command, source
+from puna.build.bounded import Bounds
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
 from puna.spec.project import Project
@@ -23,6 +25,12 @@ from puna.spec.repository import Address, Repository, address
 
 TIMEOUT_S = 300.0
 MAX_FILE_BYTES = 1 << 30  # of one file that git writes: the pack of a shallow fetch
+MAX_MEMORY_BYTES = 2 << 30  # a pack may say of a few bytes that they are a huge file, and git makes room for it
+MAX_TREE_BYTES, MAX_TREE_FILES = 4 * archive.MAX_BYTES, 5 * archive.MAX_FILES
+"""Of what is checked out: one file of a pack may stand in a million places. Some of it may be on the ignore list."""
+LIST_BYTES = 64 << 20
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+GLOBAL6 = ipaddress.ip_network("2000::/3")
 ALLOWED_HOSTS = "PUNA_GIT_HOSTS"
 """Hosts, separated by commas, that may be asked although their addresses are private, and over http too."""
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -98,18 +106,46 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         fetching = ["fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph"]
         _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], settings, repository, store)
         commit = _git(["rev-parse", "refs/puna/head"], settings, repository, store).strip()
+        _measure(repository, settings, store)
         out = [f"--work-tree={files}", "-c", "core.bare=false"]
-        _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", "."], settings, repository, store)
+        part = repository.folder or "."
+        _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", part], settings, repository, store)
+        source.check_links(files)  # before anything is read: what a link leads to would be told in an error
         folder = _inside(files, repository)
         project = source.check(folder)
         _no_pointers(folder)
         return Fetched(source.snapshot(folder, home), commit, project)
 
 
+def _measure(repository: Repository, settings: Mapping[str, str], store: Path) -> None:
+    """Refuse a tree that is too large, before any of it is written."""
+    listing = ["ls-tree", "-r", "-l", "-z", "refs/puna/head", *(["--", repository.folder] if repository.folder else [])]
+    too_large = ProjectError(
+        f"{repository.url} is over {MAX_TREE_BYTES >> 20} MiB or {MAX_TREE_FILES} files",
+        "name the folder that holds app.py, or keep data elsewhere",
+    )
+    try:
+        entries = _git(listing, settings, repository, store).split("\0")[:-1]
+    except bounded.OutputError:
+        raise too_large from None
+    sizes = [size for size in (entry.partition("\t")[0].split()[3] for entry in entries) if size.isdigit()]
+    if len(entries) > MAX_TREE_FILES or sum(map(int, sizes)) > MAX_TREE_BYTES:
+        raise too_large
+    if any(entry.count("/") >= archive.MAX_DEPTH for entry in entries):
+        raise ProjectError(f"{repository.url} has over {archive.MAX_DEPTH} folders in one another", "flatten it")
+    if not entries and repository.folder:
+        raise _no_folder(repository)
+
+
+def _no_folder(repository: Repository) -> ProjectError:
+    hint = "name the folder that holds app.py"
+    return ProjectError(f"{repository.url} has no folder {repository.folder!r}", hint)
+
+
 def _inside(files: Path, repository: Repository) -> Path:
     folder = (files / repository.folder).resolve()
     if not folder.is_relative_to(files.resolve()) or not folder.is_dir():
-        raise ProjectError(f"{repository.url} has no folder {repository.folder!r}", "name the folder that holds app.py")
+        raise _no_folder(repository)
     return folder
 
 
@@ -133,6 +169,7 @@ def _settings(repository: Repository, credential: Credential | None) -> Iterator
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ALLOW_PROTOCOL": where.scheme,
         "GIT_LFS_SKIP_SMUDGE": "1",
+        "GIT_LITERAL_PATHSPECS": "1",
         "HOME": os.devnull,
         "LC_ALL": "C",
     }
@@ -143,13 +180,14 @@ def _settings(repository: Repository, credential: Credential | None) -> Iterator
         "http.lowSpeedLimit": "1000",
         "http.lowSpeedTime": "60",
         "core.hooksPath": os.devnull,
+        "pack.threads": "2",  # each has its own share of the memory
         "core.protectNTFS": "true",
         "fetch.fsckObjects": "true",
         "transfer.fsckObjects": "true",
     }
-    with tempfile.TemporaryDirectory(prefix="puna-git-") as folder:
+    with tempfile.TemporaryDirectory(prefix="puna-git-") as folder, _in_memory(credential) as key:
         if where.scheme == "ssh":
-            env["GIT_SSH_COMMAND"] = _ssh(where, ip, Path(folder), credential)
+            env["GIT_SSH_COMMAND"] = _ssh(where, ip, Path(folder), key)
         elif credential is not None and credential.token:
             pair = base64.b64encode(f"x-access-token:{credential.token}".encode()).decode()
             config["http.extraHeader"] = f"Authorization: Basic {pair}"
@@ -160,18 +198,29 @@ def _settings(repository: Repository, credential: Credential | None) -> Iterator
         yield env
 
 
-def _ssh(where: Address, ip: str, folder: Path, credential: Credential | None) -> str:
+@contextmanager
+def _in_memory(credential: Credential | None) -> Iterator[str]:
+    """A path at which ssh finds the private key, which no disk ever sees; empty when there is none."""
+    if credential is None or not credential.ssh_key:
+        yield ""
+        return
+    with os.fdopen(os.memfd_create("key"), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # ssh takes no key that others may read
+        file.write(credential.ssh_key.strip().encode() + b"\n")
+        file.flush()
+        # Of this process: ssh closes every descriptor that it inherits.
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+def _ssh(where: Address, ip: str, folder: Path, key: str) -> str:
     options = ["-F", os.devnull, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new"]
     options += ["-o", f"HostName={ip}", "-o", f"HostKeyAlias={where.host}", "-o", "ProxyCommand=none"]
     options += ["-o", "ConnectTimeout=20", "-o", "ForwardAgent=no", "-o", "IdentitiesOnly=yes"]
     known = Path(os.environ.get("HOME", os.devnull)) / ".ssh" / "known_hosts"
     options += ["-o", f"UserKnownHostsFile={known if known.is_file() else folder / 'known_hosts'}"]
-    if credential is not None and credential.ssh_key:
-        key = folder / "key"
-        key.touch(0o600)
-        key.write_text(credential.ssh_key.strip() + "\n")
-        options += ["-i", str(key)]
-    return " ".join(["ssh", *options])
+    if key:
+        options += ["-i", key]
+    return shlex.join(["ssh", *options])
 
 
 def _resolved(where: Address) -> str:
@@ -198,24 +247,28 @@ def _resolved(where: Address) -> str:
 
 def _is_public(text: str) -> bool:
     ip = ipaddress.ip_address(text)
-    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    return ip.is_global and not ip.is_multicast and (inner is None or inner.is_global)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in NAT64:  # how a network without IPv4 reaches it
+            return _is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip not in GLOBAL6:
+            return False
+    return ip.is_global and not ip.is_multicast
 
 
 def _git(arguments: list[str], env: Mapping[str, str], repository: Repository, store: Path | None = None) -> str:
     where = [f"--git-dir={store}"] if store is not None else []
-    argv = ["prlimit", f"--fsize={MAX_FILE_BYTES}", "git", *where, *arguments]
+    if shutil.which("git", path=env.get("PATH")) is None:
+        raise MachineError("git is not installed", "apt-get install git")
+    bounds = Bounds(TIMEOUT_S, MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
     try:
-        done = subprocess.run(argv, env=dict(env), capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise MachineError("git is not installed", "apt-get install git") from None
-    except subprocess.TimeoutExpired:
+        status, told, said = bounded.run(["git", *where, *arguments], env, bounds)
+    except bounded.TimeError:
         raise ProjectError(
             f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"
         ) from None
-    if done.returncode != 0:
-        raise _explained(repository, done.stderr.decode(errors="replace"))
-    return done.stdout.decode(errors="replace")
+    if status != 0:
+        raise _explained(repository, said.decode(errors="replace"))
+    return told.decode(errors="replace")
 
 
 def _explained(repository: Repository, said: str) -> PunaError:

@@ -20,6 +20,8 @@ from puna.spec import project, runtime, schema
 from puna.spec.project import Project
 
 CLASS = "InferlessPythonModel"
+MAX_CODE_BYTES = 2 << 20
+"""Of one file that is parsed here: its tree takes a hundred times as much."""
 
 
 def check(folder: Path) -> Project:
@@ -53,10 +55,14 @@ def parse(path: Path) -> ast.Module:
     Raises:
         ProjectError: it is not Python, with the line.
     """
+    if path.stat().st_size > MAX_CODE_BYTES:
+        raise ProjectError(f"{path.name} is over {MAX_CODE_BYTES >> 20} MiB", "keep data in files of its own")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user's `"\d"` is theirs to see when the app runs
             return ast.parse(path.read_bytes(), path.name)
+    except (RecursionError, MemoryError):
+        raise ProjectError(f"{path.name} is nested too deeply", f"correct {path.name}") from None
     except SyntaxError as error:
         text = f": `{error.text.strip()}`" if error.text else ""
         raise ProjectError(f"{path.name} line {error.lineno}: {error.msg}{text}", f"correct {path.name}") from None
@@ -107,6 +113,32 @@ def _bound(node: ast.ImportFrom | ast.Assign) -> list[str]:
     return [target.id for target in node.targets if isinstance(target, ast.Name)]
 
 
+def check_links(folder: Path) -> None:
+    """Every link below `folder`, whatever the ignore list says, must stay in it.
+
+    Raises:
+        ProjectError: one leads out of it, or nowhere.
+    """
+    root = folder.resolve()
+    for above, folders, files in os.walk(root):
+        for path in (Path(above, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                _target(path, path.relative_to(root).as_posix(), root)
+
+
+def _target(link: Path, name: str, root: Path) -> Path:
+    try:
+        target = link.resolve()
+        inside = target.is_relative_to(root) and target.exists()
+    except (OSError, RuntimeError):  # a link to itself
+        target, inside = link, False
+    if not inside:
+        raise ProjectError(
+            f"{name} is a link to {target}, which is not in the project", "copy the file into the project"
+        )
+    return target
+
+
 def listing(folder: Path, *, limit_bytes: int = MAX_BYTES, limit_files: int = MAX_FILES) -> list[tuple[str, Path]]:
     """`(relative name, file)` of everything that belongs to the project, sorted.
 
@@ -135,11 +167,7 @@ def _walk(around: tuple[Path, ...], prefix: str, ignore: Ignore) -> Iterator[tup
             continue
         target = path
         if path.is_symlink():
-            target = path.resolve()
-            if not target.is_relative_to(around[0]) or not target.exists():
-                raise ProjectError(
-                    f"{name} is a link to {target}, which is not in the project", "copy the file into the project"
-                )
+            target = _target(path, name, around[0])
             if any(folder.is_relative_to(target) for folder in around):
                 raise ProjectError(f"{name} is a link to a folder around it", "remove the link")
         if target.is_dir():

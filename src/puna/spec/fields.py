@@ -16,6 +16,37 @@ import yaml
 from puna.errors import UsageError, nearest
 
 T = TypeVar("T")
+MAX_YAML_BYTES = 64 * 1024
+"""Reading takes a second at this size, and holds everybody up; people write a few hundred lines."""
+
+
+class _OnceOnly(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping: people read the first, YAML takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"found `{key.value}` twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def parse_yaml(text: str, what: str, error: type[UsageError]) -> Any:
+    """The value that YAML text holds; `what` is named in the error.
+
+    Raises:
+        UsageError: as `error`, when the text is too long or is not YAML.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise error(f"{what} is over {MAX_YAML_BYTES >> 10} KiB", "shorten it")
+    try:
+        return yaml.load(text, _OnceOnly)
+    except Exception as problem:  # noqa: BLE001 - whoever sent it sees the error; PyYAML raises what it trips over
+        why = "it is nested too deeply" if isinstance(problem, RecursionError) else " ".join(str(problem).split())
+        raise error(f"{what} is not YAML: {why}") from None
 
 
 def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
@@ -25,12 +56,13 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
         UsageError: as `error`, when the file is missing, is not YAML or is not a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            value = parse_yaml(file.read(MAX_YAML_BYTES + 1), str(path), error)
     except FileNotFoundError:
         raise error(f"{path} does not exist", "check the path") from None
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}", "check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
         raise error(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
     if value is None:
         return {}

@@ -114,7 +114,7 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
     warnings += _misspelt(settings, _CONFIGURATION, "configuration.")
     optional = _section(values, "optional")
     warnings += _misspelt(optional, _OPTIONAL, "optional.")
-    found = runtime.find(folder, _text(optional, "runtime_file_name"))
+    found = runtime.find(folder, _inside(optional, "runtime_file_name"))
     name = _name(_text(values, "name") or folder.resolve().name, warnings)
     project = Project(
         name=name,
@@ -211,6 +211,14 @@ def _text(values: Mapping[str, Any], key: str) -> str | None:
 def _number(values: Mapping[str, Any], key: str, default: float) -> float:
     text = _text(values, key)
     try:
+def _inside(values: Mapping[str, Any], key: str) -> str | None:
+    """A file's name that stays in the folder: who wrote it may not be who owns the machine that reads it."""
+    name = _text(values, key)
+    if name is not None and (name.startswith("/") or ".." in re.split(r"[/\\]", name) or not name.isprintable()):
+        raise ProjectError(f"`optional.{key}` is {name!r}, which is outside the project", "name a file of the folder")
+    return name
+
+
         number = default if text is None else float(text)
     except ValueError:
         number = -1

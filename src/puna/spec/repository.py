@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from puna.errors import UsageError
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])")
 FOLDER = re.compile(r"[A-Za-z0-9._ +@-]+(/[A-Za-z0-9._ +@-]+)*")
-SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
+SCP = re.compile(r"(?P<user>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 PATH = re.compile(r"/[A-Za-z0-9._/~%+-]+")
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def address(url: str) -> Address:
         raise refused from None
     if parts.scheme not in PORTS or not HOST.fullmatch(parts.hostname or "") or parts.query or parts.fragment:
         raise refused
-    if not PATH.fullmatch(parts.path) or ".." in parts.path.split("/"):
+    plain = unquote(parts.path)
+    if not PATH.fullmatch(parts.path) or not plain.isprintable() or ".." in plain.split("/"):
         raise refused
     if parts.password is not None or (parts.username and parts.scheme != "ssh"):
         raise UsageError(

@@ -49,13 +49,16 @@ _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _EXTRAS = r"(?:\s*\[\s*[A-Za-z0-9._,\s-]*\])?"
 _CLAUSE = r"(?:===|==|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9][A-Za-z0-9._*+!-]*"
 _REQUIREMENT = re.compile(rf"({_NAME})({_EXTRAS})\s*(?:\(?\s*({_CLAUSE}(?:\s*,\s*{_CLAUSE})*)\s*,?\s*\)?)?")
-_REMOTE = r"(?:git\+(?:https|http|ssh)|https?)://[^\s/]+/\S*"
+_REMOTE = r"(?:git\+(?:https|http|ssh)|https?)://(?!-)(?![^\s/]*@-)[^\s/]+/\S*"
 _DIRECT = re.compile(rf"({_NAME}){_EXTRAS}\s*@\s*({_REMOTE})")
 _URL = re.compile(_REMOTE)
 _MARKER_WORD = re.compile(r"""\s*(?:[a-z_]+|'[^'\\]*'|"[^"\\]*"|===|==|~=|!=|<=|>=|<|>|\(|\))""")
 _MARKER_NAME = re.compile(r"python_version|python_full_version|os_name|sys_platform|platform_\w+|implementation_\w+")
-_APT = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+:~-]+)?")
-_VERSION = re.compile(r"\d+(\.\d+){0,2}")
+# No `-` at the end: apt-get removes what is so called. `[0-9]` and not `\d`: other scripts have digits too.
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9]+)?(?:=[A-Za-z0-9.+:~]+(?:-[A-Za-z0-9.+~]+)*)?")
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}")
+MAX_ENTRY = 1000
+"""Characters of an entry; the patterns below take time by its square."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,14 @@ def find(folder: Path, name: str | None = None) -> Path | None:
     for candidate in filter(None, (name, *FILE_NAMES)):
         path = folder / candidate
         # `config.yaml` is a common name for other things too: it counts when it says `build:`.
-        if path.is_file() and (candidate != "config.yaml" or re.search(r"(?m)^build\s*:", path.read_text())):
+        if path.is_file() and (candidate != "config.yaml" or _says_build(path)):
             return path
     return None
+
+
+def _says_build(path: Path) -> bool:
+    with path.open(errors="replace") as file:
+        return bool(re.search(r"(?m)^build\s*:", file.read(fields.MAX_YAML_BYTES)))
 
 
 def load(path: Path) -> RuntimeSpec:
@@ -134,10 +142,7 @@ def parse_text(text: str) -> RuntimeSpec:
     Raises:
         RuntimeSpecError: as `load`.
     """
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RuntimeSpecError(f"the runtime is not YAML: {' '.join(str(error).split())}") from None
+    value = fields.parse_yaml(text, "the runtime", RuntimeSpecError)
     if not isinstance(value, dict | None):
         raise RuntimeSpecError(f"the runtime must hold keys and values, not a {type(value).__name__}")
     return parse(value or {})
@@ -230,6 +235,8 @@ def _system_packages(entries: Sequence[str]) -> tuple[str, ...]:
 
 
 def _words(entry: str, key: str) -> list[str]:
+    if len(entry) > MAX_ENTRY:
+        raise RuntimeSpecError(f"`build.{key}` has an entry of {len(entry)} characters", f"at most {MAX_ENTRY}")
     if any(ord(c) < 32 and c != "\t" for c in entry.strip()):
         raise RuntimeSpecError(f"`build.{key}` has an entry of several lines: {entry!r}", "write one list item a line")
     try:
@@ -290,7 +297,7 @@ def _requirement(text: str) -> str | None:
     if semicolon and not _is_marker(marker):
         return None
     suffix = f" ; {marker.strip()}" if semicolon else ""
-    head = head.strip()
+    head = " ".join(head.split())  # runs of spaces would be divided among the patterns' `\s*` in every way
     if found := _DIRECT.fullmatch(head):
         return f"{found[1]} @ {found[2]}"
     if _URL.fullmatch(head):

@@ -17,6 +17,7 @@ from puna.errors import SchemaError, nearest
 _INT = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
 _FLOAT = {"FP16", "FP32", "FP64", "BF16"}
 DATATYPES = ("STRING", "BYTES", "BOOL", *sorted(_INT), *sorted(_FLOAT))
+MAX_BYTES = 1 << 20
 FLAGS = {
     "BATCH_SIZE": "batch_size",
     "BATCH_WINDOW": "batch_window_ms",
@@ -120,9 +121,15 @@ def read_literal(path: Path) -> Schema | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `"\d"` in somebody's example is not Puna's business
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise SchemaError(f"{path.name} is over {MAX_BYTES >> 20} MiB", "shorten its examples")
+            tree = ast.parse(text)
     except FileNotFoundError:
         return None
+    except (RecursionError, MemoryError):
+        raise SchemaError(f"{path.name} is nested too deeply", f"correct {path.name}") from None
     except (SyntaxError, ValueError) as error:
         line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise SchemaError(f"{path.name}{line} is not Python: {error}", f"python -m py_compile {path}") from None
@@ -132,7 +139,7 @@ def read_literal(path: Path) -> Schema | None:
             if name == "INPUT_SCHEMA" or name in FLAGS:
                 try:
                     found[name] = ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError, MemoryError, RecursionError):
                     return None
     return from_literal(found) if "INPUT_SCHEMA" in found else None
 
