@@ -195,6 +195,16 @@ class Client(Connection):
         """What happened to an endpoint since the event of id `after`, oldest first."""
         return self._items(f"/endpoints/{_part(name)}/events", {"after": after})
 
+    def usage(self, since: str = "30d", until: str = "", by: str = "endpoint", endpoint: str = "") -> Json:
+        """Requests and GPU-seconds by `endpoint`, `key`, `day`, `hour`, or several of them with commas."""
+        query = {"since": since, "until": until, "by": by, "endpoint": endpoint}
+        return self._call("GET", "/usage", params=query)
+
+    def usage_csv(self, since: str = "30d", until: str = "", by: str = "hour,endpoint,key", endpoint: str = "") -> str:
+        """The same as a table for spreadsheets."""
+        query = {"since": since, "until": until, "by": by, "endpoint": endpoint}
+        return "".join(self._stream("/usage.csv", query, lambda reply: reply.iter_text()))
+
     # ---- keys, secrets, models, runs -------------------------------------------------------------------------
 
     def create_key(

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,6 +199,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     from puna.deploy.retention import Sweeper
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
+    from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
@@ -227,7 +229,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops += [models.run, rebuilds.run]
+    loops += [models.run, rebuilds.run, partial(metering, store)]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
@@ -249,7 +251,9 @@ def _hush() -> None:
 def _bury(store: Store, backend: LocalBackend, now: float) -> None:
     """Replicas that ended with the last `puna up` have not failed: their revision owes nothing for it."""
     alive = {seen.replica_id for seen in backend.list()}
-    for replica in store.replicas():
+    replicas = store.replicas()
+    store.skip_usage([replica.id for replica in replicas if replica.id not in alive], now)
+    for replica in replicas:
         if replica.id not in alive and ReplicaState.STOPPING in REPLICA_MOVES[replica.state]:
             store.move_replica(replica.id, ReplicaState.STOPPING, now, reason="`puna up` had ended")
 

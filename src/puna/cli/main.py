@@ -45,6 +45,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "ps": Command("endpoints:ps", "List endpoints and their replicas."),
         "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),
         "events": Command("endpoints:events", "Show what happened to an endpoint, and why."),
+        "usage": Command("usage:usage", "Show requests and GPU-seconds by endpoint, key, day or hour; --csv."),
         "scale": Command("endpoints:scale", "Change replicas, delays and limits without a rebuild."),
         "activate": Command("endpoints:activate", "Let an endpoint take requests again."),
         "deactivate": Command("endpoints:deactivate", "Stop every replica and refuse requests."),

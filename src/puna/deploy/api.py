@@ -23,6 +23,7 @@ from puna.deploy import (
     api_live,
     api_models,
     api_runs,
+    api_usage,
     api_volumes,
 )
 from puna.deploy.access import Access
@@ -57,8 +58,8 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.control = control
-    parts = (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_runs, api_live, api_console)
-    for part in parts:
+    parts = (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_runs, api_live, api_usage)
+    for part in (*parts, api_console):
         app.include_router(part.routes(control), prefix="/api/v1")
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
     app.include_router(api_console.pages())

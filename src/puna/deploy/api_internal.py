@@ -18,12 +18,22 @@ MAX_WAIT_S = 60.0
 LOOK_S = 0.5
 
 
+class UsageReport(BaseModel):
+    """What a gateway has counted since its report of the number before."""
+
+    process: str
+    number: int
+    rows: list[tuple[int, str, str, int, int, float]]
+    """Hour, endpoint, key, requests, failed, seconds of `infer`."""
+
+
 class LoadReport(BaseModel):
     """What `POST /internal/load` takes."""
 
     gateway: str
     at: float
     endpoints: dict[str, dict[str, Any]]
+    usage: UsageReport | None = None
 
 
 def routes(control: Control) -> APIRouter:
@@ -41,6 +51,9 @@ def routes(control: Control) -> APIRouter:
     async def post_load(report: LoadReport) -> Json:
         """Take a gateway's report."""
         control.loads.report(report.gateway, report.at, report.endpoints)
+        used = report.usage
+        if used is not None:
+            await run_in_threadpool(control.store.add_usage, used.process, used.number, used.rows, control.clock())
         return {"version": control.store.version}
 
     return router

@@ -67,14 +67,15 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def _write(self, routes: bool = True) -> Iterator[Connection]:
+    def _write(self, routes: bool = True, snapshot: bool = True) -> Iterator[Connection]:
+        """A transaction; `routes`: gateways see what it changes, `snapshot`: so does `Store.snapshot`."""
         # One writer in this process; BEGIN IMMEDIATE keeps other processes out (a deferred transaction that turns
         # from reading to writing fails at once when another writer got between).
         with self._lock:
             with self.engine.connect().execution_options(puna_write=True) as connection, connection.begin():
                 yield connection
                 version = self._bump(connection, "routes") if routes else None
-            self._writes += 1
+            self._writes += snapshot
             if version is not None:
                 self._version = version
         if version is not None:

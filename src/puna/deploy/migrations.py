@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, func, inspect, select, text
 
-from puna.deploy.tables import BUILDS, DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION
+from puna.deploy.tables import BUILDS, DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION, USAGE, USAGE_MARKS
 from puna.errors import MachineError
 
 
@@ -32,11 +32,18 @@ def migration_004_arguments_of_builds(connection: Connection) -> None:
     _add_column(connection, BUILDS.c.arguments)
 
 
+def migration_005_usage(connection: Connection) -> None:
+    """What was asked of endpoints, and what they held of GPUs."""
+    for table in (USAGE, USAGE_MARKS):
+        table.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_001_all_tables,
     migration_002_deliveries,
     migration_003_replies,
     migration_004_arguments_of_builds,
+    migration_005_usage,
 )
 
 

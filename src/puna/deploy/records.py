@@ -283,6 +283,25 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Use:
+    """What one key asked of one endpoint in one hour; without a key, what its replicas held of GPUs."""
+
+    hour: int
+    """When it began, in Unix seconds."""
+    endpoint: str
+    key: str
+    """The key's id."""
+    key_name: str
+    requests: int = 0
+    failed: int = 0
+    """Of them: answered with 400 or above, left by their callers, or broken off."""
+    infer_s: float = 0.0
+    """Seconds that they were on replicas; waking is not counted."""
+    gpu_s: float = 0.0
+    """Seconds times the share of a GPU."""
+
+
+@dataclass(frozen=True)
 class Delivery:
     """One word that a repository has changed: a webhook's, a look at the branch, or an earlier one said again."""
 

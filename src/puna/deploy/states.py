@@ -233,6 +233,8 @@ PENDING = frozenset({R.QUEUED, R.BUILDING, R.BUILT, R.STARTING})
 ALIVE = frozenset({P.STARTING, P.READY, P.ASLEEP})
 """Replicas whose processes stay unless something is done."""
 SERVING = frozenset({P.READY, P.ASLEEP})
+# Their share of a GPU is in use. Whoever sleeps is ended as soon as another needs its share.
+HOLDING = frozenset({P.STARTING, P.READY, P.DRAINING, P.STOPPING})
 """Replicas that requests may be sent to: one that sleeps wakes for them."""
 CRASH_LOOP = 3
 """Failures in a row after which a rollout is given up."""

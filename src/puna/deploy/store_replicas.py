@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select
 
+from puna.deploy import metering
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Replica
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
@@ -16,7 +17,7 @@ from puna.errors import NotFoundError
 
 
 class ReplicaStore(Database):
-    """Replicas."""
+    """Replicas; what they held of a GPU is counted with each move."""
 
     def replicas(self, endpoint: str | None = None) -> list[Replica]:
         """Every replica whose process may still be there, oldest first: of one endpoint or of all."""
@@ -75,6 +76,7 @@ class ReplicaStore(Database):
         with self._write() as connection:
             before = self._replica(connection, replica_id)
             check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
+            metering.count(connection, before, now, is_gone=state is ReplicaState.GONE)
             if state is ReplicaState.GONE:
                 connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
                 return before
@@ -90,6 +92,7 @@ class ReplicaStore(Database):
         with self._write() as connection:
             replica = self._replica(connection, replica_id)
             check_move(f"replica `{replica_id}`", REPLICA_MOVES, replica.state, ReplicaState.FAILED)
+            metering.count(connection, replica, now)
             row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
             connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
             mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)

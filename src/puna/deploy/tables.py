@@ -190,3 +190,22 @@ DELIVERIES = Table(
     _text("detail"),
     Column("revision", Integer, nullable=True),
 )
+
+# Neither knows an endpoint or a key by reference: what was used is told long after both are gone.
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("endpoint", String(64), primary_key=True),
+    Column("key", String(16), primary_key=True),
+    _text("key_name"),
+    _count("requests"),
+    _count("failed"),
+    _number("infer_s"),
+    _number("gpu_s"),
+)
+
+# How far something has been counted: the number of a gateway's last report, or when a replica was counted last.
+USAGE_MARKS = Table(
+    "usage_marks", METADATA, Column("name", String(80), primary_key=True), _number("value"), _number("at")
+)

@@ -54,6 +54,8 @@ class Call:
     body: bytes
     trace: str
     version: str = "1"
+    key: str = ""
+    """The id of the key that it came with, once that was found good."""
     adapter: Mapping[str, str] | None = None
     """The LoRA that the engine is to answer with: its name and path."""
     cold: bool = False
@@ -67,6 +69,8 @@ class Call:
     """The rest of that time."""
     first_byte: float = 0.0
     """Of a stream: when its first event was sent, on the clock of `time.perf_counter`."""
+    broke_off: bool = False
+    """Its stream ended with an error: its status had been sent by then."""
     stage: Stage = Stage.WAITING
     told: Told | None = None
     owner: Owner | None = None

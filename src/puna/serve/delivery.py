@@ -67,6 +67,7 @@ async def stream(send: Send, call: Call, failed: Callable[[str], bytes], last: b
     except DeadlineError as late:
         error = http.error_text(late)
     if error:
+        call.broke_off = True
         await http.events(send, [failed(error)])
     elif last:
         await http.events(send, [last])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -27,12 +28,14 @@ from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
 from puna.serve.routes_table import Follower, Table
+from puna.serve.usage import Meter
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|generate_stream|ready))?/?")
 TRACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MAX_BODY_BYTES = 100 * 1024 * 1024
 REPORT_EVERY_S = 0.5
+LAST_WORD_S = 2.0
 FIRST_TABLE_S = 10.0
 CLIENT_GONE = 499
 
@@ -54,10 +57,10 @@ class Gateway:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
         self.access = Access()
-        self.metrics = Metrics()
+        self.metrics, self.usage = Metrics(), Meter()
         self.control = ControlPlane(settings.control_socket)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
-        self.openai = OpenAI(self.lanes, self.access, self.metrics, settings.max_body_bytes)
+        self.openai = OpenAI(self.lanes, self.access, self.metrics, self.usage, settings.max_body_bytes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,6 +106,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(OSError, TimeoutError):  # the control plane is gone as well: nobody takes the rest
+            await asyncio.wait_for(self._tell(self.lanes.load(), at_once=True), LAST_WORD_S)
         for lane in self.lanes.by_name.values():
             for link in lane.links.values():
                 link.close()
@@ -139,9 +144,8 @@ class Gateway:
                 for seconds in load["cold"]:
                     self.metrics.cold_wait(name, seconds)
             self._report_now.clear()
-            body = orjson.dumps({"gateway": self.id, "at": time.time(), "endpoints": loads})
             try:
-                await self.control.fetch("POST", "/internal/load", body)
+                await self._tell(loads)
             except OSError:
                 # The control plane is down; its successor gets the next report.
                 await asyncio.sleep(REPORT_EVERY_S / 5)
@@ -150,6 +154,14 @@ class Gateway:
                 await asyncio.wait_for(self._report_now.wait(), REPORT_EVERY_S)
             except TimeoutError:
                 continue
+
+    async def _tell(self, loads: Mapping[str, object], *, at_once: bool = False) -> None:
+        now = time.time()
+        usage = self.usage.report(now, at_once=at_once)
+        body = orjson.dumps({"gateway": self.id, "at": now, "endpoints": loads, "usage": usage})
+        await self.control.fetch("POST", "/internal/load", body)
+        if usage is not None:
+            self.usage.arrived()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +182,10 @@ class Gateway:
             status = CLIENT_GONE
         if verb in ("infer", "generate_stream"):
             # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
-            self.metrics.answered(name if name in self.lanes.by_name else "", status, call, began)
+            known = name in self.lanes.by_name
+            self.metrics.answered(name if known else "", status, call, began)
+            if known and call.key:
+                self.usage.count(call, status)
 
     def infer(self, request: Request) -> Callable[[], None]:
         """One inference request that has arrived whole, without a task of its own; what `_infer` is for the others."""
@@ -189,9 +204,11 @@ class Gateway:
                 request.reply(status, [*headers, *delivery.headers(call)], body)
             name = call.endpoint if call.endpoint in self.lanes.by_name else ""
             self.metrics.answered(name, status, call, began)
+            if name and call.key:
+                self.usage.count(call, status)
 
         try:
-            self.access.check(request.authorization, time.time(), endpoint=call.endpoint)
+            call.key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint).id
             if len(call.body) > self.settings.max_body_bytes:
                 raise http.too_large(self.settings.max_body_bytes)
             self._lane(call.endpoint).begin(call, told)
@@ -203,12 +220,13 @@ class Gateway:
         self._numbers += 1
         return given if given and TRACE.fullmatch(given) else f"{self._trace_prefix}-{self._numbers:x}"
 
-    def _permit(self, scope: Scope, endpoint: str | None) -> None:
-        self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint)
+    def _permit(self, scope: Scope, endpoint: str | None) -> str:
+        """The id of the request's key, which may use `endpoint`."""
+        return self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint).id
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
-        self._permit(scope, call.endpoint)
+        call.key = self._permit(scope, call.endpoint)
         lane = self._lane(call.endpoint)
         call.path = "stream" if call.path == "generate_stream" else "infer"
         call.body = await http.read_body(scope, receive, self.settings.max_body_bytes)

@@ -29,6 +29,7 @@ from puna.serve.dispatch import Lane, Lanes
 from puna.serve.http import Disconnected, Header, Receive, Scope, Send
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
+from puna.serve.usage import Meter
 
 PREFIX = "/v1/"
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
@@ -65,8 +66,8 @@ class Target:
 class OpenAI:
     """Answers everything under /v1."""
 
-    def __init__(self, lanes: Lanes, access: Access, metrics: Metrics, max_body_bytes: int) -> None:
-        self.lanes, self.access, self.metrics = lanes, access, metrics
+    def __init__(self, lanes: Lanes, access: Access, metrics: Metrics, usage: Meter, max_body_bytes: int) -> None:
+        self.lanes, self.access, self.metrics, self.usage = lanes, access, metrics, usage
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
@@ -87,6 +88,8 @@ class OpenAI:
             status = CLIENT_GONE
         if call.path:
             self.metrics.answered(call.endpoint, status, call, began)
+            if call.endpoint:  # with a key that may call it
+                self.usage.count(call, status)
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         call.body = await http.read_body(scope, receive, self.max_body_bytes)
@@ -94,7 +97,7 @@ class OpenAI:
         target = find(model, [lane.route for lane in self.lanes.by_name.values()])
         # A key for some endpoints hears nothing of the others, not even which there are.
         asked = target.endpoint if target else model
-        self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=asked)
+        call.key = self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=asked).id
         if target is None:
             hint = f"GET {MODELS} lists what this key may call"
             raise NotFoundError(f"the model `{model}` does not exist: no endpoint and no adapter is called so", hint)
