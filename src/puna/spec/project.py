@@ -208,9 +208,6 @@ def _text(values: Mapping[str, Any], key: str) -> str | None:
     return str(value).strip() or None
 
 
-def _number(values: Mapping[str, Any], key: str, default: float) -> float:
-    text = _text(values, key)
-    try:
 def _inside(values: Mapping[str, Any], key: str) -> str | None:
     """A file's name that stays in the folder: who wrote it may not be who owns the machine that reads it."""
     name = _text(values, key)
@@ -219,6 +216,9 @@ def _inside(values: Mapping[str, Any], key: str) -> str | None:
     return name
 
 
+def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+    text = _text(values, key)
+    try:
         number = default if text is None else float(text)
     except ValueError:
         number = -1
