@@ -304,6 +304,22 @@ class Client(Connection):
         """Publish a merged run as `owner/name` as a build; `options`: `aliases`, `adapter`, `force`, `hub`."""
         return self._call("POST", f"/runs/{_part(name)}/publish", json={"name": model, **options})
 
+    def machine(
+        self,
+        model: str = "",
+        source: str = "",
+        weights_bytes: int = 0,
+        requests: int | None = None,
+        context: int | None = None,
+    ) -> Json:
+        """This machine's GPUs, who holds them, and whether a model fits: a published one, a source's, or so many bytes.
+
+        The estimate is for `requests` at once of `context` tokens each.
+        """
+        query = {"model": model, "source": source, "weights_bytes": weights_bytes}
+        query |= {"requests": requests, "context": context}
+        return self._call("GET", "/machine", params={key: value for key, value in query.items() if value})
+
     # ---- inference -------------------------------------------------------------------------------------------
 
     def infer(self, name: str, inputs: Sequence[Json], key: str | None = None, timeout_s: float = 7200) -> Json:

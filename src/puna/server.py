@@ -223,13 +223,13 @@ def control(home: Home, owner_fd: int, url: str) -> None:
 
     repositories = Repositories(secrets, home)
     made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
-    made = dataclasses.replace(made, warm=zygotes.view, history=history)
+    made = dataclasses.replace(made, warm=zygotes.view, history=history, gpu_use=backend.watch.use)
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops += [models.run, rebuilds.run, partial(metering, store)]
+    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store)]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()

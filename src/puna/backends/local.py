@@ -22,7 +22,7 @@ from puna.backends.devices import NVML, Devices
 from puna.backends.pack import worker_folder, worker_pyz
 from puna.backends.ration import descendants
 from puna.backends.shares import Share
-from puna.backends.watch import LOOK_EVERY_S, excess, of_tree
+from puna.backends.watch import LOOK_EVERY_S, Watch, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 
@@ -39,6 +39,7 @@ class LocalBackend:
             owner_fd, self._lifeline = os.pipe()  # the write end closes when this process ends
         self._owner_fd = owner_fd
         self._zygotes = Zygotes(home, owner_fd)
+        self.watch = Watch(home, devices)
         self._last_seen: dict[str, Observed] = {}
 
     def capacity(self) -> Capacity:

@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from puna.backends import machine
 from puna.build import source
 from puna.console.assets import Answer, Assets
-from puna.deploy import keys, sources, views
+from puna.deploy import api_machine, keys, sources, views
 from puna.deploy.control import Control
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
 from puna.spec import runtime, schema
@@ -100,6 +99,7 @@ def routes(control: Control) -> APIRouter:
         return {"scope": list(key.scope), "endpoints": key.endpoints, "expires": key.expires, "id": key.id}
 
     _wizard(router, control)
+    router.include_router(api_machine.routes(control))
     return router
 
 
@@ -120,17 +120,6 @@ def _wizard(router: APIRouter, control: Control) -> None:
         except PunaError as error:
             return shown | error.as_json()
         return shown | {"error": None}
-
-    @router.get("/machine")
-    def get_machine() -> Json:
-        """Cores, memory and GPUs of this machine, with the share of each GPU that replicas and builds hold."""
-        found, snapshot = machine.capacity(), control.store.snapshot()
-        held = [(r.gpu, r.fraction) for r in snapshot.replicas] + list(snapshot.reserved)
-        gpus = []
-        for gpu in found.gpus:
-            used = min(1.0, sum(share for index, share in held if index == str(gpu.index)))
-            gpus.append({"index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes, "held": used})
-        return {"cpus": found.cpus, "memory_bytes": found.memory_bytes, "gpus": gpus}
 
     @router.post("/lint/runtime")
     def post_lint(body: RuntimeText) -> Json:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.backends.devices import NVML, Devices
 from puna.deploy.history import History
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
@@ -59,6 +60,10 @@ class Control:
     """Called after a repository's change was written down."""
     warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
     """What is to be said of the zygote of an endpoint's revision; None: it has none."""
+    devices: Devices = NVML
+    """This machine's GPUs."""
+    gpu_use: Callable[[], Mapping[str, int]] = dict
+    """Replica -> bytes of GPU memory that it used a moment ago; those that nobody watches are missing."""
     history: History | None = None
     """Figures over time; None where nobody takes them."""
     clock: Callable[[], float] = field(default=time.time)

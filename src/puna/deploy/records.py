@@ -44,6 +44,10 @@ class Settings:
     """A whole GPU; half of one when false."""
     gpu_type: str = ""
     """`cpu` or `none`: no GPU. Anything else: one of the machine's GPUs, or the CPU where there is none."""
+    vcpu: float = 0
+    """Cores of one replica; 0: those that come with its part of a GPU, or all."""
+    ram_gib: float = 0
+    """Host memory of one replica, which is ended when it has more; 0: what comes with its part of a GPU, or all."""
     startup_timeout_s: float = 900
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
@@ -70,6 +74,8 @@ class Settings:
         _check(0 < self.inference_time_s <= 7200, "inference_time_s must lie in 0 to 7200")
         _check(0 <= self.container_concurrency <= 1000, "container_concurrency must lie in 0 to 1000")
         _check(0 <= self.max_queue <= 100_000, "max_queue must lie in 0 to 100000")
+        _check(0 <= self.vcpu <= 4096, "vcpu must lie in 0 to 4096; 0: the cores of its share")
+        _check(self.ram_gib == 0 or 0.1 <= self.ram_gib <= 65536, "ram_gib must be 0, or lie in 0.1 to 65536")
         _check(self.startup_timeout_s > 0, "startup_timeout_s must be over 0")
         _check(self.poll_s == 0 or 30 <= self.poll_s <= 604_800, "poll_s must be 0, or lie in 30 to 604800, a week")
         _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")

@@ -54,6 +54,7 @@ class Project:
     region: str | None = None
     vcpu: float | None = None
     ram_gib: float | None = None
+    """Host memory of a replica, `configuration.ram`; its part of the machine when null."""
     runtime_name: str | None = None
     """An uploaded runtime; the file beside the app when null."""
     runtime_version: int | None = None
@@ -82,6 +83,8 @@ class Project:
             "container_concurrency": self.container_concurrency or 0,
             "is_dedicated": self.is_dedicated,
             "gpu_type": self.gpu_type or "",
+            "vcpu": self.vcpu or 0,
+            "ram_gib": self.ram_gib or 0,
             "zygote": self.zygote,
             "evict_after_s": self.evict_after_s,
             "env": dict(self.env),
