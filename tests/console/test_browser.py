@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from console.conftest import needs_chromium, serious, troubles_of
 from stories.conftest import Up, own_up, write_app  # noqa: F401  (own_up is a fixture)
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM: the console is not tested; apt-get install chromium"),
-]
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: the console is not tested; make setup")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def serious(page: Any) -> list[str]:
-    from axe_playwright_python.sync_playwright import Axe
-
-    # The policy lets no other script in, axe excepted: it is evaluated by the browser's own debugger.
-    found = Axe().run(page).response["violations"]
-    return [f"{page.url} {v['id']}: {v['nodes'][0]['html']}" for v in found if v["impact"] in ("serious", "critical")]
+pytestmark = [pytest.mark.process, needs_chromium]
 
 
 def test_a_zip_becomes_an_endpoint_that_answers_in_the_playground(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
@@ -44,9 +21,7 @@ def test_a_zip_becomes_an_endpoint_that_answers_in_the_playground(own_up: Up, br
         for file in folder.iterdir():
             archive.write(file, f"greeter/{file.name}")
     page = browser.new_page()
-    troubles: list[str] = []
-    page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: troubles.append(str(e)))
+    troubles = troubles_of(page)
     page.goto(own_up.client.console_link()["url"])
     page.get_by_text("Nothing is deployed yet").wait_for()
     assert "open" not in page.url and not page.context.cookies()

@@ -7,12 +7,13 @@ import { ago, short, when } from "../format.js";
 import { live } from "../live.js";
 import { badge, button, code, confirm, errorCard, facts, field, loadInto, row, table, toast, check } from "../ui.js";
 import { exampleBody, playground } from "./playground.js";
+import { webhooks } from "./webhooks.js";
 
-const TABS = ["overview", "playground", "metrics", "logs", "revisions", "settings", "events"];
+const TABS = ["overview", "playground", "metrics", "logs", "revisions", "settings", "webhooks", "events"];
 
 export async function endpointPage(main, page, name, tab = "overview") {
   page.title(name);
-  const shown = await api.get(`/endpoints/${part(name)}`, { signal: page.signal });
+  let shown = await api.get(`/endpoints/${part(name)}`, { signal: page.signal });
   const state = h("span", {}, badge(shown.state, shown.label));
   const reason = h("div", {}, shown.reason && h("p", { class: "lost" }, shown.reason));
   const act = (verb, done) => button(verb[0].toUpperCase() + verb.slice(1), async () => {
@@ -31,10 +32,16 @@ export async function endpointPage(main, page, name, tab = "overview") {
     replace(reason, now.reason && h("p", { class: "lost" }, now.reason));
     actions.children[0].hidden = now.active;
     actions.children[1].hidden = !now.active;
+    if (!shown.schema && now.revision !== shown.revision) redraw().catch(() => {}); // its first revision serves now
   };
+  const draw = { overview, playground: (e) => playground(e, page.signal), metrics, logs, revisions, settings, webhooks, events }[tab] ?? overview;
+  async function redraw() {
+    shown = { ...shown, revision: live.endpoint(name)?.revision };
+    shown = await api.get(`/endpoints/${part(name)}`, { signal: page.signal });
+    await loadInto(body, async () => draw(shown, page));
+  }
   page.watch(update);
   update();
-  const draw = { overview, playground: (e) => playground(e, page.signal), metrics, logs, revisions, settings, events }[tab] ?? overview;
   await loadInto(body, async () => draw(shown, page));
 }
 
@@ -127,7 +134,7 @@ function settings(e) {
 }
 
 async function events(e, page) {
-  const { items } = await api.get(`/endpoints/${part(e.name)}/events?limit=500`, { signal: page.signal });
-  return table("Events", ["When", "Kind", "What, and why"], items.reverse().map((event) => row(h("time", { title: when(event.at) }, ago(event.at)), event.kind, event.message)));
+  const { items } = await api.get(`/endpoints/${part(e.name)}/events?order=newest&limit=500`, { signal: page.signal });
+  return table("Events", ["When", "Kind", "What, and why"], items.map((event) => row(h("time", { title: when(event.at) }, ago(event.at)), event.kind, event.message)));
 }
 
