@@ -14,7 +14,7 @@ export async function buildPage(main, page, id) {
   const top = h("div", { class: "stack" });
   const log = h("pre", { class: "log", tabindex: 0, role: "log", "aria-label": "Build log" });
   const target = build.kind === "revision" ? `#/endpoints/${part(build.subject)}` : "#/runtimes";
-  replace(main, h("p", { class: "crumbs" }, h("a", { href: "#/builds" }, "Builds")), h("h1", {}, build.kind === "revision" ? `${build.subject}, revision ${build.number}` : `Runtime ${build.subject}, version ${build.number}`), h("div", { class: "stack" }, top, log));
+  replace(main, h("p", { class: "crumbs" }, h("a", { href: "#/builds" }, "Builds")), h("h1", {}, build.kind === "revision" ? `${build.subject}, revision ${build.number}` : `Runtime ${build.subject}, version ${build.number}`), h("div", { class: "stack below" }, top, log));
   const started = {};
   const draw = () => {
     const now = live.build(id) ?? build;
@@ -49,7 +49,7 @@ export async function buildPage(main, page, id) {
 }
 
 export async function buildsPage(main, page) {
-  const { items } = await api.get("/builds", { signal: page.signal });
-  replace(main, h("div", { class: "head" }, h("h1", {}, "Builds")), table("Builds", ["Build", "Of", "State", "When", "Error"], items.reverse().map((b) =>
+  const { items } = await api.get("/builds?limit=200", { signal: page.signal });
+  replace(main, h("div", { class: "head" }, h("h1", {}, "Builds")), table("Builds", ["Build", "Of", "State", "When", "Error"], items.map((b) =>
     row(h("a", { href: `#/builds/${b.id}` }, b.id), `${b.kind} ${b.subject} ${b.number}`, badge(b.status), ago(b.created), b.error))));
 }
