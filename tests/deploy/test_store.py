@@ -166,6 +166,20 @@ def test_migrations_run_once_and_a_newer_database_is_refused(home: Home) -> None
     engine.dispose()
 
 
+def test_a_database_from_before_splits_is_brought_up_to_date(world: World) -> None:
+    world.deploy(min_replica=1)
+    world.settle(10)
+    with world.store._write() as connection:
+        connection.exec_driver_sql("drop table splits")
+        connection.exec_driver_sql("alter table revisions drop column percent")
+        before = [m.__name__.endswith("_splits") for m in MIGRATIONS].index(True)
+        connection.exec_driver_sql(f"delete from schema_version where number > {before}")
+    again = Store(f"sqlite:///{world.home.database}")
+    assert again.endpoint("app").shares == {1: 100} and again.revision("app", 1).percent == 100
+    again.share("app", 1, 100, 5.0)
+    again.close()
+
+
 @pytest.mark.parametrize("url", ["nonsense", "nothing+known://user:secret@host/name", "oracle://user:secret@host/x"])
 def test_an_address_that_is_no_database_is_said_without_its_password(url: str) -> None:
     with pytest.raises(UsageError, match="PUNA_DATABASE_URL") as caught:

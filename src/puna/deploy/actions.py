@@ -103,6 +103,33 @@ class Swap:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Let a revision have its share of the requests beside the one that serves."""
+
+    endpoint: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """Give the share of a revision that keeps dying back to the other one of a split."""
+
+    endpoint: str
+    revision: int
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class KeepShare:
+    """Give up promoting a revision: it keeps the share that it has."""
+
+    endpoint: str
+    revision: int
+    error: str
+
+
+@dataclass(frozen=True)
 class ClearFailures:
     """A revision has run long enough: its next failure is its first again."""
 
@@ -118,9 +145,9 @@ class Note:
     reason: str
 
 
-Action = (
-    Start | Admit | Sleep | Wake | Changed | Drain | Stop | Fail | Forget | MarkRevision | Swap | ClearFailures | Note
-)
+Life = Start | Admit | Sleep | Wake | Changed | Drain | Stop | Fail | Forget
+"""What happens to one replica."""
+Action = Life | MarkRevision | Swap | Join | GiveBack | KeepShare | ClearFailures | Note
 
 
 def mark(revision: Revision, state: RevisionState, error: str = "", hint: str = "", detail: str = "") -> MarkRevision:

@@ -7,7 +7,17 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, func, inspect, select, text
 
-from puna.deploy.tables import BUILDS, DELIVERIES, METADATA, REPLIES, SCHEMA_VERSION, USAGE, USAGE_MARKS
+from puna.deploy.tables import (
+    BUILDS,
+    DELIVERIES,
+    METADATA,
+    REPLIES,
+    REVISIONS,
+    SCHEMA_VERSION,
+    SPLITS,
+    USAGE,
+    USAGE_MARKS,
+)
 from puna.errors import MachineError
 
 
@@ -38,12 +48,19 @@ def migration_005_usage(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
+def migration_006_splits(connection: Connection) -> None:
+    """Two revisions that share an endpoint's requests, and the share that one is to have."""
+    SPLITS.create(connection, checkfirst=True)
+    _add_column(connection, REVISIONS.c.percent)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_001_all_tables,
     migration_002_deliveries,
     migration_003_replies,
     migration_004_arguments_of_builds,
     migration_005_usage,
+    migration_006_splits,
 )
 
 

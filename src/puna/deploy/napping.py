@@ -32,9 +32,13 @@ class Sleepers:
 
     def _needed(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> list[Replica]:
         """Those that the endpoint's own wish wakes."""
-        mine = [r for r in replicas if (r.endpoint, r.revision) == (endpoint.name, endpoint.serving)]
-        awake = [r for r in mine if r.state in (ReplicaState.STARTING, ReplicaState.READY)]
-        return self.to_rouse([r for r in mine if r.state is ReplicaState.ASLEEP], endpoint.wanted - len(awake))
+        needed = []
+        for revision in endpoint.shares:
+            mine = [r for r in replicas if (r.endpoint, r.revision) == (endpoint.name, revision)]
+            awake = [r for r in mine if r.state in (ReplicaState.STARTING, ReplicaState.READY)]
+            asleep = [r for r in mine if r.state is ReplicaState.ASLEEP]
+            needed += self.to_rouse(asleep, endpoint.wanted_of(revision) - len(awake))
+        return needed
 
     def leaves(self, replica: Replica) -> bool:
         """It goes by this plan; False when that was said before."""
@@ -55,7 +59,7 @@ def may_sleep(
 ) -> bool | None:
     """Whether a replica that is not wanted awake may sleep instead of going; None: it may, but is not idle yet."""
     seen = observed.get(replica.id)
-    is_serving = replica.state is ReplicaState.READY and replica.revision == endpoint.serving and endpoint.active
+    is_serving = replica.state is ReplicaState.READY and replica.revision in endpoint.shares and endpoint.active
     if seen is None or not is_serving or not seen.can_sleep or endpoint.settings.evict_after_s <= 0:
         return False
     if in_flight.get(replica.id, 0) or now - replica.since < SETTLE_S:

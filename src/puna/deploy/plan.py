@@ -3,6 +3,10 @@
 A rollout: the new revision's replicas start beside the old one's; when enough are ready the route is swapped in one
 transaction, and only then the old ones drain. The revision that serves is never stopped first, unless `replace` was
 asked for and there is no room for both. A rollout that fails leaves it serving.
+
+A revision that is to have less than all requests joins the serving one instead. Both are then held by their own wishes,
+each within its part of the limits, until one is promoted (it gets the replicas for all requests first, then the route)
+or keeps dying (the other gets its share).
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from puna.deploy.actions import (
     Drain,
     Fail,
     Forget,
+    GiveBack,
+    Join,
+    KeepShare,
     Note,
     Sleep,
     Start,
@@ -31,6 +38,7 @@ from puna.deploy.actions import (
 from puna.deploy.napping import Sleepers
 from puna.deploy.records import Endpoint, Replica, Revision, Snapshot
 from puna.deploy.room import Room
+from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
 
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # after the 1st, 2nd... failure in a row; the last one repeats
@@ -158,8 +166,9 @@ class _Endpoint:
         self.replicas = [r for r in replicas if r.state in ALIVE]
         self.leaving = [r for r in replicas if r.state in (ReplicaState.DRAINING, ReplicaState.STOPPING)]
         self.serving = next((r for r in revisions if r.number == endpoint.serving), None)
+        self.split = next((r for r in revisions if endpoint.split and r.number == endpoint.split.revision), None)
         rolling = [r for r in revisions if r.state in (RevisionState.BUILT, RevisionState.STARTING)]
-        latest = max([*rolling, *filter(None, [self.serving])], key=lambda r: r.asked, default=None)
+        latest = max([*rolling, *filter(None, [self.serving, self.split])], key=lambda r: r.asked, default=None)
         self.next = latest if latest in rolling else None
         self.stale = [r for r in rolling if r is not self.next]
         self.actions: list[Action] = []
@@ -170,6 +179,8 @@ class _Endpoint:
         self.sleepers = sleepers
         for revision in self.stale:
             self.actions.append(mark(revision, RevisionState.SUPERSEDED))
+        if self.endpoint.active and self.serving is not None and self.split is not None:
+            self._give_back(self.serving, self.split)
         for replica in self.replicas:
             if replica.revision not in self._kept():
                 self._remove(replica, "its revision no longer serves" if self.endpoint.active else "deactivated")
@@ -178,6 +189,8 @@ class _Endpoint:
         else:
             if self.serving is not None:
                 self._hold_serving(self.serving, room)
+            if self.split is not None:
+                self._hold_split(self.split, room)
             if self.next is not None:
                 self._roll_out(self.next, room)
             elif self.serving is None:
@@ -187,22 +200,65 @@ class _Endpoint:
         return self.actions
 
     def _kept(self) -> set[int]:
-        kept = [r.number for r in (self.serving, self.next) if r is not None]
+        kept = [r.number for r in (self.serving, self.split, self.next) if r is not None]
         return set(kept) if self.endpoint.active else set()
 
-    def _hold_serving(self, serving: Revision, room: Room) -> None:
-        wanted, mine = self.endpoint.wanted, self._of(serving)
+    def _give_back(self, serving: Revision, split: Revision) -> None:
+        """When one of two keeps dying, the other gets its share, and is all that this plan holds."""
+        if self._keeps_dying(split):
+            lost, kept = split, serving
+        elif self._keeps_dying(serving) and (_ready(self._of(split)) or not split.failures):
+            lost, kept = serving, split
+        else:
+            return
+        error = f"its replicas keep dying: {lost.error or 'see its events'}"
+        self.actions.append(GiveBack(lost.endpoint, lost.number, error, lost.detail))
+        self.serving, self.split = kept, None
+        self.endpoint = replace(self.endpoint, serving=kept.number, split=None, wish=self.endpoint.wanted_in_all)
+
+    def _keeps_dying(self, revision: Revision) -> bool:
+        return revision.failures >= CRASH_LOOP and not _ready(self._of(revision))
+
+    def _wanted(self, revision: Revision) -> int:
+        """Replicas of a revision that serves."""
+        wanted, mine = self.endpoint.wanted_of(revision.number), self._of(revision)
         if self.next is not None:
             # The last ready replica stays until the new revision is ready, even when nobody calls; and a rollout that
             # may replace gets the room first.
             wanted = max(wanted, min(1, len(_ready(mine))))
-            wanted = min(wanted, len(_awake(mine))) if self.next.settings.replace else wanted
-        self._hold(serving, wanted, room)
-        if serving.failures >= CRASH_LOOP and not _ready(mine):
+            wanted = min(wanted, len(_awake(mine))) if _may_replace(self.next) else wanted
+        return wanted
+
+    def _hold_serving(self, serving: Revision, room: Room) -> None:
+        self._hold(serving, self._wanted(serving), room)
+        if self._keeps_dying(serving):
             self.reason = f"its replicas keep dying: {serving.error or 'see its events'}"
-        steady = [r for r in _ready(mine) if self.now - r.since >= STEADY_S]
-        if serving.failures and steady:
-            self.actions.append(ClearFailures(serving.endpoint, serving.number))
+        self._clear(serving)
+
+    def _hold_split(self, split: Revision, room: Room) -> None:
+        """The second one of a split: its own wish, or, while it is promoted, what it takes to have all requests."""
+        if split.percent < WHOLE:
+            self._hold(split, self._wanted(split), room)
+        else:
+            wanted, mine = max(1, self.endpoint.wanted_in_all), self._of(split)
+            short = self._hold(split, wanted, room)
+            if self._is_ready(mine, wanted, short):
+                self.actions.append(Swap(split.endpoint, split.number))
+            elif short and not mine and not self.leaving and self.now - split.since >= PLACE_S:
+                error = f"no room to promote it: {self.reason}"
+                self.actions.append(KeepShare(split.endpoint, split.number, error))
+        self._clear(split)
+
+    @staticmethod
+    def _is_ready(mine: Sequence[Replica], wanted: int, short: bool) -> bool:
+        """All that is wanted is ready, or all that there is room for."""
+        ready = _ready(mine)
+        return len(ready) >= wanted or bool(ready and short and len(ready) == len(mine))
+
+    def _clear(self, revision: Revision) -> None:
+        steady = [r for r in _ready(self._of(revision)) if self.now - r.since >= STEADY_S]
+        if revision.failures and steady:
+            self.actions.append(ClearFailures(revision.endpoint, revision.number))
 
     def _roll_out(self, new: Revision, room: Room) -> None:
         never = room.never(new)
@@ -215,11 +271,12 @@ class _Endpoint:
             return
         if new.state is RevisionState.BUILT:
             self.actions.append(mark(new, RevisionState.STARTING))
-        wanted, mine = max(1, self.endpoint.wanted), self._of(new)
+        beside = new.percent < WHOLE and self.serving is not None
+        fewest = Split(new.number, new.percent).part(self.endpoint.settings.min_replica)
+        wanted, mine = max(1, fewest if beside else self.endpoint.wanted_in_all), self._of(new)
         short = self._hold(new, wanted, room)
-        ready = _ready(mine)
-        if len(ready) >= wanted or (ready and short and len(ready) == len(mine)):
-            self.actions.append(Swap(new.endpoint, new.number))
+        if self._is_ready(mine, wanted, short):
+            self.actions.append((Join if beside else Swap)(new.endpoint, new.number))
         elif short and not mine:
             self._no_room(new, room)
 
@@ -228,7 +285,7 @@ class _Endpoint:
         if room.to_evict(new.settings.gpu_fraction, self.sleepers) is not None:
             return  # enough will be free: of what leaves, be the drain as long as it may
         old = self._of(self.serving) if self.serving is not None else []
-        if new.settings.replace and old:
+        if _may_replace(new) and old:
             self.reason = "it is being replaced: there is no room for two revisions"
             for replica in old:
                 self._remove(replica, f"makes room for revision {new.number}")
@@ -236,6 +293,8 @@ class _Endpoint:
         # Replicas of its own that are leaving will give room: a long drain is no shortage.
         if new.state is RevisionState.STARTING and self.now - new.since >= PLACE_S and not self.leaving:
             hint = "`puna deploy --replace` stops the serving revision first" if old else "deactivate another endpoint"
+            if old and new.percent < WHOLE:
+                hint = "a split needs room for a replica of both; deploy without a share, or free a GPU"
             self.actions.append(mark(new, RevisionState.FAILED, f"no room for it: {self.reason}", hint))
 
     def _why_nothing(self) -> str:
@@ -252,7 +311,10 @@ class _Endpoint:
     def _hold(self, revision: Revision, wanted: int, room: Room) -> bool:
         """Start or remove replicas until `wanted` of the revision run; True when there was no room for one."""
         mine = _awake(self._of(revision))
-        most, why = self.endpoint.settings.max_replica, self.endpoint.wish_reason or "the limits changed"
+        # One that is promoted may have as many as one that serves alone.
+        is_promoted = revision is self.split and revision.percent == WHOLE
+        most = self.endpoint.settings.max_replica if is_promoted else self.endpoint.limits(revision.number)[1]
+        why = self.endpoint.wish_of(revision.number)[1] or "the limits changed"
         for number, replica in enumerate(sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]):
             if number < len(mine) - most:
                 self._remove(replica, f"{wanted} wanted: {why}")  # no place is left even for one that sleeps
@@ -309,6 +371,11 @@ class _Endpoint:
             self.actions.append(Drain(replica.id, why, deadline))
         else:
             self.actions.append(Stop(replica.id, why, STOP_GRACE_S))
+
+
+def _may_replace(new: Revision) -> bool:
+    """It may take the serving revision's room: one that is to share with it may not."""
+    return new.settings.replace and new.percent == WHOLE
 
 
 def _awake(replicas: Sequence[Replica]) -> list[Replica]:

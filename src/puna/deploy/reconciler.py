@@ -17,6 +17,9 @@ from puna.deploy.actions import (
     Drain,
     Fail,
     Forget,
+    GiveBack,
+    Join,
+    KeepShare,
     MarkRevision,
     Note,
     Sleep,
@@ -81,6 +84,9 @@ class Reconciler:
             Forget: self._forget,
             MarkRevision: self._mark,
             Swap: self._swap,
+            Join: self._join,
+            GiveBack: self._give_back,
+            KeepShare: self._keep_share,
             ClearFailures: self._clear,
             Note: self._note,
         }
@@ -183,9 +189,11 @@ class Reconciler:
         values = {"reason": reason, "tier": "asleep" if action.is_asleep else "awake"}
         replica = self.store.move_replica(action.replica_id, state, now, **values)
         if not action.is_asleep:
-            mine = [r for r in self.store.replicas(replica.endpoint) if r.state is ReplicaState.READY]
-            if self.store.endpoint(replica.endpoint).wish < len(mine):
-                self.store.set_wish(replica.endpoint, len(mine), "a request woke it", now)
+            number = replica.revision
+            ready = [r for r in self.store.replicas(replica.endpoint) if r.state is ReplicaState.READY]
+            mine = [r for r in ready if r.revision == number]
+            if self.store.endpoint(replica.endpoint).wish_of(number)[0] < len(mine):
+                self.store.set_wish(replica.endpoint, len(mine), "a request woke it", now, number)
 
     def _drain(self, action: Drain, now: float) -> None:
         values = {"reason": action.reason, "deadline": action.deadline}
@@ -211,6 +219,16 @@ class Reconciler:
 
     def _swap(self, action: Swap, now: float) -> None:
         self.store.swap(action.endpoint, action.revision, now)
+
+    def _join(self, action: Join, now: float) -> None:
+        self.store.join(action.endpoint, action.revision, now)
+
+    def _give_back(self, action: GiveBack, now: float) -> None:
+        LOG.warning("revision %d of %s loses its share: %s", action.revision, action.endpoint, action.error)
+        self.store.give_back(action.endpoint, action.revision, action.error, action.detail, now)
+
+    def _keep_share(self, action: KeepShare, now: float) -> None:
+        self.store.keep_share(action.endpoint, action.revision, action.error, now)
 
     def _clear(self, action: ClearFailures, _: float) -> None:
         self.store.clear_failures(action.endpoint, action.revision)

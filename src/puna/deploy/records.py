@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
 from puna.home import VOLUME_NAME
@@ -136,6 +137,8 @@ class Order:
     runtime: str | None
     runtime_version: int | None
     settings: Settings
+    percent: int = WHOLE
+    """The share of the requests that it is to have once it is ready; below 100 beside the revision that serves."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,50 @@ class Endpoint:
     """How many replicas the autoscaler wants."""
     wish_reason: str = ""
     wish_at: float = 0.0
+    split: Split | None = None
 
     @property
     def wanted(self) -> int:
-        """Replicas that should run: the wish between the limits, none when deactivated."""
+        """Replicas of the serving revision that should run: the wish between the limits, none when deactivated."""
+        return self.wanted_of(self.serving)
+
+    @property
+    def shares(self) -> dict[int, int]:
+        """Revision -> percent of the requests, the one that serves first; none when nothing serves."""
+        if self.serving is None:
+            return {}
+        if self.split is None:
+            return {self.serving: WHOLE}
+        return {self.serving: WHOLE - self.split.percent, self.split.revision: self.split.percent}
+
+    def limits(self, revision: int | None) -> tuple[int, int]:
+        """The fewest and the most replicas of a revision: of two that share the requests each has its part.
+
+        Both keep a replica where one must stay, and both may have one even where `max_replica` is 1.
+        """
         low, high = self.settings.min_replica, self.settings.max_replica
-        return min(max(self.wish, low), high) if self.active else 0
+        if self.split is None or revision not in self.shares:
+            return low, high
+        if revision == self.split.revision:
+            return self.split.part(low), self.split.part(high)
+        return min(low, max(1, low - self.split.part(low))), max(1, high - self.split.part(high))
+
+    def wish_of(self, revision: int | None) -> tuple[int, str]:
+        """How many replicas of a revision the autoscaler wants, and why."""
+        if self.split is not None and revision == self.split.revision:
+            return self.split.wish, self.split.wish_reason
+        return self.wish, self.wish_reason
+
+    def wanted_of(self, revision: int | None) -> int:
+        """As `wanted`, of one of two revisions that share the requests."""
+        low, high = self.limits(revision)
+        return min(max(self.wish_of(revision)[0], low), high) if self.active else 0
+
+    @property
+    def wanted_in_all(self) -> int:
+        """Replicas that a revision needs to take every request."""
+        wish = self.wish + (self.split.wish if self.split is not None else 0)
+        return min(max(wish, self.settings.min_replica), self.settings.max_replica) if self.active else 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +231,8 @@ class Revision:
     hint: str = ""
     detail: str = ""
     build_id: str | None = None
+    percent: int = WHOLE
+    """The share of the requests that it is to have; below 100 beside the revision that serves."""
 
 
 @dataclass(frozen=True)

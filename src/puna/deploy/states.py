@@ -117,10 +117,10 @@ REVISION_MOVES: Mapping[RevisionState, Mapping[RevisionState, str]] = {
         R.FAILED: "its replicas fail, or fit nowhere",
         R.SUPERSEDED: "a newer one is ahead",
     },
-    R.SERVING: {R.RETIRED: "the next revision took over"},
-    R.RETIRED: {R.BUILT: "rolled back to"},
+    R.SERVING: {R.RETIRED: "another revision took over, or took its share back"},
+    R.RETIRED: {R.BUILT: "rolled back to, or given a share"},
     R.FAILED: {},
-    R.SUPERSEDED: {R.BUILT: "rolled back to"},
+    R.SUPERSEDED: {R.BUILT: "rolled back to, or given a share"},
     R.CANCELLED: {},
 }
 

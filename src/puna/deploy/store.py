@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, or_, select
 
 from puna.deploy.migrations import migrate
-from puna.deploy.records import Build, Key, Snapshot
-from puna.deploy.states import BuildState, RevisionState
+from puna.deploy.records import Build, Key, Order, Revision, Snapshot
+from puna.deploy.states import PENDING, BuildState, RevisionState
 from puna.deploy.store_builds import BuildStore
 from puna.deploy.store_deliveries import DeliveryStore
-from puna.deploy.store_endpoints import EndpointStore
+from puna.deploy.store_endpoints import EndpointStore, revision_of
 from puna.deploy.store_keys import KeyStore
 from puna.deploy.store_replicas import ReplicaStore
 from puna.deploy.store_replies import ReplyStore
 from puna.deploy.store_retention import RetentionStore
 from puna.deploy.store_usage import UsageStore
-from puna.deploy.tables import BUILDS
+from puna.deploy.tables import BUILDS, REVISIONS
 from puna.errors import ConflictError, NotFoundError
 
 
@@ -51,6 +51,31 @@ class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore, ReplyStore, Deliv
             tuple((row.gpu, row.fraction) for row in asking if row.gpu),
             tuple((row.subject, row.fraction) for row in asking if not row.gpu),
         )
+
+    def _watched_revisions(self, connection: Connection) -> list[Revision]:
+        """Serving and pending revisions, and the newest of each endpoint."""
+        newest = select(REVISIONS.c.endpoint, func.max(REVISIONS.c.number).label("top"))
+        top = newest.group_by(REVISIONS.c.endpoint).subquery()
+        live = [str(s) for s in (*sorted(PENDING), RevisionState.SERVING)]
+        query = (
+            select(REVISIONS)
+            .join(top, REVISIONS.c.endpoint == top.c.endpoint)
+            .where(or_(REVISIONS.c.state.in_(live), REVISIONS.c.number == top.c.top))
+            .order_by(REVISIONS.c.endpoint, REVISIONS.c.number)
+        )
+        return [revision_of(row) for row in connection.execute(query)]
+
+    def unchanged(self, name: str, order: Order) -> Revision | None:
+        """The revision that makes a deploy needless: the newest asked for, when it is on its way or serves the same."""
+        query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(REVISIONS.c.asked.desc()).limit(1)
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        last = revision_of(row)
+        same = (last.source, last.runtime, last.runtime_version) == (order.source, order.runtime, order.runtime_version)
+        alive = last.state is RevisionState.SERVING or (last.state in PENDING and last.percent == order.percent)
+        return last if same and alive and last.settings.launch == order.settings.launch else None
 
     def routing(self) -> tuple[int, Snapshot, list[Key]]:
         """What the gateways' table is made from, with its version: all of one moment."""

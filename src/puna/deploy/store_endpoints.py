@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, Table, and_, select
 
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Endpoint, Event, Order, Revision, Settings
+from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import PENDING, REVISION_MOVES, RevisionState
-from puna.deploy.tables import ENDPOINTS, EVENTS, REVISIONS, WISHES
+from puna.deploy.tables import ENDPOINTS, EVENTS, REVISIONS, SPLITS, WISHES
 from puna.errors import ConflictError, NotFoundError, nearest
+
+SPLIT = (
+    SPLITS.c.revision.label("split"),
+    SPLITS.c.percent,
+    SPLITS.c.replicas.label("split_wish"),
+    SPLITS.c.reason.label("split_reason"),
+    SPLITS.c.at.label("split_at"),
+)
 
 
 class EndpointStore(Database):
@@ -32,9 +41,8 @@ class EndpointStore(Database):
             return self._endpoint(connection, name)
 
     def _endpoints(self, connection: Connection, name: str | None = None) -> list[Endpoint]:
-        query = select(ENDPOINTS, WISHES.c.replicas, WISHES.c.reason.label("wish_reason"), WISHES.c.at).select_from(
-            ENDPOINTS.outerjoin(WISHES)
-        )
+        wish = (WISHES.c.replicas, WISHES.c.reason.label("wish_reason"), WISHES.c.at)
+        query = select(ENDPOINTS, *wish, *SPLIT).select_from(ENDPOINTS.outerjoin(WISHES).outerjoin(SPLITS))
         if name is not None:
             query = query.where(ENDPOINTS.c.name == name)
         return [_endpoint(row) for row in connection.execute(query.order_by(ENDPOINTS.c.name))]
@@ -50,7 +58,7 @@ class EndpointStore(Database):
         """Every revision of an endpoint, newest first."""
         query = select(REVISIONS).where(REVISIONS.c.endpoint == endpoint).order_by(REVISIONS.c.number.desc())
         with self._read() as connection:
-            return [_revision(row) for row in connection.execute(query)]
+            return [revision_of(row) for row in connection.execute(query)]
 
     def revision(self, endpoint: str, number: int) -> Revision:
         """One revision.
@@ -65,32 +73,7 @@ class EndpointStore(Database):
         row = connection.execute(select(REVISIONS).where(_is(endpoint, number))).first()
         if row is None:
             raise NotFoundError(f"there is no revision {number} of `{endpoint}`", f"`puna ps {endpoint}` lists them")
-        return _revision(row)
-
-    def _watched_revisions(self, connection: Connection) -> list[Revision]:
-        """Serving and pending revisions, and the newest of each endpoint."""
-        newest = select(REVISIONS.c.endpoint, func.max(REVISIONS.c.number).label("top"))
-        top = newest.group_by(REVISIONS.c.endpoint).subquery()
-        live = [str(s) for s in (*sorted(PENDING), RevisionState.SERVING)]
-        query = (
-            select(REVISIONS)
-            .join(top, REVISIONS.c.endpoint == top.c.endpoint)
-            .where(or_(REVISIONS.c.state.in_(live), REVISIONS.c.number == top.c.top))
-            .order_by(REVISIONS.c.endpoint, REVISIONS.c.number)
-        )
-        return [_revision(row) for row in connection.execute(query)]
-
-    def unchanged(self, name: str, order: Order) -> Revision | None:
-        """The revision that makes a deploy needless: the newest asked for, when it is on its way or serves the same."""
-        query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(REVISIONS.c.asked.desc()).limit(1)
-        with self._read() as connection:
-            row = connection.execute(query).first()
-        if row is None:
-            return None
-        last = _revision(row)
-        same = (last.source, last.runtime, last.runtime_version) == (order.source, order.runtime, order.runtime_version)
-        alive = last.state in PENDING or last.state is RevisionState.SERVING
-        return last if same and alive and last.settings.launch == order.settings.launch else None
+        return revision_of(row)
 
     def save_endpoint(self, name: str, settings: Settings, now: float, active: bool | None = True) -> Endpoint:
         """Make the endpoint, or change its settings; `active` None leaves that as it is."""
@@ -113,6 +96,7 @@ class EndpointStore(Database):
             connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(active=active, reason=""))
             if not active:
                 self._wish(connection, name, 0, "deactivated", now)
+                self._wish(connection, name, 0, "deactivated", now, SPLITS)
             if before.active != active:
                 self._event(connection, name, "activated" if active else "deactivated", "asked for", now)
             return self._endpoint(connection, name)
@@ -123,18 +107,26 @@ class EndpointStore(Database):
             connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(reason=reason))
             self._event(connection, name, "reason", reason or "all is well again", now)
 
-    def set_wish(self, endpoint: str, replicas: int, reason: str, now: float) -> None:
-        """Wish for so many replicas; the reconciler makes it true within the endpoint's limits."""
+    def set_wish(self, endpoint: str, replicas: int, reason: str, now: float, revision: int | None = None) -> None:
+        """Wish for so many replicas, of the serving revision or of the `revision` that shares its requests.
+
+        The reconciler makes it true within the endpoint's limits.
+        """
         before = self.endpoint(endpoint)
-        if before.wish == replicas:
+        wished, _ = before.wish_of(revision)
+        if wished == replicas:
             return
+        is_split = before.split is not None and before.split.revision == revision
+        which = f"revision {revision}: " if is_split else ""
         with self._write() as connection:
-            self._wish(connection, endpoint, replicas, reason, now)
-            self._event(connection, endpoint, "scale", f"{before.wish} -> {replicas}: {reason}", now)
+            self._wish(connection, endpoint, replicas, reason, now, SPLITS if is_split else WISHES)
+            self._event(connection, endpoint, "scale", f"{which}{wished} -> {replicas}: {reason}", now)
 
     @staticmethod
-    def _wish(connection: Connection, endpoint: str, replicas: int, reason: str, now: float) -> None:
-        row = WISHES.update().where(WISHES.c.endpoint == endpoint)
+    def _wish(
+        connection: Connection, endpoint: str, replicas: int, reason: str, now: float, table: Table = WISHES
+    ) -> None:
+        row = table.update().where(table.c.endpoint == endpoint)
         connection.execute(row.values(replicas=replicas, reason=reason, at=now))
 
     def delete_endpoint(self, name: str, now: float) -> None:
@@ -164,6 +156,7 @@ class EndpointStore(Database):
                     settings=order.settings.as_dict(),
                     created=now,
                     since=now,
+                    percent=order.percent,
                     asked=self._bump(connection, "asked"),
                     **values,
                 )
@@ -193,17 +186,110 @@ class EndpointStore(Database):
         self._event(connection, before.endpoint, str(state), f"{message}: {error}" if error else message, now)
 
     def swap(self, name: str, number: int, now: float) -> None:
-        """Let revision `number` serve, and retire the one that did: in one transaction, so requests see one of them."""
+        """Let revision `number` serve, and retire those that did: in one transaction, so requests see one of them."""
         with self._write() as connection:
             endpoint = self._endpoint(connection, name)
-            new = self._revision(connection, name, number)
-            self._move_revision(connection, new, RevisionState.SERVING, now, {"failures": 0, "error": "", "detail": ""})
-            if endpoint.serving is not None and endpoint.serving != number:
-                old = self._revision(connection, name, endpoint.serving)
-                self._move_revision(connection, old, RevisionState.RETIRED, now, {})
-            connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(serving=number, reason=""))
-            if endpoint.wish < 1:
+            if number not in endpoint.shares:  # one of a split serves already, and gets the rest
+                new = self._revision(connection, name, number)
+                values = {"failures": 0, "error": "", "detail": ""}
+                self._move_revision(connection, new, RevisionState.SERVING, now, values)
+            self._unite(connection, endpoint, number, now)
+            if endpoint.wish < 1 and endpoint.split is None:
                 self._wish(connection, name, 1, f"revision {number} was proved with one replica", now)
+
+    def _unite(self, connection: Connection, endpoint: Endpoint, number: int, now: float, why: str = "") -> None:
+        """All requests to revision `number`; what others had, replicas wished for included, is now its own."""
+        name = endpoint.name
+        for old in endpoint.shares:
+            if old != number:
+                lost = {"error": why} if why else {}
+                self._move_revision(connection, self._revision(connection, name, old), RevisionState.RETIRED, now, lost)
+        connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(serving=number, reason=""))
+        connection.execute(REVISIONS.update().where(_is(name, number)).values(percent=WHOLE))
+        if endpoint.split is not None:
+            connection.execute(SPLITS.delete().where(SPLITS.c.endpoint == name))
+            said = f"revision {number} has all requests"
+            self._wish(connection, name, endpoint.wish + endpoint.split.wish, said, now)
+            self._event(connection, name, "traffic", said, now)
+
+    def join(self, name: str, number: int, now: float) -> None:
+        """Let revision `number` have its share beside the one that serves; one that had a share before is retired."""
+        with self._write() as connection:
+            endpoint, new = self._endpoint(connection, name), self._revision(connection, name, number)
+            self._move_revision(connection, new, RevisionState.SERVING, now, {"failures": 0, "error": "", "detail": ""})
+            if endpoint.split is not None:
+                old = self._revision(connection, name, endpoint.split.revision)
+                self._move_revision(connection, old, RevisionState.RETIRED, now, {})
+                connection.execute(SPLITS.delete().where(SPLITS.c.endpoint == name))
+            values = {"replicas": 1, "reason": f"revision {number} was proved with one replica", "at": now}
+            row = SPLITS.insert().values(endpoint=name, revision=number, percent=new.percent, **values)
+            connection.execute(row)
+            self._event(connection, name, "traffic", _split_text(endpoint.serving, number, new.percent), now)
+
+    def give_back(self, name: str, number: int, error: str, detail: str, now: float) -> None:
+        """Retire a revision of a split that cannot serve, and give its share to the other.
+
+        Raises:
+            ConflictError: it shares with none.
+        """
+        with self._write() as connection:
+            endpoint = self._endpoint(connection, name)
+            other = [one for one in endpoint.shares if one != number]
+            if number not in endpoint.shares or not other:
+                raise ConflictError(f"revision {number} of `{name}` shares its requests with none")
+            share = f"revision {number} gives its {endpoint.shares[number]} % back to revision {other[0]}"
+            self._event(connection, name, "traffic", f"{share}: {error}", now)
+            self._unite(connection, endpoint, other[0], now, error)
+            connection.execute(REVISIONS.update().where(_is(name, number)).values(detail=detail))
+
+    def keep_share(self, name: str, number: int, error: str, now: float) -> None:
+        """Give up promoting a revision: it goes on with the share that it has."""
+        with self._write() as connection:
+            split = self._endpoint(connection, name).split
+            if split is None or split.revision != number:
+                raise ConflictError(f"revision {number} of `{name}` shares its requests with none")
+            values = {"percent": split.percent, "error": error}
+            connection.execute(REVISIONS.update().where(_is(name, number)).values(**values))
+            self._event(connection, name, "traffic", f"revision {number} keeps {split.percent} %: {error}", now)
+
+    def share(self, name: str, number: int, percent: int, now: float) -> Revision:
+        """Ask that a revision gets so much of the requests: at once if it has a share, else when it is ready.
+
+        With all of them, one that has a share takes the rest once it has the replicas for it.
+
+        Raises:
+            ConflictError: nothing serves that it could share with, or it was never built.
+        """
+        with self._write() as connection:
+            endpoint, revision = self._endpoint(connection, name), self._revision(connection, name, number)
+            if percent < WHOLE and endpoint.serving is None:
+                raise ConflictError(f"nothing of `{name}` serves that revision {number} could share with")
+            changed, wanted = REVISIONS.update().where(_is(name, number)), f"revision {number} is to have {percent} %"
+            if endpoint.split is not None and number == endpoint.split.revision and percent < WHOLE:
+                connection.execute(changed.values(percent=percent))
+                connection.execute(SPLITS.update().where(SPLITS.c.endpoint == name).values(percent=percent))
+                wanted = _split_text(endpoint.serving, number, percent)
+            elif number in endpoint.shares or revision.state in PENDING:
+                values = {"percent": percent, "asked": self._bump(connection, "asked"), "error": ""}
+                # Since now: a promotion that finds no room gives up as a rollout does.
+                later = {"since": now} if number in endpoint.shares else {}
+                connection.execute(changed.values(**values, **later))
+            else:
+                self._ask_again(connection, revision, percent, now)
+            self._event(connection, name, "traffic", wanted, now)
+            return self._revision(connection, name, number)
+
+    def unite(self, name: str, now: float) -> Endpoint:
+        """All requests to the serving revision: take a split away, and what is rolled out to have one."""
+        with self._write() as connection:
+            endpoint = self._endpoint(connection, name)
+            if endpoint.serving is not None and endpoint.split is not None:
+                self._unite(connection, endpoint, endpoint.serving, now)
+            for state in (RevisionState.BUILT, RevisionState.STARTING):
+                mine = and_(REVISIONS.c.endpoint == name, REVISIONS.c.state == str(state))
+                for row in connection.execute(select(REVISIONS).where(mine, REVISIONS.c.percent < WHOLE)).all():
+                    self._move_revision(connection, revision_of(row), RevisionState.SUPERSEDED, now, {})
+            return self._endpoint(connection, name)
 
     def roll_back(self, name: str, number: int | None, now: float) -> Revision:
         """Ask for an earlier revision again: `number`, or the one that served before.
@@ -221,13 +307,18 @@ class EndpointStore(Database):
                 if number is None:
                     raise ConflictError(f"`{name}` has no earlier revision to go back to", f"`puna ps {name}`")
             revision = self._revision(connection, name, number)
-            if revision.number == endpoint.serving or revision.state in (RevisionState.BUILT, RevisionState.STARTING):
+            if number in endpoint.shares or revision.state in (RevisionState.BUILT, RevisionState.STARTING):
                 raise ConflictError(f"revision {number} of `{name}` is {revision.state} already")
-            if not revision.bundle:
-                raise ConflictError(f"revision {number} of `{name}` was never built", f"`puna rebuild {name}`")
-            values = {"asked": self._bump(connection, "asked"), "failures": 0, "error": "", "hint": "", "detail": ""}
-            self._move_revision(connection, revision, RevisionState.BUILT, now, values)
+            self._ask_again(connection, revision, WHOLE, now)
             return self._revision(connection, name, number)
+
+    def _ask_again(self, connection: Connection, revision: Revision, percent: int, now: float) -> None:
+        """Roll a revision out that has been built before."""
+        name, number = revision.endpoint, revision.number
+        if not revision.bundle:
+            raise ConflictError(f"revision {number} of `{name}` was never built", f"`puna rebuild {name}`")
+        values = {"asked": self._bump(connection, "asked"), "failures": 0, "error": "", "hint": "", "detail": ""}
+        self._move_revision(connection, revision, RevisionState.BUILT, now, values | {"percent": percent})
 
     def clear_failures(self, name: str, number: int) -> None:
         """Forget a revision's failures: it has run long enough since."""
@@ -246,6 +337,10 @@ class EndpointStore(Database):
             query = query.where(EVENTS.c.endpoint == endpoint)
         with self._read() as connection:
             return [Event(**row._mapping) for row in connection.execute(query)][::-1]
+
+
+def _split_text(serving: int | None, number: int, percent: int) -> str:
+    return f"revision {serving} has {WHOLE - percent} %, revision {number} {percent} %"
 
 
 def _is(endpoint: str, number: int) -> Any:
@@ -267,14 +362,17 @@ def _endpoint(row: Row[Any]) -> Endpoint:
         wish=row.replicas or 0,
         wish_reason=row.wish_reason or "",
         wish_at=row.at or 0.0,
+        split=Split(row.split, row.percent, row.split_wish, row.split_reason, row.split_at) if row.split else None,
     )
 
 
-def _revision(row: Row[Any]) -> Revision:
+def revision_of(row: Row[Any]) -> Revision:
+    """The revision that a row of the table is."""
     values = dict(row._mapping)
     values |= {
         "state": RevisionState(row.state),
         "settings": Settings.from_row(row.settings),
         "weights_bytes": int(row.weights_bytes),
+        "percent": row.percent or WHOLE,
     }
     return Revision(**{k: v for k, v in values.items() if k in Revision.__dataclass_fields__})

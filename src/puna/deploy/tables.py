@@ -57,6 +57,18 @@ WISHES = Table(
     _number("at"),
 )
 
+# One of two revisions that share an endpoint's requests; the other is the one that serves.
+SPLITS = Table(
+    "splits",
+    METADATA,
+    Column("endpoint", String(64), ForeignKey("endpoints.name", ondelete="CASCADE"), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("percent", Integer, nullable=False),
+    _count("replicas"),
+    _text("reason"),
+    _number("at"),
+)
+
 REVISIONS = Table(
     "revisions",
     METADATA,
@@ -80,6 +92,7 @@ REVISIONS = Table(
     _text("hint"),
     _text("detail"),
     Column("build_id", String(32), nullable=True),
+    Column("percent", Integer, nullable=True),
 )
 
 # No foreign key: a replica outlives its endpoint until its process is gone.

@@ -1,8 +1,8 @@
 """Which zygotes should run: `plan(wanted, seen, history, now)`, pure, and the keeper that makes it true.
 
-One for the serving revision of every active endpoint that wants one. It is begun when nothing of the endpoint starts,
-so that no start is slowed, begun anew with a pause when it dies, and not again when it refuses: its imports would do
-the same again.
+One for each revision that serves, of every active endpoint that wants one. It is begun when nothing of the endpoint
+starts, so that no start is slowed, begun anew with a pause when it dies, and not again when it refuses: its imports
+would do the same again.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ class History:
 
 def wanted(snapshot: Snapshot) -> dict[Key, bool]:
     """The revisions that should have a zygote, and whether one may be begun now."""
-    found = {}
+    found: dict[Key, bool] = {}
     for endpoint in snapshot.endpoints:
-        if endpoint.active and endpoint.serving is not None and endpoint.settings.zygote:
+        if endpoint.active and endpoint.settings.zygote:
             starts = [r for r in snapshot.replicas if r.endpoint == endpoint.name and r.state is ReplicaState.STARTING]
             rolls = [
                 r
                 for r in snapshot.revisions
                 if r.endpoint == endpoint.name and r.state in (RevisionState.BUILT, RevisionState.STARTING)
             ]
-            found[endpoint.name, endpoint.serving] = not starts and not rolls
+            found |= {(endpoint.name, revision): not starts and not rolls for revision in endpoint.shares}
     return found
 
 
