@@ -34,6 +34,14 @@ class Client(Connection):
         """Upload a packed project folder; returns its digest."""
         return str(self._call("PUT", "/sources", content=data)["digest"])
 
+    def source_from_git(self, repository: Mapping[str, str]) -> Json:
+        """Fetch a repository's newest commit as a source: its digest, commit and what its project file says."""
+        return self._call("POST", "/sources/from-git", json=dict(repository))
+
+    def source_from_model(self, model: str | Mapping[str, Any], engine: str = "auto") -> Json:
+        """Make the app of a published model, or of one on the hub, as a source: its digest, name and settings."""
+        return self._call("POST", "/sources/from-model", json={"model": model, "engine": engine})
+
     def upload_runtime(self, name: str, yaml: str) -> Json:
         """Upload a runtime file's text; its environment is built in the background (`build_id`)."""
         return self._call("POST", "/runtimes", json={"name": name, "yaml": yaml})
@@ -121,6 +129,21 @@ class Client(Connection):
         `name` is the project's own when empty; the reply has it, with the `commit`.
         """
         body = {"name": name, "git": dict(repository), "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+
+    def deploy_model(
+        self,
+        model: str | Mapping[str, Any],
+        name: str = "",
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Deploy a published model, `owner/name`, `owner/name:3` or `owner/name@alias`, or one on the hub.
+
+        As a mapping it has `name`, `version`, `alias`, `engine`, and `credential`: the secret with its HF_TOKEN.
+        """
+        body = {"name": name, "model": model, "runtime": runtime, "runtime_version": runtime_version}
         return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
 
     def webhook(self, name: str) -> Json:

@@ -262,14 +262,10 @@ def deploy_model(
     model: ModelVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
 ) -> dict[str, Any]:
     """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
-    from puna.build.template import init
+    from puna.build import template
     from puna.spec import project
-    from puna.spec.runtime import has_nvidia
 
-    engine = recipe.serve.engine
-    if engine == "auto":
-        engine = "vllm" if has_nvidia() else "transformers"
-    init(folder, model.name, name=recipe.name, engine=engine)
+    template.init(folder, model.name, name=recipe.name, engine=template.chosen(recipe.serve.engine))
     runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
     upload_runtime(client, runtime_file, recipe.name, progress)
     serve = dataclasses.asdict(recipe.serve)

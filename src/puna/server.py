@@ -186,7 +186,7 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
-    from puna.deploy import commands
+    from puna.deploy import commands, model_sources
     from puna.deploy.api import create_app
     from puna.deploy.builder import Builder
     from puna.deploy.control import Control
@@ -223,7 +223,8 @@ def control(home: Home, owner_fd: int, url: str) -> None:
 
     repositories = Repositories(secrets, home)
     made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
-    made = dataclasses.replace(made, warm=zygotes.view, history=history, gpu_use=backend.watch.use)
+    make = partial(model_sources.make, home, secrets.open)
+    made = dataclasses.replace(made, warm=zygotes.view, history=history, make=make, gpu_use=backend.watch.use)
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)

@@ -104,8 +104,8 @@ def test_a_repository_is_deployed_as_its_file_says(world: World, api: TestClient
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ({}, "one of the two"),
-        ({"name": "a", "source": "0" * 64, "git": {"url": "https://github.com/a/b"}}, "one of the two"),
+        ({}, "one of them"),
+        ({"name": "a", "source": "0" * 64, "git": {"url": "https://github.com/a/b"}}, "one of them"),
         ({"git": {"url": ""}}, "cannot be fetched from"),
         ({"git": {"url": "ext::sh -c id"}}, "cannot be fetched from"),
         ({"git": {"url": "https://github.com/a/b", "branch": "-x"}}, "branch"),

@@ -223,12 +223,21 @@ class Hub:
             return found
         repo_id = request.match["repo"]
         repo = self.repos[repo_id]
-        if repo.gated and not request.signed:
-            return Reply(403, {"error": f"Access to {repo_id} is restricted"}, _code("GatedRepo"))
         siblings = [{"rfilename": path} for path in found[1]]
         body = {"_id": "1", "id": repo_id, "modelId": repo_id, "sha": found[0], "siblings": siblings, "tags": []}
         body |= {"private": repo.private, "gated": repo.gated, "disabled": False, "downloads": 0, "likes": 0}
         return Reply(200, body | {"lastModified": DATE, "createdAt": DATE})
+
+    def auth_check(self, request: Request) -> Reply:
+        """What is said of a gated model is public; its files are not."""
+        found = self._tree(request)
+        return found if isinstance(found, Reply) else self._gate(request) or Reply(200, {})
+
+    def _gate(self, request: Request) -> Reply | None:
+        repo_id = request.match["repo"]
+        if self.repos[repo_id].gated and not request.signed:
+            return Reply(403, {"error": f"Access to {repo_id} is restricted"}, _code("GatedRepo"))
+        return None
 
     def tree(self, request: Request) -> Reply:
         found = self._tree(request)
@@ -244,6 +253,9 @@ class Hub:
         found = self._tree(request)
         if isinstance(found, Reply):
             return found
+        refused = self._gate(request)
+        if refused is not None:
+            return refused
         sha, files = found
         file = files.get(urllib.parse.unquote(request.match["path"]))
         if file is None:
@@ -326,6 +338,7 @@ ROUTES: list[tuple[str, str, Callable[[Hub, Request], Reply], bool]] = [
     ("POST", r"/v1/xorbs/default/(?P<hash>[0-9a-f]{64})", Hub.xorb, False),
     ("POST", r"(/v1)?/shards", Hub.shard, False),
     ("POST", rf"/api/models/{REPO}/commit/{REV}", Hub.commit, True),
+    ("GET", rf"/api/models/{REPO}/auth-check", Hub.auth_check, False),
     ("GET", rf"/api/models/{REPO}(/revision/{REV})?", Hub.info, False),
     ("GET", rf"/api/models/{REPO}/tree/{REV}/?(?P<path>.*)", Hub.tree, False),
     ("GET HEAD", rf"/{REPO}/resolve/{REV}/(?P<path>.+)", Hub.resolve, False),

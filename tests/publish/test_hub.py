@@ -51,6 +51,15 @@ try:
 except PunaError as error:
     print("ERROR", type(error).__name__, "|", error.message, "|", error.hint)
 """
+LOOK = """
+import sys
+from puna.errors import PunaError
+from puna.publish.hub_look import look
+try:
+    print("COMMIT", look(*sys.argv[1:]))
+except PunaError as error:
+    print("ERROR", type(error).__name__, "|", error.message, "|", error.hint)
+"""
 LOAD = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -186,3 +195,24 @@ def test_a_base_that_is_missing_gated_or_offline_is_explained(shared: Home, hub:
     fetched = run(RESOLVE, shared.root, "acme/llama", **at).partition("BASE")[2]
     offline = run(RESOLVE, shared.root, "acme/llama", HF_HUB_OFFLINE="1", **at).partition("BASE")[2]
     assert fetched and fetched == offline
+
+
+def test_whether_an_app_can_have_a_model_is_found_out_without_fetching_it(
+    shared: Home, hub: Hub, tmp_path: Path
+) -> None:
+    run(PUSH, shared.root, "acme/llama", cache=tmp_path / "push", url=hub.url)
+    at = {"cache": tmp_path / "look", "url": hub.url}
+    hub.seen.clear()
+    assert f"COMMIT {hub.repos['acme/llama'].head}" in run(LOOK, "acme/llama", **at)
+    assert hub.seen == ["GET /api/models/acme/llama"]
+    missing = run(LOOK, "acme/nowhere", **at)
+    assert "ERROR NotFoundError | acme/nowhere was not found" in missing and "no such model" in missing
+    assert "HF_HUB_OFFLINE is set" in run(LOOK, "acme/llama", HF_HUB_OFFLINE="1", **at)
+    hub.repos["acme/llama"].gated = True
+    # The control plane's own HF_TOKEN is not the app's: what the app will not have opens nothing here.
+    gated = run(LOOK, "acme/llama", **at)
+    assert "it is gated" in gated and f"{hub.url}/acme/llama " in gated
+    assert "COMMIT" in run(LOOK, "acme/llama", TOKEN, **at)
+    hub.repos["acme/pickled"] = Repo()
+    hub.repos["acme/pickled"].commit({"config.json": File(b"{}"), "pytorch_model.bin": File(b"\x80\x02")}, "old")
+    assert "no config.json with safetensors" in run(LOOK, "acme/pickled", **at)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from puna.errors import ConflictError, ProjectError
+from puna.spec.runtime import has_nvidia
 
 _VLLM_APP = """\
 from transformers import AutoTokenizer
@@ -15,11 +16,11 @@ from vllm import LLM, SamplingParams
 
 class InferlessPythonModel:
     def initialize(self):
-        model_id = {model}
+        model_id = {model}{revision}
         # How the model's next token is drawn, and where it stops at the latest
         self.sampling_params = SamplingParams(temperature=0.7, top_p=0.95, max_tokens=128)
-        self.llm = LLM(model=model_id)
-        self.tokenizer = AutoTokenizer.from_pretrained(model_id)
+        self.llm = LLM(model=model_id{pinned})
+        self.tokenizer = AutoTokenizer.from_pretrained(model_id{pinned})
 
     def infer(self, inputs):
         chat = [{{"role": "user", "content": inputs["prompt"]}}]
@@ -39,10 +40,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 class InferlessPythonModel:
     def initialize(self):
-        model_id = {model}
+        model_id = {model}{revision}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(model_id)
-        self.model = AutoModelForCausalLM.from_pretrained(model_id).to(self.device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(model_id{pinned})
+        self.model = AutoModelForCausalLM.from_pretrained(model_id{pinned}).to(self.device).eval()
 
     def infer(self, inputs):
         chat = [{{"role": "user", "content": inputs["prompt"]}}]
@@ -93,18 +94,43 @@ env:
 secrets:
 optional:
   runtime_file_name: inferless-runtime-config.yaml
-"""
+{models}"""
 _PACKAGES = {
     "vllm": ("vllm==0.25.1", "transformers==5.23.0"),
     "transformers": ("torch==2.13.0", "transformers==5.23.0", "safetensors==0.8.0"),
 }
 _APPS = {"vllm": _VLLM_APP, "transformers": _TRANSFORMERS_APP}
 
+Engine = Literal["vllm", "transformers"]
+ENGINES = ("auto", *_APPS)
+
+
+def chosen(engine: str) -> Engine:
+    """The engine that `auto` means on this machine: vLLM where there is a GPU.
+
+    Raises:
+        ProjectError: there is no such engine.
+    """
+    if engine not in ENGINES:
+        raise ProjectError(f"there is no engine {engine!r}", f"one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        return "vllm" if has_nvidia() else "transformers"
+    return "vllm" if engine == "vllm" else "transformers"
+
 
 def init(
-    folder: Path, model: str, *, name: str, engine: Literal["vllm", "transformers"], force: bool = False
+    folder: Path,
+    model: str,
+    *,
+    name: str,
+    engine: Engine,
+    force: bool = False,
+    published: str | None = None,
+    revision: str | None = None,
 ) -> list[Path]:
     """Write app.py, input_schema.py, inferless-runtime-config.yaml and inferless.yaml for `model`.
+
+    `published` is the one version that its name means (`owner/name:3`), `revision` the commit on the hub.
 
     Raises:
         ProjectError: there is no such engine.
@@ -114,12 +140,20 @@ def init(
         raise ProjectError(f"there is no engine {engine!r}", f"one of {', '.join(_APPS)}")
     packages = "".join(f'    - "{package}"\n' for package in _PACKAGES[engine])
     texts = {
-        "app.py": _APPS[engine].format(model=json.dumps(model)),
+        "app.py": _APPS[engine].format(
+            model=json.dumps(model),
+            revision=f"\n        revision = {json.dumps(revision)}" if revision else "",
+            pinned=", revision=revision" if revision else "",
+        ),
         "input_schema.py": _SCHEMA,
         "inferless-runtime-config.yaml": _RUNTIME.format(
             cuda='  cuda_version: "13.0"\n' if engine == "vllm" else "", packages=packages
         ),
-        "inferless.yaml": _PROJECT.format(name=json.dumps(name), gpu="A100" if engine == "vllm" else ""),
+        "inferless.yaml": _PROJECT.format(
+            name=json.dumps(name),
+            gpu="A100" if engine == "vllm" else "",
+            models=f"models:\n  - {json.dumps(published)}\n" if published else "",
+        ),
     }
     changed = [n for n, text in texts.items() if (folder / n).exists() and (folder / n).read_text() != text]
     if changed and not force:

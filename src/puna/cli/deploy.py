@@ -1,7 +1,8 @@
-"""`puna deploy`: from a folder or a repository to an endpoint."""
+"""`puna deploy`: from a folder, a repository or a model to an endpoint."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,11 @@ Folder = Annotated[Path | None, typer.Argument(help="The folder that holds app.p
 Git = Annotated[str | None, typer.Option(help="A git repository instead, https or ssh.")]
 Branch = Annotated[str | None, typer.Option(help="Its branch; its own choice when not given.")]
 Path_ = Annotated[str | None, typer.Option("--path", help="The folder in it that holds app.py.")]
-Credential = Annotated[str | None, typer.Option(help="The secret with its GIT_TOKEN or GIT_SSH_KEY.")]
+Credential = Annotated[str | None, typer.Option(help="The secret with its GIT_TOKEN or GIT_SSH_KEY, or HF_TOKEN.")]
+Model = Annotated[
+    str | None, typer.Option(help="A model instead, published here or on the hub; an app is made for it.")
+]
+Engine = Annotated[str | None, typer.Option(help="The engine of --model: vllm, transformers or auto.")]
 AutoRebuild = Annotated[bool, typer.Option("--auto-rebuild", help="Deploy each push: `puna webhook NAME`.")]
 Poll = Annotated[float | None, typer.Option(help="Ask it for new commits every so many seconds.", min=30)]
 Name = Annotated[str | None, typer.Option(help="The endpoint's name; inferless.yaml's when not given.")]
@@ -50,6 +55,8 @@ def deploy(
     git: Git = None,
     branch: Branch = None,
     path: Path_ = None,
+    model: Model = None,
+    engine: Engine = None,
     credential: Credential = None,
     auto_rebuild: AutoRebuild = False,
     poll: Poll = None,
@@ -71,7 +78,7 @@ def deploy(
     wait: Wait = True,
     json: AsJson = False,
 ) -> None:
-    """Build a folder, or a git repository's newest commit, and roll it out; answers with URL, key and a curl line."""
+    """Build a folder, a git repository's newest commit or a model, and roll it out; answers with URL and curl line."""
     from puna import pipeline
     from puna.client import Client
 
@@ -92,30 +99,58 @@ def deploy(
     }
     settings = {key: value for key, value in chosen.items() if value is not None}
     environment = pairs(env or [], "--env NAME=VALUE")
-    repository = _repository(folder, (git, branch, path, credential), bool(auto_rebuild or poll))
+    source = _Source(folder, git or "", branch or "", path or "", model or "", engine or "", credential or "")
+    source.check(is_watched=bool(auto_rebuild or poll))
     watch = output.Watch(quiet=json)
     with Client() as client:
-        if git:
-            settings |= {"env": environment} if environment else {}
-            done = client.deploy_git(repository, name or "", runtime, settings, runtime_version)
-        else:
-            done = _deploy_folder(
-                client, folder or Path(), name, (runtime, runtime_version), settings, environment, watch
-            )
+        done = source.deploy(client, name, (runtime, runtime_version), settings, environment, watch)
         if wait:
             done = pipeline.follow_deploy(client, done, watch)
         show(client, done, json)
 
 
-def _repository(folder: Path | None, said: tuple[str | None, ...], is_watched: bool) -> dict[str, str]:
-    """The repository that was named; which options do not go together is said before anything is done."""
-    repository = {key: value or "" for key, value in zip(("url", "branch", "folder", "credential"), said, strict=True)}
-    if folder is not None and repository["url"]:
-        raise UsageError("a folder and --git were named", "deploy one of the two")
-    if not repository["url"] and (any(said) or is_watched):
-        options = "--branch, --path, --credential, --auto-rebuild and --poll"
-        raise UsageError(f"{options} say nothing without --git", "puna deploy --git https://host/owner/name")
-    return repository
+@dataclass(frozen=True)
+class _Source:
+    """What was said of where the app comes from."""
+
+    folder: Path | None
+    git: str
+    branch: str
+    path: str
+    model: str
+    engine: str
+    credential: str
+
+    def check(self, *, is_watched: bool) -> None:
+        """Which options do not go together is said before anything is done."""
+        if [self.folder is not None, bool(self.git), bool(self.model)].count(True) > 1:
+            raise UsageError("of a folder, --git and --model more than one was named", "deploy one of them")
+        if not self.git and (self.branch or self.path or is_watched):
+            options = "--branch, --path, --auto-rebuild and --poll"
+            raise UsageError(f"{options} say nothing without --git", "puna deploy --git https://host/owner/name")
+        if self.engine and not self.model:
+            raise UsageError("--engine says nothing without --model", "puna deploy --model owner/name")
+        if self.credential and not (self.git or self.model):
+            raise UsageError("--credential says nothing without --git or --model", "--secret gives secrets to the app")
+
+    def deploy(
+        self,
+        client: Client,
+        name: str | None,
+        runtime: tuple[str | None, int | None],
+        settings: dict[str, Any],
+        environment: dict[str, str],
+        watch: output.Watch,
+    ) -> dict[str, Any]:
+        """Deploy it; what was queued."""
+        if not (self.git or self.model):
+            return _deploy_folder(client, self.folder or Path(), name, runtime, settings, environment, watch)
+        settings |= {"env": environment} if environment else {}
+        if self.git:
+            repository = {"url": self.git, "branch": self.branch, "folder": self.path, "credential": self.credential}
+            return client.deploy_git(repository, name or "", runtime[0], settings, runtime[1])
+        model = {"name": self.model, "engine": self.engine or "auto", "credential": self.credential}
+        return client.deploy_model(model, name or "", runtime[0], settings, runtime[1])
 
 
 def _deploy_folder(

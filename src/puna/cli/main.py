@@ -41,7 +41,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "init": Command("project:init", "Write the four files of an app that serves a model."),
         "dev": Command("project:dev", "Run an app once in its own environment, without a server."),
         "runtime": Command("runtime:app", "Upload, list and show runtimes."),
-        "deploy": Command("deploy:deploy", "Build a folder or a git repository and roll it out; answers with its URL."),
+        "deploy": Command("deploy:deploy", "Build a folder, a git repository or a model and roll it out."),
         "call": Command("call:call", "Call an endpoint: puna call my-app prompt='What is AI?'."),
         "ps": Command("endpoints:ps", "List endpoints and their replicas."),
         "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),

@@ -9,7 +9,6 @@ import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson
-from puna.errors import UsageError
 from puna.home import Home
 
 
@@ -22,14 +21,10 @@ def init(
     json: AsJson = False,
 ) -> None:
     """Write app.py, input_schema.py, inferless-runtime-config.yaml and inferless.yaml."""
-    from puna.build.template import init as write
-    from puna.spec.runtime import has_nvidia
+    from puna.build import template
 
-    if engine not in ("auto", "vllm", "transformers"):
-        raise UsageError(f"--engine is {engine!r}", "one of auto, vllm, transformers")
-    if engine == "auto":
-        engine = "vllm" if has_nvidia() else "transformers"
-    files = write(folder, model, name=name or folder.resolve().name, engine=engine, force=force)  # type: ignore[arg-type]
+    engine = template.chosen(engine)
+    files = template.init(folder, model, name=name or folder.resolve().name, engine=engine, force=force)
     if json:
         output.data({"engine": engine, "files": [str(file) for file in files]})
         return

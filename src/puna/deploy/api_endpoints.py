@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from puna.deploy import orders, views
+from puna.deploy.api_sources import ModelName, Repository, wanted_model
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict, visible
 from puna.deploy.logs import follow_replicas, tail_replicas
@@ -18,25 +19,17 @@ from puna.deploy.records import Endpoint
 Json = dict[str, Any]
 
 
-class Repository(BaseModel):
-    """A git repository: URL, branch (its own choice when empty), folder in it, and the secret set that opens it."""
-
-    model_config = ConfigDict(extra="forbid")
-    url: str
-    branch: str = ""
-    folder: str = ""
-    credential: str = ""
-
-
 class Deploy(BaseModel):
-    """What `POST /endpoints` takes: a `source`, or a `git` repository."""
+    """What `POST /endpoints` takes: a `source`, a `git` repository, or a `model`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = ""
-    """The project's own name when empty, for a repository."""
+    """The project's own name when empty, for a repository or a model."""
     source: str | None = None
     """An uploaded source's digest."""
     git: Repository | None = None
+    model: ModelName | str | None = None
+    """A published model or one on the hub; an app is made for it."""
     runtime: str | None = None
     runtime_version: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -92,10 +85,11 @@ def _changing(router: APIRouter, control: Control) -> None:
 
     @router.post("/endpoints", status_code=202)
     def post_endpoint(body: Deploy, request: Request) -> Json:
-        """Deploy a source or a repository's newest commit; the same as now makes no new revision."""
+        """Deploy a source, a repository's newest commit or a model; the same as now makes no new revision."""
         restrict(request.state.key, body.name)
         git = body.git.model_dump() if body.git else None
-        wanted = Wanted(body.name, body.source, git, body.runtime, body.runtime_version, body.settings)
+        model = wanted_model(body.model) if body.model is not None else None
+        wanted = Wanted(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
         return orders.deploy(control, wanted)
 
     @router.patch("/endpoints/{name}")

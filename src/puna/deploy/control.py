@@ -28,8 +28,36 @@ class Pulled:
     runtime_version: int | None
 
 
+@dataclass(frozen=True)
+class WantedModel:
+    """A model to be served: a published one, in a version or under an alias, else one of that name on the hub."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    engine: str = "auto"
+    credential: str = ""
+    """The secret set whose HF_TOKEN opens it on the hub; the app is given it too."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The app made for a model, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    name: str
+    settings: Mapping[str, Any]
+    model: str
+    """What it is exactly: `owner/name:version`, or `owner/name@commit` of the hub."""
+    engine: str
+
+
 def _no_git(_git: Mapping[str, str]) -> Any:
     raise MachineError("repositories cannot be fetched here", "`puna up` can")
+
+
+def _no_models(_model: WantedModel) -> Any:
+    raise MachineError("no apps are made for models here", "`puna up` can")
 
 
 def _nothing() -> None:
@@ -56,6 +84,8 @@ class Control:
     """Fetches what an endpoint's `git` settings name."""
     head: Callable[[Mapping[str, str]], str] = _no_git
     """The commit at the end of what they name, without fetching it."""
+    make: Callable[[WantedModel], Made] = _no_models
+    """Makes the app of a model."""
     wake_rebuilds: Callable[[], None] = _nothing
     """Called after a repository's change was written down."""
     warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote

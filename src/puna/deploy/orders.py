@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from puna.backends import mounts
 from puna.deploy import settings as reading
 from puna.deploy import sources
-from puna.deploy.control import Control
+from puna.deploy.control import Control, WantedModel
 from puna.deploy.records import Order, Revision, Settings
 from puna.deploy.settings import check_name
 from puna.deploy.states import PENDING, BuildState, RevisionState
@@ -23,11 +22,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A deploy: of an uploaded `source`, or of what `git` names."""
+    """A deploy: of an uploaded `source`, or of what `git` or `model` names."""
 
     name: str
     source: str | None = None
     git: Mapping[str, str] | None = None
+    model: WantedModel | None = None
     runtime: str | None = None
     runtime_version: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -43,10 +43,14 @@ def deploy(control: Control, wanted: Wanted) -> Json:
         MachineError: a volume cannot be mounted where it should.
         ConflictError: the runtime's environment could not be built.
     """
-    if (wanted.source is None) == (wanted.git is None):
-        raise UsageError("a deploy names a `source` or a `git` repository, one of the two", "see /api/docs")
+    if [wanted.source, wanted.git, wanted.model].count(None) != 2:
+        raise UsageError("a deploy names a `source`, a `git` repository or a `model`, one of them", "see /api/docs")
+    if wanted.name:
+        check_name(wanted.name, "endpoint")  # before anything is fetched
     if wanted.git is not None:
         wanted = _pulled(control, wanted, wanted.git)
+    elif wanted.model is not None:
+        wanted = _modelled(control, wanted, wanted.model)
     store, now = control.store, control.clock()
     check_name(wanted.name, "endpoint")
     source = sources.find(control.home, wanted.source or "").digest
@@ -69,19 +73,30 @@ def deploy(control: Control, wanted: Wanted) -> Json:
 def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
     """The deploy of a repository as one of a source, with what the project's own file says where nothing was said."""
     kept = reading.parse_git(git, {})
-    if wanted.name:
-        check_name(wanted.name, "endpoint")  # before anything is fetched
     pulled = control.pull(kept)
-    said = {key: value for key, value in wanted.settings.items() if value is not None}
-    env = {**pulled.settings["env"], **(said.get("env") or {})}
     return Wanted(
-        wanted.name or re.sub(r"[^a-z0-9-]+", "-", pulled.name.lower()).strip("-"),
+        wanted.name or reading.endpoint_name(pulled.name),
         pulled.source,
         {**kept, "commit": pulled.commit},
-        wanted.runtime or pulled.runtime,
-        wanted.runtime_version or (pulled.runtime_version if not wanted.runtime else None),
-        {**pulled.settings, **said, "env": env},
+        runtime=wanted.runtime or pulled.runtime,
+        runtime_version=wanted.runtime_version or (pulled.runtime_version if not wanted.runtime else None),
+        settings=_over(pulled.settings, wanted.settings),
     )
+
+
+def _modelled(control: Control, wanted: Wanted, model: WantedModel) -> Wanted:
+    """The deploy of a model as one of the source that is made for it."""
+    made = control.make(model)
+    settings = _over(made.settings, wanted.settings)
+    if made.settings["secrets"]:  # the app asks the hub as whoever looked at it just now
+        settings["secrets"] = list(dict.fromkeys([*made.settings["secrets"], *settings["secrets"]]))
+    return dataclasses.replace(wanted, name=wanted.name or made.name, source=made.source, model=None, settings=settings)
+
+
+def _over(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> Json:
+    """A project's own settings under those that were asked for; of `env` each name by itself."""
+    said = {key: value for key, value in asked.items() if value is not None}
+    return {**settings, **said, "env": {**settings["env"], **(said.get("env") or {})}}
 
 
 def rebuild(control: Control, name: str, *, only_changed: bool = False) -> Json:

@@ -43,6 +43,11 @@ def parse_git(values: Any, before: Mapping[str, str]) -> dict[str, str]:
     return now if is_same else {key: value for key, value in now.items() if key != "commit"}
 
 
+def endpoint_name(text: str) -> str:
+    """The name of an endpoint that is nearest to a project's or a model's."""
+    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:48].rstrip("-")
+
+
 def check_name(name: str, what: str) -> None:
     """Names stand in URLs, paths and metrics: lower-case letters, digits and dashes, at most 48.
 

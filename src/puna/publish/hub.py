@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import errno
 import io
-import re
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 from puna.artifacts import MANIFEST, Model
-from puna.errors import MachineError, NotFoundError, PublishError, PunaError
+from puna.errors import MachineError, NotFoundError, PublishError
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish.card import model_card
+from puna.publish.hub_look import explain
 from puna.publish.registry import ModelVersion
 
 # What a base is made of. Never a pickle, never code, no second copy in another framework's format.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
 UNWANTED = ("original/*", "onnx/*", "consolidated*", "*.bin", "*.pth", "*.pt", "*.gguf", "*.py")
-TOKEN_HINT = "set HF_TOKEN to a token with write access, made at https://huggingface.co/settings/tokens"
-XET_HINT = "set HF_HUB_DISABLE_XET=1: this hub has no xet storage, and the client tries nothing else by itself"
 
 
 def push(
@@ -67,7 +65,7 @@ def push(
                 delete_patterns=["*.safetensors", "*.safetensors.index.json"],
             )
     except Exception as error:  # the CLI's user sees it as a PublishError; hf_xet raises no class of its own to name
-        raise _explain(error, f"{version.ref} was not pushed to {repo_id}", api.endpoint, PublishError) from error
+        raise explain(error, f"{version.ref} was not pushed to {repo_id}", api.endpoint, PublishError) from error
     watch.note(f"pushed to {address}")
     return str(address)
 
@@ -100,7 +98,7 @@ def pull(repo_id: str, revision: str | None, home: Home, progress: Progress | No
                 "no space left for the base", "free some space, or set HF_HOME to a larger disk"
             ) from error
         named = repo_id + (f" at {revision}" if revision else "")
-        raise _explain(error, f"the base {named} was not fetched", ENDPOINT, NotFoundError) from error
+        raise explain(error, f"the base {named} was not fetched", ENDPOINT, NotFoundError) from error
     return Path(path)
 
 
@@ -135,74 +133,3 @@ def _watching(watch: Progress) -> type:
                 return moved
 
     return Watching
-
-
-def _explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) -> PunaError:
-    """The same failure with its reason in one sentence and the next thing to do."""
-    from huggingface_hub import errors
-
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None) or _xet_status(error)
-    if isinstance(error, errors.GatedRepoError):
-        page = f"{endpoint}/{str(getattr(response, 'url', '')).partition('/api/models/')[2].partition('/revision')[0]}"
-        return kind(f"{what}: it is gated", f"accept its licence at {page} and set HF_TOKEN to a token of that account")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return kind(f"{what}: there is no such revision", "check the revision: a branch, a tag or a commit")
-    if status == 404 and "/xet-write-token/" in f"{getattr(response, 'url', '')} {error}":
-        return kind(f"{what}: {endpoint} takes no xet uploads", XET_HINT)
-    if status in STATUSES:
-        reason, hint = STATUSES[status]
-        return kind(f"{what}: {endpoint} {reason}", hint)
-    if isinstance(error, errors.HFValidationError):
-        return kind(f"{what}: {_first(error)}", "write owner/name")
-    if _offline(error):
-        lacking = " and the cache lacks it" if kind is NotFoundError else ""
-        return kind(f"{what}: HF_HUB_OFFLINE is set{lacking}", "unset HF_HUB_OFFLINE and try again")
-    if status is None and _unreachable(error):
-        return kind(
-            f"{what}: {endpoint} cannot be reached", "check the network, the proxy and HF_ENDPOINT, then try again"
-        )
-    return kind(
-        f"{what}: {_first(error)}", "try again; if it stays so, look at the hub's status page", detail=str(error)
-    )
-
-
-STATUSES: dict[int | None, tuple[str, str]] = {
-    401: ("does not know the token, or there is no such model", TOKEN_HINT),
-    403: ("does not let this token do that", TOKEN_HINT + "; the owner must be you or your organisation"),
-    404: ("has no such model", "check the name; for a private model set HF_TOKEN"),
-    413: ("finds a file too large", "ask the hub's owner to raise its limit"),
-    429: ("asks to slow down", "wait a minute and try again"),
-    507: ("has no room left", "ask the hub's owner for more room"),
-}
-
-
-def _xet_status(error: Exception) -> int | None:
-    # hf_xet is compiled; it puts the hub's answer into the text of a plain ConnectionError.
-    found = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
-    return int(found[1]) if found else None
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def _offline(error: Exception) -> bool:
-    from huggingface_hub import errors
-
-    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
-
-
-def _unreachable(error: Exception) -> bool:
-    # The client's HTTP library has changed its name twice; its transport errors have kept theirs.
-    names = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
-    return bool(names & {"TransportError", "ConnectionError", "TimeoutError", "ConnectError", "TimeoutException"})
-
-
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,75 @@
+"""The API's part about sources that are fetched or made here, before they are deployed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from puna.deploy.control import Control, WantedModel
+from puna.deploy.settings import endpoint_name, parse_git
+
+Json = dict[str, Any]
+Engine = Literal["auto", "vllm", "transformers"]
+
+
+class Repository(BaseModel):
+    """A git repository: URL, branch (its own choice when empty), folder in it, and the secret set that opens it."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: str
+    branch: str = ""
+    folder: str = ""
+    credential: str = ""
+
+
+class ModelName(BaseModel):
+    """A model: published here, in a version or under an alias, else of that name on the Hugging Face Hub."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    engine: Engine = "auto"
+    credential: str = ""
+    """The secret set whose HF_TOKEN opens it on the hub."""
+
+
+class FromModel(BaseModel):
+    """What `POST /sources/from-model` takes.
+
+    A model in one word is `owner/name`, `owner/name:3` or `owner/name@alias`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    model: ModelName | str
+    engine: Engine | None = None
+
+
+def wanted_model(model: ModelName | str, engine: str | None = None) -> WantedModel:
+    """What a request says of a model; `engine` beside it goes before that in it."""
+    said = model if isinstance(model, ModelName) else ModelName(name=model)
+    return WantedModel(said.name, said.version, said.alias, engine or said.engine, said.credential)
+
+
+def routes(control: Control) -> APIRouter:
+    """The handlers."""
+    router = APIRouter(tags=["sources"])
+
+    @router.post("/sources/from-git")
+    def post_from_git(body: Repository) -> Json:
+        """Fetch a repository's newest commit as a source, with what its project file says; nothing is deployed."""
+        pulled = control.pull(parse_git(body.model_dump(), {}))
+        shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": endpoint_name(pulled.name)}
+        shown |= {"settings": dict(pulled.settings)}
+        return shown | {"runtime": pulled.runtime, "runtime_version": pulled.runtime_version}
+
+    @router.post("/sources/from-model")
+    def post_from_model(body: FromModel) -> Json:
+        """Make the app of a model as a source, with the settings that it gets; nothing is deployed."""
+        made = control.make(wanted_model(body.model, body.engine))
+        shown: Json = {"digest": made.source, "name": made.name, "settings": dict(made.settings)}
+        return shown | {"model": made.model, "engine": made.engine}
+
+    return router
