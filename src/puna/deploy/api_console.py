@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from puna.build import source
 from puna.console.assets import Answer, Assets
-from puna.deploy import api_machine, keys, sources, views
+from puna.deploy import keys, sources, views
 from puna.deploy.control import Control
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
 from puna.spec import runtime, schema
@@ -99,7 +99,6 @@ def routes(control: Control) -> APIRouter:
         return {"scope": list(key.scope), "endpoints": key.endpoints, "expires": key.expires, "id": key.id}
 
     _wizard(router, control)
-    router.include_router(api_machine.routes(control))
     return router
 
 
