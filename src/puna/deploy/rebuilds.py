@@ -62,7 +62,11 @@ class Rebuilds:
             (name, partial(self.rebuild, name, deliveries)) for name, deliveries in queued.items() if name not in waits
         ]
         taken = self._busy | {name for name, _ in found}
-        for endpoint in store.snapshot().endpoints:
+        endpoints = store.snapshot().endpoints
+        for known in (self._seen, self._asked):
+            for name in known.keys() - {endpoint.name for endpoint in endpoints}:
+                del known[name]
+        for endpoint in endpoints:
             settings, name = endpoint.settings, endpoint.name
             if settings.git and settings.auto_rebuild and settings.poll_s and name not in taken:
                 if now >= self._asked.setdefault(name, now) + settings.poll_s:
