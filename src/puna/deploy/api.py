@@ -24,6 +24,7 @@ from puna.deploy import (
     api_machine,
     api_models,
     api_runs,
+    api_sources,
     api_usage,
     api_volumes,
 )
@@ -59,8 +60,20 @@ def create_app(
         openapi_url="/api/openapi.json",
     )
     app.state.control = control
-    parts = (api_endpoints, api_hooks, api_builds, api_keys, api_volumes, api_models, api_runs, api_live, api_usage)
-    for part in (*parts, api_machine, api_console):
+    for part in (
+        api_endpoints,
+        api_sources,
+        api_hooks,
+        api_builds,
+        api_keys,
+        api_volumes,
+        api_models,
+        api_runs,
+        api_live,
+        api_usage,
+        api_machine,
+        api_console,
+    ):
         app.include_router(part.routes(control), prefix="/api/v1")
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
     app.include_router(api_console.pages())
