@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from puna.backends.base import Observed, Phase
+from puna.backends.base import Launch, Observed, Phase
 from puna.backends.local import LocalBackend
+from puna.worker import protocol
 
 ECHO = """
     class InferlessPythonModel:
@@ -93,3 +95,20 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
+
+
+def call(launch: Launch, prompt: str, timeout_s: float = 10) -> str:
+    """What a replica's output is for a prompt; `infer` must not fail."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout_s)
+        client.connect(str(launch.socket))
+        tensors = {"inputs": [{"name": "prompt", "shape": [1], "data": [prompt]}]}
+        head = {"path": "infer", "deadline_s": timeout_s, "trace": "t", "model_name": "m"}
+        client.sendall(protocol.encode_request(1, head, json.dumps(tensors).encode()))
+        decoder = protocol.Decoder()
+        while True:
+            for kind, _, payload in decoder.feed(client.recv(65536)):
+                if kind == protocol.REPLY:
+                    status, body = protocol.decode_reply(payload)
+                    assert status == 200, body
+                    return str(json.loads(body)["outputs"][0]["data"][0])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from backends.replicas import Owner, listens, wait_for, wait_until
+from backends.replicas import Owner, call, listens, wait_for, wait_until
 from fake_gpu import libraries
 from puna.backends.base import Launch, Phase
 from puna.backends.devices import Nvml
@@ -19,7 +18,6 @@ from puna.backends.local import LocalBackend, validate
 from puna.backends.ration import descendants, own_bytes
 from puna.backends.watch import Watch
 from puna.home import Home
-from puna.worker import protocol
 
 pytestmark = pytest.mark.process
 Make = Callable[..., Launch]
@@ -53,22 +51,6 @@ def local(home: Home, owner: Owner, driver: Path) -> Iterator[LocalBackend]:
     yield LocalBackend(home, owner.read, Nvml())
     owner.die()
     wait_until(lambda: not [p for p in home.sockets.glob("*.guard") if listens(p)], 5, "guards live on")
-
-
-def call(launch: Launch, prompt: str) -> str:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
-        client.connect(str(launch.socket))
-        tensors = {"inputs": [{"name": "prompt", "shape": [1], "data": [prompt]}]}
-        head = {"path": "infer", "deadline_s": 10.0, "trace": "t", "model_name": "m"}
-        client.sendall(protocol.encode_request(1, head, json.dumps(tensors).encode()))
-        decoder = protocol.Decoder()
-        while True:
-            for kind, _, payload in decoder.feed(client.recv(65536)):
-                if kind == protocol.REPLY:
-                    status, body = protocol.decode_reply(payload)
-                    assert status == 200, body
-                    return str(json.loads(body)["outputs"][0]["data"][0])
 
 
 def half(launch: Make, driver: Path, replica_id: str, source: str = TAKES) -> Launch:
