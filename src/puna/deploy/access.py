@@ -1,8 +1,9 @@
 """Who may call the control plane's API: an ASGI layer in front of every handler, in one place.
 
 The control socket is 0600: whoever opens it is the local administrator and needs no key. Requests that the gateway
-passes on carry `x-puna-forwarded: 1`; they never reach /internal and need a bearer key of the right scope. A browser
-page of another origin cannot change anything, whichever way it comes.
+passes on carry `x-puna-forwarded: 1`; they never reach /internal, need a bearer key of the right scope wherever
+nothing else is said here, and bring no body that would fill the memory. A browser page of another origin cannot
+change anything, whichever way it comes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.deploy import keys
 from puna.deploy.control import Control
 from puna.deploy.records import Key
-from puna.errors import ForbiddenError, NotFoundError, PunaError
+from puna.errors import ForbiddenError, NotFoundError, PunaError, TooLargeError
 
 FORWARDED = "x-puna-forwarded"
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -25,21 +27,32 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 OPEN = {"/api/v1/health", "/api/v1/console/sessions", "/api/docs", "/api/openapi.json"}
 HOOK = re.compile(r"/api/v1/hooks/[^/]+$")
 """Webhooks come without a key: what they send is signed, or has their endpoint's secret beside it."""
+PAGES = re.compile(r"/(console/.*)?")
+"""The console's own page and files, for reading; what they show they ask for with a key."""
+UPLOADS = re.compile(r"/api/v1/(sources|volumes/[^/]+/files/.*|hooks/[^/]+)", re.DOTALL)
+"""What takes long bodies has limits of its own."""
+MAX_BODY_BYTES = 4 << 20
 ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
 ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
+FOR_SOME = re.compile(r"/api/v1/(endpoints|sources|builds|usage|whoami|machine|lint|events/stream)(?=[/.]|$)")
+"""Where a key for some endpoints only may ask: each handler there sees to it that it concerns them."""
+CATALOGUE = re.compile(r"/api/v1/(models|runtimes)/?")
+"""What belongs to all, and may be looked at by all; anything else of that kind is not for such a key."""
+NOBODY = Key("", "nobody", "", "", (), (), None, 0.0)
+"""Whom a request comes from that needs no key: not the local administrator, whose requests have None."""
 
 
 def foreign(origin: str | None, base_url: str) -> bool:
     """Whether an `Origin` header is of another site than `base_url`; a loopback address has three names."""
     if origin is None:
         return False
-    mine, theirs = urlsplit(base_url), urlsplit(origin)
     try:
+        mine, theirs = urlsplit(base_url), urlsplit(origin)
         same_port = _port(mine.scheme, mine.port) == _port(theirs.scheme, theirs.port)
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is no number, half an IPv6 address
         return True
     same_host = theirs.hostname == mine.hostname or {theirs.hostname, mine.hostname} <= LOOPBACK
-    return theirs.scheme not in ("http", "https") or not (same_host and same_port)
+    return theirs.scheme != mine.scheme or not (same_host and same_port)
 
 
 def _port(scheme: str, port: int | None) -> int:
@@ -64,6 +77,8 @@ class Access:
         if scope["type"] == "http":
             try:
                 scope["state"] = {**scope.get("state", {}), "key": self._check(scope)}
+                if FORWARDED in Headers(scope=scope) and not UPLOADS.fullmatch(scope["path"]):
+                    receive = _limited(scope, receive)
             except PunaError as error:
                 await JSONResponse(error.as_json(), error.http_status)(scope, receive, send)
                 return
@@ -72,17 +87,26 @@ class Access:
         await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> Key | None:
-        """The key that a forwarded request came with; None for the local administrator and for open paths."""
+        """The key that a forwarded request came with; None for the local administrator, NOBODY for open paths."""
         headers, path = Headers(scope=scope), scope["path"]
         forwarded = FORWARDED in headers
         if forwarded and re.match(r"/+internal(/|$)", path, re.IGNORECASE):
             raise NotFoundError("there is nothing at this address")
-        if scope["method"] not in SAFE and foreign(headers.get("origin"), self.control.base_url):
-            raise ForbiddenError(f"a page of {headers['origin']} may not change anything here")
-        if not forwarded or path in OPEN or HOOK.match(path) or not path.startswith("/api/"):
+        if scope["method"] not in SAFE:
+            for origin in headers.getlist("origin"):
+                if foreign(origin, self.control.base_url):
+                    raise ForbiddenError(f"a page of {origin} may not change anything here")
+        if not forwarded:
             return None
+        if path in OPEN or HOOK.match(path) or (PAGES.fullmatch(path) and scope["method"] in SAFE):
+            return NOBODY
         key = keys.identify(keys.bearer(headers.get("authorization")), self._current_keys(), self.control.clock())
         keys.require(key, scope_of(path), endpoint_in(path))
+        reads = scope["method"] in SAFE
+        if key.endpoints is not None and not (FOR_SOME.match(path) or (reads and CATALOGUE.fullmatch(path))):
+            raise ForbiddenError(
+                f"key {key.id} opens some endpoints only, and this belongs to all", "`puna key create`"
+            )
         return key
 
     def _current_keys(self) -> list[Key]:
@@ -90,6 +114,27 @@ class Access:
         if self._keys[0] != version:
             self._keys = (version, self.control.store.keys())
         return self._keys[1]
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """`receive`, up to a limit: handlers read a body whole before they look at it.
+
+    Raises:
+        TooLargeError: the body is said to be longer.
+    """
+    length, read = Headers(scope=scope).get("content-length", ""), 0
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise TooLargeError(f"the body is over {MAX_BODY_BYTES >> 20} MiB", "files go to /api/v1/sources or a volume")
+
+    async def counted() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is over {MAX_BODY_BYTES >> 20} MiB")
+        return message
+
+    return counted
 
 
 def endpoint_in(path: str) -> str | None:

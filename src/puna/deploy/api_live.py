@@ -154,7 +154,7 @@ def _difference(board: Board, key: Key | None, sent: dict[str, str]) -> tuple[Js
             if sent.get(f"endpoint {name}") != text:
                 event["endpoints"].append(summary)
     for build in builds.values():
-        if build.kind != "revision" or keys.visible(key, build.subject):
+        if keys.visible(key, build.subject if build.kind == "revision" else ""):
             view = views.build_view(build)
             now[f"build {build.id}"] = text = json.dumps(view)
             if sent.get(f"build {build.id}") != text:
