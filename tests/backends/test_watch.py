@@ -130,7 +130,7 @@ def test_a_tree_that_takes_too_much_memory_is_ended_and_says_so(local: LocalBack
     wait_for(local, Phase.READY)
     call(made, "x")
     seen = wait_for(local, Phase.EXITED)
-    assert seen.reason.startswith("used 0.3 GiB of memory, its share is 0.2 GiB") and seen.exit_code == -9
+    assert seen.reason.endswith("GiB of memory, its share is 0.25 GiB") and seen.exit_code == -9
 
 
 def test_pages_that_a_fork_shares_count_once(local: LocalBackend, launch: Make) -> None:

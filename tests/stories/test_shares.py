@@ -103,7 +103,7 @@ def test_a_replica_with_too_much_memory_is_ended_and_a_fresh_one_comes(up: Up, t
     (before,) = up.worker_pids()
     assert up.call("hi").status_code == 200
     assert up.call("eat").status_code in (500, 502, 503)
-    said = "GiB of memory, its share is 0.2 GiB while it served"
+    said = "GiB of memory, its share is 0.25 GiB while it served"
     up.until(lambda: said in events(up, "app"), 10, "the end of the eater")
     up.until(lambda: up.worker_pids() not in ([], [before]), 20, "a fresh replica")
     assert up.call("hi").status_code == 200

@@ -35,7 +35,7 @@ class Ration:
         self.next_look = now + min(max((self.limit_bytes - used) / FILL_BYTES_PER_S, SOONEST_S), LATEST_S)
         if used <= self.limit_bytes:
             return ""
-        return f"used {used / 2**30:.1f} GiB of memory, its share is {self.limit_bytes / 2**30:.1f} GiB"
+        return f"used {used / 2**30:.2f} GiB of memory, its share is {self.limit_bytes / 2**30:.2f} GiB"
 
 
 def descendants(root: int) -> list[int]:
