@@ -50,9 +50,19 @@ class Client(Connection):
         """Every version of every runtime."""
         return self._items("/runtimes")
 
-    def runtime(self, name: str) -> Json:
-        """The newest version of one runtime."""
-        return self._call("GET", f"/runtimes/{_part(name)}")
+    def runtime(self, name: str, version: int | None = None) -> Json:
+        """One version of a runtime, the newest when None: its file, packages as installed, size, and who uses it."""
+        query = "" if version is None else f"?version={int(version)}"
+        return self._call("GET", f"/runtimes/{_part(name)}{query}")
+
+    def runtime_diff(self, name: str, before: int, after: int) -> Json:
+        """What differs between two versions of a runtime: lines of the file, and packages."""
+        return self._call("GET", f"/runtimes/{_part(name)}/versions/{int(before)}/diff/{int(after)}")
+
+    def delete_runtime(self, name: str, version: int | None = None) -> Json:
+        """Delete a version of a runtime that no endpoint needs; all versions when None."""
+        which = "" if version is None else f"/versions/{int(version)}"
+        return self._call("DELETE", f"/runtimes/{_part(name)}{which}")
 
     def builds(self) -> list[Json]:
         """The latest builds, oldest first."""
@@ -186,7 +196,7 @@ class Client(Connection):
         return self._call("GET", f"/endpoints/{_part(name)}")
 
     def patch(self, name: str, **settings: Any) -> Json:
-        """Change settings of an endpoint."""
+        """Change settings of an endpoint; `runtime` and `runtime_version` build it on another as a new revision."""
         return self._call("PATCH", f"/endpoints/{_part(name)}", json=settings)
 
     def activate(self, name: str) -> Json:

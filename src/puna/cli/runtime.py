@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from puna.cli import output
-from puna.cli.options import AsJson, Wait
+from puna.cli.options import AsJson, EndpointName, Wait, Yes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 RuntimeFile = Annotated[Path, typer.Argument(help="inferless-runtime-config.yaml.", show_default=False)]
 RuntimeName = Annotated[
     str | None, typer.Option("--name", help="The runtime's name; the folder's when not given.", show_default=False)
 ]
+
+RuntimeArgument = Annotated[str, typer.Argument(help="The runtime's name.", show_default=False)]
+OfVersion = Annotated[int | None, typer.Option("--version", help="Its version; the newest when not given.", min=1)]
+OneVersion = Annotated[int | None, typer.Option("--version", help="Only this one.", min=1)]
+Before = Annotated[int, typer.Argument(help="A version.", min=1, show_default=False)]
+After = Annotated[int, typer.Argument(help="Another.", min=1, show_default=False)]
 
 
 @app.command()
@@ -52,10 +58,84 @@ def list_runtimes(json: AsJson = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="The runtime's name.")], json: AsJson = False) -> None:
-    """Show a runtime's newest version."""
+def show(name: RuntimeArgument, version: OfVersion = None, json: AsJson = False) -> None:
+    """Show a version of a runtime: its file, packages as installed, size, and which endpoints use it."""
     from puna.client import Client
 
     with Client() as client:
-        found = client.runtime(name)
-    output.data(found) if json else output.pairs(found)
+        found = client.runtime(name, version)
+    if json:
+        output.data(found)
+        return
+    size = f"{found['size_bytes'] / 2**20:,.1f} MiB" if found["size_bytes"] is not None else "not on this disk"
+    facts = {key: found[key] for key in ("name", "version", "status", "error", "hint", "digest", "python_version")}
+    facts |= {
+        "size": size,
+        "build": found["build_id"],
+        "versions": ", ".join(str(v["version"]) for v in found["versions"]),
+    }
+    output.pairs({key: value for key, value in facts.items() if value})
+    output.line(found["yaml"].rstrip())
+    if found["packages"] is not None:
+        output.table(
+            ("package", "version"), [(p["name"], p["version"]) for p in found["packages"]], empty="no packages"
+        )
+    uses = [(e["endpoint"], e["revision"], e["version"], e["state"]) for e in found["endpoints"]]
+    output.table(("endpoint", "revision", "version", "state"), uses, empty="no endpoint uses it")
+
+
+@app.command()
+def diff(name: RuntimeArgument, before: Before, after: After, json: AsJson = False) -> None:
+    """Show what differs between two versions: lines of the file, and packages as installed."""
+    from puna.client import Client
+
+    with Client() as client:
+        found = client.runtime_diff(name, before, after)
+    if json:
+        output.data(found)
+        return
+    output.line(found["yaml"] or "the files say the same")
+    packages = found["packages"]
+    if packages is None:
+        output.line("their packages are not compared: one of the two environments is not there")
+        return
+    rows = [(p["name"], "", p["version"]) for p in packages["added"]]
+    rows += [(p["name"], p["version"], "") for p in packages["removed"]]
+    rows += [(p["name"], p["before"], p["after"]) for p in packages["changed"]]
+    output.table(("package", f"version {before}", f"version {after}"), sorted(rows), empty="the packages are the same")
+
+
+@app.command()
+def use(
+    endpoint: EndpointName, name: RuntimeArgument, version: OfVersion = None, wait: Wait = True, json: AsJson = False
+) -> None:
+    """Build an endpoint on another runtime, or version of it, as a new revision."""
+    from puna import pipeline
+    from puna.client import Client
+
+    with Client() as client:
+        done = client.patch(endpoint, runtime=name, runtime_version=version)
+        number = done["changed_revision"]
+        if wait and number is not None:
+            build = next((r["build_id"] for r in done["revisions"] if r["number"] == number), None)
+            made = {"endpoint": endpoint, "revision": number, "build_id": build}
+            done = pipeline.follow_deploy(client, made, output.Watch(quiet=json))
+        if json:
+            output.data(done)
+        elif number is None:
+            output.line(f"{endpoint} is built on it already")
+        else:
+            output.line(f"revision {number} of {endpoint} " + ("serves" if wait else "is being built"))
+
+
+@app.command()
+def delete(name: RuntimeArgument, version: OneVersion = None, yes: Yes = False, json: AsJson = False) -> None:
+    """Delete a version that no endpoint needs; without --version, all of them."""
+    from puna.client import Client
+
+    what = f"version {version} of runtime {name}" if version is not None else f"all versions of runtime {name}"
+    if not yes and not json:
+        typer.confirm(f"delete {what}?", abort=True)
+    with Client() as client:
+        done = client.delete_runtime(name, version)
+    output.data(done) if json else output.line(f"{what}: deleted")

@@ -68,13 +68,6 @@ def _runtimes(router: APIRouter, control: Control) -> None:
         """Every version of every runtime."""
         return {"items": [views.runtime_view(r) for r in store.runtimes()]}
 
-    @router.get("/runtimes/{name}", tags=["runtimes"])
-    def get_runtime(name: str, version: int | None = None) -> Json:
-        """One runtime: its newest version or the one asked for, with all versions and its file."""
-        found = store.runtime(name, version)
-        versions = [views.runtime_view(r) for r in store.runtimes(name)]
-        return views.runtime_view(found) | {"yaml": found.yaml, "versions": versions}
-
 
 def _builds(router: APIRouter, control: Control) -> None:
     store = control.store

@@ -122,23 +122,59 @@ def rebuild(control: Control, name: str, *, only_changed: bool = False) -> Json:
         store.save_endpoint(name, settings, control.clock(), active=None)
     order = Order(source, newest.runtime, newest.runtime_version, settings)
     same = store.unchanged(name, order) if only_changed else None
-    if same is not None:
-        return _shown(name, same, unchanged=True)
+    if same is not None:  # of an older commit, perhaps: only files outside its folder have changed
+        return _shown(name, same, unchanged=True) | ({"commit": settings.git["commit"]} if settings.git else {})
     return _build(control, name, order)
 
 
 def patch(control: Control, name: str, values: Mapping[str, Any]) -> int | None:
-    """Change settings of an endpoint; the number of the revision that it took, if any.
+    """Change settings of an endpoint, or the runtime that it is built on; the number of the revision that it took.
+
+    `runtime` is a runtime's name, or empty for the file beside the app; its newest version unless `runtime_version`
+    says another.
 
     Raises:
         UsageError: a setting that makes no sense.
+        NotFoundError: there is no such runtime.
+        ConflictError: the runtime's environment could not be built, or the endpoint was never deployed.
     """
     store, now = control.store, control.clock()
     endpoint = store.endpoint(name)
-    settings = reading.parse(values, endpoint.settings)
+    others = {key: value for key, value in values.items() if key not in ("runtime", "runtime_version")}
+    settings = reading.parse(others, endpoint.settings)
     _check_parts(control, settings)
+    rebased = _rebased(control, name, values, settings)
     store.save_endpoint(name, settings, now, active=None)
+    if rebased is not None:
+        return int(_build(control, name, rebased)["revision"])
     return _revise(control, name, settings) if settings.launch != endpoint.settings.launch else None
+
+
+def _rebased(control: Control, name: str, values: Mapping[str, Any], settings: Settings) -> Order | None:
+    """What is to be built when another runtime is asked for than the one that the endpoint has."""
+    runtime, version = values.get("runtime"), values.get("runtime_version")
+    if runtime is None and version is None:
+        return None
+    is_number = isinstance(version, int) and not isinstance(version, bool) and 0 < version < 2**31
+    if not isinstance(runtime, str | None) or not (version is None or is_number):
+        raise UsageError("`runtime` is a name, and `runtime_version` a number", "`puna runtime list`")
+    base = _newest(control, name)
+    if base is None:
+        raise ConflictError(f"`{name}` was never deployed", "`puna deploy FOLDER`")
+    chosen = (base.runtime if runtime is None else runtime) or None
+    if chosen is None and version is not None:
+        raise UsageError("a version was named, and no runtime", "`puna runtime list`")
+    order = Order(
+        base.source, chosen, _runtime_version(control, Wanted(name, None, None, None, chosen, version)), settings
+    )
+    return None if (order.runtime, order.runtime_version) == (base.runtime, base.runtime_version) else order
+
+
+def _newest(control: Control, name: str) -> Revision | None:
+    """The newest revision that is alive, else the newest."""
+    revisions = control.store.revisions(name)
+    alive = [r for r in revisions if r.state in PENDING or r.state is RevisionState.SERVING]
+    return max(alive or revisions, key=lambda r: r.asked, default=None)
 
 
 def _build(control: Control, name: str, order: Order) -> Json:

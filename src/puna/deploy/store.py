@@ -17,12 +17,23 @@ from puna.deploy.store_keys import KeyStore
 from puna.deploy.store_replicas import ReplicaStore
 from puna.deploy.store_replies import ReplyStore
 from puna.deploy.store_retention import RetentionStore
+from puna.deploy.store_runtimes import RuntimeStore
 from puna.deploy.store_usage import UsageStore
 from puna.deploy.tables import BUILDS, REVISIONS
 from puna.errors import ConflictError, NotFoundError
 
 
-class Store(EndpointStore, ReplicaStore, BuildStore, KeyStore, ReplyStore, DeliveryStore, RetentionStore, UsageStore):
+class Store(
+    EndpointStore,
+    ReplicaStore,
+    BuildStore,
+    RuntimeStore,
+    KeyStore,
+    ReplyStore,
+    DeliveryStore,
+    RetentionStore,
+    UsageStore,
+):
     """All of it; what is read or written across its parts stands here."""
 
     def __init__(self, url: str) -> None:

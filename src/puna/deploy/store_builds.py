@@ -14,6 +14,8 @@ from puna.deploy.states import BUILD_MOVES, BuildState, StepState
 from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIMES
 from puna.errors import NotFoundError, nearest
 
+RUNTIME_COUNTER = "runtime "
+"""What the names of the counters begin with that remember the highest version which has been deleted."""
 STEPS = {
     "revision": ("environment", "bundle", "validate"),
     "runtime": ("environment",),
@@ -31,7 +33,8 @@ class BuildStore(Database):
             newest = self._runtime(connection, name, None, missing_is_fine=True)
             if newest is not None and newest.digest == digest and newest.state not in _BUILD_ENDED_BADLY:
                 return newest
-            version = newest.version + 1 if newest else 1
+            # Counted beyond deletions: a number never means another file.
+            version = max(newest.version if newest else 0, self._counter(connection, RUNTIME_COUNTER + name)) + 1
             build = self._add_build(connection, "runtime", name, version, now)
             connection.execute(
                 RUNTIMES.insert().values(
