@@ -79,3 +79,28 @@ def test_a_deleted_endpoint_is_forgotten(store: Store) -> None:
     assert store.endpoint("e").wish == 1
     store.delete_endpoint("e", 101)
     autoscaler.step(102)
+
+
+def test_two_revisions_that_share_an_endpoint_are_scaled_each_by_its_own_load(store: Store) -> None:
+    serving(store, max_replica=4)
+    settings = store.endpoint("e").settings
+    store.add_revision("e", Order("other", None, None, settings, 25), 0)
+    for state in ("building", "built", "starting"):
+        store.move_revision("e", 2, RevisionState(state), 0)
+    store.join("e", 2, 0)
+    store.set_wish("e", 0, "a fresh start", 0, 2)
+    loads = Loads()
+    autoscaler = Autoscaler(store, loads)
+    part = {"1": {"queued": 9, "last_request": 100.0}, "2": {"queued": 0}}
+    report(loads, 100, queued=9, last_request=100.0, revisions=part)
+    autoscaler.step(100.1)
+    assert [store.endpoint("e").wish_of(number)[0] for number in (1, 2)] == [3, 0]
+    part = {"1": {"in_flight": 6, "last_request": 101.0}, "2": {"queued": 9, "last_request": 101.0}}
+    report(loads, 101, in_flight=6, queued=9, last_request=101.0, revisions=part)
+    autoscaler.step(101.1)
+    assert [store.endpoint("e").wish_of(number)[0] for number in (1, 2)] == [3, 1]
+    assert store.events("e")[-1].message.startswith("revision 2: 0 -> 1: 0 in flight and 9 waiting")
+    for at in (105, 110, 115):
+        report(loads, at, in_flight=6, last_request=float(at), revisions={"1": {"in_flight": 6}, "2": {}})
+        autoscaler.step(at + 0.1)
+    assert [store.endpoint("e").wish_of(number)[0] for number in (1, 2)] == [3, 0]

@@ -23,6 +23,8 @@ class EndpointLoad:
     """Replica id -> requests in flight."""
     cold: tuple[float, ...] = ()
     """Seconds that requests waited for a replica to start, since the last report."""
+    revisions: Mapping[int, EndpointLoad] = field(default_factory=dict)
+    """Where two revisions share the requests, the load of each."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> EndpointLoad:
@@ -34,6 +36,7 @@ class EndpointLoad:
             int(values.get("requests_total") or 0),
             {str(k): int(v) for k, v in (values.get("replicas") or {}).items()},
             tuple(float(s) for s in values.get("cold") or ()),
+            {int(number): cls.parse(part) for number, part in (values.get("revisions") or {}).items()},
         )
 
 
@@ -45,7 +48,10 @@ class Loads:
         self.on_waiting = on_waiting
         self._lock = threading.Lock()
         self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
-        self._last: dict[str, float] = {}  # outlives the gateway that saw the request
+        # When the last request came, to an endpoint and to each of two revisions that share one: outlives the gateway
+        # that saw it.
+        self._last: dict[str, float] = {}
+        self._last_of: dict[str, dict[int, float]] = {}
 
     def report(self, gateway: str, at: float, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
         """Take a gateway's report, written at `at`."""
@@ -54,6 +60,10 @@ class Loads:
             self._reports[gateway] = (at, loads)
             for name, load in loads.items():
                 self._last[name] = max(load.last_request, self._last.get(name, 0.0))
+                if load.revisions:
+                    before = self._last_of.get(name, {})
+                    last = {n: max(part.last_request, before.get(n, 0.0)) for n, part in load.revisions.items()}
+                    self._last_of[name] = last
         if self.on_waiting and any(load.queued for load in loads.values()):
             self.on_waiting()
 
@@ -79,6 +89,20 @@ class Loads:
             sum(p.requests_total for p in parts),
             replicas,
             tuple(s for p in parts for s in p.cold),
+        )
+
+    def revision(self, name: str, number: int, now: float, *, is_first: bool) -> EndpointLoad:
+        """The load of one of two revisions that share an endpoint; what a gateway does not divide is the first's."""
+        parts = []
+        for loads in self._live(now).values():
+            load = loads.get(name, EndpointLoad())
+            whole = load if is_first and not load.revisions else EndpointLoad()
+            parts.append(load.revisions.get(number, whole))
+        last = self._last_of.get(name, {}).get(number, 0.0)
+        return EndpointLoad(
+            sum(p.in_flight for p in parts),
+            sum(p.queued for p in parts),
+            max([last, *(p.last_request for p in parts)]),
         )
 
     def _live(self, now: float) -> dict[str, dict[str, EndpointLoad]]:

@@ -20,8 +20,8 @@ def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Coll
         serving=serving is not None,
         pending=[r.state for r in revisions if r.state in PENDING],
         failed=newest is not None and newest.state is RevisionState.FAILED,
-        replicas=[r.state for r in replicas if r.revision == endpoint.serving],
-        wanted=endpoint.wanted,
+        replicas=[r.state for r in replicas if r.revision in endpoint.shares],
+        wanted=sum(endpoint.wanted_of(revision) for revision in endpoint.shares),
         failures=serving.failures if serving else 0,
     )
 
@@ -59,9 +59,7 @@ def _route(
 ) -> Json:
     revisions = [r for r in snapshot.revisions if r.endpoint == endpoint.name]
     replicas = [r for r in snapshot.replicas if r.endpoint == endpoint.name]
-    serving = next((r for r in revisions if r.number == endpoint.serving), None)
-    serves = [r for r in replicas if r.state in SERVING and r.revision == endpoint.serving]
-    return {
+    route = {
         "revision": endpoint.serving or 0,
         "active": endpoint.active,
         "state": state_of(endpoint, revisions, replicas),
@@ -70,13 +68,31 @@ def _route(
         "max_queue": endpoint.settings.max_queue,
         "max_replica": endpoint.settings.max_replica,
         "min_replica": endpoint.settings.min_replica,
-        "schema": serving.schema if serving else None,
         "created": endpoint.created,
-        "adapters": adapters(serving.bundle) if serving else {},
+    }
+    parts = [_part(endpoint, number, revisions, replicas, (socket, adapters)) for number in endpoint.shares]
+    first = parts[0] if parts else {"schema": None, "adapters": {}, "replicas": []}
+    return {**route, **first, "split": parts[1] if len(parts) > 1 else None}
+
+
+def _part(
+    endpoint: Endpoint,
+    number: int,
+    revisions: Sequence[Revision],
+    replicas: Sequence[Replica],
+    paths: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]]],
+) -> Json:
+    """What is said of one revision that serves; `paths` are those of sockets and of adapters."""
+    revision = next((r for r in revisions if r.number == number), None)
+    serves = [r for r in replicas if r.state in SERVING and r.revision == number and endpoint.active]
+    return {
+        "revision": number,
+        "percent": endpoint.shares[number],
+        "schema": revision.schema if revision else None,
+        "adapters": paths[1](revision.bundle) if revision else {},
         "replicas": [
-            {"id": r.id, "epoch": r.epoch, "socket": socket(r.id), "concurrency": r.concurrency, "tier": r.tier}
+            {"id": r.id, "epoch": r.epoch, "socket": paths[0](r.id), "concurrency": r.concurrency, "tier": r.tier}
             for r in serves
-            if endpoint.active
         ],
     }
 

@@ -23,7 +23,7 @@ class Autoscaler:
     def __init__(self, store: Store, loads: Loads) -> None:
         self._store = store
         self._loads = loads
-        self._states: dict[str, State] = {}
+        self._states: dict[tuple[str, int], State] = {}
         self._wake = threading.Event()
 
     def poke(self) -> None:
@@ -44,38 +44,43 @@ class Autoscaler:
         """Look at every endpoint that serves, once."""
         snapshot = self._store.snapshot()
         for endpoint in snapshot.endpoints:
-            if endpoint.active and endpoint.serving is not None:
-                self._look(endpoint, snapshot, now)
-        names = {endpoint.name for endpoint in snapshot.endpoints}
-        self._states = {name: state for name, state in self._states.items() if name in names}
+            if endpoint.active:
+                for revision in endpoint.shares:
+                    self._look(endpoint, revision, snapshot, now)
+        served = {(endpoint.name, revision) for endpoint in snapshot.endpoints for revision in endpoint.shares}
+        self._states = {key: state for key, state in self._states.items() if key in served}
 
-    def _look(self, endpoint: Endpoint, snapshot: Snapshot, now: float) -> None:
-        state = self._states.get(endpoint.name)
-        if state is None or state.replicas != endpoint.wish:
-            state = State(endpoint.wish)  # somebody else changed the wish, or this control plane has just begun
-        reported = self._loads.endpoint(endpoint.name, now)
+    def _look(self, endpoint: Endpoint, revision: int, snapshot: Snapshot, now: float) -> None:
+        wished, _ = endpoint.wish_of(revision)
+        state = self._states.get((endpoint.name, revision))
+        if state is None or state.replicas != wished:
+            state = State(wished)  # somebody else changed the wish, or this control plane has just begun
+        if endpoint.split is None:
+            reported = self._loads.endpoint(endpoint.name, now)
+        else:
+            reported = self._loads.revision(endpoint.name, revision, now, is_first=revision == endpoint.serving)
         load = Load(reported.in_flight, reported.queued, reported.last_request or None)
-        settings = endpoint.settings
-        limits = Limits(
-            settings.min_replica,
-            settings.max_replica,
-            concurrency(endpoint, snapshot),
-            settings.scale_down_delay_s,
-        )
+        low, high = endpoint.limits(revision)
+        limits = Limits(low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s)
         wish = decide(load, limits, state, now)
-        self._states[endpoint.name] = wish.state
-        if wish.replicas != endpoint.wish:
+        self._states[endpoint.name, revision] = wish.state
+        if wish.replicas != wished:
             try:
-                self._store.set_wish(endpoint.name, wish.replicas, wish.reason, now)
+                self._store.set_wish(endpoint.name, wish.replicas, wish.reason, now, revision)
             except NotFoundError:
                 return  # deleted since the snapshot
 
 
-def concurrency(endpoint: Endpoint, snapshot: Snapshot) -> int:
-    """Requests that one replica takes at a time: as its ready replicas say, else as it is set, else one."""
+def concurrency(endpoint: Endpoint, snapshot: Snapshot, revision: int | None = None) -> int:
+    """Requests that one replica takes at a time: as its ready replicas say, else as it is set, else one.
+
+    Of two revisions that share the requests each is asked by itself.
+    """
     said = [
         replica.concurrency
         for replica in snapshot.replicas
-        if replica.endpoint == endpoint.name and replica.state in SERVING
+        if replica.endpoint == endpoint.name
+        and replica.state in SERVING
+        and (endpoint.split is None or replica.revision == revision)
     ]
     return max(said, default=endpoint.settings.container_concurrency or 1)

@@ -12,6 +12,9 @@ from puna.serve.link import Exchange, Link, Reply
 from puna.serve.routes_table import ASLEEP
 from puna.serve.waiting_room import Ticket
 
+REVISION = b"x-puna-revision"
+"""The header that says which revision answered, and may ask for one of those that have a share."""
+
 
 class ClientGone(Exception):
     """The client hung up: nobody waits for an answer."""
@@ -56,6 +59,8 @@ class Call:
     version: str = "1"
     key: str = ""
     """The id of the key that it came with, once that was found good."""
+    split: int = 0
+    """The revision that it was given to, where two share the requests; else 0."""
     adapter: Mapping[str, str] | None = None
     """The LoRA that the engine is to answer with: its name and path."""
     cold: bool = False

@@ -53,6 +53,7 @@ class Request:
         "body",
         "disconnected",
         "gone",
+        "headers",
         "is_answered",
         "keep_alive",
         "name",
@@ -64,6 +65,7 @@ class Request:
         self.name, self.keep_alive = name, keep_alive
         self.authorization = self.trace = ""
         self.body = b""
+        self.headers: Sequence[Header] = ()
         self.is_answered = self.disconnected = False
         self.gone: Callable[[], None] | None = None
         """To be called when the client leaves before its answer."""
@@ -72,6 +74,10 @@ class Request:
         """The whole answer."""
         self.is_answered, self.gone = True, None
         self._connection.answer(self, status, headers, body)
+
+    def header(self, name: bytes) -> str:
+        """The first header of that (lower-case) name, or an empty string."""
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
 
     # What uvicorn's protocol wants to know of the request in hand.
 
@@ -229,6 +235,7 @@ class Connection(CorkedProtocol):
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return None
         request = Request(self, name.decode("latin-1"), parser.should_keep_alive())
+        request.headers = self.headers
         length = b""
         for key, value in self.headers:
             if key == b"content-length":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from puna.errors import DeadlineError
 from puna.serve import http
-from puna.serve.call import Call, ClientGone
+from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.http import Header, Receive, Send
 
 WATCH_AFTER_S = 0.02
@@ -41,13 +41,16 @@ def headers(call: Call) -> list[Header]:
     """What a reply says of its way here; of a request that was refused at the door, only its id."""
     if not call.tier:
         return [(b"x-puna-request-id", call.trace.encode())]
-    return [
+    told = [
         (b"x-puna-request-id", call.trace.encode()),
         (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
         (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000) if call.wake_s else b"0.0"),
         (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
         (b"x-puna-tier", call.tier.encode()),
     ]
+    if call.link is not None:
+        told.append((REVISION, call.link.revision))
+    return told
 
 
 async def stream(send: Send, call: Call, failed: Callable[[str], bytes], last: bytes = b"") -> int:

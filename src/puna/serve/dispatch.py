@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from puna.deploy.splits import WHOLE
 from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.call import Call, Stage, Told
 from puna.serve.deadlines import Deadlines
 from puna.serve.link import Link, Lost, Reply
-from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute, Table
+from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 from puna.serve.routing import Affinity, beginnings, choose
-from puna.serve.waiting_room import STARTUP_ALLOWANCE_S, Ticket, WaitingRoom
+from puna.serve.waiting_room import Ticket, WaitingRoom
 
 ZYGOTE = "zygote"
 MAX_TRIES = 5
@@ -41,14 +42,28 @@ class Tally:
     """Cold waits since the last report."""
 
 
+class Moved(Exception):
+    """Who waits in a lane goes on in another one."""
+
+    def __init__(self, heir: Lane) -> None:
+        super().__init__()
+        self.heir = heir
+
+
 class Lane:
-    """One endpoint in this gateway: its links, its waiting room, the requests passing through."""
+    """One endpoint in this gateway: its links, its waiting room, the requests passing through.
+
+    Where two revisions share the requests each has a lane; the second one's hangs on the first one's `split`.
+    """
 
     def __init__(self, route: EndpointRoute, on_cold: Callable[[], None], startup_allowance_s: float) -> None:
         self.route = route
         self.links: dict[tuple[str, int], Link] = {}
         self.room = WaitingRoom(route.name, startup_allowance_s)
         self.tally = Tally()
+        self.split: Split | None = None
+        self.heir: Lane | None = None
+        """Where what was accepted here goes on, once this lane's revision has no share any more."""
         self._affinity = Affinity()
         self._has_engine = False
         self._on_cold = on_cold
@@ -77,6 +92,25 @@ class Lane:
             for ticket in self.room:
                 ticket.wake(why_not)
         self.pump()
+
+    def retire(self, heir: Lane) -> None:
+        """Its revision has lost its share: who waits moves to `heir`, and what replicas have they finish."""
+        self.heir = heir
+        heir.tally.requests_total += self.tally.requests_total
+        for ticket in self.room:
+            ticket.wake(Moved(heir))
+        heir.tally.cold_s += self.tally.cold_s
+        self.update(replace(self.route, replicas=()))
+
+    def adopt(self, call: Call) -> None:
+        """Go on with a call that another lane had accepted: it is not refused for want of a place."""
+        call.owner = self
+        call.split = self.route.revision if call.split else 0
+        why_not = self.refusal()
+        if why_not is not None:
+            self.end(call, None, why_not)
+        else:
+            self._seek(call, len(self.room) + 1)
 
     def refusal(self) -> PunaError | None:
         """Why this endpoint takes no requests at all; None: it does."""
@@ -198,7 +232,7 @@ class Lane:
             call.timed(asyncio.get_running_loop().time())
             call.link.abandon(call.exchange)
 
-    def _seek(self, call: Call) -> None:
+    def _seek(self, call: Call, max_queue: int | None = None) -> None:
         """To a replica with a free place, or else into the waiting room."""
         call.stage = Stage.WAITING
         link = self._choose(call) if not len(self.room) else None
@@ -209,7 +243,8 @@ class Lane:
         cold = call.tier == COLD
         entered = asyncio.get_running_loop().time()
         wake = partial(self._woken, call)
-        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=self.route.max_queue, tried=call.tried)
+        limit = self.route.max_queue if max_queue is None else max_queue
+        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried)
         call.ticket.asleep = call.tier == ASLEEP
         if cold:
             self._on_cold()
@@ -222,7 +257,13 @@ class Lane:
         return choose(self.links.values(), call.tried)
 
     def _woken(self, call: Call, error: BaseException | None) -> None:
-        """The wait is over: a replica has a place, or there will be none."""
+        """The wait is over: a replica has a place, or there will be none, or it goes on elsewhere."""
+        if isinstance(error, Moved):
+            assert call.ticket is not None
+            self.room.leave(call.ticket)
+            self._waited(call, asyncio.get_running_loop().time())
+            error.heir.adopt(call)
+            return
         if error is not None:
             self.end(call, None, error)
             return
@@ -283,7 +324,10 @@ class Lane:
             if call.deaths > 1 or len(call.tried) > MAX_TRIES:
                 message = f"{self.route.name}: {len(call.tried)} replicas died with this request"
                 raise ReplicaDiedError(message, f"puna logs {self.route.name}")
-            self._seek(call)
+            if self.heir is not None:
+                self.heir.adopt(call)
+            else:
+                self._seek(call)
         except PunaError as why_not:
             self.end(call, None, why_not)
 
@@ -324,49 +368,30 @@ class Lane:
         }
 
 
+@dataclass
+class Split:
+    """A second revision that shares an endpoint's requests: its lane, and whose turn it is.
+
+    Turns are spread evenly, and of each hundred requests it gets exactly its share.
+    """
+
+    lane: Lane
+    percent: int
+    _turn: int = 0
+
+    def pick(self, first: Lane, call: Call, asked: str) -> Lane:
+        """Who takes the call: the revision that it asked for, if that has a share, else the one whose turn it is."""
+        if asked and asked in (str(first.route.revision), str(self.lane.route.revision)):
+            is_second = asked == str(self.lane.route.revision)
+        else:
+            self._turn += self.percent
+            is_second = self._turn >= WHOLE
+            self._turn -= WHOLE * is_second
+        lane = self.lane if is_second else first
+        call.split = lane.route.revision
+        return lane
+
+
 def too_long(endpoint: str, limit_s: float) -> DeadlineError:
     """`infer` has used up its time."""
     return DeadlineError(f"{endpoint}: no reply within inference_time ({limit_s:g} s)")
-
-
-class Lanes:
-    """All endpoints of one gateway."""
-
-    def __init__(self, on_cold: Callable[[], None], startup_allowance_s: float = STARTUP_ALLOWANCE_S) -> None:
-        """`on_cold` is called when a request has to wait with no replica ready."""
-        self.by_name: dict[str, Lane] = {}
-        self._on_cold = on_cold
-        self._startup_allowance_s = startup_allowance_s
-        self._closing: list[Lane] = []
-
-    def update(self, table: Table) -> None:
-        """Take a newer table."""
-        for name, route in table.endpoints.items():
-            if name not in self.by_name:
-                self.by_name[name] = Lane(route, self._on_cold, self._startup_allowance_s)
-            self.by_name[name].update(route)
-        for name in [name for name in self.by_name if name not in table.endpoints]:
-            lane = self.by_name.pop(name)
-            lane.close()
-            self._closing.append(lane)
-        self._closing = [lane for lane in self._closing if lane.in_flight]
-
-    def find(self, name: str) -> Lane:
-        """The lane of an endpoint.
-
-        Raises:
-            NotFoundError: no endpoint of that name.
-        """
-        lane = self.by_name.get(name)
-        if lane is None:
-            raise NotFoundError(f"no endpoint is named {name!r}", "puna ps")
-        return lane
-
-    def sweep(self, now: float) -> None:
-        """End waits that have been too long; `now` on the loop's clock."""
-        for lane in self.by_name.values():
-            lane.sweep(now)
-
-    def load(self) -> dict[str, Any]:
-        """The endpoints' part of a load report."""
-        return {name: lane.load() for name, lane in self.by_name.items()}

@@ -18,11 +18,12 @@ from puna import __version__
 from puna.errors import NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
 from puna.serve import delivery, http
 from puna.serve.access import Access
-from puna.serve.call import Call, ClientGone
+from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.connection import Request
-from puna.serve.dispatch import Lane, Lanes
+from puna.serve.dispatch import Lane
 from puna.serve.forward import ControlPlane
 from puna.serve.http import Disconnected, Receive, Scope, Send
+from puna.serve.lanes import Lanes
 from puna.serve.link import Reply
 from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
@@ -108,7 +109,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(OSError, TimeoutError):  # the control plane is gone as well: nobody takes the rest
             await asyncio.wait_for(self._tell(self.lanes.load(), at_once=True), LAST_WORD_S)
-        for lane in self.lanes.by_name.values():
+        for lane in self.lanes:
             for link in lane.links.values():
                 link.close()
         await self.control.close()
@@ -211,7 +212,10 @@ class Gateway:
             call.key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint).id
             if len(call.body) > self.settings.max_body_bytes:
                 raise http.too_large(self.settings.max_body_bytes)
-            self._lane(call.endpoint).begin(call, told)
+            lane = self._lane(call.endpoint)
+            if lane.split is not None:
+                lane = lane.split.pick(lane, call, request.header(REVISION))
+            lane.begin(call, told)
         except PunaError as error:
             told(None, error)
         return partial(call.abort, ClientGone())
@@ -227,9 +231,12 @@ class Gateway:
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
         call.key = self._permit(scope, call.endpoint)
-        lane = self._lane(call.endpoint)
+        self._lane(call.endpoint)  # a name that nobody has is refused before its body is read
         call.path = "stream" if call.path == "generate_stream" else "infer"
         call.body = await http.read_body(scope, receive, self.settings.max_body_bytes)
+        lane = self._lane(call.endpoint)
+        if lane.split is not None:
+            lane = lane.split.pick(lane, call, http.header(scope, REVISION))
         with delivery.watched(receive, call):
             reply = await lane.serve(call)
             if reply is None:
@@ -265,7 +272,8 @@ class Gateway:
         self._permit(scope, name)
         lane = self._lane(name)
         if verb == "ready":
-            return await _say(send, 200 if lane.ready else 503, {"ready": lane.ready, "state": lane.route.state})
+            ready = lane.ready or (lane.split is not None and lane.split.lane.ready)
+            return await _say(send, 200 if ready else 503, {"ready": ready, "state": lane.route.state})
         return await _say(send, 200, _metadata(lane))
 
 
@@ -283,6 +291,7 @@ def _metadata(lane: Lane) -> dict[str, object]:
     schema = lane.route.schema or {}
     inputs, outputs = _tensors(schema.get("inputs")), _tensors(schema.get("outputs"))
     versions = [str(lane.route.revision)] if lane.route.revision else []
+    versions += [str(lane.split.lane.route.revision)] if lane.split is not None else []
     return {"name": lane.route.name, "versions": versions, "platform": "puna", "inputs": inputs, "outputs": outputs}
 
 

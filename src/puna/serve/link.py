@@ -118,6 +118,7 @@ class Link(asyncio.Protocol):
         """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free."""
         self.route = route
         self.concurrency = route.concurrency
+        self.revision = b"%d" % route.revision
         self.listed = True
         """The route table names it; an unlisted link finishes what it has and takes nothing more."""
         self.asleep = route.tier == ASLEEP

@@ -37,6 +37,7 @@ class Waited(Protocol):
     infer_s: float
     sent: float
     first_byte: float
+    split: int
 
 
 class Batched(Histogram):
@@ -91,6 +92,19 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self._of_two = Counter(
+            "puna_revision_requests",
+            "Requests answered while two revisions shared an endpoint.",
+            ["endpoint", "revision", "status"],
+            registry=registry,
+        )
+        self._latency_of_two = Batched(
+            "puna_revision_request_seconds",
+            "As puna_request_seconds, by revision, while two shared an endpoint.",
+            ["endpoint", "revision"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self._waits = [
             Batched(f"puna_{name}_seconds", text, ["endpoint", "tier"], buckets=WAIT_BUCKETS_S, registry=registry)
             for name, text in WAITS
@@ -115,6 +129,7 @@ class Metrics:
         )
         self._requests_of: dict[tuple[str, int], Any] = {}
         self._latency_of: dict[str, Tally] = {}
+        self._latency_by: dict[tuple[str, int], Tally] = {}
         self._waits_of: dict[tuple[str, str], list[Tally]] = {}
         self._endpoints: set[str] = set()
 
@@ -127,6 +142,8 @@ class Metrics:
             self._latency_of.setdefault(endpoint, Tally(self._latency.labels(endpoint), LATENCY_BUCKETS_S))
         child.inc()
         self._latency_of[endpoint].observe(now - began)
+        if call.split:
+            self._answered_by(endpoint, call.split, status, now - began)
         if call.tier:
             tallies = self._waits_of.get((endpoint, call.tier)) or self._new_waits(endpoint, call.tier)
             queue, wake, infer, first_byte = tallies
@@ -137,6 +154,15 @@ class Metrics:
                 infer.observe(call.infer_s)
                 first_byte.observe((call.first_byte or now) - began)
 
+    def _answered_by(self, endpoint: str, revision: int, status: int, seconds: float) -> None:
+        """The same, of one of two revisions that share an endpoint."""
+        self._of_two.labels(endpoint, str(revision), str(status)).inc()
+        tally = self._latency_by.get((endpoint, revision))
+        if tally is None:
+            child = self._latency_of_two.labels(endpoint, str(revision))
+            tally = self._latency_by[endpoint, revision] = Tally(child, LATENCY_BUCKETS_S)
+        tally.observe(seconds)
+
     def _new_waits(self, endpoint: str, tier: str) -> list[Tally]:
         tallies = [Tally(histogram.labels(endpoint, tier), WAIT_BUCKETS_S) for histogram in self._waits]
         self._waits_of[endpoint, tier] = tallies
@@ -144,7 +170,7 @@ class Metrics:
 
     def flush(self) -> None:
         """Write down what was observed since the last time."""
-        for tally in self._latency_of.values():
+        for tally in (*self._latency_of.values(), *self._latency_by.values()):
             tally.flush()
         for tallies in self._waits_of.values():
             for tally in tallies:
@@ -154,7 +180,8 @@ class Metrics:
         """Take the figures of a new route table."""
         for name in self._endpoints | set(table.endpoints):
             route = table.endpoints.get(name)
-            tiers = [replica.tier for replica in route.replicas] if route else []
+            both = [one for one in (route, route.split) if one] if route else []
+            tiers = [replica.tier for one in both for replica in one.replicas]
             for tier in (AWAKE, ASLEEP):
                 self._replicas.labels(name, tier).set(tiers.count(tier))
         self._endpoints = set(table.endpoints)

@@ -24,9 +24,10 @@ from puna.errors import (
 )
 from puna.serve import delivery, http
 from puna.serve.access import Access
-from puna.serve.call import Call, ClientGone
-from puna.serve.dispatch import Lane, Lanes
+from puna.serve.call import REVISION, Call, ClientGone
+from puna.serve.dispatch import Lane
 from puna.serve.http import Disconnected, Header, Receive, Scope, Send
+from puna.serve.lanes import Lanes
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
 from puna.serve.usage import Meter
@@ -103,6 +104,8 @@ class OpenAI:
             raise NotFoundError(f"the model `{model}` does not exist: no endpoint and no adapter is called so", hint)
         lane = self.lanes.find(target.endpoint)
         call.endpoint = target.endpoint
+        if lane.split is not None and (not target.adapter or target.adapter in lane.split.lane.route.adapters):
+            lane = lane.split.pick(lane, call, http.header(scope, REVISION))
         if target.adapter:
             call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
         with delivery.watched(receive, call):

@@ -29,6 +29,7 @@ class ReplicaRoute:
     concurrency: int
     tier: str = AWAKE
     """As the control plane last heard; what the worker says itself is newer."""
+    revision: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class EndpointRoute:
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Published adapters that its engine can load when a request names one: `owner/name` -> folder."""
     created: float = 0.0
+    split: EndpointRoute | None = None
+    """A second revision that has a share of the requests."""
+    percent: int = 0
+    """Of a second revision: its share."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,10 @@ def _key(raw: Mapping[str, Any]) -> KeyRoute:
 
 
 def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
+    revision, split = int(raw.get("revision") or 0), raw.get("split")
     return EndpointRoute(
         name=name,
-        revision=int(raw.get("revision") or 0),
+        revision=revision,
         active=bool(raw.get("active", True)),
         state=str(raw.get("state") or ""),
         reason=str(raw.get("reason") or ""),
@@ -107,19 +113,23 @@ def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
         max_replica=int(raw.get("max_replica", 1)),
         min_replica=int(raw.get("min_replica", 0)),
         schema=raw.get("schema"),
-        replicas=tuple(_replica(r) for r in raw["replicas"]),
+        replicas=tuple(_replica(r, revision) for r in raw["replicas"]),
         adapters={str(name): str(path) for name, path in (raw.get("adapters") or {}).items()},
         created=float(raw.get("created") or 0.0),
+        # What is not said of the second one is as with the first.
+        split=_endpoint(name, {**raw, "split": None, **split}) if split else None,
+        percent=int(raw.get("percent") or 0),
     )
 
 
-def _replica(raw: Mapping[str, Any]) -> ReplicaRoute:
+def _replica(raw: Mapping[str, Any], revision: int) -> ReplicaRoute:
     return ReplicaRoute(
         id=str(raw["id"]),
         epoch=int(raw.get("epoch", 0)),
         socket=str(raw["socket"]),
         concurrency=max(int(raw.get("concurrency") or 1), 1),
         tier=ASLEEP if raw.get("tier") == ASLEEP else AWAKE,
+        revision=revision,
     )
 
 

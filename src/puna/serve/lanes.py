@@ -1,0 +1,115 @@
+"""The lanes of all endpoints in one gateway, as the route table says; two where two revisions share an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from puna.errors import NotFoundError
+from puna.serve.dispatch import Lane, Split
+from puna.serve.routes_table import EndpointRoute, Table
+from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
+
+
+class Lanes:
+    """All endpoints of one gateway."""
+
+    def __init__(self, on_cold: Callable[[], None], startup_allowance_s: float = STARTUP_ALLOWANCE_S) -> None:
+        """`on_cold` is called when a request has to wait with no replica ready."""
+        self.by_name: dict[str, Lane] = {}
+        """The lane of the revision that serves, or has the rest beside a second one."""
+        self._on_cold = on_cold
+        self._startup_allowance_s = startup_allowance_s
+        self._closing: list[Lane] = []
+
+    def __iter__(self) -> Iterator[Lane]:
+        """Every lane that takes requests."""
+        for lane in self.by_name.values():
+            yield from (lane,) if lane.split is None else (lane, lane.split.lane)
+
+    def update(self, table: Table) -> None:
+        """Take a newer table."""
+        for name, route in table.endpoints.items():
+            self._follow(name, route)
+        for name in [name for name in self.by_name if name not in table.endpoints]:
+            lane = self.by_name.pop(name)
+            for one in (lane,) if lane.split is None else (lane, lane.split.lane):
+                one.close()
+                self._closing.append(one)
+        self._closing = [lane for lane in self._closing if lane.in_flight]
+
+    def _follow(self, name: str, route: EndpointRoute) -> None:
+        lane = self.by_name.get(name)
+        if lane is None:
+            lane = self.by_name[name] = self._lane(route)
+        split = lane.split
+        if split is not None and split.lane.route.revision == route.revision:
+            # The second one has taken over: its lane is the endpoint's, with all that it holds.
+            self.by_name[name], lane.split = split.lane, None
+            split.lane.update(route)
+            self._retire(lane, split.lane)
+            lane = split.lane
+        else:
+            lane.update(route)
+        second, split = route.split, lane.split
+        if split is not None and (second is None or second.revision != split.lane.route.revision):
+            lane.split = None
+            self._retire(split.lane, lane)
+        if second is not None:
+            lane.split = lane.split or Split(self._lane(second), second.percent)
+            lane.split.percent = second.percent
+            lane.split.lane.update(second)
+
+    def _lane(self, route: EndpointRoute) -> Lane:
+        return Lane(route, self._on_cold, self._startup_allowance_s)
+
+    def _retire(self, lane: Lane, heir: Lane) -> None:
+        lane.retire(heir)
+        self._closing.append(lane)
+
+    def find(self, name: str) -> Lane:
+        """The lane of an endpoint, of the first revision where two share it.
+
+        Raises:
+            NotFoundError: no endpoint of that name.
+        """
+        lane = self.by_name.get(name)
+        if lane is None:
+            raise NotFoundError(f"no endpoint is named {name!r}", "puna ps")
+        return lane
+
+    def sweep(self, now: float) -> None:
+        """End waits that have been too long; `now` on the loop's clock."""
+        for lane in self:
+            lane.sweep(now)
+
+    def load(self) -> dict[str, Any]:
+        """The endpoints' part of a load report."""
+        loads = {name: _load(lane) for name, lane in self.by_name.items()}
+        for lane in self._closing:  # a replica is drained when nothing of it is in flight, here too
+            load = loads.get(lane.route.name)
+            if load is not None:
+                rest = lane.load()
+                load["replicas"] = {**rest["replicas"], **load["replicas"]}
+                load["in_flight"] += rest["in_flight"]
+                load["cold"] += rest["cold"]
+        self._closing = [lane for lane in self._closing if lane.in_flight]
+        return loads
+
+
+def _load(lane: Lane) -> dict[str, Any]:
+    """An endpoint's load; where two revisions share it, with that of each."""
+    load = lane.load()
+    if lane.split is None:
+        return load
+    second = lane.split.lane.load()
+    parts = {str(lane.route.revision): load, str(lane.split.lane.route.revision): second}
+    return {
+        **{key: load[key] + second[key] for key in ("in_flight", "queued", "requests_total", "cold")},
+        "last_request": max(load["last_request"], second["last_request"]),
+        "replicas": {**load["replicas"], **second["replicas"]},
+        "revisions": {
+            number: {key: part[key] for key in ("in_flight", "queued", "last_request")}
+            for number, part in parts.items()
+        },
+    }
