@@ -65,8 +65,8 @@ class Client(Connection):
         return self._call("DELETE", f"/runtimes/{_part(name)}{which}")
 
     def builds(self) -> list[Json]:
-        """The latest builds, oldest first."""
-        return self._items("/builds")
+        """Every build, oldest first."""
+        return self._items("/builds")[::-1]
 
     def build(self, build_id: str) -> Json:
         """One build."""

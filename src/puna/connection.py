@@ -19,6 +19,8 @@ from puna.home import Home
 
 Json = dict[str, Any]
 T = TypeVar("T")
+PAGE = 1000
+"""Items asked for at once."""
 IN_FLIGHT_S = 600.0
 """A call whose first try is still being answered is waited for so long."""
 
@@ -67,7 +69,7 @@ class Connection:
     def _items(self, path: str, query: Mapping[str, Any] | None = None) -> list[Json]:
         """Everything in a list, page by page."""
         items: list[Json] = []
-        asked = dict(query or {})
+        asked = {"limit": PAGE, **(query or {})}
         while True:
             page = self._call("GET", path, params=asked)
             items += page["items"]

@@ -124,7 +124,7 @@ def test_a_key_for_one_endpoint_sees_and_changes_that_one_only(world: World, api
     build = world.store.add_build("revision", "yours", 2, 1.0)
     for method, path in [("GET", ""), ("GET", "/log"), ("POST", "/cancel")]:
         assert api.request(method, f"/api/v1/builds/{build.id}{path}", headers=mine).status_code == 403
-    assert api.get("/api/v1/builds", headers=mine).json() == {"items": []}
+    assert api.get("/api/v1/builds", headers=mine).json() == {"items": [], "next": None}
 
 
 def test_a_revoked_key_opens_nothing_at_once(api: TestClient) -> None:

@@ -44,8 +44,21 @@ export async function send(method, path, { body, raw, signal, headers = {}, key 
 
 const call = (method) => async (path, body, options = {}) => (await send(method, `/api/v1${path}`, { ...options, body })).json();
 
+// A list comes in pages: all of them are asked for, unless the path says how many items are enough.
+async function get(path, options) {
+  const first = await call("GET")(path, undefined, options);
+  if (!first.next || /[?&]limit=/.test(path)) return first;
+  const items = [...first.items];
+  for (let { next } = first; next;) {
+    const page = await call("GET")(`${path}${path.includes("?") ? "&" : "?"}after=${part(next)}`, undefined, options);
+    items.push(...page.items);
+    next = page.next;
+  }
+  return { ...first, items, next: null };
+}
+
 export const api = {
-  get: (path, options) => call("GET")(path, undefined, options),
+  get,
   post: call("POST"),
   patch: call("PATCH"),
   del: (path) => call("DELETE")(path),

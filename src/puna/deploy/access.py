@@ -64,6 +64,11 @@ def scope_of(path: str) -> str:
     return "admin" if ADMIN.match(path) else "deploy"
 
 
+def is_open(path: str) -> bool:
+    """Whether a path of the API needs no key."""
+    return path in OPEN or HOOK.match(path) is not None
+
+
 class Access:
     """Lets a request through, or answers it with the error."""
 
@@ -98,7 +103,7 @@ class Access:
                     raise ForbiddenError(f"a page of {origin} may not change anything here")
         if not forwarded:
             return None
-        if path in OPEN or HOOK.match(path) or (PAGES.fullmatch(path) and scope["method"] in SAFE):
+        if is_open(path) or (PAGES.fullmatch(path) and scope["method"] in SAFE):
             return NOBODY
         key = keys.identify(keys.bearer(headers.get("authorization")), self._current_keys(), self.control.clock())
         keys.require(key, scope_of(path), endpoint_in(path))

@@ -28,8 +28,9 @@ from puna.deploy import (
     api_sources,
     api_usage,
     api_volumes,
+    openapi,
 )
-from puna.deploy.access import Access
+from puna.deploy.access import Access, is_open
 from puna.deploy.control import Control, _nothing
 from puna.deploy.idempotency import Idempotency
 from puna.deploy.load import Loads
@@ -59,6 +60,7 @@ def create_app(
         docs_url=None,  # Swagger's page loads its scripts from other machines; /api/docs is our own
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        generate_unique_id_function=openapi.operation_id,
     )
     app.state.control = control
     for part in (
@@ -93,6 +95,8 @@ def create_app(
     @app.get("/api/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(_docs(app.openapi()))
+
+    openapi.complete(app, is_open)
 
     return app
 

@@ -13,8 +13,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from puna.build import source
 from puna.deploy import bodies, views
 from puna.deploy.control import Control
-from puna.deploy.keys import restrict, visible
+from puna.deploy.keys import restrict
 from puna.deploy.logs import build_log, follow
+from puna.deploy.pages import Paged, cursor
 from puna.deploy.records import Build
 from puna.deploy.settings import check_name
 from puna.deploy.states import BuildState
@@ -64,9 +65,9 @@ def _runtimes(router: APIRouter, control: Control) -> None:
         return views.runtime_view(made)
 
     @router.get("/runtimes", tags=["runtimes"])
-    def list_runtimes() -> Json:
-        """Every version of every runtime."""
-        return {"items": [views.runtime_view(r) for r in store.runtimes()]}
+    def list_runtimes(page: Paged) -> Json:
+        """Every version of every runtime, by name and newest first."""
+        return page.show(store.runtimes(), lambda r: (r.name, -r.version), views.runtime_view)
 
 
 def _builds(router: APIRouter, control: Control) -> None:
@@ -79,15 +80,15 @@ def _builds(router: APIRouter, control: Control) -> None:
         return build
 
     @router.get("/builds", tags=["builds"])
-    def list_builds(request: Request, limit: int = 50) -> Json:
-        """The latest builds, oldest first."""
-        key = request.state.key
-        mine = [
-            b
-            for b in store.builds(limit=min(max(limit, 1), 1000))
-            if visible(key, b.subject if b.kind == "revision" else "")
-        ]
-        return {"items": [views.build_view(b) for b in mine]}
+    def list_builds(request: Request, page: Paged) -> Json:
+        """Every build, newest first."""
+        key, position = request.state.key, page.position(float, str) if page.after else ()
+        before = (float(position[0]), str(position[1])) if position else None
+        mine = None if key is None else key.endpoints
+        found = store.builds_page(before, page.limit + 1, mine)
+        last = found[page.limit - 1] if len(found) > page.limit else None
+        following = cursor(last.created, last.id) if last else None
+        return {"items": [views.build_view(b) for b in found[: page.limit]], "next": following}
 
     @router.get("/builds/{build_id}", tags=["builds"])
     def get_build(build_id: str, request: Request) -> Json:

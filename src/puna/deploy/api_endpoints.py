@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from puna.deploy import orders, views
+from puna.deploy import orders, pages, views
 from puna.deploy.api_sources import ModelName, Repository, wanted_model
+from puna.deploy.bodies import Number
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict, visible
 from puna.deploy.logs import follow_replicas, tail_replicas
 from puna.deploy.orders import Wanted
+from puna.deploy.pages import Paged
 from puna.deploy.records import Endpoint
 
 Json = dict[str, Any]
+Lines = Annotated[int, Ge(0), Le(100_000)]
 
 
 class Deploy(BaseModel):
@@ -31,7 +35,7 @@ class Deploy(BaseModel):
     model: ModelName | str | None = None
     """A published model or one on the hub; an app is made for it."""
     runtime: str | None = None
-    runtime_version: int | None = None
+    runtime_version: Number | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -39,7 +43,7 @@ class Rollback(BaseModel):
     """What `POST /endpoints/{name}/rollback` takes."""
 
     model_config = ConfigDict(extra="forbid")
-    revision: int | None = None
+    revision: Number | None = None
 
 
 def routes(control: Control) -> APIRouter:
@@ -54,9 +58,10 @@ def _looking(router: APIRouter, control: Control) -> None:
     store = control.store
 
     @router.get("/endpoints")
-    def list_endpoints(request: Request) -> Json:
-        """Every endpoint."""
-        return {"items": [show(control, e) for e in store.endpoints() if visible(request.state.key, e.name)]}
+    def list_endpoints(request: Request, page: Paged) -> Json:
+        """Every endpoint, by name."""
+        mine = [e for e in store.endpoints() if visible(request.state.key, e.name)]
+        return page.show(mine, lambda e: (e.name,), lambda e: show(control, e))
 
     @router.get("/endpoints/{name}")
     def get_endpoint(name: str) -> Json:
@@ -64,16 +69,18 @@ def _looking(router: APIRouter, control: Control) -> None:
         return show(control, store.endpoint(name))
 
     @router.get("/endpoints/{name}/events")
-    def get_events(name: str, after: int = 0, limit: int = 500) -> Json:
-        """What happened to an endpoint, oldest first; `after` an event's id."""
+    def list_events(name: str, page: Paged, order: Literal["oldest", "newest"] = "oldest") -> Json:
+        """What happened to an endpoint, the oldest or the newest first; `after` is an event's id."""
         store.endpoint(name)
-        return {"items": [views.event_view(e) for e in store.events(name, after, min(max(limit, 1), 5000))]}
+        after = pages.number(page.after)
+        found = store.events_page(name, after, page.limit + 1, newest_first=order == "newest")
+        following = str(found[page.limit - 1].id) if len(found) > page.limit else None
+        return {"items": [views.event_view(e) for e in found[: page.limit]], "next": following}
 
     @router.get("/endpoints/{name}/logs")
-    def get_logs(name: str, follow: bool = False, lines: int = 200, replica: str | None = None) -> Response:
+    def get_logs(name: str, follow: bool = False, lines: Lines = 200, replica: str | None = None) -> Response:
         """What the app printed: the last lines, and with `follow=1` those that come."""
         store.endpoint(name)
-        lines = min(max(lines, 0), 100_000)
         text = tail_replicas(control.home, name, replica, lines)
         if not follow:
             return PlainTextResponse(text)

@@ -9,7 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from puna.deploy import bodies, views, webhooks
+from puna.deploy.bodies import Number
 from puna.deploy.control import Control
+from puna.deploy.pages import Paged
 from puna.deploy.records import Delivery, Endpoint
 from puna.deploy.states import DeliveryState
 from puna.errors import ConflictError, NotFoundError
@@ -45,15 +47,15 @@ def routes(control: Control) -> APIRouter:
         }
 
     @router.get("/endpoints/{name}/deliveries")
-    def get_deliveries(name: str, limit: int = 50) -> Json:
+    def list_deliveries(name: str, page: Paged) -> Json:
         """What was said of the repository, newest first, and what became of it."""
         store.endpoint(name)
         made = {revision.number: revision for revision in store.revisions(name)}
-        found = store.deliveries(name, min(max(limit, 1), 200))
-        return {"items": [views.delivery_view(d, made.get(d.revision or -1)) for d in found]}
+        found = store.deliveries(name)
+        return page.show(found, lambda d: (-d.id,), lambda d: views.delivery_view(d, made.get(d.revision or -1)))
 
     @router.post("/endpoints/{name}/deliveries/{number}/replay", status_code=202)
-    def post_replay(name: str, number: int) -> Json:
+    def post_replay(name: str, number: Number) -> Json:
         """Do as if a delivery came now: its branch's newest commit is fetched and deployed."""
         endpoint, before = store.endpoint(name), store.delivery(name, number)
         if not endpoint.settings.git:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from puna.deploy import keys, views
 from puna.deploy.control import Control
+from puna.deploy.pages import Paged
 
 Json = dict[str, Any]
 
@@ -44,9 +45,9 @@ def routes(control: Control) -> APIRouter:
         return views.key_view(key) | {"key": text}
 
     @router.get("/keys", tags=["keys"])
-    def list_keys() -> Json:
-        """Every key, without its text."""
-        return {"items": [views.key_view(k) for k in store.keys()]}
+    def list_keys(page: Paged) -> Json:
+        """Every key, oldest first, without its text."""
+        return page.show(store.keys(), lambda k: (k.created, k.id), views.key_view)
 
     @router.delete("/keys/{key_id}", tags=["keys"])
     def delete_key(key_id: str) -> Json:
@@ -62,9 +63,9 @@ def routes(control: Control) -> APIRouter:
         return {"name": body.name, "keys": sorted(values)}
 
     @router.get("/secrets", tags=["secrets"])
-    def list_secrets() -> Json:
+    def list_secrets(page: Paged) -> Json:
         """Names of the sets, and of the values in them."""
-        return {"items": [{"name": name, "keys": names} for name, names in store.secrets().items()]}
+        return page.show(store.secrets().items(), lambda s: (s[0],), lambda s: {"name": s[0], "keys": s[1]})
 
     @router.delete("/secrets/{name}", tags=["secrets"])
     def delete_secret(name: str) -> Json:

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from puna.deploy import lineage
 from puna.deploy.api_volumes import all_endpoints
+from puna.deploy.bodies import Number
 from puna.deploy.control import Control
 from puna.deploy.keys import visible
+from puna.deploy.pages import Paged
 from puna.errors import ConflictError
 from puna.publish.registry import ModelVersion, Registry
 
@@ -22,7 +24,7 @@ class Alias(BaseModel):
     """What `PUT /models/{owner}/{model}/aliases/{alias}` takes."""
 
     model_config = ConfigDict(extra="forbid")
-    version: int
+    version: Number
 
 
 def routes(control: Control) -> APIRouter:
@@ -31,28 +33,28 @@ def routes(control: Control) -> APIRouter:
     registry = Registry(control.home)
 
     @router.get("/models")
-    def list_models(request: Request) -> Json:
+    def list_models(request: Request, page: Paged) -> Json:
         """Every version of every published model: size, the run that made it, the endpoints that serve it."""
         key = request.state.key
         mine = [e.name for e in control.store.endpoints() if visible(key, e.name)]
         runs, users = lineage.trained(control.home), lineage.users(control, mine)
-        return {"items": [_view(version, runs, users) for version in registry.list()]}
+        return page.show(registry.list(), lambda v: (v.name, v.version), lambda v: _view(v, runs, users))
 
     @router.put("/models/{owner}/{model}/aliases/{alias}")
-    def put_alias(owner: str, model: str, alias: str, body: Alias, request: Request) -> Json:
+    def put_model_alias(owner: str, model: str, alias: str, body: Alias, request: Request) -> Json:
         """Let an alias mean a version."""
         all_endpoints(request)
         return plain(registry.alias(f"{owner}/{model}:{body.version}", alias))
 
     @router.delete("/models/{owner}/{model}/aliases/{alias}")
-    def delete_alias(owner: str, model: str, alias: str, request: Request) -> Json:
+    def delete_model_alias(owner: str, model: str, alias: str, request: Request) -> Json:
         """Remove an alias; the version that it meant stays."""
         all_endpoints(request)
         registry.unalias(f"{owner}/{model}@{alias}")
         return {"deleted": f"{owner}/{model}@{alias}"}
 
     @router.delete("/models/{owner}/{model}/versions/{version}")
-    def delete_version(owner: str, model: str, version: int, request: Request, force: bool = False) -> Json:
+    def delete_model_version(owner: str, model: str, version: Number, request: Request, force: bool = False) -> Json:
         """Delete a version that no alias points to and no endpoint serves; with `force`, such a one too."""
         all_endpoints(request)
         found = lineage.version_of(registry.list(), f"{owner}/{model}", version)

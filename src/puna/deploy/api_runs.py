@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from puna.deploy import lineage, views
 from puna.deploy.api_volumes import all_endpoints
 from puna.deploy.control import Control
+from puna.deploy.pages import Paged
 from puna.deploy.records import Build
 from puna.deploy.states import BuildState
 from puna.errors import ConflictError, UsageError
@@ -56,11 +57,11 @@ def routes(control: Control) -> APIRouter:
     router = APIRouter(tags=["runs"])
     asking = threading.Lock()
 
-    @router.get("/runs")
-    def get_runs() -> Json:
+    @router.get("/runs", name="list_runs")
+    def get_runs(page: Paged) -> Json:
         """Every training run, oldest first, with its newest figures and what it was published as."""
         known = lineage.published(Registry(control.home).list(), lineage.trained(control.home))
-        return {"items": [_short(run) | _results(run, known) for run in list_runs(control.home)]}
+        return page.show(list_runs(control.home), _begun, lambda run: _short(run) | _results(run, known))
 
     @router.get("/runs/{name}")
     def get_run(name: str, after: int = -1) -> Json:
@@ -102,6 +103,10 @@ def routes(control: Control) -> APIRouter:
             return _queue(control, "publish", run, body.model_dump(exclude_defaults=True))
 
     return router
+
+
+def _begun(run: Run) -> tuple[int, str]:
+    return (run.path / "recipe.json").stat().st_mtime_ns, run.name
 
 
 def _check(run: Run, body: Publish) -> None:

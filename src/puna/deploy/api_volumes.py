@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Request
@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from puna.deploy.control import Control
+from puna.deploy.pages import Paged
 from puna.deploy.states import PENDING, RevisionState
 from puna.deploy.volumes import DEFAULT_ROOT, Volumes
 from puna.errors import ConflictError, ForbiddenError
@@ -44,9 +45,9 @@ def all_endpoints(request: Request) -> None:
 
 
 def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
-    def view(name: str) -> Json:
+    def view(name: str, used: Mapping[str, list[str]] | None = None) -> Json:
         where = {"mount_path": f"{DEFAULT_ROOT}/{name}", "path": str(volumes.folder(name))}
-        return {"name": name, **where, "endpoints": users(control, name)}
+        return {"name": name, **where, "endpoints": (users(control) if used is None else used).get(name, [])}
 
     @router.post("/volumes", status_code=201)
     def post_volume(body: NewVolume) -> Json:
@@ -55,9 +56,10 @@ def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
         return view(body.name) | {"created": created}
 
     @router.get("/volumes")
-    def list_volumes() -> Json:
+    def list_volumes(page: Paged) -> Json:
         """Every volume, and the endpoints that use it."""
-        return {"items": [view(name) for name in volumes.names()]}
+        used = users(control)
+        return page.show(volumes.names(), lambda name: (name,), lambda name: view(name, used))
 
     @router.get("/volumes/{name}")
     def get_volume(name: str) -> Json:
@@ -68,7 +70,7 @@ def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
     def delete_volume(name: str) -> Json:
         """Delete a volume with all that is in it, unless an endpoint uses it."""
         volumes.folder(name)
-        if used := users(control, name):
+        if used := users(control).get(name):
             raise ConflictError(f"volume `{name}` is used by {', '.join(used)}", f"`puna delete {used[0]}` first")
         volumes.delete(name)
         return {"deleted": name}
@@ -76,9 +78,9 @@ def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
 
 def _files(router: APIRouter, volumes: Volumes) -> None:
     @router.get("/volumes/{name}/entries")
-    def list_entries(name: str, path: str = "", recursive: bool = False) -> Json:
+    def list_entries(name: str, page: Paged, path: str = "", recursive: bool = False) -> Json:
         """What is in a folder of a volume; links are shown and never followed."""
-        return {"items": [dataclasses.asdict(entry) for entry in volumes.entries(name, path, recursive)]}
+        return page.show(volumes.entries(name, path, recursive), lambda entry: (entry.path,), dataclasses.asdict)
 
     @router.get("/volumes/{name}/files/{path:path}")
     def get_file(name: str, path: str) -> Response:
@@ -107,12 +109,15 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
-def users(control: Control, name: str) -> list[str]:
-    """The endpoints whose settings, serving or pending revisions name a volume."""
-    found = {endpoint.name for endpoint in control.store.endpoints() if name in endpoint.settings.volumes}
-    for endpoint in control.store.endpoints():
-        for revision in control.store.revisions(endpoint.name):
-            live = revision.state in PENDING or revision.state is RevisionState.SERVING
-            if live and name in revision.settings.volumes:
-                found.add(endpoint.name)
-    return sorted(found)
+def users(control: Control) -> dict[str, list[str]]:
+    """By a volume's name, the endpoints whose settings, serving or pending revisions name it."""
+    snapshot = control.store.snapshot()
+    named = [(endpoint.name, endpoint.settings) for endpoint in snapshot.endpoints]
+    for revision in snapshot.revisions:
+        if revision.state in PENDING or revision.state is RevisionState.SERVING:
+            named.append((revision.endpoint, revision.settings))
+    found: dict[str, set[str]] = {}
+    for endpoint, settings in named:
+        for volume in settings.volumes:
+            found.setdefault(volume, set()).add(endpoint)
+    return {volume: sorted(names) for volume, names in found.items()}

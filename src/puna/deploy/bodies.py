@@ -1,10 +1,16 @@
-"""A request's body, read whole, up to a limit."""
+"""What requests bring: bodies, read whole up to a limit, and numbers that the database knows."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge, Le
 from fastapi import Request
 
 from puna.errors import TooLargeError
+
+Number = Annotated[int, Ge(1), Le(2**31 - 1)]
+"""The number of a revision, a version or a delivery."""
 
 
 async def read(request: Request, limit_bytes: int, what: str, hint: str) -> bytes:

@@ -24,13 +24,15 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from puna.deploy.access import HOOK, OPEN, SAFE
 from puna.deploy.control import Control
 from puna.deploy.store_replies import Reply
 from puna.errors import InFlightError, KeyReusedError, MachineError, PunaError, UsageError
 
 LOG = logging.getLogger("puna.idempotency")
 HEADER, REPLAYED = "idempotency-key", "idempotent-replayed"
+SAFE = {"GET", "HEAD", "OPTIONS"}
+ADMINISTRATOR = "administrator"
+"""Who has no key; the ids of keys are hex digits."""
 LIVES_S = 24 * 3600.0
 SHAPE = re.compile(r"[\x21-\x7e]{1,255}")
 MOST_BYTES = 1 << 20
@@ -91,9 +93,7 @@ class Idempotency:
     async def _once(self, text: str, scope: Scope, receive: Receive, send: Send) -> None:
         if not SHAPE.fullmatch(text):
             raise UsageError("the Idempotency-Key is no key", "1 to 255 visible ASCII characters, e.g. a UUID")
-        holder = scope.get("state", {}).get("key")
-        who = holder.id if holder is not None else ""  # the local administrator has no key
-        reply_id = self._seal.fingerprint(who.encode(), text.encode())
+        reply_id = self._seal.fingerprint(_caller(scope).encode(), text.encode())
         if reply_id in self._in_flight:
             raise InFlightError(f"the call with Idempotency-Key {text} is being answered", "ask again in a second")
         self._in_flight.add(reply_id)
@@ -162,12 +162,16 @@ class Idempotency:
 
 
 def _key_of(scope: Scope) -> str | None:
-    """The idempotency key of a call that may be answered from what is kept; whoever needs no key is nobody known."""
+    """The idempotency key of a call that changes something; whoever needs no key is nobody one knows."""
     if scope["type"] != "http" or scope["method"] in SAFE or not scope["path"].startswith("/api/v1/"):
         return None
-    if scope["path"] in OPEN or HOOK.match(scope["path"]):
-        return None
-    return Headers(scope=scope).get(HEADER)
+    return Headers(scope=scope).get(HEADER) if _caller(scope) != "" else None
+
+
+def _caller(scope: Scope) -> str:
+    """Whose call it is, as access has found: a key's id, or the local administrator's word."""
+    key = scope["state"]["key"]
+    return ADMINISTRATOR if key is None else str(key.id)
 
 
 def _is_empty(scope: Scope) -> bool:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, or_, select
 
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Build, Runtime, Step
@@ -137,6 +137,20 @@ class BuildStore(Database):
             query = query.where(BUILDS.c.state == str(state))
         with self._read() as connection:
             return [self._build(connection, i) for i in reversed(connection.execute(query).scalars().all())]
+
+    def builds_page(
+        self, before: tuple[float, str] | None, limit: int, endpoints: Collection[str] | None = None
+    ) -> list[Build]:
+        """Builds, newest first, older than the one with this time and id; of these endpoints only, or all."""
+        query = select(BUILDS.c.id).order_by(BUILDS.c.created.desc(), BUILDS.c.id.desc()).limit(limit)
+        if before is not None:
+            at, build_id = before
+            same = (BUILDS.c.created == at) & (BUILDS.c.id < build_id)
+            query = query.where(or_(BUILDS.c.created < at, same))
+        if endpoints is not None:
+            query = query.where(BUILDS.c.kind == "revision", BUILDS.c.subject.in_(list(endpoints)))
+        with self._read() as connection:
+            return [self._build(connection, build_id) for build_id in connection.execute(query).scalars().all()]
 
     def next_build(self, kinds: Collection[str] = tuple(STEPS)) -> Build | None:
         """The build of these kinds that has waited longest."""

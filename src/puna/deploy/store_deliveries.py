@@ -54,8 +54,8 @@ class DeliveryStore(Database):
             mine = DELIVERIES.update().where(DELIVERIES.c.id == number)
             connection.execute(mine.values(outcome=str(outcome), **values))
 
-    def deliveries(self, endpoint: str, limit: int = KEPT) -> list[Delivery]:
-        """The latest deliveries for an endpoint, newest first."""
+    def deliveries(self, endpoint: str, limit: int | None = None) -> list[Delivery]:
+        """The latest deliveries for an endpoint, newest first; all that are kept, or so many."""
         mine = select(DELIVERIES).where(DELIVERIES.c.endpoint == endpoint).order_by(DELIVERIES.c.id.desc())
         with self._read() as connection:
             return [_delivery(row) for row in connection.execute(mine.limit(limit))]

@@ -338,6 +338,15 @@ class EndpointStore(Database):
         with self._read() as connection:
             return [Event(**row._mapping) for row in connection.execute(query)][::-1]
 
+    def events_page(self, endpoint: str, after: int | None, limit: int, newest_first: bool = False) -> list[Event]:
+        """Events of an endpoint beyond the one of id `after`, from the oldest on or from the newest back."""
+        mine = select(EVENTS).where(EVENTS.c.endpoint == endpoint).limit(limit)
+        if after is not None:
+            mine = mine.where(EVENTS.c.id < after if newest_first else EVENTS.c.id > after)
+        ordered = mine.order_by(EVENTS.c.id.desc() if newest_first else EVENTS.c.id)
+        with self._read() as connection:
+            return [Event(**row._mapping) for row in connection.execute(ordered)]
+
 
 def _split_text(serving: int | None, number: int, percent: int) -> str:
     return f"revision {serving} has {WHOLE - percent} %, revision {number} {percent} %"

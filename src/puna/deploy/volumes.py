@@ -64,10 +64,11 @@ class Volumes:
         Raises:
             NotFoundError: there is no such volume.
         """
-        if not VOLUME_NAME.fullmatch(name) or name not in self.names():
+        path = self.home.volumes / name if VOLUME_NAME.fullmatch(name) else None
+        if path is None or path.is_symlink() or not path.is_dir():
             known = nearest(name, self.names())
             raise NotFoundError(f"there is no volume `{name}`", known or f"`puna volume create {name}`")
-        return self.home.volumes / name
+        return path
 
     def delete(self, name: str) -> None:
         """Remove a volume with all that is in it, and the links that led to it."""

@@ -1,0 +1,316 @@
+"""What the API answers, as types for its OpenAPI document; handlers answer plain dicts, and tests hold them to these.
+
+Nothing is checked against these while Puna runs: a row that an older Puna wrote is shown as it is, not refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from puna.deploy.records import Settings
+from puna.deploy.states import BuildState, DeliveryState, EndpointState, ReplicaState, RevisionState, StepState
+
+Json = dict[str, Any]
+
+
+class Shape(BaseModel):
+    """An object with these keys and no others; keys with a default may be missing."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, use_enum_values=True)
+
+
+class Problem(Shape):
+    """What went wrong."""
+
+    code: str
+    """A stable name for programs, e.g. `not_found`."""
+    message: str
+    """What happened to which thing."""
+    hint: str
+    """What to do, e.g. the next command to type; may be empty."""
+    detail: str = ""
+    """More text, e.g. a traceback or the last lines of a log."""
+
+
+class Error(Shape):
+    """The body of every error."""
+
+    error: Problem
+
+
+class Health(Shape):
+    """Version and address of this Puna."""
+
+    status: str
+    version: str
+    url: str
+    """Where the gateway is called."""
+
+
+class Deleted(Shape):
+    """What was deleted."""
+
+    deleted: str
+
+
+class Replica(Shape):
+    """One process that runs an app, or is about to."""
+
+    id: str
+    revision: int
+    state: ReplicaState
+    tier: str
+    pid: int
+    since: float
+    """When it entered its state, in Unix seconds."""
+    in_flight: int
+    gpu: str
+    """The device's index; empty for none."""
+    reason: str
+
+
+class Revision(Shape):
+    """One immutable version of an endpoint."""
+
+    number: int
+    state: RevisionState
+    source: str
+    """The source's digest."""
+    commit: str | None
+    runtime: str | None
+    runtime_version: int | None
+    environment: str
+    bundle: str
+    build_id: str | None
+    created: float
+    since: float
+    failures: int
+    """Replicas that failed in a row."""
+    error: str
+    hint: str
+    detail: str
+
+
+class Warm(Shape):
+    """The zygote of an endpoint: a process with its imports done, which replicas are forked from."""
+
+    state: str
+    memory_bytes: int
+    reason: str
+
+
+class Endpoint(Shape):
+    """A name that serves, with all that belongs to it."""
+
+    name: str
+    state: EndpointState
+    label: str
+    """The state in words."""
+    active: bool
+    url: str
+    """Where it is called."""
+    settings: Settings
+    revision: int | None
+    """The revision that serves."""
+    schema_: Json | None = Field(alias="schema")
+    """The inputs that its app declares."""
+    replicas: list[Replica]
+    revisions: list[Revision]
+    """Newest first."""
+    wish: int
+    """How many replicas the autoscaler wants."""
+    wish_reason: str
+    reason: str
+    """Why it cannot serve, or not as much as it should; empty when all is well."""
+    created: float
+    warm: Warm | None
+
+
+class PatchedEndpoint(Endpoint):
+    """An endpoint after a change of its settings."""
+
+    changed_revision: int | None
+    """The revision that the change took; null when it acts at once."""
+
+
+class Deployed(Shape):
+    """What a deploy, rebuild or rollback led to."""
+
+    endpoint: str
+    revision: int
+    build_id: str | None
+    unchanged: bool
+    """It is the newest revision already; nothing is built."""
+    commit: str = ""
+    """The commit that was fetched, for a repository."""
+
+
+class Event(Shape):
+    """Something that happened, with its reason."""
+
+    id: int
+    at: float
+    endpoint: str
+    kind: str
+    message: str
+
+
+class Point(Shape):
+    """Figures of five seconds."""
+
+    at: float
+    requests_per_s: float
+    errors_per_s: float
+    p50_ms: float | None
+    p95_ms: float | None
+    in_flight: int
+    queued: int
+    replicas: int
+
+
+class Metrics(Shape):
+    """The last half hour in figures, oldest first: 360 points at most, so it has no pages."""
+
+    interval_s: float
+    items: list[Point]
+
+
+class Delivery(Shape):
+    """One word that a repository has changed, and what became of it."""
+
+    id: int
+    at: float
+    sender: str
+    """`github`, `gitlab`, `huggingface`, `poll` or `replay`."""
+    event: str
+    commit: str
+    outcome: DeliveryState
+    message: str
+    hint: str
+    detail: str
+    revision: int | None
+    state: RevisionState | None
+    build_id: str | None
+
+
+class Webhook(Shape):
+    """What a repository is told."""
+
+    url: str
+    secret: str
+    auto_rebuild: bool
+    poll_s: float
+    git: dict[str, str]
+
+
+class Taken(Shape):
+    """What became of a webhook's delivery."""
+
+    delivery: int
+    outcome: DeliveryState
+    message: str
+
+
+class Step(Shape):
+    """One step of a build."""
+
+    name: str
+    state: StepState
+    seconds: float | None
+
+
+class Build(Shape):
+    """One run of the builder."""
+
+    id: str
+    kind: str
+    """`revision`, `runtime`, `merge` or `publish`."""
+    subject: str
+    """The endpoint's, the runtime's or the training run's name."""
+    number: int
+    """The revision's number or the runtime's version; 0 for a run."""
+    status: BuildState
+    created: float
+    steps: list[Step]
+    error: str
+    hint: str
+    detail: str
+    arguments: Json
+    """What a merge or a publishing was told."""
+
+
+class QueuedBuild(Build):
+    """A build that was asked for."""
+
+    build_id: str
+
+
+class SourceDigest(Shape):
+    """The digest that a deploy names."""
+
+    digest: str
+
+
+class Source(Shape):
+    """An uploaded source: its files and what they declare."""
+
+    digest: str
+    files: list[str]
+    """500 of them, at most."""
+    schema_: list[str] | None = Field(alias="schema")
+    """The inputs, one a line."""
+    project: Json | None
+    """What inferless.yaml says."""
+    runtime: str | None
+    """The text of its runtime file."""
+    error: Problem | None
+    """Why it is no app."""
+
+
+class PulledSource(Shape):
+    """A repository's newest commit, kept as a source."""
+
+    digest: str
+    commit: str
+    name: str
+    settings: Json
+    runtime: str | None
+    runtime_version: int | None
+
+
+class MadeSource(Shape):
+    """The app that was made for a model, kept as a source."""
+
+    digest: str
+    name: str
+    settings: Json
+    model: str
+    engine: str
+
+
+class RuntimeVersion(Shape):
+    """One version of a runtime."""
+
+    name: str
+    version: int
+    digest: str
+    status: BuildState
+    build_id: str
+    created: float
+
+
+class Runtime(RuntimeVersion):
+    """One version of a runtime with its file, and what other versions there are."""
+
+    yaml: str
+    versions: list[RuntimeVersion]
+
+
+class Linted(Shape):
+    """A runtime file that can be read."""
+
+    digest: str
+    python_version: str | None
+    packages: list[str]
