@@ -29,7 +29,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """Fails the test when it is over and anything got through."""
     made = Tally(request.node.user_properties)
     yield made
-    assert made.through == []
+    assert not made.through, "got through:\n" + "\n".join(made.through)
 
 
 @pytest.fixture

@@ -146,11 +146,11 @@ def test_no_private_address_is_asked_however_it_is_written(scheme: str, tally: T
 
 
 def test_no_name_that_means_a_private_address_is_asked(tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in RESOLVED:
+    for resolved in RESOLVED:
         for others in ([], ["140.82.121.4"], ["2606:4700::1"]):
-            answers = [(0, 0, 0, "", (ip, 443)) for ip in (*others, address)]
+            answers = [(0, 0, 0, "", (ip, 443)) for ip in (*others, resolved)]
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=answers, **__: found)
-            tally(f"a name for {others} {address}", refused=refused(head, Repository("https://evil.example/a/b")))
+            tally(f"a name for {others} {resolved}", refused=refused(head, Repository("https://evil.example/a/b")))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("64:ff9b::8c52:7904", 443))])
     fetching._resolved(address(GOOD))  # GitHub through NAT64 is GitHub
 

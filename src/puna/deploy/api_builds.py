@@ -75,8 +75,7 @@ def _builds(router: APIRouter, control: Control) -> None:
 
     def _build(build_id: str, request: Request) -> Build:
         build = store.build(build_id)
-        if build.kind == "revision":
-            restrict(request.state.key, build.subject)
+        restrict(request.state.key, build.subject if build.kind == "revision" else "")
         return build
 
     @router.get("/builds", tags=["builds"])

@@ -97,12 +97,12 @@ def _changing(router: APIRouter, control: Control) -> None:
         git = body.git.model_dump() if body.git else None
         model = wanted_model(body.model) if body.model is not None else None
         wanted = Wanted(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
-        return orders.deploy(control, wanted)
+        return orders.deploy(control, wanted, request.state.key)
 
     @router.patch("/endpoints/{name}")
-    def patch_endpoint(name: str, body: dict[str, Any]) -> Json:
+    def patch_endpoint(name: str, body: dict[str, Any], request: Request) -> Json:
         """Change settings: those of scaling act at once, the others as a new revision that needs no build."""
-        made = orders.patch(control, name, body)
+        made = orders.patch(control, name, body, request.state.key)
         return show(control, store.endpoint(name)) | {"changed_revision": made}
 
     @router.post("/endpoints/{name}/activate")

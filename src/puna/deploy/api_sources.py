@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from puna.deploy import reach
 from puna.deploy.control import Control, WantedModel
 from puna.deploy.settings import endpoint_name, parse_git
 
@@ -58,17 +59,21 @@ def routes(control: Control) -> APIRouter:
     router = APIRouter(tags=["sources"])
 
     @router.post("/sources/from-git")
-    def post_from_git(body: Repository) -> Json:
+    def post_from_git(body: Repository, request: Request) -> Json:
         """Fetch a repository's newest commit as a source, with what its project file says; nothing is deployed."""
-        pulled = control.pull(parse_git(body.model_dump(), {}))
+        said = parse_git(body.model_dump(), {})
+        reach.credential(control.store.endpoints(), request.state.key, body.credential, body.url)
+        pulled = control.pull(said)
         shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": endpoint_name(pulled.name)}
         shown |= {"settings": dict(pulled.settings)}
         return shown | {"runtime": pulled.runtime, "runtime_version": pulled.runtime_version}
 
     @router.post("/sources/from-model")
-    def post_from_model(body: FromModel) -> Json:
+    def post_from_model(body: FromModel, request: Request) -> Json:
         """Make the app of a model as a source, with the settings that it gets; nothing is deployed."""
-        made = control.make(wanted_model(body.model, body.engine))
+        wanted = wanted_model(body.model, body.engine)
+        reach.credential(control.store.endpoints(), request.state.key, wanted.credential)
+        made = control.make(wanted)
         shown: Json = {"digest": made.source, "name": made.name, "settings": dict(made.settings)}
         return shown | {"model": made.model, "engine": made.engine}
 

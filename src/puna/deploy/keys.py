@@ -86,7 +86,9 @@ def require(key: Key, scope: str, endpoint: str | None = None) -> None:
     if not any(scope in OPENS[mine] for mine in key.scope):
         raise ForbiddenError(f"key {key.id} has scope {', '.join(key.scope)}; this needs {scope}")
     if endpoint is not None and key.endpoints is not None and endpoint not in key.endpoints:
-        raise ForbiddenError(f"key {key.id} opens {', '.join(key.endpoints) or 'no endpoint'}, and not {endpoint}")
+        raise ForbiddenError(
+            f"key {key.id} opens {', '.join(key.endpoints) or 'no endpoint'}, and not {endpoint or 'this'}"
+        )
 
 
 def restrict(key: Key | None, endpoint: str) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.backends import mounts
+from puna.deploy import reach, sources
 from puna.deploy import settings as reading
 from puna.deploy import sources
 from puna.deploy.control import Control, WantedModel
-from puna.deploy.records import Order, Revision, Settings
+from puna.deploy.records import Key, Order, Revision, Settings
 from puna.deploy.settings import check_name
 from puna.deploy.states import PENDING, BuildState, RevisionState
 from puna.deploy.volumes import Volumes
@@ -33,10 +34,11 @@ class Wanted:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def deploy(control: Control, wanted: Wanted) -> Json:
-    """Queue a new revision, or find that the newest is the same.
+def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
+    """Queue a new revision, or find that the newest is the same; `key` is whose order it is.
 
     Raises:
+        ForbiddenError: the key may not use a secret or volume of it.
         UsageError: a name or setting that makes no sense.
         ProjectError: the repository cannot be read, or holds no app.
         NotFoundError: no such source, runtime, secret or volume.
@@ -47,6 +49,7 @@ def deploy(control: Control, wanted: Wanted) -> Json:
         raise UsageError("a deploy names a `source`, a `git` repository or a `model`, one of them", "see /api/docs")
     if wanted.name:
         check_name(wanted.name, "endpoint")  # before anything is fetched
+    _check_credential(control, wanted, key)
     if wanted.git is not None:
         wanted = _pulled(control, wanted, wanted.git)
     elif wanted.model is not None:
@@ -60,7 +63,7 @@ def deploy(control: Control, wanted: Wanted) -> Json:
     settings = dataclasses.replace(settings, git=dict(wanted.git or {}))
     if not settings.git:  # a folder is no repository, whatever was there before
         settings = dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)
-    _check_parts(control, settings)
+    _check_parts(control, settings, key)
     version = _runtime_version(control, wanted)
     order = Order(source, wanted.runtime, version, settings)
     same = store.unchanged(wanted.name, order)
@@ -127,7 +130,7 @@ def rebuild(control: Control, name: str, *, only_changed: bool = False) -> Json:
     return _build(control, name, order)
 
 
-def patch(control: Control, name: str, values: Mapping[str, Any]) -> int | None:
+def patch(control: Control, name: str, values: Mapping[str, Any], key: Key | None = None) -> int | None:
     """Change settings of an endpoint, or the runtime that it is built on; the number of the revision that it took.
 
     `runtime` is a runtime's name, or empty for the file beside the app; its newest version unless `runtime_version`
@@ -142,7 +145,7 @@ def patch(control: Control, name: str, values: Mapping[str, Any]) -> int | None:
     endpoint = store.endpoint(name)
     others = {key: value for key, value in values.items() if key not in ("runtime", "runtime_version")}
     settings = reading.parse(others, endpoint.settings)
-    _check_parts(control, settings)
+    _check_parts(control, settings, key)
     rebased = _rebased(control, name, values, settings)
     store.save_endpoint(name, settings, now, active=None)
     if rebased is not None:
@@ -203,8 +206,17 @@ def _runtime_version(control: Control, wanted: Wanted) -> int | None:
     return runtime.version
 
 
-def _check_parts(control: Control, settings: Settings) -> None:
-    """What the app needs must be there before anything is built or started for it."""
+def _check_credential(control: Control, wanted: Wanted, key: Key | None) -> None:
+    """Before anything is fetched with it."""
+    if wanted.git is not None:
+        reach.credential(control.store.endpoints(), key, wanted.git.get("credential", ""), wanted.git["url"])
+    elif wanted.model is not None:
+        reach.credential(control.store.endpoints(), key, wanted.model.credential)
+
+
+def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
+    """What the app needs must be there, and be for whom asks, before anything is built or started for it."""
+    reach.check(control.store.endpoints(), key, settings)
     mounts.check(Volumes(control.home).mounted(settings.volumes))
     known = control.store.secrets()
     credential = settings.git.get("credential")
