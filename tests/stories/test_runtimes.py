@@ -1,8 +1,9 @@
-"""Runtimes and builds in a running Puna, by the command line: versions, what differs, a move."""
+"""Runtimes and builds in a running Puna, by the command line: versions, what differs, a move, a cancelled build."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,21 @@ def test_an_endpoint_is_moved_from_one_version_to_the_next(shared_up: Up, tmp_pa
     for words in (["runtime", "show", "rt"], ["runtime", "list"], ["build", "list"]):
         plain = up.puna(*words)
         assert plain.returncode == 0 and "rt" in plain.stdout
+
+
+def test_a_build_that_hangs_is_cancelled_within_five_seconds(shared_up: Up, tmp_path: Path) -> None:
+    up = shared_up
+    # It ignores what it is asked, and so does its child in a session of its own.
+    line = "trap '' TERM INT; setsid sh -c 'trap \"\" TERM; sleep 3600' & echo hanging; sleep 3600"
+    file = write(tmp_path / "rt.yaml", json.dumps({"build": {"run": [line]}}))
+    made = said(up, "runtime", "upload", str(file), "--name", "hanging", "--no-wait")
+    up.until(lambda: "hanging" in "\n".join(up.client.build_log(made["build_id"], follow=False)), 60, "the line")
+    began = time.monotonic()
+    said(up, "build", "cancel", made["build_id"])
+    up.until(lambda: up.client.build(made["build_id"])["status"] == "cancelled", 10, "the cancelling")
+    assert time.monotonic() - began < 5
+    assert not any("sleep" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace") for pid in up.pids("sleep"))
+    assert said(up, "build", "show", made["build_id"])["status"] == "cancelled"
+    assert said(up, "runtime", "show", "hanging")["status"] == "cancelled"
+    assert said(up, "runtime", "delete", "hanging")["deleted"] == [1]
+    assert up.puna("build", "cancel", made["build_id"]).returncode == 4

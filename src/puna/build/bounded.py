@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -57,10 +55,8 @@ def run(argv: Sequence[str], env: Mapping[str, str], bounds: Bounds) -> tuple[in
         said = _read(process, bounds)
         return process.wait(), said[0], said[1]
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for file in (process.stdin, process.stdout, process.stderr):
+        leash.end(process)
+        for file in (process.stdout, process.stderr):
             assert file is not None
             file.close()
 

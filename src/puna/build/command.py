@@ -20,7 +20,8 @@ from puna.errors import BuildError
 from puna.spec.repository import CREDENTIALS
 
 _POLL_S = 0.2
-_DRAIN_S = 1.0  # after the command's end: a descendant that left its session may hold the pipe open for ever
+_GRACE_S = 1.5  # between being asked to end and being made to
+_DRAIN_S = 1.0  # after the command's end: what may not be killed may hold the pipe open for ever
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -43,12 +44,14 @@ def run(
 ) -> tuple[int, list[str]]:
     """Run `argv` in `folder`, each line of its output given to `log`; `(exit status, lines)`.
 
+    What `cancelled` raises ends the command as well.
+
     Raises:
         BuildCancelledError: `cancelled()` became true; the command and its descendants are gone.
     """
     lines: list[str] = []
     process = subprocess.Popen(
-        [sys.executable, "-I", leash.__file__, *argv],
+        [sys.executable, "-I", "-S", leash.__file__, *argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -58,16 +61,15 @@ def run(
     )
     assert process.stdout is not None
     pieces: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, pieces), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(process.stdout, pieces), daemon=True)
+    reader.start()
     try:
         _follow(process, pieces, lines, log, cancelled)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what the command left behind in its session
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+        leash.end(process)
+        reader.join(_DRAIN_S)
+        if not reader.is_alive():  # closing what another thread reads would wait for that thread
+            process.stdout.close()
     return process.returncode, lines
 
 
@@ -101,7 +103,7 @@ def _follow(
 def _stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=2)
+        process.wait(timeout=_GRACE_S)
 
 
 def _read(stream: IO[bytes], pieces: queue.Queue[str | None]) -> None:

@@ -20,6 +20,7 @@ from typing import IO
 from puna.artifacts import SHORT, write_json, write_text
 from puna.build import command, surroundings, system
 from puna.build.command import BuildCancelledError
+from puna.build.limits import Limits, Watch
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
 from puna.spec.runtime import RuntimeSpec, has_nvidia
@@ -64,11 +65,13 @@ class _Build:
     env: dict[str, str]
     log: Callable[[str], None]
     cancelled: Callable[[], bool]
+    limits: Sequence[str] = ()
+    """The words that a command begins with to be held to its limits."""
     uv: list[str] = field(default_factory=list)
 
-    def call(self, argv: Sequence[str], *, quiet: bool = False) -> tuple[int, list[str]]:
+    def call(self, argv: Sequence[str], folder: Path | None = None, *, quiet: bool = False) -> tuple[int, list[str]]:
         log = (lambda line: None) if quiet else self.log
-        return command.run(argv, self.env, self.path, log=log, cancelled=self.cancelled)
+        return command.run([*self.limits, *argv], self.env, folder or self.path, log=log, cancelled=self.cancelled)
 
 
 def build(
@@ -77,7 +80,9 @@ def build(
     """The environment of `spec`, built unless it is there; of several builders one works and the others wait.
 
     Raises:
-        BuildError: a package cannot be found or installed, a `run` line failed, uv or the Python asked for is missing.
+        BuildError: a package cannot be found or installed, a `run` line failed, uv or the Python asked for is missing,
+            or it takes too long or too much of the disk.
+        MachineError: the disk is nearly full.
         BuildCancelledError: `cancelled()` became true.
     """
     path = home.environments / spec.digest[:SHORT]
@@ -131,10 +136,14 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
             log(line)
 
         scratch = path / "scratch"  # HOME and TMPDIR; inside, so that a crash leaves nothing elsewhere
-        work = _Build(spec, path, surroundings.build_environment(scratch, path / "venv"), both, cancelled, find_uv())
+        limits = Limits.of_environment()
+        watch, env = Watch(path, limits, cancelled), surroundings.build_environment(scratch, path / "venv")
+        work = _Build(spec, path, env, both, watch, limits.words(), find_uv())
+        if not work.limits:
+            both("warning: no prlimit here, so nothing limits what files this build opens and writes")
         write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
         system.warn_of_driver(spec.cuda_version, both)
-        system.ensure_packages(spec.system_packages, work.env, both, cancelled)
+        system.ensure_packages(spec.system_packages, work.env, both, work.cancelled)
         _make_venv(work)
         _install(work)
         _run_lines(work)
@@ -236,7 +245,7 @@ def _run_lines(work: _Build) -> None:
     for number, line in enumerate(work.spec.run, 1):
         # The line itself stays out of the log: people write credentials in them.
         work.log(f"run line {number} of {total}")
-        status, lines = command.run(["/bin/sh", "-c", line], work.env, folder, log=work.log, cancelled=work.cancelled)
+        status, lines = work.call(["/bin/sh", "-c", line], folder)
         if status != 0:
             hint = f"correct line {number} under `run:`; each line is a shell of its own"
             raise _failure(f"run line {number} of {total} ended with status {status}", lines, hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from puna.build.environment import MARKER, Environment
+from puna.build.limits import size_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def take(environment: Environment) -> Inventory:
 def _take(path: Path, _marker: int) -> Inventory:
     venv = path / "venv"
     folders = sorted(str(folder) for folder in venv.glob("lib*/python*/site-packages") if not folder.is_symlink())
-    return Inventory(installed(folders), _python_version(venv / "pyvenv.cfg"), _size_bytes(path))
+    return Inventory(installed(folders), _python_version(venv / "pyvenv.cfg"), size_bytes(path))
 
 
 def installed(folders: Iterable[str]) -> dict[str, str]:
@@ -71,13 +71,3 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> Difference:
 def _python_version(config: Path) -> str:
     found = re.search(r"(?m)^version(?:_info)?\s*=\s*(\d+\.\d+\.\d+)", config.read_text() if config.is_file() else "")
     return found[1] if found else ""
-
-
-def _size_bytes(path: Path) -> int:
-    """Of its files, each counted once; many share their blocks with the package cache and other environments."""
-    sizes: dict[tuple[int, int], int] = {}
-    for folder, _, files in os.walk(path):
-        for file in files:
-            about = os.lstat(os.path.join(folder, file))
-            sizes[about.st_dev, about.st_ino] = about.st_blocks * 512
-    return sum(sizes.values())
