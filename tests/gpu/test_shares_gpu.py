@@ -79,7 +79,7 @@ APP = """
             return str(ctypes.CDLL("libcuda.so.1").cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size)))
 
         def sound_(self, _):
-            return str(all(bool((tensor == 7).all()) for tensor in self.kept))
+            return str(all(bool((tensor[:: 1 << 12] == 7).all()) for tensor in self.kept))
 
         def facts_(self, _):
             torch.cuda.synchronize()
