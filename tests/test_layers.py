@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"deploy"},
     {"serve"},
     {"connection"},
+    {"calls"},
     {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -19,6 +20,7 @@ from puna.home import Home
 
 Json = dict[str, Any]
 T = TypeVar("T")
+POLL_S = 0.25
 PAGE = 1000
 """Items asked for at once."""
 IN_FLIGHT_S = 600.0
@@ -136,6 +138,22 @@ class Connection:
     @property
     def _where(self) -> str:
         return self.url or str(self.home.control_socket)
+
+
+def part(text: str) -> str:
+    """A name as one part of a path."""
+    return quote(str(text), safe="")
+
+
+def still(end: float, message: str, hint: str) -> None:
+    """Wait a moment before something is looked at again.
+
+    Raises:
+        UnavailableError: it is `end` by now, in `time.monotonic` seconds.
+    """
+    if time.monotonic() > end:
+        raise UnavailableError(message, hint)
+    time.sleep(POLL_S)
 
 
 def _position(content: Any) -> int | None:

@@ -1,0 +1,157 @@
+"""Calls about endpoints: deploy, look, change, and waiting for a rollout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from puna.calls.sources import SourceCalls
+from puna.connection import Json, part, still
+from puna.errors import DeployError
+
+REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
+
+
+class EndpointCalls(SourceCalls):
+    """Endpoints, what they are made of, their webhooks, logs and figures."""
+
+    def deploy_source(
+        self, name: str, source: str, runtime: str | None, settings: Json, runtime_version: int | None = None
+    ) -> Json:
+        """Deploy an uploaded source: `{"endpoint", "revision", "build_id", "unchanged"}`."""
+        body = {"name": name, "source": source, "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": settings})
+
+    def deploy(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Pack a project folder, upload it and deploy it.
+
+        Raises:
+            ProjectError: the folder is no project.
+        """
+        from puna.build import source  # only those who deploy need to pack
+
+        source.check(folder)
+        digest = self.put_source(source.pack(folder))
+        return self.deploy_source(name, digest, runtime, dict(settings or {}), runtime_version)
+
+    def deploy_git(
+        self,
+        repository: Mapping[str, str],
+        name: str = "",
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Deploy the newest commit of a repository: `url`, and `branch`, `folder`, `credential` where needed.
+
+        `name` is the project's own when empty; the reply has it, with the `commit`.
+        """
+        body = {"name": name, "git": dict(repository), "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+
+    def deploy_model(
+        self,
+        model: str | Mapping[str, Any],
+        name: str = "",
+        runtime: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        runtime_version: int | None = None,
+    ) -> Json:
+        """Deploy a published model, `owner/name`, `owner/name:3` or `owner/name@alias`, or one on the hub.
+
+        As a mapping it has `name`, `version`, `alias`, `engine`, and `credential`: the secret with its HF_TOKEN.
+        """
+        body = {"name": name, "model": model, "runtime": runtime, "runtime_version": runtime_version}
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+
+    def webhook(self, name: str) -> Json:
+        """The address and the secret that a repository is told, and whether its pushes are deployed."""
+        return self._call("GET", f"/endpoints/{part(name)}/webhook")
+
+    def deliveries(self, name: str) -> list[Json]:
+        """What was said of an endpoint's repository, newest first, and what became of it."""
+        return self._items(f"/endpoints/{part(name)}/deliveries")
+
+    def replay_delivery(self, name: str, number: int) -> Json:
+        """Do as if a delivery came now."""
+        return self._call("POST", f"/endpoints/{part(name)}/deliveries/{int(number)}/replay")
+
+    def wait_for_endpoint(self, name: str, revision: int, timeout_s: float = 1800) -> Json:
+        """The endpoint once `revision` serves.
+
+        Raises:
+            DeployError: the revision failed, or another took its place; hint and detail are the revision's own.
+            UnavailableError: it does not serve within `timeout_s`.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            endpoint = self.endpoint(name)
+            if endpoint["revision"] == revision:
+                return endpoint
+            mine: Json = next((r for r in endpoint["revisions"] if r["number"] == revision), {"state": "cancelled"})
+            if mine["state"] in REVISION_LOST:
+                message = mine.get("error") or f"revision {revision} of `{name}` is {mine['state']}"
+                raise DeployError(message, mine.get("hint", ""), mine.get("detail", ""))
+            why = endpoint["reason"] or f"revision {revision} is {mine['state']}"
+            still(end, f"`{name}` does not serve after {timeout_s:g} s: {why}", f"`puna logs {name}`")
+
+    def endpoints(self) -> list[Json]:
+        """Every endpoint."""
+        return self._items("/endpoints")
+
+    def endpoint(self, name: str) -> Json:
+        """One endpoint."""
+        return self._call("GET", f"/endpoints/{part(name)}")
+
+    def patch(self, name: str, **settings: Any) -> Json:
+        """Change settings of an endpoint; `runtime` and `runtime_version` build it on another as a new revision."""
+        return self._call("PATCH", f"/endpoints/{part(name)}", json=settings)
+
+    def activate(self, name: str) -> Json:
+        """Serve again."""
+        return self._call("POST", f"/endpoints/{part(name)}/activate")
+
+    def deactivate(self, name: str) -> Json:
+        """Stop every replica and refuse requests."""
+        return self._call("POST", f"/endpoints/{part(name)}/deactivate")
+
+    def rebuild(self, name: str) -> Json:
+        """Build again, as a new revision: a repository's newest commit, or the newest source."""
+        return self._call("POST", f"/endpoints/{part(name)}/rebuild")
+
+    def rollback(self, name: str, revision: int | None = None) -> Json:
+        """Serve an earlier revision again; the one before when None."""
+        return self._call("POST", f"/endpoints/{part(name)}/rollback", json={"revision": revision})
+
+    def delete(self, name: str) -> Json:
+        """Delete an endpoint and stop its replicas."""
+        return self._call("DELETE", f"/endpoints/{part(name)}")
+
+    def logs(self, name: str, follow: bool = False, lines: int = 200, replica: str | None = None) -> Iterator[str]:
+        """What an app printed, line by line; with `follow` without end."""
+        query = {"follow": int(follow), "lines": lines} | ({"replica": replica} if replica else {})
+        return self._lines(f"/endpoints/{part(name)}/logs", query)
+
+    def events(self, name: str, after: int = 0) -> list[Json]:
+        """What happened to an endpoint since the event of id `after`, oldest first."""
+        return self._items(f"/endpoints/{part(name)}/events", {"after": after})
+
+    def metrics(self, name: str) -> Json:
+        """The last half hour of an endpoint in figures, a point every five seconds."""
+        return self._call("GET", f"/endpoints/{part(name)}/metrics")
+
+    def watch(self) -> Iterator[Json]:
+        """Endpoints and builds that are new or changed, as they change, without end; all of them at first."""
+        lines = self._lines("/events/stream", {})
+        return (json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:"))
