@@ -301,12 +301,16 @@ def test_another_branch_by_a_change_of_settings(world: World, api: TestClient, s
     assert made["commit"] == dev != first["commit"]
 
 
-def test_only_the_latest_deliveries_are_kept(world: World, api: TestClient, server: GitServer) -> None:
+def test_only_the_latest_deliveries_are_kept_and_one_that_comes_again_pushes_none_out(
+    world: World, api: TestClient, server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puna.deploy.store_deliveries.KEPT", 20)
     deploy(api, server)
-    for number in range(205):
-        push(api, server, "b" * 40, number)
+    for number in range(25):
+        push(api, server, f"{number:040x}", number)
+        push(api, server, f"{number:040x}", number)
     kept = api.get("/api/v1/endpoints/chat-app/deliveries?limit=200").json()["items"]
-    assert len(kept) == 200 and world.store.deliveries("chat-app")[-1].id == 6
+    assert len(kept) == 20 and world.store.deliveries("chat-app")[-1].id == 6
     api.delete("/api/v1/endpoints/chat-app")
     assert world.store.queued_deliveries() == {}
 

@@ -99,7 +99,9 @@ class Fort:
         for name in ("mine", "yours"):
             mark = YOURS if name == "yours" else "mine"
             for _ in range(2):
-                self.world.deploy(name, git=GIT, env={"MARK": mark}, secrets=("theirs",) if name == "yours" else ())
+                self.world.deploy(
+                    name, git=GIT, auto_rebuild=True, env={"MARK": mark}, secrets=("theirs",) if name == "yours" else ()
+                )
             self.world.store.add_event(name, "note", mark, now)
             replica_log(self.home, name, f"{name}-1-0").write_text(mark + "\n")
         self.build = store.add_build("revision", "yours", 2, now).id

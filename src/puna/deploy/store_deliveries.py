@@ -13,8 +13,8 @@ from puna.deploy.states import DeliveryState
 from puna.deploy.tables import DELIVERIES
 from puna.errors import NotFoundError
 
-KEPT = 200
-"""Deliveries of one endpoint."""
+KEPT = 2000
+"""Deliveries of one endpoint; one that came longer ago is not known again."""
 AGAIN = "this delivery has come before"
 
 
@@ -22,11 +22,17 @@ class DeliveryStore(Database):
     """Deliveries; those in state `queued` are what the rebuilder has yet to do."""
 
     def add_delivery(self, delivery: Delivery) -> Delivery:
-        """Write a delivery down, with a number for its `id`; one that was had before, by key or body, is ignored."""
+        """Write a delivery down, with a number for its `id`; one that was had before, by key or body, is ignored.
+
+        What comes again makes no row: whoever has caught a delivery could push out all others with it, itself at last.
+        """
         endpoint = delivery.endpoint
         with self._write(routes=False) as connection:
-            if delivery.outcome is DeliveryState.QUEUED and self._had(connection, delivery):
+            before = self._before(connection, delivery)
+            if before is not None and delivery.outcome is DeliveryState.QUEUED:
                 delivery = dataclasses.replace(delivery, outcome=DeliveryState.IGNORED, message=AGAIN)
+            if before is not None:
+                return dataclasses.replace(delivery, id=before)
             values = {key: value for key, value in dataclasses.asdict(delivery).items() if key != "id"}
             values["outcome"] = str(delivery.outcome)
             made = connection.execute(DELIVERIES.insert().values(**values)).inserted_primary_key
@@ -39,14 +45,18 @@ class DeliveryStore(Database):
             return dataclasses.replace(delivery, id=made[0])
 
     @staticmethod
-    def _had(connection: Connection, delivery: Delivery) -> bool:
+    def _before(connection: Connection, delivery: Delivery) -> int | None:
+        """The number of the same delivery, had before; one that was ignored then may be wanted now."""
         both = ((DELIVERIES.c.key, delivery.key), (DELIVERIES.c.digest, delivery.digest))
         known = [column == value for column, value in both if value]
         if not known:
-            return False
-        mine = (DELIVERIES.c.endpoint == delivery.endpoint) & (DELIVERIES.c.sender == delivery.sender)
-        wanted = DELIVERIES.c.outcome != str(DeliveryState.IGNORED)
-        return connection.execute(select(DELIVERIES.c.id).where(mine, wanted, or_(*known))).first() is not None
+            return None
+        same = select(DELIVERIES.c.id).where(
+            DELIVERIES.c.endpoint == delivery.endpoint, DELIVERIES.c.sender == delivery.sender, or_(*known)
+        )
+        if delivery.outcome is DeliveryState.QUEUED:
+            same = same.where(DELIVERIES.c.outcome != str(DeliveryState.IGNORED))
+        return connection.execute(same.order_by(DELIVERIES.c.id.desc()).limit(1)).scalar()
 
     def end_delivery(self, number: int, outcome: DeliveryState, **values: Any) -> None:
         """Say what became of a delivery."""
