@@ -9,6 +9,7 @@ import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
+from puna.errors import ConflictError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 RuntimeFile = Annotated[Path, typer.Argument(help="inferless-runtime-config.yaml.", show_default=False)]
@@ -18,6 +19,10 @@ RuntimeName = Annotated[
 
 RuntimeArgument = Annotated[str, typer.Argument(help="The runtime's name.", show_default=False)]
 OfVersion = Annotated[int | None, typer.Option("--version", help="Its version; the newest when not given.", min=1)]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write it there; printed when not given.")]
+PythonOf = Annotated[Path | None, typer.Option("--python", help="An environment's folder; the active one by default.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every package, not only those that were asked for.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that says something else.")]
 OneVersion = Annotated[int | None, typer.Option("--version", help="Only this one.", min=1)]
 Before = Annotated[int, typer.Argument(help="A version.", min=1, show_default=False)]
 After = Annotated[int, typer.Argument(help="Another.", min=1, show_default=False)]
@@ -41,6 +46,23 @@ def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json:
 
 # The platform's newer CLI calls it `create`.
 app.command("create", hidden=True)(upload)
+
+
+@app.command()
+def generate(
+    file: Output = None, python: PythonOf = None, everything: Everything = False, force: Force = False
+) -> None:
+    """Write a runtime file of an environment that is there: what was asked for in it, with its versions."""
+    from puna.build import generate as generating
+
+    made = generating.text(generating.place(python or generating.here()), everything=everything)
+    if file is None:
+        output.line(made.rstrip())
+        return
+    if file.exists() and not force and file.read_text() != made:
+        raise ConflictError(f"{file} is there already, and says something else", "add --force, or name another file")
+    file.write_text(made)
+    output.line(f"wrote {file}; next: puna runtime upload {file}")
 
 
 @app.command("list")
