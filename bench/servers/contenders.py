@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,12 @@ class Puna:
 
 
 @contextlib.contextmanager
-def puna(gateways: int = 1) -> Iterator[Puna]:
-    """Puna up, and down again."""
+def puna(gateways: int = 1, prepare: Callable[[Home], None] | None = None) -> Iterator[Puna]:
+    """Puna up, in a home that `prepare` has filled, and down again."""
     with tempfile.TemporaryDirectory(prefix="puna-bench-") as root:
         home = Home(Path(root))
+        if prepare is not None:
+            prepare(home)
         env = os.environ | {"PUNA_HOME": root}
         command = [sys.executable, "-m", "puna", "up", "--port", "0", "--gateways", str(gateways)]
         with (home.root / "up.log").open("ab") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,6 +28,24 @@ def test_the_last_lines_of_a_file_and_of_none(tmp_path: Path) -> None:
     assert logs.last_lines(path, 5) == ""
     path.write_text("".join(f"{n}\n" for n in range(100_000)))
     assert logs.last_lines(path, 2) == "99998\n99999\n" and logs.last_lines(path, 0) == ""
+
+
+def test_as_many_lines_as_asked_for_come_however_long_the_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_text("".join(f"{n:06d} {'x' * 60}\n" for n in range(100_000)))
+    found = logs.last_lines(path, 100_000).splitlines()
+    assert (len(found), found[0][:6], found[-1][:6]) == (100_000, "000000", "099999")
+    assert len(logs.last_lines(path, 70_000).splitlines()) == 70_000
+    assert len(logs.last_lines(path, 100_000, most_bytes=logs.CHUNK_BYTES)) <= logs.CHUNK_BYTES
+
+
+def test_the_last_lines_of_all_replicas_are_those_of_whoever_wrote_last(home: Home) -> None:
+    for number in range(3):
+        path = logs.replica_log(home, "app", f"app-{number}")
+        path.write_text(f"{number} a\n{number} b\n")
+        os.utime(path, (number, number))
+    assert logs.tail_replicas(home, "app", None, 3).splitlines() == ["app-1 | 1 b", "app-2 | 2 a", "app-2 | 2 b"]
+    assert logs.tail_replicas(home, "app", "app-0", 9) == "0 a\n0 b\n"
 
 
 def test_replicas_that_start_later_are_followed_too_in_whole_lines(home: Home) -> None:

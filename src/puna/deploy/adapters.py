@@ -13,6 +13,8 @@ from puna.publish.registry import Registry
 
 Stamp = tuple[tuple[str, int], ...]
 NONE: Mapping[str, str] = {}
+KNOWN = 1000
+"""Bundles whose base is remembered."""
 
 
 class Adapters:
@@ -48,13 +50,17 @@ class Adapters:
             return self._found != before
 
     def _base(self, bundle: str) -> str:
-        if bundle and bundle not in self._bases:
-            try:
-                about = json.loads((self._home.bundles / bundle[:SHORT] / "bundle.json").read_text())
-            except (OSError, ValueError):
-                return ""  # the bundle is gone; its endpoint says so when a replica is to start
-            self._bases[bundle] = str(about.get(ADAPTER_BASE) or "")
-        return self._bases.get(bundle, "")
+        known = self._bases.get(bundle)
+        if known is not None or not bundle:
+            return known or ""
+        try:
+            about = json.loads((self._home.bundles / bundle[:SHORT] / "bundle.json").read_text())
+        except (OSError, ValueError):
+            return ""  # the bundle is gone; its endpoint says so when a replica is to start
+        if len(self._bases) >= KNOWN:
+            self._bases.clear()  # most of them are of revisions long gone
+        base = self._bases[bundle] = str(about.get(ADAPTER_BASE) or "")
+        return base
 
     def _look(self) -> Stamp:
         files = sorted(self._home.registry.glob("*/[!.]*.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,11 +15,13 @@ from starlette.responses import StreamingResponse
 from puna.deploy import keys, views
 from puna.deploy.control import Control
 from puna.deploy.history import EVERY_S
-from puna.deploy.records import Build, Endpoint, Key, Replica, Revision
+from puna.deploy.records import Endpoint, Key, Replica, Revision
 from puna.deploy.states import label
 from puna.errors import PunaError, UnauthorizedError
 
 Json = dict[str, Any]
+Texts = dict[tuple[str, str, str], str]
+"""`(endpoints or builds, name or id, the endpoint whose keys may see it)` -> JSON."""
 LOOK_S = 0.5
 """What gateways report is no write of the store: it is looked at so often."""
 BREATH_S = 15.0
@@ -51,33 +54,41 @@ def routes(control: Control) -> APIRouter:
 
 
 class Board:
-    """Every endpoint and the latest builds in short, made once for all who look at the same moment."""
+    """Every endpoint and the latest builds in short, as JSON, made once for all who look at the same moment."""
 
     def __init__(self, control: Control) -> None:
         """Over the control plane's parts."""
         self._control = control
-        self._made: tuple[float, dict[str, Json], dict[str, Build]] = (0.0, {}, {})
+        self._lock = threading.Lock()
+        self._made: tuple[float, Texts] = (0.0, {})
+        self._builds: tuple[int, Texts] = (-1, {})
 
-    def look(self) -> tuple[dict[str, Json], dict[str, Build]]:
-        """`(endpoints by name, builds by id)`, at most a fifth of a second old."""
+    def look(self) -> Texts:
+        """What can be sent, at most a fifth of a second old; a text that has not changed is the same object."""
         now = self._control.clock()
-        if not 0 <= now - self._made[0] < 0.2:
-            builds = {b.id: b for b in self._control.store.builds(limit=BUILDS)}
-            self._made = (now, self._endpoints(now), builds)
-        return self._made[1], self._made[2]
+        with self._lock:
+            at, before = self._made
+            if not 0 <= now - at < 0.2:
+                made = self._endpoints(now) | self._latest_builds()
+                self._made = now, {key: before[key] if before.get(key) == text else text for key, text in made.items()}
+            return self._made[1]
 
-    def _endpoints(self, now: float) -> dict[str, Json]:
-        snapshot = self._control.store.snapshot()
-        revisions: dict[str, list[Revision]] = {}
-        replicas: dict[str, list[Replica]] = {}
-        for revision in snapshot.revisions:
-            revisions.setdefault(revision.endpoint, []).append(revision)
-        for replica in snapshot.replicas:
-            replicas.setdefault(replica.endpoint, []).append(replica)
-        return {
-            e.name: self._summary(e, revisions.get(e.name, []), replicas.get(e.name, []), now)
-            for e in snapshot.endpoints
-        }
+    def _endpoints(self, now: float) -> Texts:
+        found = {}
+        for endpoint, revisions, replicas in views.by_endpoint(self._control.store.snapshot()):
+            found["endpoints", endpoint.name, endpoint.name] = _json(self._summary(endpoint, revisions, replicas, now))
+        return found
+
+    def _latest_builds(self) -> Texts:
+        """Read again after a write only: nothing else changes a build."""
+        writes = self._control.store.writes
+        if self._builds[0] != writes:
+            found = {}
+            for build in self._control.store.builds(limit=BUILDS):
+                owner = build.subject if build.kind == "revision" else ""
+                found["builds", build.id, owner] = _json(views.build_view(build))
+            self._builds = writes, found
+        return self._builds[1]
 
     def _summary(self, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica], now: float) -> Json:
         state = views.state_of(endpoint, revisions, replicas)
@@ -103,6 +114,10 @@ class Board:
         }
 
 
+def _json(value: Json | list[str]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
 async def _stream(control: Control, board: Board, key: Key | None) -> AsyncIterator[bytes]:
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -111,7 +126,7 @@ async def _stream(control: Control, board: Board, key: Key | None) -> AsyncItera
             loop.call_soon_threadsafe(changed.set)
 
     unsubscribe = control.store.subscribe(wake)
-    sent: dict[str, str] = {}
+    sent: Texts | None = None
     silent_since = loop.time()
     try:
         while True:
@@ -119,7 +134,7 @@ async def _stream(control: Control, board: Board, key: Key | None) -> AsyncItera
             await run_in_threadpool(_still_valid, control, key)
             event, sent = await run_in_threadpool(_difference, board, key, sent)
             if event is not None:
-                yield b"event: state\ndata: " + json.dumps(event).encode() + b"\n\n"
+                yield b"event: state\ndata: " + event + b"\n\n"
                 silent_since = loop.time()
             elif loop.time() - silent_since > BREATH_S:
                 yield b": still here\n\n"
@@ -143,23 +158,16 @@ def _still_valid(control: Control, key: Key | None) -> None:
         raise UnauthorizedError("this key was revoked, or has expired")
 
 
-def _difference(board: Board, key: Key | None, sent: dict[str, str]) -> tuple[Json | None, dict[str, str]]:
+def _difference(board: Board, key: Key | None, sent: Texts | None) -> tuple[bytes | None, Texts]:
     """What is new since `sent`, or None; and what has been sent then. The first time it is an event in any case."""
-    endpoints, builds = board.look()
-    now: dict[str, str] = {}
-    event: Json = {"endpoints": [], "builds": [], "gone": []}
-    for name, summary in endpoints.items():
-        if keys.visible(key, name):
-            now[f"endpoint {name}"] = text = json.dumps(summary)
-            if sent.get(f"endpoint {name}") != text:
-                event["endpoints"].append(summary)
-    for build in builds.values():
-        if keys.visible(key, build.subject if build.kind == "revision" else ""):
-            view = views.build_view(build)
-            now[f"build {build.id}"] = text = json.dumps(view)
-            if sent.get(f"build {build.id}") != text:
-                event["builds"].append(view)
-    event["gone"] = [name.partition(" ")[2] for name in sent if name not in now and name.startswith("endpoint ")]
-    first = "first" not in sent
-    now["first"] = ""
-    return (event if first or any(event.values()) else None), now
+    now = {one: text for one, text in board.look().items() if keys.visible(key, one[2])}
+    before = sent or {}
+    new: dict[str, list[str]] = {"endpoints": [], "builds": []}
+    for one, text in now.items():
+        if before.get(one) is not text:
+            new[one[0]].append(text)
+    gone = [name for kind, name, _ in before if kind == "endpoints" and (kind, name, name) not in now]
+    if sent is not None and not (new["endpoints"] or new["builds"] or gone):
+        return None, now
+    parts = [f'"{kind}":[{",".join(texts)}]' for kind, texts in new.items()]
+    return ("{" + ",".join([*parts, f'"gone":{_json(gone)}']) + "}").encode(), now

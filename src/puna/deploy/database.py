@@ -16,6 +16,8 @@ from puna.deploy.tables import COUNTERS, EVENTS
 from puna.errors import ConflictError, UsageError
 
 BUSY_TIMEOUT_MS = 10_000
+CACHE_KIB = 256
+"""Pages that each of a pool's connections keeps; the system has the file in its own cache once for all of them."""
 EVENTS_KEPT = 20_000
 
 S = TypeVar("S", bound=StrEnum)
@@ -50,6 +52,11 @@ class Database:
     def version(self) -> int:
         """The version of the gateways' route table; rises with every change that they can see."""
         return self._version
+
+    @property
+    def writes(self) -> int:
+        """Rises with every transaction that changes what `Store.snapshot` or a list of builds holds."""
+        return self._writes
 
     def touch_routes(self) -> None:
         """Something that the gateways see has changed, though not in this database: their table is a newer version."""
@@ -135,6 +142,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         "journal_mode = WAL",
         "synchronous = NORMAL",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        f"cache_size = -{CACHE_KIB}",
         "foreign_keys = ON",
     ):
         connection.execute(f"PRAGMA {pragma}")

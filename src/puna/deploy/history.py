@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.mmap_dict import MmapedDict
 
 from puna.deploy.load import Loads
 from puna.deploy.records import Snapshot
@@ -21,6 +25,9 @@ Json = dict[str, Any]
 EVERY_S = 5.0
 POINTS = 360  # half an hour
 WINDOW = 60  # of the counts behind the summary: five minutes
+REQUESTS, BUCKETS = "puna_requests_total", "puna_request_seconds_bucket"
+WANTED = ('["puna_requests"', '["puna_request_seconds"')
+"""How the keys of their samples begin."""
 
 
 @dataclass(frozen=True)
@@ -131,24 +138,43 @@ def _rounded(value: float | None) -> float | None:
 
 
 def read(home: Home) -> dict[str, Counted]:
-    """What the gateways have counted, by endpoint; from the files that they share."""
-    if not home.metrics.is_dir():
-        return {}
+    """What the gateways have counted, by endpoint; from the files that they share.
+
+    Only the samples that are asked for are looked at: prometheus_client's own collector takes 10 ms an endpoint.
+    """
     requests: dict[str, float] = {}
     errors: dict[str, float] = {}
     buckets: dict[str, dict[float, float]] = {}
-    for metric in MultiProcessCollector(None, str(home.metrics)).collect():  # type: ignore[no-untyped-call]
-        for sample in metric.samples:
-            labels: Mapping[str, str] = sample.labels
-            name = labels.get("endpoint", "")
-            if sample.name == "puna_requests_total":
-                requests[name] = requests.get(name, 0) + sample.value
-                errors[name] = errors.get(name, 0) + (sample.value if labels["status"] >= "500" else 0)
-            elif sample.name == "puna_request_seconds_bucket":
-                buckets.setdefault(name, {})[float(labels["le"])] = sample.value
+    for name, endpoint, label, value in _samples(home.metrics):
+        if name == REQUESTS:
+            requests[endpoint] = requests.get(endpoint, 0) + value
+            errors[endpoint] = errors.get(endpoint, 0) + (value if label >= "500" else 0)
+        else:
+            mine = buckets.setdefault(endpoint, {})
+            mine[float(label)] = mine.get(float(label), 0) + value
     found = {}
-    for name, total in requests.items():
-        edges = sorted(buckets.get(name, {}).items())
-        bounds, counts = tuple(edge for edge, _ in edges), tuple(count for _, count in edges)
-        found[name] = Counted(total, errors.get(name, 0), bounds, counts)
+    for endpoint, total in requests.items():
+        edges = sorted(buckets.get(endpoint, {}).items())
+        counts = tuple(accumulate(count for _, count in edges))  # each file has what lies in a bucket alone
+        bounds = tuple(edge for edge, _ in edges)
+        found[endpoint] = Counted(total, errors.get(endpoint, 0), bounds, counts)
     return found
+
+
+def _samples(folder: Path) -> Iterator[tuple[str, str, str, float]]:
+    for path in (*folder.glob("counter_*.db"), *folder.glob("histogram_*.db")):
+        try:
+            for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+                if key.startswith(WANTED) and (sample := _sample(key)) is not None:
+                    yield (*sample, value)
+        except FileNotFoundError:  # a gateway has begun anew
+            continue
+
+
+@lru_cache(maxsize=50_000)
+def _sample(key: str) -> tuple[str, str, str] | None:
+    """`(sample, endpoint, status or upper bound)` of what prometheus_client writes as JSON before each number."""
+    _, name, labels, _ = json.loads(key)
+    if name == REQUESTS:
+        return name, labels["endpoint"], labels["status"]
+    return (name, labels["endpoint"], labels["le"]) if name == BUCKETS else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from puna.errors import NotFoundError
 from puna.home import Home
 
 POLL_S = 0.15
-TAIL_BYTES = 512 * 1024  # of each file; a log viewer asks for lines, not for days
+TAIL_BYTES = 32 * 1024 * 1024  # of all files together: 100,000 lines of 300 characters
 CHUNK_BYTES = 256 * 1024
 KEPT = 20  # logs of past replicas, per endpoint
 
@@ -37,7 +36,7 @@ def replica_logs(home: Home, endpoint: str, replica_id: str | None = None) -> li
     if replica_id is None:
         return sorted(folder.glob("*.log"), key=lambda p: (p.stat().st_mtime, p.name))
     path = folder / f"{replica_id}.log"
-    if not re.fullmatch(r"[A-Za-z0-9-]+", replica_id) or not path.exists():
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", replica_id) or not path.exists():
         raise NotFoundError(f"there is no log of replica `{replica_id}`", f"`puna ps {endpoint}` lists its replicas")
     return [path]
 
@@ -48,15 +47,25 @@ def prune(home: Home, endpoint: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def last_lines(path: Path, lines: int) -> str:
+def last_lines(path: Path, lines: int, most_bytes: int = TAIL_BYTES) -> str:
     """The last lines of a file; empty when it is not there."""
+    return _tail(path, _line_end(path), lines, most_bytes).decode(errors="replace")
+
+
+def _tail(path: Path, end: int, lines: int, most_bytes: int) -> bytes:
+    """The last lines before `end`, read backwards: what a long file costs is what is shown of it."""
+    found: list[bytes] = []
+    size = seen = 0
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+            while end > 0 and seen <= lines and size < most_bytes and lines > 0:
+                start = max(0, end - CHUNK_BYTES)
+                file.seek(start)
+                found.append(file.read(end - start))
+                size, seen, end = size + end - start, seen + found[-1].count(b"\n"), start
     except FileNotFoundError:
-        return ""
-    return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+        return b""
+    return b"".join(b"".join(reversed(found)).splitlines(keepends=True)[-lines:]) if found else b""
 
 
 async def follow(path: Path, ended: Callable[[], bool], start: int = 0) -> AsyncIterator[bytes]:
@@ -77,10 +86,9 @@ async def follow_replicas(home: Home, endpoint: str, replica_id: str | None, lin
 
     Whole lines only, each behind its replica's id when all replicas are followed.
     """
-    positions: dict[Path, int] = {}
-    for path in replica_logs(home, endpoint, replica_id):
-        positions[path] = _line_end(path)
-        yield _marked(last_lines(path, lines).encode(), None if replica_id else path.stem)
+    tails, positions = await asyncio.to_thread(_tails, replica_logs(home, endpoint, replica_id), lines)
+    for path, text in tails:
+        yield _marked(text, None if replica_id else path.stem)
     while True:
         for path in replica_logs(home, endpoint, replica_id):
             chunk = _read(path, positions.get(path, 0))
@@ -93,9 +101,22 @@ async def follow_replicas(home: Home, endpoint: str, replica_id: str | None, lin
 
 def tail_replicas(home: Home, endpoint: str, replica_id: str | None, lines: int) -> str:
     """The last lines of an endpoint's logs, as they are now."""
-    paths = replica_logs(home, endpoint, replica_id)
-    parts = [_marked(last_lines(p, lines).encode(), None if replica_id else p.stem).decode() for p in paths]
-    return "".join("".join(parts).splitlines(keepends=True)[-lines:])
+    tails, _ = _tails(replica_logs(home, endpoint, replica_id), lines)
+    return b"".join(_marked(text, None if replica_id else path.stem) for path, text in tails).decode(errors="replace")
+
+
+def _tails(paths: list[Path], lines: int) -> tuple[list[tuple[Path, bytes]], dict[Path, int]]:
+    """The last lines of all files together, by file, and where each file ended; the file written last is read first."""
+    ends = {path: _line_end(path) for path in paths}
+    found: list[tuple[Path, bytes]] = []
+    most_bytes = TAIL_BYTES
+    for path in reversed(paths):
+        text = _tail(path, ends[path], lines, most_bytes)
+        found.append((path, text))
+        lines, most_bytes = lines - text.count(b"\n"), most_bytes - len(text)
+        if lines <= 0 or most_bytes <= 0:
+            break
+    return found[::-1], ends
 
 
 def _read(path: Path, position: int) -> bytes:

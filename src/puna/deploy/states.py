@@ -236,6 +236,10 @@ SERVING = frozenset({P.READY, P.ASLEEP})
 # Their share of a GPU is in use. Whoever sleeps is ended as soon as another needs its share.
 HOLDING = frozenset({P.STARTING, P.READY, P.DRAINING, P.STOPPING})
 """Replicas that requests may be sent to: one that sleeps wakes for them."""
+PAST = frozenset({R.RETIRED, R.SUPERSEDED, R.FAILED, R.CANCELLED})
+"""Revisions that nothing is done with unless somebody asks for it."""
+UNENDED = frozenset({B.QUEUED, B.RUNNING})
+"""Builds that are waited for."""
 CRASH_LOOP = 3
 """Failures in a row after which a rollout is given up."""
 

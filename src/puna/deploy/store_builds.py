@@ -11,11 +11,9 @@ from sqlalchemy import Connection, Row, or_, select
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Build, Runtime, Step
 from puna.deploy.states import BUILD_MOVES, BuildState, StepState
-from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIMES
+from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIME_COUNTER, RUNTIMES
 from puna.errors import NotFoundError, nearest
 
-RUNTIME_COUNTER = "runtime "
-"""What the names of the counters begin with that remember the highest version which has been deleted."""
 STEPS = {
     "revision": ("environment", "bundle", "validate"),
     "runtime": ("environment",),

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import and_, delete, func, select
 
 from puna.deploy.database import Database
-from puna.deploy.states import BuildState, RevisionState
-from puna.deploy.tables import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES
+from puna.deploy.states import PAST, UNENDED
+from puna.deploy.tables import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES, SPLITS
 
-PAST = (RevisionState.RETIRED, RevisionState.SUPERSEDED, RevisionState.FAILED, RevisionState.CANCELLED)
-"""States of revisions that nothing is done with unless somebody asks for it."""
-UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
 REVISION_OF = "revision of "
 """What the names of the counters of endpoints' revisions begin with."""
 
@@ -47,11 +44,12 @@ class RetentionStore(Database):
         """Drop old revisions; how many.
 
         Of each endpoint stay: the newest `keep` that were built, and as many that were not; whatever is on its way,
-        serves, or has a replica.
+        serves, has a replica or a share of the requests.
         """
         query = select(REVISIONS.c.endpoint, REVISIONS.c.number, REVISIONS.c.state, REVISIONS.c.bundle)
         with self._write(routes=False) as connection:
             used = {(row.endpoint, row.revision) for row in connection.execute(select(REPLICAS))}
+            used |= {(row.endpoint, row.revision) for row in connection.execute(select(SPLITS))}
             seen: dict[tuple[str, bool], int] = {}
             dropped = 0
             for row in connection.execute(query.order_by(REVISIONS.c.endpoint, REVISIONS.c.number.desc())).all():

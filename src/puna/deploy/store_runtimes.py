@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, select
 
 from puna.deploy.database import Database
-from puna.deploy.states import RevisionState
-from puna.deploy.store_builds import RUNTIME_COUNTER
-from puna.deploy.store_retention import PAST, UNENDED
-from puna.deploy.tables import COUNTERS, ENDPOINTS, REVISIONS, RUNTIMES
+from puna.deploy.states import PAST, UNENDED, RevisionState
+from puna.deploy.tables import COUNTERS, ENDPOINTS, REVISIONS, RUNTIME_COUNTER, RUNTIMES
 from puna.errors import ConflictError, NotFoundError
 
 

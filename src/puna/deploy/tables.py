@@ -23,6 +23,8 @@ SCHEMA_VERSION = Table("schema_version", METADATA, Column("number", Integer, pri
 
 # `routes` is the version of the gateways' table; `asked` orders deploys; `epoch` numbers replicas; one more for each
 # endpoint's revisions.
+RUNTIME_COUNTER = "runtime "
+"""What the names of the counters begin with that remember the highest version which has been deleted."""
 COUNTERS = Table("counters", METADATA, Column("name", String(80), primary_key=True), _count("value"))
 
 RUNTIMES = Table(

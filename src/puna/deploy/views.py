@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from puna.deploy.records import Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
@@ -47,18 +47,32 @@ def routes(
             }
             for key in keys
         ],
-        "endpoints": {e.name: _route(e, snapshot, socket, adapters) for e in snapshot.endpoints},
+        "endpoints": {
+            endpoint.name: _route(endpoint, revisions, replicas, socket, adapters)
+            for endpoint, revisions, replicas in by_endpoint(snapshot)
+        },
     }
+
+
+def by_endpoint(snapshot: Snapshot) -> Iterator[tuple[Endpoint, list[Revision], list[Replica]]]:
+    """Each endpoint with what belongs to it."""
+    revisions: dict[str, list[Revision]] = {}
+    replicas: dict[str, list[Replica]] = {}
+    for revision in snapshot.revisions:
+        revisions.setdefault(revision.endpoint, []).append(revision)
+    for replica in snapshot.replicas:
+        replicas.setdefault(replica.endpoint, []).append(replica)
+    for endpoint in snapshot.endpoints:
+        yield endpoint, revisions.get(endpoint.name, []), replicas.get(endpoint.name, [])
 
 
 def _route(
     endpoint: Endpoint,
-    snapshot: Snapshot,
+    revisions: Sequence[Revision],
+    replicas: Sequence[Replica],
     socket: Callable[[str], str],
     adapters: Callable[[str], Mapping[str, str]],
 ) -> Json:
-    revisions = [r for r in snapshot.revisions if r.endpoint == endpoint.name]
-    replicas = [r for r in snapshot.replicas if r.endpoint == endpoint.name]
     route = {
         "revision": endpoint.serving or 0,
         "active": endpoint.active,

@@ -1,11 +1,12 @@
 // One endpoint: overview, playground, metrics, logs, revisions, settings, events.
 
-import { api, lines, part } from "../api.js";
+import { api, part } from "../api.js";
 import { chart } from "../chart.js";
 import { h, replace } from "../dom.js";
 import { ago, short, when } from "../format.js";
 import { live } from "../live.js";
-import { badge, button, code, confirm, errorCard, facts, field, loadInto, row, table, toast, check } from "../ui.js";
+import { badge, button, code, confirm, errorCard, facts, field, loadInto, row, table, toast } from "../ui.js";
+import { logs } from "./logs.js";
 import { exampleBody, playground } from "./playground.js";
 import { webhooks } from "./webhooks.js";
 
@@ -71,30 +72,6 @@ function metrics(e, page) {
   const timer = setInterval(() => { if (!box.querySelector("details[open]")) draw().catch(() => {}); }, 5000);
   page.closed(() => clearInterval(timer));
   return draw().then(() => box);
-}
-
-function logs(e, page) {
-  const out = h("pre", { class: "log", tabindex: 0, role: "log", "aria-label": "Call log" });
-  const search = h("input", { type: "search", placeholder: "Text, or a request's id" });
-  const replica = h("select", {}, h("option", { value: "" }, "all replicas"), e.replicas.map((r) => h("option", { value: r.id }, r.id)));
-  const follow = check("Follow", true);
-  let kept = [];
-  let pending = [];
-  const matches = (line) => (!search.value || line.toLowerCase().includes(search.value.toLowerCase())) && (!replica.value || line.startsWith(`${replica.value} |`));
-  const redraw = () => { out.textContent = kept.filter(matches).slice(-2000).map((l) => `${l}\n`).join("") || "Nothing was printed that fits.\n"; out.scrollTop = out.scrollHeight; };
-  const flush = () => {
-    if (!pending.length) return;
-    kept = kept.concat(pending).slice(-100000);
-    pending = [];
-    if (follow.box.checked) redraw();
-  };
-  search.addEventListener("input", redraw);
-  replica.addEventListener("change", redraw);
-  const timer = setInterval(flush, 250);
-  page.closed(() => clearInterval(timer));
-  (async () => { for await (const line of lines(`/api/v1/endpoints/${part(e.name)}/logs?follow=1&lines=5000`, { signal: page.signal })) pending.push(line); })().catch(() => {});
-  redraw();
-  return [h("div", { class: "grid" }, field("Search", search), field("Replica", replica), follow), out];
 }
 
 function revisions(e) {
