@@ -15,6 +15,9 @@ from puna.errors import BuildError
 # Names that distributions have dropped since the apps were written, and what carries their files now.
 RENAMED = {"libgl1-mesa-glx": "libgl1", "libglib2.0-0": "libglib2.0-0t64"}
 
+# Patterns off: a name that no package has is not taken for a regular expression that half of them match.
+INSTALL = ("apt-get", "-o", "APT::Cmd::Pattern-Only=true", "install", "-y", "-q", "--no-install-recommends")
+
 
 def ensure_packages(
     names: tuple[str, ...], env: Mapping[str, str], log: Callable[[str], None], cancelled: Callable[[], bool]
@@ -55,7 +58,7 @@ def _install(
     apt_env = {**env, "DEBIAN_FRONTEND": "noninteractive"}
     # A failed update is no failure yet: the lists that are there may do.
     command.run([*prefix, "apt-get", "update", "-q"], apt_env, Path("/"), log=log, cancelled=cancelled)
-    install = [*prefix, "apt-get", "install", "-y", "-q", "--no-install-recommends", "--", *missing]
+    install = [*prefix, *INSTALL, "--", *missing]
     status, lines = command.run(install, apt_env, Path("/"), log=log, cancelled=cancelled)
     if status != 0:
         why = next((line for line in lines if line.startswith("E: ")), f"apt-get ended with status {status}")
