@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from deploy.conftest import World
-from puna.artifacts import Adapter, Model, drafting
+from deploy.runs import PASSED, make_run, merge
+from puna.artifacts import Adapter, drafting
 from puna.deploy import commands, lineage
 from puna.deploy.api import create_app
 from puna.deploy.builder import Builder
@@ -24,10 +23,6 @@ from puna.deploy.states import BuildState, RevisionState
 from puna.deploy.store import Store
 from puna.home import Home
 from puna.publish.registry import Registry
-from puna.spec import recipe as recipes
-from puna.train import record
-
-PASSED = {"passed": True, "reasons": []}
 
 
 @pytest.fixture
@@ -39,32 +34,6 @@ def api(world: World) -> Iterator[TestClient]:
 @pytest.fixture
 def models(world: World) -> Builder:
     return Builder(world.store, world.home, kinds=commands.KINDS)
-
-
-def make_run(home: Home, state: str = "finished") -> record.Run:
-    """A run's folder as training leaves it, with weights of a few bytes."""
-    path = record.new_run_dir(home, recipes.parse({"name": "tiny", "base": "demo"}))
-    run = record.Run(path)
-    run.begin(steps=2)
-    (path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "time": 1}\n{"step": 2, "loss": 1.5, "time": 2}\n')
-    if state == "finished":
-        with drafting("adapter", path, "adapter") as draft:
-            (draft.path / "adapter_model.safetensors").write_bytes(b"adapter")
-        run.end("finished")
-    return run
-
-
-def merge(home: Home, run: record.Run, **verification: Any) -> Model:
-    """What `puna merge` leaves, without its hours."""
-    assert run.adapter is not None
-    with drafting("model", home.models) as draft:
-        (draft.path / "model.safetensors").write_bytes(b"merged weights")
-        draft.made_from = {"base": "demo", "adapter": run.adapter.digest}
-    assert draft.final is not None
-    model = Model.open(draft.final)
-    merged = {"model": model.path.name, "verification": PASSED | verification, "why": "original"}
-    (run.path / "merge.json").write_text(json.dumps(merged))
-    return model
 
 
 def test_a_run_is_published_by_a_build_of_its_own(world: World, api: TestClient, models: Builder) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from puna.deploy.records import LIVE, Settings
 from puna.deploy.settings import check_name, parse
+from puna.deploy.views import masked_env
 from puna.errors import UsageError
 
 
@@ -59,3 +60,12 @@ def test_every_setting_is_live_or_belongs_to_the_revision() -> None:
 def test_names_that_would_break_an_address_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not a name"):
         check_name(name, "endpoint")
+
+
+def test_a_hidden_value_that_is_sent_back_stays_what_it_was() -> None:
+    base = parse({"env": {"API_KEY": "secret", "MODE": "fast"}})
+    shown = masked_env(base.env)
+    assert shown == {"API_KEY": "***", "MODE": "fast"}
+    assert parse({"env": {**shown, "MODE": "slow"}}, base).env == {"API_KEY": "secret", "MODE": "slow"}
+    assert parse({"env": {"API_KEY": "other"}}, base).env == {"API_KEY": "other"}
+    assert parse({"env": {"NEW": "***"}}, base).env == {"NEW": "***"}, "there is nothing that it could stand for"

@@ -35,7 +35,7 @@ export async function send(method, path, { body, raw, signal, headers = {}, key 
     throw new ApiError(0, { code: "unreachable", message: "Puna does not answer", hint: "is `puna up` still running?" });
   }
   if (!reply.ok) {
-    const error = await failure(reply);
+    const error = Object.assign(await failure(reply), { request: reply.headers.get("x-puna-request-id") });
     if (reply.status === 401 && key === session.key && path.startsWith("/api/")) refused(error);
     throw error;
   }
@@ -60,6 +60,7 @@ async function get(path, options) {
 export const api = {
   get,
   post: call("POST"),
+  set: call("PUT"),
   patch: call("PATCH"),
   del: (path) => call("DELETE")(path),
   text: async (path, options) => (await send("GET", `/api/v1${path}`, options)).text(),

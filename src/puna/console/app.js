@@ -9,7 +9,12 @@ import { buildPage, buildsPage } from "./pages/build.js";
 import { deployPage } from "./pages/deploy.js";
 import { endpointPage } from "./pages/endpoint.js";
 import { home } from "./pages/home.js";
-import { keysPage, modelsPage, runPage, runsPage, runtimesPage, secretsPage } from "./pages/lists.js";
+import { keysPage, secretsPage } from "./pages/lists.js";
+import { modelsPage } from "./pages/models.js";
+import { runPage, runsPage } from "./pages/runs.js";
+import { runtimePage, runtimesPage } from "./pages/runtimes.js";
+import { usagePage } from "./pages/usage.js";
+import { volumePage, volumesPage } from "./pages/volumes.js";
 
 const PAGES = [
   ["Endpoints", "#/", [[/^\/$/, home], [/^\/endpoints\/([^/]+)(?:\/(\w+))?$/, endpointPage]]],
@@ -17,7 +22,9 @@ const PAGES = [
   ["Builds", "#/builds", [[/^\/builds$/, buildsPage], [/^\/builds\/([^/]+)$/, buildPage]]],
   ["Runs", "#/runs", [[/^\/runs$/, runsPage], [/^\/runs\/([^/]+)$/, runPage]]],
   ["Models", "#/models", [[/^\/models$/, modelsPage]]],
-  ["Runtimes", "#/runtimes", [[/^\/runtimes$/, runtimesPage]]],
+  ["Runtimes", "#/runtimes", [[/^\/runtimes$/, runtimesPage], [/^\/runtimes\/([^/]+)(?:\/(\d+))?$/, runtimePage]]],
+  ["Volumes", "#/volumes", [[/^\/volumes$/, volumesPage], [/^\/volumes\/([^/]+)(?:\/(.*))?$/, volumePage]]],
+  ["Usage", "#/usage", [[/^\/usage$/, usagePage]]],
   ["Keys", "#/keys", [[/^\/keys$/, keysPage]]],
   ["Secrets", "#/secrets", [[/^\/secrets$/, secretsPage]]],
 ];

@@ -93,6 +93,57 @@ export function confirm({ title, text, action, typed = "", danger = false }) {
   });
 }
 
+// A dialog around a form. `work` does what it is for: the dialog closes when that is done, and else says what went wrong.
+// Resolves to what `work` returned, or to null when it was left.
+export function dialog({ title, body, action, work, danger = false }) {
+  return new Promise((resolve) => {
+    let result = null;
+    const heading = freshId("title");
+    const note = h("div", {});
+    const yes = h("button", { type: "submit", class: danger ? "danger" : "primary" }, action);
+    const form = h("form", { class: "stack", onsubmit: async (event) => {
+      event.preventDefault();
+      yes.disabled = true;
+      yes.setAttribute("aria-busy", "true");
+      try { result = await work(); element.close(); } catch (error) { replace(note, errorCard(error)); } finally {
+        yes.disabled = false;
+        yes.removeAttribute("aria-busy");
+      }
+    } }, h("h2", { id: heading }, title), body, note, h("div", { class: "row end" }, h("button", { type: "button", onclick: () => element.close() }, "Cancel"), yes));
+    const element = h("dialog", { "aria-labelledby": heading }, form);
+    element.addEventListener("close", () => { element.remove(); resolve(result); });
+    document.body.append(element);
+    element.showModal();
+  });
+}
+
+// A table that becomes a list of cards on a small screen.
+export function cards(caption, heads, rows) {
+  for (const line of rows) [...line.children].forEach((cell, index) => { if (index && heads[index]) cell.dataset.label ??= heads[index]; });
+  const whole = table(caption, heads, rows);
+  whole.classList.add("cards-on-small");
+  return whole;
+}
+
+export const bar = (label, value, most) => h("progress", { "aria-label": label, value: String(value), max: String(Math.max(most, 1)) });
+
+// Draws anew without taking the keyboard's place away: whatever was focused is found again by its words.
+export function keepingFocus(element, draw) {
+  const held = element.contains(document.activeElement) ? document.activeElement : null;
+  const words = held && `${held.tagName}${held.getAttribute("aria-label") ?? held.textContent}`;
+  draw();
+  if (held && !held.isConnected) [...element.querySelectorAll("a, button, summary, input")].find((other) => `${other.tagName}${other.getAttribute("aria-label") ?? other.textContent}` === words)?.focus();
+}
+
+// A blob as a file of the browser's downloads.
+export function download(name, blob) {
+  const link = h("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
 export function table(caption, heads, rows) {
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", {},
     h("caption", { class: "unseen" }, caption),

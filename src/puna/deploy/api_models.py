@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from puna.deploy import lineage
-from puna.deploy.api_volumes import all_endpoints
 from puna.deploy.bodies import Number
 from puna.deploy.control import Control
-from puna.deploy.keys import visible
 from puna.deploy.pages import Paged
+from puna.deploy.records import Revision
 from puna.errors import ConflictError
 from puna.publish.registry import ModelVersion, Registry
 
@@ -32,33 +31,31 @@ def routes(control: Control) -> APIRouter:
     router = APIRouter(tags=["models"])
     registry = Registry(control.home)
 
+    def revisions() -> list[Revision]:
+        return [r for e in control.store.endpoints() for r in control.store.revisions(e.name)]
+
     @router.get("/models")
-    def list_models(request: Request, page: Paged) -> Json:
+    def list_models(page: Paged) -> Json:
         """Every version of every published model: size, the run that made it, the endpoints that serve it."""
-        key = request.state.key
-        mine = [e.name for e in control.store.endpoints() if visible(key, e.name)]
-        runs, users = lineage.trained(control.home), lineage.users(control, mine)
+        users, runs = lineage.users(control.home, revisions()), lineage.trained(control.home)
         return page.show(registry.list(), lambda v: (v.name, v.version), lambda v: _view(v, runs, users))
 
     @router.put("/models/{owner}/{model}/aliases/{alias}")
-    def put_model_alias(owner: str, model: str, alias: str, body: Alias, request: Request) -> Json:
+    def put_model_alias(owner: str, model: str, alias: str, body: Alias) -> Json:
         """Let an alias mean a version."""
-        all_endpoints(request)
         return plain(registry.alias(f"{owner}/{model}:{body.version}", alias))
 
     @router.delete("/models/{owner}/{model}/aliases/{alias}")
-    def delete_model_alias(owner: str, model: str, alias: str, request: Request) -> Json:
+    def delete_model_alias(owner: str, model: str, alias: str) -> Json:
         """Remove an alias; the version that it meant stays."""
-        all_endpoints(request)
         registry.unalias(f"{owner}/{model}@{alias}")
         return {"deleted": f"{owner}/{model}@{alias}"}
 
     @router.delete("/models/{owner}/{model}/versions/{version}")
-    def delete_model_version(owner: str, model: str, version: Number, request: Request, force: bool = False) -> Json:
+    def delete_model_version(owner: str, model: str, version: Number, force: bool = False) -> Json:
         """Delete a version that no alias points to and no endpoint serves; with `force`, such a one too."""
-        all_endpoints(request)
         found = lineage.version_of(registry.list(), f"{owner}/{model}", version)
-        used = sorted({user["endpoint"] for user in lineage.users(control).get(found.digest, ())})
+        used = sorted({user["endpoint"] for user in lineage.users(control.home, revisions()).get(found.digest, ())})
         if used and not force:
             hint = f"`puna delete {used[0]}` first; with force it goes, and {used[0]} cannot be built again"
             raise ConflictError(f"{found.ref} is served by {', '.join(used)}", hint)

@@ -7,11 +7,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from puna.deploy import lineage, views
-from puna.deploy.api_volumes import all_endpoints
 from puna.deploy.control import Control
 from puna.deploy.pages import Paged
 from puna.deploy.records import Build
@@ -84,9 +83,8 @@ def routes(control: Control) -> APIRouter:
         return _short(run) | _results(run, known) | values
 
     @router.post("/runs/{name}/merge", status_code=202)
-    def post_merge(name: str, request: Request, body: Merge | None = None) -> Json:
+    def post_merge(name: str, body: Merge | None = None) -> Json:
         """Merge a finished run's adapter into its base and verify the result, as a build."""
-        all_endpoints(request)
         run, body = _finished(control, name), body or Merge()
         if body.base is not None and body.base not in BASES:
             raise UsageError(f"`base` is {body.base!r}", f"one of {', '.join(BASES)}")
@@ -94,9 +92,8 @@ def routes(control: Control) -> APIRouter:
             return _queue(control, "merge", run, body.model_dump(exclude_none=True))
 
     @router.post("/runs/{name}/publish", status_code=202)
-    def post_publish(name: str, request: Request, body: Publish | None = None) -> Json:
+    def post_publish(name: str, body: Publish | None = None) -> Json:
         """Give a run's merged model, or its adapter, a name and a version, as a build."""
-        all_endpoints(request)
         run, body = _finished(control, name), body or Publish()
         _check(run, body)
         with asking:

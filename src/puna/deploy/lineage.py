@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import MANIFEST, SHORT
-from puna.deploy.control import Control
 from puna.deploy.records import Revision
 from puna.deploy.states import PENDING, RevisionState
 from puna.errors import NotFoundError
@@ -32,18 +31,14 @@ def models_of(home: Home, bundle: str) -> list[dict[str, Any]]:
     return list(_manifest(home.bundles / bundle[:SHORT]).get("config", {}).get("models", ())) if bundle else []
 
 
-def users(control: Control, endpoints: Iterable[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """By a model's digest, the endpoints whose serving or pending revisions hold it: `{"endpoint", "revision"}`."""
+def users(home: Home, revisions: Iterable[Revision]) -> dict[str, list[dict[str, Any]]]:
+    """By a model's digest, who serves it or is about to: `{"endpoint", "revision"}`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    wanted = None if endpoints is None else set(endpoints)
-    for endpoint in control.store.endpoints():
-        if wanted is not None and endpoint.name not in wanted:
-            continue
-        for revision in control.store.revisions(endpoint.name):
-            if _is_live(revision):
-                for model in models_of(control.home, revision.bundle):
-                    used = {"endpoint": endpoint.name, "revision": revision.number}
-                    found.setdefault(str(model["digest"]), []).append(used)
+    for revision in revisions:
+        if revision.state in PENDING or revision.state is RevisionState.SERVING:
+            for model in models_of(home, revision.bundle):
+                used = {"endpoint": revision.endpoint, "revision": revision.number}
+                found.setdefault(str(model["digest"]), []).append(used)
     return found
 
 
@@ -86,10 +81,6 @@ def version_of(versions: Iterable[ModelVersion], name: str, number: int) -> Mode
         if (version.name, version.version) == (name, number):
             return version
     raise NotFoundError(f"no model {name}:{number} is published", "`puna model list` shows what is published")
-
-
-def _is_live(revision: Revision) -> bool:
-    return revision.state in PENDING or revision.state is RevisionState.SERVING
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ LIVE = frozenset(
 )
 NO_GPU = frozenset({"cpu", "none"})
 GIT = frozenset("url branch folder credential commit".split())
+MASK = "***"
+"""Stands for a value of `env` that is not shown; sent back, it means the value as it is."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from puna.deploy.records import GIT, Settings
+from puna.deploy.records import GIT, MASK, Settings
 from puna.errors import UsageError
 from puna.spec import fields
 from puna.spec.repository import Repository
@@ -24,7 +24,9 @@ def parse(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
         merged["git"] = parse_git(values["git"], base.git if base else {})
     settings = fields.build(Settings, merged, "settings", UsageError)
     volumes = {str(name): str(path or "") for name, path in settings.volumes.items()}
-    return dataclasses.replace(settings, env={str(k): str(v) for k, v in settings.env.items()}, volumes=volumes)
+    kept = base.env if base else {}
+    env = {str(k): kept.get(str(k), MASK) if v == MASK else str(v) for k, v in settings.env.items()}
+    return dataclasses.replace(settings, env=env, volumes=volumes)
 
 
 def parse_git(values: Any, before: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from puna.deploy.records import Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
+from puna.deploy.records import MASK, Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
 from puna.deploy.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
@@ -196,7 +196,7 @@ def revision_view(revision: Revision) -> Json:
 def masked_env(env: Mapping[str, str]) -> dict[str, str]:
     """Environment values, with those hidden whose names sound like credentials."""
     hidden = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
-    return {k: "***" if any(word in k.upper() for word in hidden) else v for k, v in env.items()}
+    return {k: MASK if any(word in k.upper() for word in hidden) else v for k, v in env.items()}
 
 
 def build_view(build: Build) -> Json:

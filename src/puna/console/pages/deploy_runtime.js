@@ -44,7 +44,7 @@ function rebuildPart(plan) {
   return h("section", { class: "stack" }, h("h3", {}, "Automatic rebuild"), box, asked);
 }
 
-function variablesPart(plan) {
+export function variablesPart(plan) {
   const pairs = h("div", { class: "pairs" });
   const pair = (entry) => h("div", { class: "pair" }, h("input", { type: "text", "aria-label": "Variable's name", placeholder: "NAME", spellcheck: "false", value: entry[0], oninput: (e) => { entry[0] = e.target.value.trim(); } }),
     h("input", { type: "text", "aria-label": "Variable's value", placeholder: "value", spellcheck: "false", value: entry[1], oninput: (e) => { entry[1] = e.target.value; } }),
@@ -58,7 +58,7 @@ function variablesPart(plan) {
   }, { kind: "small" }));
 }
 
-function secretsPart(plan, secrets) {
+export function secretsPart(plan, secrets) {
   const sets = secrets.map((s) => {
     const one = check(`${s.name} (${s.keys.join(", ")})`, plan.secrets.has(s.name));
     one.box.addEventListener("change", () => (one.box.checked ? plan.secrets.add(s.name) : plan.secrets.delete(s.name)));
@@ -67,7 +67,7 @@ function secretsPart(plan, secrets) {
   return h("section", { class: "stack" }, h("h3", {}, "Secrets"), sets.length ? sets : h("p", { class: "quiet" }, "There are none; the Secrets page makes them."));
 }
 
-function volumesPart(plan, volumes) {
+export function volumesPart(plan, volumes) {
   if (!volumes.length) return null;
   const rows = volumes.map((v) => {
     const one = check(v.name, v.name in plan.volumes);

@@ -3,14 +3,18 @@
 import { api, part } from "../api.js";
 import { chart } from "../chart.js";
 import { h, replace } from "../dom.js";
-import { ago, short, when } from "../format.js";
+import { ago, when } from "../format.js";
 import { live } from "../live.js";
-import { badge, button, code, confirm, errorCard, facts, field, loadInto, row, table, toast } from "../ui.js";
+import { badge, button, facts, loadInto, row, table, toast } from "../ui.js";
 import { logs } from "./logs.js";
 import { exampleBody, playground } from "./playground.js";
+import { revisions } from "./revisions.js";
+import { settings } from "./settings.js";
+import { ofChat, ofInputs, panels } from "./snippets.js";
+import { usage } from "./usage.js";
 import { webhooks } from "./webhooks.js";
 
-const TABS = ["overview", "playground", "metrics", "logs", "revisions", "settings", "webhooks", "events"];
+const TABS = ["overview", "playground", "metrics", "usage", "logs", "revisions", "settings", "webhooks", "events"];
 
 export async function endpointPage(main, page, name, tab = "overview") {
   page.title(name);
@@ -33,9 +37,9 @@ export async function endpointPage(main, page, name, tab = "overview") {
     replace(reason, now.reason && h("p", { class: "lost" }, now.reason));
     actions.children[0].hidden = now.active;
     actions.children[1].hidden = !now.active;
-    if (!shown.schema && now.revision !== shown.revision) redraw().catch(() => {}); // its first revision serves now
+    if (["overview", "playground"].includes(tab) && !shown.schema && now.revision !== shown.revision) redraw().catch(() => {}); // its first revision serves now
   };
-  const draw = { overview, playground: (e) => playground(e, page.signal), metrics, logs, revisions, settings, webhooks, events }[tab] ?? overview;
+  const draw = { overview, playground: (e) => playground(e, page.signal), metrics, usage, logs, revisions, settings, webhooks, events }[tab] ?? overview;
   async function redraw() {
     shown = { ...shown, revision: live.endpoint(name)?.revision };
     shown = await api.get(`/endpoints/${part(name)}`, { signal: page.signal });
@@ -47,16 +51,13 @@ export async function endpointPage(main, page, name, tab = "overview") {
 }
 
 function overview(e) {
-  const body = JSON.stringify(e.schema ? exampleBody(e.schema) : { inputs: [] });
-  const origin = new URL(e.url).origin;
-  const curl = `curl -s ${e.url} -H "Authorization: Bearer $PUNA_KEY" \\\n  -H 'Content-Type: application/json' -d '${body.replaceAll("'", "'\\''")}'`;
-  const python = `from puna import Client\n\nwith Client(url="${origin}", key="puna_...") as client:\n    print(client.infer("${e.name}", ${JSON.stringify(JSON.parse(body).inputs).replace(/:true\b|\[true\b/g, (m) => m[0] + "True").replace(/:false\b|\[false\b/g, (m) => m[0] + "False")}))`;
-  const openai = `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="puna_...")\nprint(client.chat.completions.create(\n    model="${e.name}", messages=[{"role": "user", "content": "What is AI?"}]\n).choices[0].message.content)`;
+  const body = e.schema ? exampleBody(e.schema) : { inputs: [] };
+  const chat = { model: e.name, messages: [{ role: "user", content: "What is AI?" }] };
   return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.wish], ["Why", e.wish_reason],
     ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),
   table("Replicas", ["Replica", "State", "Tier", "Revision", "In flight", "Since"], e.replicas.length ? e.replicas.map((r) => row(h("code", {}, r.id), badge(r.state), r.tier, r.revision, r.in_flight, ago(r.since)))
     : [h("tr", {}, h("td", { colspan: 6 }, "No replica runs: the next request starts one."))]),
-  h("div", { class: "halves" }, [["curl", curl], ["Python", python], ["OpenAI's client (chat apps)", openai]].map(([title, text]) => h("section", { class: "card" }, h("h2", {}, title), code(text))))];
+  h("div", { class: "halves" }, panels([...ofInputs(e, body), ["OpenAI's client (apps with an engine)", ofChat(e, chat)[1][1]]]))];
 }
 
 function metrics(e, page) {
@@ -72,42 +73,6 @@ function metrics(e, page) {
   const timer = setInterval(() => { if (!box.querySelector("details[open]")) draw().catch(() => {}); }, 5000);
   page.closed(() => clearInterval(timer));
   return draw().then(() => box);
-}
-
-function revisions(e) {
-  return table("Revisions", ["Revision", "State", "Source", "Runtime", "Since", ""], e.revisions.map((r) => row(`${r.number}`, badge(r.state), h("code", {}, short(r.source)),
-    r.runtime ? `${r.runtime}:${r.runtime_version}` : "beside the app", ago(r.since), h("div", { class: "row" },
-      r.build_id && h("a", { class: "button small", href: `#/builds/${r.build_id}`, "aria-label": `Build of revision ${r.number}` }, "Build"),
-      (r.state === "retired" || r.state === "superseded") && button("Roll back", async () => {
-        await api.post(`/endpoints/${part(e.name)}/rollback`, { revision: r.number });
-        toast(`Revision ${r.number} is rolled out again`);
-      }, { kind: "small", "aria-label": `Roll back to revision ${r.number}` }), r.error && h("small", {}, r.error)))));
-}
-
-const LIVE = [["min_replica", "Replicas at least"], ["max_replica", "Replicas at most"], ["scale_down_delay_s", "Idle seconds before one goes"], ["inference_time_s", "Seconds a request may take"], ["max_queue", "Requests that may wait"]];
-const REVISION = [["container_concurrency", "Requests at once per replica (0: chosen)"], ["startup_timeout_s", "Seconds a start may take"]];
-
-function settings(e) {
-  const inputs = Object.fromEntries([...LIVE, ...REVISION].map(([key]) => [key, h("input", { type: "number", min: 0, value: e.settings[key] })]));
-  const note = h("div", {});
-  const save = button("Save", async () => {
-    const changed = Object.entries(inputs).filter(([key, input]) => Number(input.value) !== e.settings[key]);
-    if (!changed.length) { toast("Nothing was changed"); return; }
-    try {
-      const now = await api.patch(`/endpoints/${part(e.name)}`, Object.fromEntries(changed.map(([key, input]) => [key, Number(input.value)])));
-      e.settings = now.settings;
-      toast(now.changed_revision ? `Revision ${now.changed_revision} is coming` : "Saved; it acts at once");
-      replace(note);
-    } catch (error) { replace(note, errorCard(error)); }
-  }, { kind: "primary" });
-  const remove = button("Delete endpoint", async () => {
-    if (!await confirm({ title: `Delete ${e.name}?`, text: "Its replicas stop, and callers get 404.", action: "Delete", typed: e.name, danger: true })) return;
-    await api.del(`/endpoints/${part(e.name)}`);
-    location.hash = "#/";
-  }, { kind: "danger" });
-  const group = (title, list) => h("section", { class: "card" }, h("h2", {}, title), h("div", { class: "grid" }, list.map(([key, label]) => field(label, inputs[key]))));
-  return [note, group("At once", LIVE), group("By a new revision, without a build", REVISION), h("div", { class: "row" }, save),
-    h("section", { class: "card" }, h("h2", {}, "Delete"), h("p", {}, "Everything of this endpoint but its build caches goes."), remove)];
 }
 
 async function events(e, page) {

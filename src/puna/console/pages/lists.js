@@ -1,54 +1,11 @@
-// Runs, models, runtimes, keys and secrets.
+// Keys and secrets.
 
 import { api, part } from "../api.js";
-import { chart } from "../chart.js";
 import { h, replace } from "../dom.js";
-import { ago, seconds, short, when } from "../format.js";
-import { badge, button, code, confirm, empty, errorCard, facts, field, row, table } from "../ui.js";
+import { when } from "../format.js";
+import { button, code, confirm, field, row, table } from "../ui.js";
 
 const head = (title) => h("div", { class: "head" }, h("h1", {}, title));
-
-function listing(title, path, heads, cells, nothing) {
-  return async (main, page) => {
-    const { items } = await api.get(path, { signal: page.signal });
-    replace(main, head(title), items.length ? table(title, heads, items.map((item) => row(...cells(item)))) : empty("Nothing here yet", h("p", {}, nothing[0]), code(nothing[1])));
-  };
-}
-
-export const runsPage = listing("Runs", "/runs", ["Run", "State", "Step", "Time"], (r) => [h("a", { href: `#/runs/${part(r.name)}` }, r.name), badge(r.state), `${r.step} of ${r.steps}`, seconds(r.seconds)],
-  ["A run fine-tunes a model as a recipe says.", "puna train recipe.yaml"]);
-export const modelsPage = listing("Models", "/models", ["Model", "Version", "Aliases", "Kind", "Made from", "When"], (m) => [m.name, m.version, (m.aliases ?? []).join(", "), m.kind, Object.entries(m.lineage ?? {}).map(([k, v]) => `${k} ${short(v)}`).join(", "), when(m.created)],
-  ["Published models stand here with their versions and aliases.", "puna publish RUN owner/model"]);
-
-export async function runPage(main, page, name) {
-  const box = h("div", { class: "stack" });
-  replace(main, h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs")), head(name), box);
-  const draw = async () => {
-    const run = await api.get(`/runs/${part(name)}`, { signal: page.signal });
-    const line = (key) => ({ name: key, points: run.metrics.filter((m) => typeof m[key] === "number").map((m) => [m.step, m[key]]) });
-    const keys = [["Loss", ["loss", "eval_loss"]], ["Learning rate", ["lr"]], ["Tokens per second", ["tokens_per_s"]], ["Memory", ["memory_gib"]]];
-    const charts = keys.map(([title, all]) => [title, all.map(line).filter((s) => s.points.length)]).filter(([, s]) => s.length);
-    replace(box, facts([["State", badge(run.state)], ["Step", `${run.step} of ${run.steps}`], ["Time", seconds(run.seconds)]]), run.error && errorCard({ message: run.error }),
-      h("div", { class: "halves" }, charts.map(([title, s]) => chart(title, s, (x) => `step ${x}`))), run.samples.length > 0 && h("section", { class: "card" }, h("h2", {}, "Samples"), run.samples.map((s) => facts(Object.entries(s)))),
-      h("section", { class: "card" }, h("h2", {}, "Next"), code(`puna merge ${name}\npuna publish ${name} owner/model`)));
-    if (run.state !== "running") clearInterval(timer);
-  };
-  const timer = setInterval(() => draw().catch(() => {}), 3000);
-  page.closed(() => clearInterval(timer));
-  await draw();
-}
-
-export async function runtimesPage(main, page) {
-  const { items } = await api.get("/runtimes", { signal: page.signal });
-  const name = h("input", { type: "text", placeholder: "my-runtime" });
-  const text = h("textarea", { class: "mono", rows: 8, value: "build:\n  python_packages: []\n" });
-  const note = h("div", {});
-  const upload = button("Upload and build", async () => {
-    try { const made = await api.post("/runtimes", { name: name.value.trim(), yaml: text.value }); location.hash = `#/builds/${made.build_id}`; } catch (error) { replace(note, errorCard(error)); }
-  }, { kind: "primary" });
-  replace(main, head("Runtimes"), h("div", { class: "stack" }, items.length > 0 && table("Runtimes", ["Runtime", "Version", "State", "When", ""], items.map((r) => row(r.name, r.version, badge(r.status), ago(r.created), r.build_id && h("a", { href: `#/builds/${r.build_id}`, "aria-label": `Build of ${r.name} version ${r.version}` }, "Build")))),
-    h("section", { class: "card stack" }, h("h2", {}, "A new runtime, or a new version"), field("Name", name), field("Runtime file", text), note, h("div", { class: "row" }, upload))));
-}
 
 export async function keysPage(main, page) {
   const shown = h("div", { "aria-live": "polite" });

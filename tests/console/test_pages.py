@@ -1,0 +1,175 @@
+"""Pages of the console in a real Chromium: volumes, runtimes, a run and its model, an endpoint's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.conftest import needs_chromium, serious, troubles_of
+from deploy.runs import make_run, merge
+from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up is a fixture)
+
+pytestmark = [pytest.mark.process, needs_chromium]
+WAIT_MS = 60_000
+
+
+@pytest.fixture
+def page(shared_up: Up, browser: Any) -> Iterator[Any]:  # noqa: F811
+    """A page that is signed in; at the end it has had no trouble, and what it showed last is fit for everybody."""
+    opened = browser.new_page()
+    opened.set_default_timeout(WAIT_MS)
+    troubles = troubles_of(opened)
+    opened.goto(shared_up.client.console_link()["url"])
+    opened.get_by_role("link", name="Sign out").or_(opened.get_by_role("button", name="Sign out")).wait_for()
+    yield opened
+    for scheme in ("light", "dark"):
+        opened.emulate_media(color_scheme=scheme)
+        assert serious(opened) == []
+    opened.set_viewport_size({"width": 380, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 380
+    # The browser itself writes a line for every reply with an error, shown or not: some of these tests ask for one.
+    assert [t for t in troubles if "the server responded with a status of 4" not in t] == []
+
+
+def see(up: Up, page: Any, path: str) -> None:
+    page.goto(f"{up.url}/#{path}")
+
+
+def test_a_volume_is_made_filled_read_and_emptied(shared_up: Up, page: Any, tmp_path: Path) -> None:  # noqa: F811
+    see(shared_up, page, "/volumes")
+    page.get_by_role("heading", name="There is no volume yet").wait_for()
+    page.get_by_role("button", name="New volume").click()
+    page.get_by_label("Name").fill("not/a name")
+    page.get_by_role("button", name="Create").click()
+    page.get_by_role("alert").wait_for()
+    page.get_by_label("Name").fill("weights")
+    page.get_by_role("button", name="Create").click()
+    page.get_by_text("Nothing is in it yet").wait_for()
+    (tmp_path / "a file.bin").write_bytes(b"\0\1\2" * 1000)
+    page.get_by_label("Upload files").set_input_files(tmp_path / "a file.bin")
+    page.get_by_role("rowheader", name="a file.bin").wait_for()
+    assert b"".join(shared_up.client.volume_file("weights", "a file.bin")) == b"\0\1\2" * 1000
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Download a file.bin").click()
+    assert Path(coming.value.path()).read_bytes() == b"\0\1\2" * 1000
+    folder = tmp_path / "vocabulary"
+    folder.mkdir()
+    (folder / "words.txt").write_text("llama\n")
+    page.get_by_label("Or a folder").set_input_files(folder)
+    page.get_by_role("link", name="vocabulary/").click()
+    page.get_by_role("rowheader", name="words.txt").wait_for()
+    page.get_by_role("link", name="weights").click()
+    page.get_by_role("button", name="Remove a file.bin").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    page.get_by_role("rowheader", name="a file.bin").wait_for(state="detached")
+    assert [e["path"] for e in shared_up.client.volume_entries("weights")] == ["vocabulary"]
+    see(shared_up, page, "/volumes")
+    page.get_by_role("button", name="Delete the volume weights").click()
+    page.get_by_label("Type weights to go on").fill("weights")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("heading", name="There is no volume yet").wait_for()
+    assert shared_up.client.volumes() == []
+
+
+def test_a_runtime_is_checked_built_and_compared_with_the_next(shared_up: Up, page: Any, tmp_path: Path) -> None:  # noqa: F811
+    see(shared_up, page, "/runtimes")
+    page.get_by_role("heading", name="There is no runtime yet").wait_for()
+    page.get_by_label("Name").fill("tools")
+    page.get_by_label("Runtime file").fill("build:\n  python_pakages: []\n")
+    page.get_by_role("button", name="Upload and build").click()
+    page.get_by_role("alert").get_by_text("python_packages").first.wait_for()
+    page.get_by_label("Runtime file").fill("build:\n  python_packages: []\n")
+    page.get_by_role("button", name="Upload and build").click()
+    page.get_by_role("heading", name="Runtime tools, version 1").wait_for()
+    page.get_by_role("link", name="Open", exact=True).click()
+    see(shared_up, page, "/runtimes/tools")
+    file = tmp_path / "next.yaml"
+    file.write_text("build:\n  python_packages: []\n  system_packages: []\n  run: ['true']\n")
+    page.get_by_label("Choose a file").set_input_files(file)
+    page.get_by_text("Fine: 0 packages").wait_for()
+    page.get_by_role("button", name="Upload and build").click()
+    page.get_by_role("heading", name="Runtime tools, version 2").wait_for()
+    see(shared_up, page, "/runtimes/tools/2")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_label("The file").get_by_text("+  run: ['true']").wait_for()
+
+
+def test_a_run_is_published_and_its_model_gets_an_alias(shared_up: Up, page: Any) -> None:  # noqa: F811
+    see(shared_up, page, "/runs")
+    page.get_by_role("heading", name="Nothing has been trained yet").wait_for()
+    run = make_run(shared_up.home)
+    page.get_by_role("link", name="tiny-1").click(timeout=20_000)  # it appears without a reload
+    page.get_by_text("a machine that learns").wait_for()
+    page.get_by_role("img", name="Loss").wait_for()
+    assert page.get_by_role("button", name="Deploy").is_disabled()
+    page.get_by_role("button", name="Publish").click()
+    page.get_by_label("What").select_option("model")
+    page.get_by_role("dialog").get_by_role("button", name="Publish").click()
+    page.get_by_role("alert").get_by_text("has not been merged").wait_for()
+    page.keyboard.press("Escape")
+    merge(shared_up.home, run)
+    page.get_by_text("verified: it is the trained model").wait_for(timeout=20_000)
+    page.get_by_role("button", name="Publish").click()
+    page.get_by_label("Name").fill("acme/tiny")
+    page.get_by_role("dialog").get_by_role("button", name="Publish").click()
+    page.get_by_role("heading", name="Publish tiny-1").wait_for()
+    page.get_by_role("link", name="Open the models").click()
+    page.get_by_role("heading", name="acme/tiny").wait_for()
+    page.get_by_role("link", name="tiny-1").wait_for()
+    page.get_by_role("button", name="Add an alias to version 1").click()
+    page.get_by_label("Alias", exact=True).fill("champion")
+    page.get_by_role("button", name="Set").click()
+    page.get_by_role("button", name="Remove the alias champion").wait_for()
+    assert shared_up.client.models()[0]["aliases"] == ["champion", "latest"]
+    assert page.get_by_role("link", name="Deploy acme/tiny").get_attribute("href") == "#/deploy?model=acme%2Ftiny"
+
+
+def test_the_buttons_of_a_run_queue_a_merge(shared_up: Up, page: Any) -> None:  # noqa: F811
+    make_run(shared_up.home)
+    see(shared_up, page, "/runs/tiny-2")
+    page.get_by_role("button", name="Merge").click()
+    page.get_by_label("Base").select_option("original")
+    page.get_by_role("dialog").get_by_role("button", name="Merge").click()
+    page.get_by_role("heading", name="Merge of tiny-2").wait_for()
+    # The adapter of this run is seven bytes: the command itself says why it cannot be merged, and the page shows it.
+    page.get_by_role("alert").wait_for()
+    assert "$ puna merge --base original -- tiny-2" in page.get_by_role("log").inner_text()
+    assert page.get_by_role("button", name="Retry").is_visible()
+
+
+def test_settings_act_at_once_or_make_a_revision(shared_up: Up, page: Any, tmp_path: Path) -> None:  # noqa: F811
+    shared_up.client.create_volume("notes")
+    folder = write_app(tmp_path / "app")
+    settings = {"gpu_type": "cpu", "env": {"API_KEY": "hidden"}, "min_replica": 0}
+    made = shared_up.client.deploy(folder, "app", settings=settings)
+    shared_up.client.wait_for_build(made["build_id"], 120)
+    shared_up.client.wait_for_endpoint("app", 1, 60)
+    see(shared_up, page, "/endpoints/app/settings")
+    page.get_by_label("Replicas at most").fill("3")
+    page.get_by_text("At once: replicas at most.").wait_for()
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved; it acts at once").wait_for()
+    now = shared_up.client.endpoint("app")
+    assert now["settings"]["max_replica"] == 3 and len(now["revisions"]) == 1
+    page.get_by_label("Replicas at least").fill("9")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("alert").get_by_text("min_replica must lie in 0 to max_replica").wait_for()
+    page.get_by_label("Replicas at least").fill("0")
+    page.get_by_role("button", name="Add a variable").click()
+    page.get_by_label("Variable's name").last.fill("MODE")
+    page.get_by_label("Variable's value").last.fill("fast")
+    page.get_by_label("Where notes is mounted").fill(str(tmp_path / "mounted"))
+    page.get_by_label("notes", exact=True).check()
+    page.get_by_text("By a new revision: variables, volumes.").wait_for()
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved; revision 2 is coming").wait_for()
+    now = shared_up.client.endpoint("app")
+    assert now["settings"]["env"] == {"API_KEY": "***", "MODE": "fast"} and "notes" in now["settings"]["volumes"]
+    shared_up.client.wait_for_endpoint("app", 2, 60)
+    see(shared_up, page, "/endpoints/app/revisions")
+    page.get_by_role("button", name="Roll back to revision 1").click()
+    page.get_by_text("Revision 1 is rolled out again").wait_for()
+    shared_up.client.wait_for_endpoint("app", 1, 60)
