@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from puna.errors import MachineError
 
 # A Unix socket's path must fit in 108 bytes (man 7 unix, sun_path).
 SOCKET_PATH_BYTES = 107
@@ -27,8 +30,10 @@ class Home:
 
     def folder(self, *parts: str) -> Path:
         """A folder under the root, made if missing."""
-        path = self.root.joinpath(*parts)
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self.root
+        for part in ("", *parts):  # one by one: the mode holds for the last folder only
+            path = path / part
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
 
     @property
@@ -88,9 +93,12 @@ class Home:
 
     @property
     def database(self) -> Path:
-        """The SQLite file."""
-        self.folder()
-        return self.root / "puna.db"
+        """The SQLite file; those that SQLite lays beside it have its mode."""
+        path = self.folder() / "puna.db"
+        os.close(os.open(path, os.O_CREAT, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        return path
 
     @property
     def key(self) -> Path:
@@ -123,12 +131,20 @@ class Home:
 
     @property
     def sockets(self) -> Path:
-        """Unix sockets: under the root, or where that path would be too long, a short one of this root's own."""
+        """Unix sockets: under the root, or where that path would be too long, a short one of this root's own.
+
+        Raises:
+            MachineError: somebody else was there first.
+        """
         path = self.root / "sockets"
         if len(os.fsencode(path)) + 40 > SOCKET_PATH_BYTES:
             name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
             path = Path(tempfile.gettempdir()) / f"puna-{os.getuid()}-{name}"
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            # Whoever owns the folder could put sockets of their own in place of ours.
+            raise MachineError(f"{path} is another's, or open to others", f"remove {path}, or set a shorter PUNA_HOME")
         return path
 
     @property
