@@ -30,10 +30,10 @@ GROWTH = 0.05
 """Memory may be so much more at the end than after the warm-up."""
 POOLED = 16
 """Descriptors that come and go: connections to the database, and of callers."""
-QUIET_S = 15.0
-"""Without a change for so long: all has ended, and what is no longer kept has been dropped."""
 FAILS_EVERY, DELETES_EVERY = 10, 8
 """Of the deploys: every so many-th has an app that fails; every so many-th makes an endpoint that is then deleted."""
+NAMES = 4
+"""Of the endpoints that come and go: a gateway keeps figures for each name it has ever had."""
 SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["hi"]}}\n'
 RUNTIME = "build:\n  python_packages: []\n"
 APP = """
@@ -117,7 +117,7 @@ class Life:
                 self.fail(number)
                 self.call("changing", serves)
             elif number % DELETES_EVERY == 0:
-                name = f"passing-{number}"
+                name = f"passing-{self.deleted % NAMES}"
                 self.deploy(name, str(number))
                 self.call(name, str(number))
                 self.puna.client.delete(name)
@@ -188,12 +188,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "commit": commit(),
     }
     with puna() as running, tempfile.TemporaryDirectory() as folder:
-        before = settled(running)
+        before = settled(running, 2)
         life, began = Life(running, Path(folder), options), time.monotonic()
         life.run()
         result["seconds"] = round(time.monotonic() - began, 1)
         result |= {n: getattr(life, n) for n in ("cycles", "deploys", "failed_builds", "deleted")}
-        after = settled(running)
+        after = settled(running, options.quiet)
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(WAIT_S)
         time.sleep(1)
@@ -208,11 +208,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(bool(result["troubles"]))
 
 
-def settled(running: Puna) -> dict[str, Any]:
+def settled(running: Puna, quiet_s: float) -> dict[str, Any]:
     """The count once nothing comes or goes any more: the same processes and folders for a while."""
     census, deadline, since = Census(running), time.monotonic() + WAIT_S, time.monotonic()
     found = census.take(0)
-    while time.monotonic() - since < QUIET_S and time.monotonic() < deadline:
+    while time.monotonic() - since < quiet_s and time.monotonic() < deadline:
         time.sleep(0.5)
         now = census.take(0)
         if any(now[key] != found[key] for key in ("processes", "sockets", "folders", "zombies")):
@@ -280,6 +280,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deploys", type=int, default=200, help="deploys beside them, each of a changed source")
     parser.add_argument("--endpoints", type=int, default=4, help="endpoints that are woken in parallel")
     parser.add_argument("--every", type=int, default=10, help="operations between two counts")
+    quiet = "seconds without a change after which all has ended, and what is no longer kept has been dropped"
+    parser.add_argument("--quiet", type=float, default=15.0, help=quiet)
     parser.add_argument("--out", type=Path, metavar="FILE", help="bench/cycles-<machine>.json when left out")
     return parser.parse_args(words)
 

@@ -29,3 +29,15 @@ def test_socket_paths_always_fit(tmp_path: Path, depth: int) -> None:
         assert home.sockets.is_dir()
     finally:
         home.sockets.rmdir()
+
+
+@pytest.mark.parametrize("depth", [1, 12])
+def test_an_empty_folder_of_sockets_goes(tmp_path: Path, depth: int) -> None:
+    home = Home(tmp_path.joinpath(*["a-long-folder-name"] * depth))
+    folder = home.sockets
+    home.control_socket.touch()
+    home.drop_sockets()
+    assert folder.is_dir()
+    home.control_socket.unlink()
+    home.drop_sockets()
+    assert not folder.exists()

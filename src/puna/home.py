@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -146,6 +147,11 @@ class Home:
             # Whoever owns the folder could put sockets of their own in place of ours.
             raise MachineError(f"{path} is another's, or open to others", f"remove {path}, or set a shorter PUNA_HOME")
         return path
+
+    def drop_sockets(self) -> None:
+        """Remove the folder of sockets, which may lie outside the root, when nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.sockets.rmdir()
 
     @property
     def control_socket(self) -> Path:

@@ -106,6 +106,7 @@ def run_up(
             os.close(shared[1])
             home.state.unlink(missing_ok=True)
             home.control_socket.unlink(missing_ok=True)
+            home.drop_sockets()
 
 
 def _console_link(home: Home) -> str:
