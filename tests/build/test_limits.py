@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from build.conftest import leftovers
 from puna.build import limits
 from puna.build.command import BuildCancelledError
 from puna.build.environment import build
@@ -69,7 +70,7 @@ def cancel_when(begun: Path, spec: RuntimeSpec, home: Home) -> float:
     thread.join(30)
     took = time.monotonic() - started
     assert not thread.is_alive()
-    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+    assert leftovers(home) == []
     return took
 
 
@@ -122,7 +123,7 @@ def test_a_build_that_fills_the_disk_is_ended(home: Home, monkeypatch: pytest.Mo
     monkeypatch.setattr(limits, "RESERVE_BYTES", 1 << 62)
     with pytest.raises(MachineError, match="are left on the disk"):
         build(RuntimeSpec(run=("sleep 60",)), home, quiet)
-    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+    assert leftovers(home) == []
 
 
 def test_commands_give_way_dump_no_core_and_die_first_when_memory_ends(home: Home) -> None:

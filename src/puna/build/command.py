@@ -20,7 +20,7 @@ from puna.errors import BuildError
 from puna.spec.repository import CREDENTIALS
 
 _POLL_S = 0.2
-_GRACE_S = 1.5  # between being asked to end and being made to
+_GRACE_S = 1.0  # between being asked to end and being made to
 _DRAIN_S = 1.0  # after the command's end: what may not be killed may hold the pipe open for ever
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

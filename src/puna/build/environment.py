@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from puna.artifacts import SHORT, write_json, write_text
-from puna.build import command, surroundings, system
+from puna.build import builder_user, command, surroundings, system
+from puna.build.builder_user import BuilderUser
 from puna.build.command import BuildCancelledError
 from puna.build.limits import Limits, Watch
 from puna.errors import BuildError, NotFoundError
@@ -27,6 +30,9 @@ from puna.spec.runtime import RuntimeSpec, has_nvidia
 
 MARKER = "environment.json"
 _WAIT_S = 0.2
+_GONE = ".gone-"
+_WORKPLACES = ("venv", "scratch", "run")
+"""What a build writes to, below its environment's folder."""
 _TAIL_LINES = 20
 _UV_OPTIONS = {"--pre": ["--prerelease", "allow"], "--trusted-host": ["--allow-insecure-host"]}
 _DROPPED = ("--no-cache-dir", "--prefer-binary", "--quiet")  # speed and taste, not meaning
@@ -68,10 +74,17 @@ class _Build:
     limits: Sequence[str] = ()
     """The words that a command begins with to be held to its limits."""
     uv: list[str] = field(default_factory=list)
+    user: BuilderUser | None = None
+    python: str = ""
 
     def call(self, argv: Sequence[str], folder: Path | None = None, *, quiet: bool = False) -> tuple[int, list[str]]:
         log = (lambda line: None) if quiet else self.log
-        return command.run([*self.limits, *argv], self.env, folder or self.path, log=log, cancelled=self.cancelled)
+        words = [*self.limits, *argv]
+        if self.user is not None:
+            cache, prefix = Path(self.env["UV_CACHE_DIR"]), Path(self.python).parent.parent
+            writable = [cache, *(self.path / name for name in _WORKPLACES)]
+            words = [*self.user.words(self.env, folder or self.path, writable, [Path(self.uv[0]), prefix]), *words]
+        return command.run(words, self.env, folder or self.path, log=log, cancelled=self.cancelled)
 
 
 def build(
@@ -93,13 +106,22 @@ def build(
             return Environment.open(path)
         # Built in place: scripts that pip or a `run` line writes hold the path, so a finished venv must not move.
         # The marker, written last, is what makes it finished; a crash leaves none, and the next try starts afresh.
-        shutil.rmtree(path, ignore_errors=True)
+        _clear(path)
         path.mkdir(mode=0o700)
         try:
             return _build(spec, path, log, cancelled)
         except BaseException:  # whoever asked for the build sees it; only the half environment goes
-            shutil.rmtree(path, ignore_errors=True)
+            _clear(path)
             raise
+
+
+def _clear(path: Path) -> None:
+    """Take a half environment out of the way at once; its files, which may be tens of thousands, go meanwhile."""
+    gone = [*path.parent.glob(f"{_GONE}*")]  # a process that was killed has left them
+    if path.exists():
+        gone.append(path.rename(path.with_name(f"{_GONE}{path.name}-{uuid.uuid4().hex[:8]}")))
+    for folder in gone:
+        threading.Thread(target=shutil.rmtree, args=(folder, True), name="clear").start()
 
 
 @contextmanager
@@ -138,7 +160,13 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         scratch = path / "scratch"  # HOME and TMPDIR; inside, so that a crash leaves nothing elsewhere
         limits = Limits.of_environment()
         watch, env = Watch(path, limits, cancelled), surroundings.build_environment(scratch, path / "venv")
-        work = _Build(spec, path, env, both, watch, limits.words(), find_uv())
+        user = builder_user.chosen()
+        if user is not None:
+            both(f"this build runs as {user.name}")
+            env = _workplaces(user, path, env)
+        elif os.geteuid() == 0:
+            both(f"this build runs as root; {builder_user.USER}=nobody for `puna up` gives it a user without rights")
+        work = _Build(spec, path, env, both, watch, limits.words(own_user=user is not None), find_uv(), user)
         if not work.limits:
             both("warning: no prlimit here, so nothing limits what files this build opens and writes")
         write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
@@ -148,12 +176,25 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         _install(work)
         _run_lines(work)
         packages = _freeze(work)
+        if user is not None:
+            for name in _WORKPLACES:
+                user.give_back(path / name)
         shutil.rmtree(scratch, ignore_errors=True)
         seconds = time.monotonic() - started
         both(f"environment {path.name}: {len(packages)} packages in {seconds:.1f} s")
     about = {"digest": spec.digest, "seconds": seconds, "packages": len(packages), "cuda_version": spec.cuda_version}
     write_json(path / MARKER, about)
     return Environment.open(path)
+
+
+def _workplaces(user: BuilderUser, path: Path, env: dict[str, str]) -> dict[str, str]:
+    """Folders for the build in a folder of root's: what root writes beside them nobody can put a link in place of."""
+    path.chmod(0o755)
+    for name in _WORKPLACES:
+        (path / name).mkdir(exist_ok=True)
+    adapted = user.adapt(env, path / "scratch", path.parent)
+    user.own([*(path / name for name in _WORKPLACES), path / "scratch" / "home", path / "scratch" / "tmp"])
+    return adapted
 
 
 def find_uv() -> list[str]:
@@ -174,6 +215,8 @@ def find_uv() -> list[str]:
 
 def _make_venv(work: _Build) -> None:
     python = find_python(work.spec.python_version, work.uv, work.env)
+    if work.user is not None:  # the interpreter itself, with its library beside it: no link through closed folders
+        python = work.python = str(Path(python).resolve())
     # pip is there for `run` lines that call it; an empty environment needs nothing from an index.
     seed = ["--seed"] if work.spec.python_packages or work.spec.run else []
     venv = str(work.path / "venv")
@@ -241,7 +284,7 @@ def _uv_options(options: Sequence[str]) -> list[str]:
 def _run_lines(work: _Build) -> None:
     total = len(work.spec.run)
     folder = work.path / "run"  # one for all lines: what the first downloads, the second finds
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for number, line in enumerate(work.spec.run, 1):
         # The line itself stays out of the log: people write credentials in them.
         work.log(f"run line {number} of {total}")
