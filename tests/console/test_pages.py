@@ -14,6 +14,19 @@ from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up 
 
 pytestmark = [pytest.mark.process, needs_chromium]
 WAIT_MS = 60_000
+STREAMING = """
+import time
+class InferlessPythonModel:
+    def initialize(self): pass
+    def infer(self, inputs, stream_output_handler):
+        for word in inputs["prompt"].split():
+            stream_output_handler.send_streamed_output({"OUT": word + " "})
+            time.sleep(0.02)
+            if word == "wait":
+                time.sleep(30)
+        stream_output_handler.finalise_streamed_output()
+    def finalize(self): pass
+"""
 
 
 @pytest.fixture
@@ -140,9 +153,14 @@ def test_the_buttons_of_a_run_queue_a_merge(shared_up: Up, page: Any) -> None:  
     assert page.get_by_role("button", name="Retry").is_visible()
 
 
-def test_settings_act_at_once_or_make_a_revision(shared_up: Up, page: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_settings_act_at_once_or_make_a_revision_which_the_playground_asks(
+    shared_up: Up, page: Any, tmp_path: Path
+) -> None:  # noqa: F811
     shared_up.client.create_volume("notes")
     folder = write_app(tmp_path / "app")
+    (folder / "app.py").write_text(STREAMING)
+    with (folder / "input_schema.py").open("a") as schema:
+        schema.write("IS_STREAMING_OUTPUT = True\n")
     settings = {"gpu_type": "cpu", "env": {"API_KEY": "hidden"}, "min_replica": 0}
     made = shared_up.client.deploy(folder, "app", settings=settings)
     shared_up.client.wait_for_build(made["build_id"], 120)
@@ -173,3 +191,21 @@ def test_settings_act_at_once_or_make_a_revision(shared_up: Up, page: Any, tmp_p
     page.get_by_role("button", name="Roll back to revision 1").click()
     page.get_by_text("Revision 1 is rolled out again").wait_for()
     shared_up.client.wait_for_endpoint("app", 1, 60)
+
+    see(shared_up, page, "/endpoints/app/playground")
+    page.get_by_label("prompt").fill("llamas graze high")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_label("Reply", exact=True).get_by_text("llamas graze high").wait_for()
+    page.get_by_text("Events/s").wait_for()
+    page.get_by_label("prompt").fill("now wait for ever")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_label("Reply", exact=True).get_by_text("now wait").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("cell", name="stopped").wait_for()
+    page.get_by_role("button", name="JSON").click()
+    assert '"now wait for ever"' in page.get_by_label("Body").input_value()
+    page.get_by_text("As code").click()
+    page.get_by_text("client.infer(").wait_for()
+    page.get_by_role("link", name="-").last.click()  # a request's id leads to its lines in the log
+    page.get_by_label("Search").wait_for()
+    assert page.get_by_label("Search").input_value()

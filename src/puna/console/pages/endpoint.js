@@ -5,7 +5,7 @@ import { chart } from "../chart.js";
 import { h, replace } from "../dom.js";
 import { ago, when } from "../format.js";
 import { live } from "../live.js";
-import { badge, button, facts, loadInto, row, table, toast } from "../ui.js";
+import { badge, button, cards, empty, facts, loadInto, row, toast } from "../ui.js";
 import { logs } from "./logs.js";
 import { exampleBody, playground } from "./playground.js";
 import { revisions } from "./revisions.js";
@@ -45,6 +45,7 @@ export async function endpointPage(main, page, name, tab = "overview") {
     shown = await api.get(`/endpoints/${part(name)}`, { signal: page.signal });
     await loadInto(body, async () => draw(shown, page));
   }
+  tabs.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   page.watch(update);
   update();
   await loadInto(body, async () => draw(shown, page));
@@ -55,7 +56,7 @@ function overview(e) {
   const chat = { model: e.name, messages: [{ role: "user", content: "What is AI?" }] };
   return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.wish], ["Why", e.wish_reason],
     ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),
-  table("Replicas", ["Replica", "State", "Tier", "Revision", "In flight", "Since"], e.replicas.length ? e.replicas.map((r) => row(h("code", {}, r.id), badge(r.state), r.tier, r.revision, r.in_flight, ago(r.since)))
+  cards("Replicas", ["Replica", "State", "Tier", "Revision", "In flight", "Since"], e.replicas.length ? e.replicas.map((r) => row(h("code", {}, r.id), badge(r.state), r.tier, r.revision, r.in_flight, ago(r.since)))
     : [h("tr", {}, h("td", { colspan: 6 }, "No replica runs: the next request starts one."))]),
   h("div", { class: "halves" }, panels([...ofInputs(e, body), ["OpenAI's client (apps with an engine)", ofChat(e, chat)[1][1]]]))];
 }
@@ -77,6 +78,6 @@ function metrics(e, page) {
 
 async function events(e, page) {
   const { items } = await api.get(`/endpoints/${part(e.name)}/events?order=newest&limit=500`, { signal: page.signal });
-  return table("Events", ["When", "Kind", "What, and why"], items.map((event) => row(h("time", { title: when(event.at) }, ago(event.at)), event.kind, event.message)));
+  return items.length ? cards("Events", ["When", "Kind", "What, and why"], items.map((event) => row(h("time", { title: when(event.at) }, ago(event.at)), event.kind, event.message))) : empty("Nothing has happened yet", h("p", {}, "Rollouts, scaling steps with their reasons and failures stand here."));
 }
 

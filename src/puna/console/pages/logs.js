@@ -14,7 +14,7 @@ const NEAR = 40; // pixels from the end that count as being there
 
 export function logs(e, page) {
   const view = viewOf();
-  const search = h("input", { type: "search", placeholder: "Text, or a request's id", autocomplete: "off" });
+  const search = h("input", { type: "search", placeholder: "Text, or a request's id", autocomplete: "off", value: new URLSearchParams(location.hash.split("?")[1] ?? "").get("q") ?? "" });
   const replica = h("select", {});
   const follow = check("Follow", true);
   const known = new Set(e.replicas.map((r) => r.id));

@@ -37,8 +37,8 @@ export function bodyOf(schema, values) {
 
 export const exampleBody = (schema) => bodyOf(schema, Object.fromEntries(schema.inputs.filter((i) => i.example).map((i) => [i.name, isScalar(i) ? String(i.example[0]) : JSON.stringify(i.example)])));
 
-function parsed(text, what) {
-  try { return JSON.parse(text); } catch (error) { throw { message: `${what} is not JSON: ${error.message}`, hint: "a list of values, e.g. [1, 2, 3]" }; }
+function parsed(text, what, hint = "a list of values, e.g. [1, 2, 3]") {
+  try { return JSON.parse(text); } catch (error) { throw { message: `${what} is not JSON: ${error.message}`, hint }; }
 }
 
 export function playground(endpoint, signal) {
@@ -55,8 +55,8 @@ export function playground(endpoint, signal) {
   let running = null;
   const asCode = () => {
     if (!snippets.open) return;
-    const texts = (() => { try { return modes[mode].snippets(stream.box.checked); } catch (error) { return [["", error.message]]; } })();
-    replace(snippets, h("summary", {}, "As code"), h("div", { class: "stack" }, texts.map(([title, text]) => h("div", {}, h("h3", {}, title), code(text)))));
+    const texts = (() => { try { return modes[mode].snippets(stream.box.checked); } catch (error) { return error.message; } })();
+    replace(snippets, h("summary", {}, "As code"), h("div", { class: "stack" }, typeof texts === "string" ? h("p", { class: "quiet" }, texts) : texts.map(([title, text]) => h("div", {}, h("h3", {}, title), code(text)))));
   };
   const choose = (name) => {
     if (name === "JSON") modes.JSON.take(modes.Form.body);
@@ -90,7 +90,7 @@ export function playground(endpoint, signal) {
   const drawPast = () => {
     const list = calls.get(endpoint.name) ?? [];
     replace(past, list.length > 0 && h("section", { class: "stack" }, h("h2", {}, "Last calls of this tab"), cards("Last calls", ["When", "Asked", "Outcome", "Took", "Tier", "Request", ""], list.map((call) => row(ago(call.at), call.mode, call.outcome ?? "", call.took === undefined ? "" : milliseconds(call.took), call.tier ?? "",
-      call.id ? h("a", { href: `#/endpoints/${part(endpoint.name)}/logs?q=${part(call.id)}` }, h("code", {}, call.id.slice(0, 12))) : "–", button("Again", async () => again(call), { kind: "small", "aria-label": `Ask again what was asked ${ago(call.at)}` }))))));
+      call.id ? h("a", { href: `#/endpoints/${part(endpoint.name)}/logs?q=${part(call.id)}` }, h("code", {}, call.id)) : "–", button("Again", async () => again(call), { kind: "small", "aria-label": `Ask again what was asked ${ago(call.at)}` }))))));
   };
   signal.addEventListener("abort", () => running?.abort());
   snippets.addEventListener("toggle", asCode);
@@ -113,7 +113,7 @@ function formMode(endpoint) {
 
 function jsonMode(endpoint) {
   const area = h("textarea", { class: "mono", rows: 14, spellcheck: "false", value: JSON.stringify(exampleBody(endpoint.schema), null, 2) });
-  const body = () => parsed(area.value, "The body");
+  const body = () => parsed(area.value, "The body", "the form fills it in rightly: press Form, then JSON");
   const take = (from) => { try { area.value = JSON.stringify(from(), null, 2); } catch { /* the form is half filled in: what stood here stays */ } };
   return { take, ...inference(endpoint, body), nodes: field("Body", area, { hint: "As KServe v2 has it: inputs with name, shape, datatype and data" }) };
 }
@@ -205,5 +205,5 @@ async function streamed(reply, call, began, out, textOf) {
 
 function timings(reply, call, more = []) {
   const ms = (name) => { const text = reply.headers.get(`x-puna-${name}-ms`); return text === null ? "" : milliseconds(Number(text)); };
-  return facts([["Queue", ms("queue")], ["Wake", ms("wake")], ["Infer", ms("infer")], ["Tier", call.tier], ["In all", milliseconds(call.took)], ...more, ["Request", call.id && h("code", {}, call.id)]]);
+  return facts([["Queue", ms("queue")], ["Wake", ms("wake")], [call.stream ? "Infer, to the first event" : "Infer", ms("infer")], ["Tier", call.tier], ["In all", milliseconds(call.took)], ...more, ["Request", call.id && h("code", {}, call.id)]]);
 }

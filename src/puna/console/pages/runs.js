@@ -18,7 +18,7 @@ const modelLink = (v) => h("a", { href: `#/models?name=${part(v.name)}` }, `${v.
 // Calls `draw` now and then, sooner while something moves; never while somebody reads in what it would replace.
 function again(page, moving, draw) {
   let timer = 0;
-  const next = () => { timer = setTimeout(async () => { await draw().catch(() => {}); if (!page.signal.aborted) next(); }, moving() ? 2000 : 8000); };
+  const next = () => { timer = setTimeout(async () => { await draw().catch(() => {}); if (!page.signal.aborted) next(); }, moving() ? 2000 : 4000); };
   page.closed(() => clearTimeout(timer));
   next();
 }
