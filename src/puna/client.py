@@ -11,11 +11,12 @@ from puna.calls.builds import BuildCalls
 from puna.calls.endpoints import EndpointCalls
 from puna.calls.machine import MachineCalls
 from puna.calls.models import ModelCalls
+from puna.calls.traffic import TrafficCalls
 from puna.calls.volumes import VolumeCalls
 from puna.connection import Json, part, read_json, unreachable
 
 
-class Client(EndpointCalls, BuildCalls, AccessCalls, VolumeCalls, ModelCalls, MachineCalls):
+class Client(EndpointCalls, TrafficCalls, BuildCalls, AccessCalls, VolumeCalls, ModelCalls, MachineCalls):
     """Talks to the control plane: over its Unix socket on this machine, or by HTTP with a key.
 
     What it can be asked stands in `puna.calls`, by noun. Use it as a context manager, or `close` it.

@@ -19,11 +19,20 @@ class EndpointCalls(SourceCalls):
     """Endpoints, what they are made of, their webhooks, logs and figures."""
 
     def deploy_source(
-        self, name: str, source: str, runtime: str | None, settings: Json, runtime_version: int | None = None
+        self,
+        name: str,
+        source: str,
+        runtime: str | None,
+        settings: Json,
+        runtime_version: int | None = None,
+        traffic: int = 100,
     ) -> Json:
-        """Deploy an uploaded source: `{"endpoint", "revision", "build_id", "unchanged"}`."""
+        """Deploy an uploaded source: `{"endpoint", "revision", "build_id", "unchanged"}`.
+
+        `traffic` is the percent of the requests that it gets beside the revision that serves; so for each deploy.
+        """
         body = {"name": name, "source": source, "runtime": runtime, "runtime_version": runtime_version}
-        return self._call("POST", "/endpoints", json=body | {"settings": settings})
+        return self._call("POST", "/endpoints", json=body | {"settings": settings, "traffic": traffic})
 
     def deploy(
         self,
@@ -33,6 +42,7 @@ class EndpointCalls(SourceCalls):
         runtime: str | None = None,
         settings: Mapping[str, Any] | None = None,
         runtime_version: int | None = None,
+        traffic: int = 100,
     ) -> Json:
         """Pack a project folder, upload it and deploy it.
 
@@ -43,7 +53,7 @@ class EndpointCalls(SourceCalls):
 
         source.check(folder)
         digest = self.put_source(source.pack(folder))
-        return self.deploy_source(name, digest, runtime, dict(settings or {}), runtime_version)
+        return self.deploy_source(name, digest, runtime, dict(settings or {}), runtime_version, traffic)
 
     def deploy_git(
         self,
@@ -52,13 +62,14 @@ class EndpointCalls(SourceCalls):
         runtime: str | None = None,
         settings: Mapping[str, Any] | None = None,
         runtime_version: int | None = None,
+        traffic: int = 100,
     ) -> Json:
         """Deploy the newest commit of a repository: `url`, and `branch`, `folder`, `credential` where needed.
 
         `name` is the project's own when empty; the reply has it, with the `commit`.
         """
         body = {"name": name, "git": dict(repository), "runtime": runtime, "runtime_version": runtime_version}
-        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {}), "traffic": traffic})
 
     def deploy_model(
         self,
@@ -67,13 +78,14 @@ class EndpointCalls(SourceCalls):
         runtime: str | None = None,
         settings: Mapping[str, Any] | None = None,
         runtime_version: int | None = None,
+        traffic: int = 100,
     ) -> Json:
         """Deploy a published model, `owner/name`, `owner/name:3` or `owner/name@alias`, or one on the hub.
 
         As a mapping it has `name`, `version`, `alias`, `engine`, and `credential`: the secret with its HF_TOKEN.
         """
         body = {"name": name, "model": model, "runtime": runtime, "runtime_version": runtime_version}
-        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {})})
+        return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {}), "traffic": traffic})
 
     def webhook(self, name: str) -> Json:
         """The address and the secret that a repository is told, and whether its pushes are deployed."""
@@ -88,7 +100,7 @@ class EndpointCalls(SourceCalls):
         return self._call("POST", f"/endpoints/{part(name)}/deliveries/{int(number)}/replay")
 
     def wait_for_endpoint(self, name: str, revision: int, timeout_s: float = 1800) -> Json:
-        """The endpoint once `revision` serves.
+        """The endpoint once `revision` serves, or has its share.
 
         Raises:
             DeployError: the revision failed, or another took its place; hint and detail are the revision's own.
@@ -97,7 +109,7 @@ class EndpointCalls(SourceCalls):
         end = time.monotonic() + timeout_s
         while True:
             endpoint = self.endpoint(name)
-            if endpoint["revision"] == revision:
+            if revision in [one["revision"] for one in endpoint["traffic"]]:
                 return endpoint
             mine: Json = next((r for r in endpoint["revisions"] if r["number"] == revision), {"state": "cancelled"})
             if mine["state"] in REVISION_LOST:

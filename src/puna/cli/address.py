@@ -21,7 +21,9 @@ def show(client: Client, done: Mapping[str, Any], json: bool) -> None:
     if json:
         output.data({**done, "key": key})
         return
-    output.line(f"{name} revision {done['revision']} serves")
+    shares = [f"revision {one['revision']} {one['percent']} %" for one in done["traffic"]]
+    both = f"{name}: {', '.join(shares)}"
+    output.line(both if len(shares) > 1 else f"{name} revision {done['revision']} serves")
     output.line(f"url:  {done['url']}")
     output.line(f"key:  {key}")
     output.line(f"try:  {curl_line(done, key)}")

@@ -47,6 +47,7 @@ Fractional = Annotated[bool, typer.Option("--fractional", help="Half a GPU.")]
 Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the app; may be repeated.")]
 Secret = Annotated[list[str] | None, typer.Option("--secret", help="A set of secrets for the app; may be repeated.")]
 Volume = Annotated[list[str] | None, typer.Option("--volume", help="NAME or NAME=/path; may be repeated.")]
+Share = Annotated[int, typer.Option("--traffic", help="Percent of the requests, beside what serves.", min=1, max=100)]
 Replace = Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")]
 
 
@@ -75,6 +76,7 @@ def deploy(
     secret: Secret = None,
     volume: Volume = None,
     replace: Replace = False,
+    traffic: Share = 100,
     wait: Wait = True,
     json: AsJson = False,
 ) -> None:
@@ -103,10 +105,21 @@ def deploy(
     source.check(is_watched=bool(auto_rebuild or poll))
     watch = output.Watch(quiet=json)
     with Client() as client:
-        done = source.deploy(client, name, (runtime, runtime_version), settings, environment, watch)
+        order = _Order(name or "", runtime, runtime_version, traffic)
+        done = source.deploy(client, order, settings, environment, watch)
         if wait:
             done = pipeline.follow_deploy(client, done, watch)
         show(client, done, json)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What was said of what it becomes."""
+
+    name: str
+    runtime: str | None
+    version: int | None
+    traffic: int
 
 
 @dataclass(frozen=True)
@@ -136,28 +149,26 @@ class _Source:
     def deploy(
         self,
         client: Client,
-        name: str | None,
-        runtime: tuple[str | None, int | None],
+        order: _Order,
         settings: dict[str, Any],
         environment: dict[str, str],
         watch: output.Watch,
     ) -> dict[str, Any]:
         """Deploy it; what was queued."""
         if not (self.git or self.model):
-            return _deploy_folder(client, self.folder or Path(), name, runtime, settings, environment, watch)
+            return _deploy_folder(client, self.folder or Path(), order, settings, environment, watch)
         settings |= {"env": environment} if environment else {}
         if self.git:
             repository = {"url": self.git, "branch": self.branch, "folder": self.path, "credential": self.credential}
-            return client.deploy_git(repository, name or "", runtime[0], settings, runtime[1])
+            return client.deploy_git(repository, order.name, order.runtime, settings, order.version, order.traffic)
         model = {"name": self.model, "engine": self.engine or "auto", "credential": self.credential}
-        return client.deploy_model(model, name or "", runtime[0], settings, runtime[1])
+        return client.deploy_model(model, order.name, order.runtime, settings, order.version, order.traffic)
 
 
 def _deploy_folder(
     client: Client,
     folder: Path,
-    name: str | None,
-    runtime: tuple[str | None, int | None],
+    order: _Order,
     settings: dict[str, Any],
     environment: dict[str, str],
     watch: output.Watch,
@@ -171,9 +182,10 @@ def _deploy_folder(
     settings["env"] = {**settings["env"], **environment}
     for warning in project.warnings:
         watch.note(f"inferless.yaml: {warning}")
-    chosen = _runtime(client, folder, project, runtime[0], watch)
-    version = runtime[1] or project.runtime_version
-    return client.deploy(folder, name or project.name, runtime=chosen, runtime_version=version, settings=settings)
+    chosen = _runtime(client, folder, project, order.runtime, watch)
+    version = order.version or project.runtime_version
+    name, share = order.name or project.name, order.traffic
+    return client.deploy(folder, name, runtime=chosen, runtime_version=version, settings=settings, traffic=share)
 
 
 def _volume(word: str) -> tuple[str, str]:

@@ -24,6 +24,8 @@ def ps(json: AsJson = False) -> None:
     rows = []
     for one in found:
         revision, why = one["revision"] or "", one["reason"] or ""
+        if len(one["traffic"]) > 1:
+            revision = ", ".join(f"{part['revision']}: {part['percent']} %" for part in one["traffic"])
         rows.append((one["name"], one["label"], revision, _replicas(one), _warm(one), one["url"], why))
     headings = ("endpoint", "state", "revision", "replicas", "warm", "url", "why")
     output.table(headings, rows, empty="no endpoints yet: puna deploy FOLDER")
@@ -140,13 +142,13 @@ def rollback(
     wait: Wait = True,
     json: AsJson = False,
 ) -> None:
-    """Serve an earlier revision again."""
+    """Take a split away, or serve an earlier revision again."""
     from puna.client import Client
 
     with Client() as client:
         made = client.rollback(name, revision)
         if wait:
-            made = client.wait_for_endpoint(name, made["revision"])
+            made = client.wait_for_traffic(name, made["revision"])
         _show(made, json)
 
 

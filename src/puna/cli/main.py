@@ -53,7 +53,10 @@ TABLE: dict[str, dict[str, Command]] = {
         "deactivate": Command("endpoints:deactivate", "Stop every replica and refuse requests."),
         "rebuild": Command("endpoints:rebuild", "Build the newest commit or source again and roll it out."),
         "webhook": Command("webhook:webhook", "What a repository calls after a push, and what it has said."),
-        "rollback": Command("endpoints:rollback", "Serve an earlier revision again."),
+        "traffic": Command("traffic:traffic", "Divide the requests between two revisions: 3=90 4=10."),
+        "promote": Command("traffic:promote", "Give one of two revisions all requests."),
+        "diff": Command("traffic:diff", "Show what changed from one revision to another."),
+        "rollback": Command("endpoints:rollback", "Take a split away, or serve an earlier revision again."),
         "delete": Command("endpoints:delete", "Delete an endpoint and stop its replicas."),
     },
     "Access": {

@@ -26,6 +26,7 @@ from puna.deploy import (
     api_runs,
     api_runtimes,
     api_sources,
+    api_traffic,
     api_usage,
     api_volumes,
     openapi,
@@ -65,6 +66,7 @@ def create_app(
     app.state.control = control
     for part in (
         api_endpoints,
+        api_traffic,
         api_sources,
         api_hooks,
         api_builds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from puna.deploy import orders, pages, views
+from puna.deploy import orders, pages, shares, traffic, views
 from puna.deploy.api_sources import ModelName, Repository, wanted_model
 from puna.deploy.bodies import Number
 from puna.deploy.control import Control
@@ -18,6 +19,7 @@ from puna.deploy.logs import follow_replicas, tail_replicas
 from puna.deploy.orders import Wanted
 from puna.deploy.pages import Paged
 from puna.deploy.records import Endpoint
+from puna.deploy.splits import WHOLE
 
 Json = dict[str, Any]
 Lines = Annotated[int, Ge(0), Le(100_000)]
@@ -37,6 +39,8 @@ class Deploy(BaseModel):
     runtime: str | None = None
     runtime_version: Number | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+    traffic: int = Field(WHOLE, ge=1, le=WHOLE)
+    """Percent of the requests that the new revision gets, beside the one that serves."""
 
 
 class Rollback(BaseModel):
@@ -97,6 +101,7 @@ def _changing(router: APIRouter, control: Control) -> None:
         git = body.git.model_dump() if body.git else None
         model = wanted_model(body.model) if body.model is not None else None
         wanted = Wanted(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
+        wanted = dataclasses.replace(wanted, percent=body.traffic)
         return orders.deploy(control, wanted, request.state.key)
 
     @router.patch("/endpoints/{name}")
@@ -122,8 +127,8 @@ def _changing(router: APIRouter, control: Control) -> None:
 
     @router.post("/endpoints/{name}/rollback", status_code=202)
     def post_rollback(name: str, body: Rollback | None = None) -> Json:
-        """Serve an earlier revision again, rolled out like a new one."""
-        revision = store.roll_back(name, body.revision if body else None, control.clock())
+        """Take a split away; or serve an earlier revision again, rolled out like a new one."""
+        revision = store.revision(name, traffic.roll_back(control, name, body.revision if body else None))
         return {"endpoint": name, "revision": revision.number, "build_id": revision.build_id, "unchanged": False}
 
     @router.delete("/endpoints/{name}")
@@ -143,4 +148,7 @@ def show(control: Control, endpoint: Endpoint) -> Json:
     view = views.endpoint_view(
         endpoint, store.revisions(endpoint.name), replicas, control.url(endpoint.name), in_flight
     )
+    if endpoint.split is not None:
+        for one in view["traffic"]:
+            one |= shares.figures(control.home, endpoint.name, one["revision"])
     return view | {"warm": control.warm(endpoint.name, endpoint.serving)}

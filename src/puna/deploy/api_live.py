@@ -102,6 +102,7 @@ class Board:
             "active": endpoint.active,
             "reason": endpoint.reason or (newest.error if newest else ""),
             "revision": endpoint.serving,
+            "traffic": views.traffic_view(endpoint, revisions),
             "newest": newest.number if newest else None,
             "build_id": newest.build_id if newest else None,
             "wanted": endpoint.wanted,

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from puna.deploy import records, shapes, shapes_kept
+from puna.deploy import records, shapes, shapes_kept, shapes_traffic
 from puna.deploy.records import Settings
 from puna.home import VOLUME_NAME
 
@@ -51,6 +51,9 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "post_deactivate": shapes.Endpoint,
     "post_rebuild": shapes.Deployed,
     "post_rollback": shapes.Deployed,
+    "put_traffic": shapes_traffic.Traffic,
+    "post_promote": shapes_traffic.Traffic,
+    "get_revision_diff": shapes_traffic.RevisionDiff,
     "delete_endpoint": shapes.Deleted,
     "list_events": Listed(shapes.Event),
     "get_logs": Text(),

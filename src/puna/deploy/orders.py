@@ -10,10 +10,10 @@ from typing import Any
 from puna.backends import mounts
 from puna.deploy import reach, sources
 from puna.deploy import settings as reading
-from puna.deploy import sources
 from puna.deploy.control import Control, WantedModel
 from puna.deploy.records import Key, Order, Revision, Settings
 from puna.deploy.settings import check_name
+from puna.deploy.splits import WHOLE
 from puna.deploy.states import PENDING, BuildState, RevisionState
 from puna.deploy.volumes import Volumes
 from puna.errors import ConflictError, NotFoundError, UsageError
@@ -32,6 +32,8 @@ class Wanted:
     runtime: str | None = None
     runtime_version: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    percent: int = WHOLE
+    """The share of the requests that it gets, when another revision serves."""
 
 
 def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
@@ -65,7 +67,8 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
         settings = dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)
     _check_parts(control, settings, key)
     version = _runtime_version(control, wanted)
-    order = Order(source, wanted.runtime, version, settings)
+    beside = wanted.percent if before is not None and before.serving is not None else WHOLE
+    order = Order(source, wanted.runtime, version, settings, beside)
     same = store.unchanged(wanted.name, order)
     store.save_endpoint(wanted.name, settings, now)
     if same is not None:
@@ -84,6 +87,7 @@ def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
         runtime=wanted.runtime or pulled.runtime,
         runtime_version=wanted.runtime_version or (pulled.runtime_version if not wanted.runtime else None),
         settings=_over(pulled.settings, wanted.settings),
+        percent=wanted.percent,
     )
 
 
@@ -147,6 +151,12 @@ def patch(control: Control, name: str, values: Mapping[str, Any], key: Key | Non
     settings = reading.parse(others, endpoint.settings)
     _check_parts(control, settings, key)
     rebased = _rebased(control, name, values, settings)
+    if endpoint.split is not None and (rebased is not None or settings.launch != endpoint.settings.launch):
+        both = " and ".join(str(number) for number in endpoint.shares)
+        raise ConflictError(
+            f"revisions {both} of `{name}` share its requests, and what would be changed belongs to a revision",
+            f"`puna promote {name}` or `puna rollback {name}` first; limits can be changed meanwhile",
+        )
     store.save_endpoint(name, settings, now, active=None)
     if rebased is not None:
         return int(_build(control, name, rebased)["revision"])
@@ -168,7 +178,11 @@ def _rebased(control: Control, name: str, values: Mapping[str, Any], settings: S
     if chosen is None and version is not None:
         raise UsageError("a version was named, and no runtime", "`puna runtime list`")
     order = Order(
-        base.source, chosen, _runtime_version(control, Wanted(name, None, None, None, chosen, version)), settings
+        base.source,
+        chosen,
+        _runtime_version(control, Wanted(name, None, None, None, chosen, version)),
+        settings,
+        _aim(base),
     )
     return None if (order.runtime, order.runtime_version) == (base.runtime, base.runtime_version) else order
 
@@ -231,7 +245,12 @@ def _revise(control: Control, name: str, settings: Settings) -> int | None:
     base: Revision | None = max(alive, key=lambda r: r.asked, default=None)
     if base is None:
         return None
-    order = Order(base.source, base.runtime, base.runtime_version, settings)
+    order = Order(base.source, base.runtime, base.runtime_version, settings, _aim(base))
     if not base.bundle:
         return int(_build(control, name, order)["revision"])
     return control.store.add_revision(name, order, control.clock(), copy_of=base).number
+
+
+def _aim(base: Revision) -> int:
+    """The share that what takes a revision's place is to have: that of one which is still on its way to it."""
+    return base.percent if base.state in PENDING else WHOLE

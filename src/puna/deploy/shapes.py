@@ -76,6 +76,8 @@ class Revision(Shape):
 
     number: int
     state: RevisionState
+    percent: int
+    """The share of the requests that it is to have, or had at last."""
     source: str
     """The source's digest."""
     commit: str | None
@@ -101,6 +103,20 @@ class Warm(Shape):
     reason: str
 
 
+class Share(Shape):
+    """What a revision gets of an endpoint's requests; of two also what each has answered since they share them."""
+
+    revision: int
+    percent: int
+    wanted: int
+    """What it is to have: all, while it is promoted."""
+    requests: int = 0
+    errors: int = 0
+    """Replies of 500 and above."""
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+
+
 class Endpoint(Shape):
     """A name that serves, with all that belongs to it."""
 
@@ -114,6 +130,8 @@ class Endpoint(Shape):
     settings: Settings
     revision: int | None
     """The revision that serves."""
+    traffic: list[Share]
+    """Who gets how much of the requests, the revision that serves first."""
     schema_: Json | None = Field(alias="schema")
     """The inputs that its app declares."""
     replicas: list[Replica]

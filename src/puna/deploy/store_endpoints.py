@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, select
+from sqlalchemy import Connection, Row, Table, and_, func, select
 
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Endpoint, Event, Order, Revision, Settings
@@ -202,7 +202,9 @@ class EndpointStore(Database):
         name = endpoint.name
         for old in endpoint.shares:
             if old != number:
-                lost = {"error": why} if why else {}
+                lost: dict[str, Any] = {"error": why} if why else {}
+                if endpoint.split is not None and old == endpoint.split.revision:
+                    lost["percent"] = endpoint.split.percent  # it was never alone: no rollback goes to it by itself
                 self._move_revision(connection, self._revision(connection, name, old), RevisionState.RETIRED, now, lost)
         connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(serving=number, reason=""))
         connection.execute(REVISIONS.update().where(_is(name, number)).values(percent=WHOLE))
@@ -302,7 +304,8 @@ class EndpointStore(Database):
             endpoint = self._endpoint(connection, name)
             if number is None:
                 retired = and_(REVISIONS.c.endpoint == name, REVISIONS.c.state == str(RevisionState.RETIRED))
-                latest = select(REVISIONS.c.number).where(retired).order_by(REVISIONS.c.since.desc()).limit(1)
+                alone = func.coalesce(REVISIONS.c.percent, WHOLE) == WHOLE
+                latest = select(REVISIONS.c.number).where(retired, alone).order_by(REVISIONS.c.since.desc()).limit(1)
                 number = connection.execute(latest).scalar()
                 if number is None:
                     raise ConflictError(f"`{name}` has no earlier revision to go back to", f"`puna ps {name}`")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from puna.deploy.records import MASK, Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
+from puna.deploy.splits import WHOLE
 from puna.deploy.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
@@ -92,8 +93,8 @@ def _route(
 def _part(
     endpoint: Endpoint,
     number: int,
-    revisions: Sequence[Revision],
-    replicas: Sequence[Replica],
+    revisions: Collection[Revision],
+    replicas: Collection[Replica],
     paths: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]]],
 ) -> Json:
     """What is said of one revision that serves; `paths` are those of sockets and of adapters."""
@@ -129,14 +130,29 @@ def endpoint_view(
         "url": url,
         "settings": {**endpoint.settings.as_dict(), "env": masked_env(endpoint.settings.env)},
         "revision": endpoint.serving,
+        "traffic": traffic_view(endpoint, revisions),
         "schema": serving.schema if serving else None,
         "replicas": [replica_view(r, in_flight.get(r.id, 0)) for r in replicas],
         "revisions": [revision_view(r) for r in revisions],
-        "wish": endpoint.wish,
+        "wish": sum(endpoint.wish_of(number)[0] for number in endpoint.shares) or endpoint.wish,
         "wish_reason": endpoint.wish_reason,
         "reason": endpoint.reason,
         "created": endpoint.created,
     }
+
+
+def traffic_view(endpoint: Endpoint, revisions: Collection[Revision]) -> list[Json]:
+    """Who gets how much of the requests, the revision that serves first; `wanted` is more while one is promoted."""
+    aims = {r.number: r.percent for r in revisions}
+    told = []
+    for number, percent in endpoint.shares.items():
+        is_second = number != endpoint.serving
+        told.append(
+            {"revision": number, "percent": percent, "wanted": aims.get(number, percent) if is_second else percent}
+        )
+    if len(told) > 1:
+        told[0]["wanted"] = WHOLE - told[1]["wanted"]
+    return told
 
 
 def delivery_view(delivery: Delivery, revision: Revision | None) -> Json:
@@ -177,6 +193,7 @@ def revision_view(revision: Revision) -> Json:
     return {
         "number": revision.number,
         "state": revision.state,
+        "percent": revision.percent,
         "source": revision.source,
         "commit": revision.settings.git.get("commit"),
         "runtime": revision.runtime,
