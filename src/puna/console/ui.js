@@ -119,7 +119,12 @@ export function dialog({ title, body, action, work, danger = false }) {
 
 // A table that becomes a list of cards on a small screen.
 export function cards(caption, heads, rows) {
-  for (const line of rows) [...line.children].forEach((cell, index) => { if (index && heads[index]) cell.dataset.label ??= heads[index]; });
+  for (const line of rows) {
+    [...line.children].forEach((cell, index) => {
+      if (index && heads[index]) cell.dataset.label ??= heads[index];
+      if (["", "–"].includes(cell.textContent) && !cell.children.length) cell.classList.add("none");
+    });
+  }
   const whole = table(caption, heads, rows);
   whole.classList.add("cards-on-small");
   return whole;

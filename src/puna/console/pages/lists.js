@@ -3,7 +3,7 @@
 import { api, part } from "../api.js";
 import { h, replace } from "../dom.js";
 import { when } from "../format.js";
-import { button, code, confirm, field, row, table } from "../ui.js";
+import { button, cards, code, confirm, field, row } from "../ui.js";
 
 const head = (title) => h("div", { class: "head" }, h("h1", {}, title));
 
@@ -16,7 +16,7 @@ export async function keysPage(main, page) {
   const list = h("div", {});
   const draw = async () => {
     const { items } = await api.get("/keys", { signal: page.signal });
-    replace(list, table("Keys", ["Name", "Id", "Scope", "Endpoints", "Expires", ""], items.map((k) => row(k.name || "–", h("code", {}, k.id), k.scope.join(", "), k.endpoints?.join(", ") ?? "all", k.expires ? when(k.expires) : "never", button("Revoke", async () => {
+    replace(list, cards("Keys", ["Name", "Id", "Scope", "Endpoints", "Expires", ""], items.map((k) => row(k.name || "–", h("code", {}, k.id), k.scope.join(", "), k.endpoints?.join(", ") ?? "all", k.expires ? when(k.expires) : "never", button("Revoke", async () => {
       if (await confirm({ title: "Revoke this key?", text: `Whoever uses ${k.name || k.id} is refused at once.`, action: "Revoke", danger: true })) { await api.del(`/keys/${part(k.id)}`); await draw(); }
     }, { kind: "small danger", "aria-label": `Revoke ${k.name || k.id}` })))));
   };
@@ -36,7 +36,7 @@ export async function secretsPage(main, page) {
   const values = h("textarea", { class: "mono", placeholder: "HF_TOKEN=…", autocomplete: "off", spellcheck: "false" });
   const draw = async () => {
     const { items } = await api.get("/secrets", { signal: page.signal });
-    replace(list, items.length ? table("Secrets", ["Set", "Values", ""], items.map((s) => row(s.name, s.keys.join(", "), button("Delete", async () => {
+    replace(list, items.length ? cards("Secrets", ["Set", "Values", ""], items.map((s) => row(s.name, s.keys.join(", "), button("Delete", async () => {
       if (await confirm({ title: `Delete ${s.name}?`, text: "Replicas that start from then on do not have it.", action: "Delete", danger: true })) { await api.del(`/secrets/${part(s.name)}`); await draw(); }
     }, { kind: "small danger", "aria-label": `Delete ${s.name}` })))) : h("p", { class: "quiet" }, "There are none yet."));
   };

@@ -73,7 +73,7 @@ function packages(runtime) {
   const all = (runtime.packages ?? []).map((p) => [p.name, p.version]);
   if (!all.length) return h("section", { class: "card" }, h("h2", {}, "Packages"), h("p", { class: "quiet" }, stateOf(runtime) === "succeeded" ? "Only Python itself." : "They are listed here, with their versions, once it is built."));
   const search = h("input", { type: "search", placeholder: "torch" });
-  const list = h("div", { class: "scroll log", tabindex: 0, role: "region", "aria-label": "Packages as installed" });
+  const list = h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Packages as installed" });
   const draw = () => {
     const found = all.filter(([n]) => n.toLowerCase().includes(search.value.trim().toLowerCase()));
     replace(list, found.length ? h("table", {}, h("caption", { class: "unseen" }, "Packages as installed"), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Package"), h("th", { scope: "col" }, "Version"))),
