@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select
@@ -118,15 +118,25 @@ class BuildStore(Database):
         with self._read() as connection:
             return self._build(connection, build_id)
 
-    @staticmethod
-    def _build(connection: Connection, build_id: str) -> Build:
-        row = connection.execute(select(BUILDS).where(BUILDS.c.id == build_id)).first()
-        if row is None:
+    @classmethod
+    def _build(cls, connection: Connection, build_id: str) -> Build:
+        found = cls._builds(connection, [build_id])
+        if not found:
             raise NotFoundError(f"there is no build `{build_id}`")
-        steps = select(BUILD_STEPS).where(BUILD_STEPS.c.build_id == build_id).order_by(BUILD_STEPS.c.position)
-        found = tuple(Step(s.name, StepState(s.state), s.seconds) for s in connection.execute(steps))
-        read = {"state": BuildState(row.state), "steps": found, "arguments": row.arguments or {}}
-        return Build(**{**row._mapping, **read})
+        return found[0]
+
+    @staticmethod
+    def _builds(connection: Connection, ids: Sequence[str]) -> list[Build]:
+        """Those of these ids that are there, in their order."""
+        steps: dict[str, list[Step]] = {}
+        theirs = select(BUILD_STEPS).where(BUILD_STEPS.c.build_id.in_(ids)).order_by(BUILD_STEPS.c.position)
+        for s in connection.execute(theirs):
+            steps.setdefault(s.build_id, []).append(Step(s.name, StepState(s.state), s.seconds))
+        found = {}
+        for row in connection.execute(select(BUILDS).where(BUILDS.c.id.in_(ids))):
+            read = {"state": BuildState(row.state), "steps": tuple(steps.get(row.id, ()))}
+            found[row.id] = Build(**{**row._mapping, **read, "arguments": row.arguments or {}})
+        return [found[build_id] for build_id in ids if build_id in found]
 
     def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
         """The latest builds, oldest first: those in `state`, or all."""
@@ -134,7 +144,7 @@ class BuildStore(Database):
         if state is not None:
             query = query.where(BUILDS.c.state == str(state))
         with self._read() as connection:
-            return [self._build(connection, i) for i in reversed(connection.execute(query).scalars().all())]
+            return self._builds(connection, connection.execute(query).scalars().all())[::-1]
 
     def builds_page(
         self, before: tuple[float, str] | None, limit: int, endpoints: Collection[str] | None = None
@@ -148,7 +158,7 @@ class BuildStore(Database):
         if endpoints is not None:
             query = query.where(BUILDS.c.kind == "revision", BUILDS.c.subject.in_(list(endpoints)))
         with self._read() as connection:
-            return [self._build(connection, build_id) for build_id in connection.execute(query).scalars().all()]
+            return self._builds(connection, connection.execute(query).scalars().all())
 
     def next_build(self, kinds: Collection[str] = tuple(STEPS)) -> Build | None:
         """The build of these kinds that has waited longest."""

@@ -54,9 +54,11 @@ class EndpointStore(Database):
             raise NotFoundError(f"there is no endpoint `{name}`", nearest(name, names) or "`puna ps` lists them")
         return found[0]
 
-    def revisions(self, endpoint: str) -> list[Revision]:
-        """Every revision of an endpoint, newest first."""
-        query = select(REVISIONS).where(REVISIONS.c.endpoint == endpoint).order_by(REVISIONS.c.number.desc())
+    def revisions(self, endpoint: str | None = None) -> list[Revision]:
+        """Every revision of an endpoint, or of all, newest first."""
+        query = select(REVISIONS).order_by(REVISIONS.c.number.desc())
+        if endpoint is not None:
+            query = query.where(REVISIONS.c.endpoint == endpoint)
         with self._read() as connection:
             return [revision_of(row) for row in connection.execute(query)]
 

@@ -265,7 +265,9 @@ class Gateway:
             return await _say(send, 200, {"name": "puna", "version": __version__, "extensions": ["generate_stream"]})
         if path == "/metrics":
             self._permit(scope, None)
-            await http.reply(send, 200, self.metrics.text(), [(b"content-type", CONTENT_TYPE.encode())])
+            self.metrics.flush()
+            text = await asyncio.to_thread(self.metrics.written)
+            await http.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         if not name or verb in ("infer", "generate_stream"):
             raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")

@@ -199,6 +199,10 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus' text format."""
         self.flush()
+        return self.written()
+
+    def written(self) -> bytes:
+        """The same of what has been flushed; from any thread: with many endpoints it takes a second."""
         if not self._folder:
             return generate_latest(self._registry)
         shared = CollectorRegistry()
