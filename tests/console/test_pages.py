@@ -188,6 +188,14 @@ def test_settings_act_at_once_or_make_a_revision_which_the_playground_asks(
     assert now["settings"]["env"] == {"API_KEY": "***", "MODE": "fast"} and "notes" in now["settings"]["volumes"]
     shared_up.client.wait_for_endpoint("app", 2, 60)
     see(shared_up, page, "/endpoints/app/revisions")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("rowheader", name="env.MODE").wait_for()
+    page.get_by_label("Percent", exact=True).fill("30")
+    page.get_by_text("30 % to revision 1, 70 % to revision 2").wait_for()
+    page.get_by_role("button", name="Divide the requests").click()
+    page.get_by_role("button", name="Promote revision 1").wait_for()
+    assert {s["revision"]: s["percent"] for s in shared_up.client.endpoint("app")["traffic"]} == {2: 70, 1: 30}
+    page.get_by_role("button", name="Take it back: all to revision 2").click()
     page.get_by_role("button", name="Roll back to revision 1").click()
     page.get_by_text("Revision 1 is rolled out again").wait_for()
     shared_up.client.wait_for_endpoint("app", 1, 60)
