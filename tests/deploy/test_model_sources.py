@@ -132,6 +132,7 @@ def test_a_model_of_the_hub_is_pinned_and_its_app_gets_the_token_that_opens_it(
         ({"name": "acme/Llama3_chat:1", "alias": "latest"}, 400, "a version and an alias"),
         ({"name": "acme/Llama3_chat", "engine": "tgi"}, 400, "engine"),
         ({"name": "acme/on-the-hub"}, 404, "it is gated"),
+        ({"name": "acme/on-the-hub"}, 404, "and `puna secret set my-hub HF_TOKEN=hf_...`, then --credential my-hub"),
         ({"name": "acme/on-the-hub", "credential": "none"}, 404, "no secret"),
         ({"name": "acme/on-the-hub", "credential": "empty"}, 400, "has no HF_TOKEN"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from puna.publish.registry import ModelVersion, Registry
 HUB_STARTUP_TIMEOUT_S = 3600.0
 """The first start of an app fetches its weights."""
 
+SECRET = "`puna secret set my-hub HF_TOKEN=hf_...`, then --credential my-hub"
 Secret = Callable[[Sequence[str]], Mapping[str, str]]
 """Gives the values of secret sets, by the names of the sets."""
 
@@ -77,5 +79,6 @@ def _on_the_hub(registry: Registry, name: str, token: str) -> str:
     try:
         return look(name, token)
     except NotFoundError as error:
-        hint = " / ".join(filter(None, (nearest(name, _names(registry)), error.hint)))
+        own = re.sub(r"set HF_TOKEN .*", SECRET, error.hint)  # the app's token, and not this process's
+        hint = " / ".join(filter(None, (nearest(name, _names(registry)), own)))
         raise NotFoundError(f"no model {name} is published here, and {error.message}", hint, error.detail) from None
