@@ -54,7 +54,7 @@ function shares(e, act) {
   const begin = second?.wanted && second.wanted < 100 ? second.wanted : second?.percent ?? 10;
   const slider = h("input", { type: "range", min: 1, max: 99, value: begin, "aria-label": "Percent of the requests for the second revision" });
   const number = h("input", { type: "number", min: 1, max: 99, value: begin });
-  const rest = h("span", { class: "total" });
+  const rest = h("span", {});
   const tell = (from, to) => { to.value = from.value; rest.textContent = `${Number(from.value) || 0} % to revision ${other.value}, ${100 - (Number(from.value) || 0)} % to revision ${serving}`; };
   slider.addEventListener("input", () => tell(slider, number));
   number.addEventListener("input", () => tell(number, slider));
