@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from puna.errors import MachineError
 
 # A Unix socket's path must fit in 108 bytes (man 7 unix, sun_path).
 SOCKET_PATH_BYTES = 107
-VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,20 @@ def test_a_push_is_fetched_and_built_and_one_that_changes_nothing_is_not(
     assert (deliveries(api)[0]["outcome"], deliveries(api)[0]["revision"]) == ("unchanged", 2)
 
 
+def test_a_push_beside_the_folder_changes_nothing_and_its_commit_is_written_down(
+    world: World, api: TestClient, server: GitServer, rebuilds: Rebuilds
+) -> None:
+    server.push("chat", {f"apps/chat/{name}": text for name, text in FILES.items()})
+    git = {"url": server.url("chat"), "branch": "main", "folder": "apps/chat"}
+    assert api.post("/api/v1/endpoints", json={"git": git, "settings": {"auto_rebuild": True}}).status_code == 202
+    built(world)
+    commit = server.push("chat", {"README.md": "words"})
+    push(api, server, commit)
+    assert work(rebuilds) == 1
+    (one,) = deliveries(api)
+    assert (one["outcome"], one["revision"], one["commit"]) == ("unchanged", 1, commit)
+
+
 def test_a_delivery_that_comes_twice_counts_once(api: TestClient, server: GitServer) -> None:
     deploy(api, server, auto_rebuild=True)
     assert push(api, server, "b" * 40, number=1).json()["outcome"] == "queued"

@@ -19,7 +19,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from puna.deploy import records, shapes, shapes_kept, shapes_traffic
 from puna.deploy.records import Settings
-from puna.home import VOLUME_NAME
+from puna.spec.volume import VOLUME_NAME
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"

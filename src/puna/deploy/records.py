@@ -14,7 +14,7 @@ from typing import Any
 from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
-from puna.home import VOLUME_NAME
+from puna.spec.volume import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(

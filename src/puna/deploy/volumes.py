@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from puna.backends import mounts
 from puna.errors import ConflictError, NotFoundError, UsageError, nearest
-from puna.home import VOLUME_NAME, Home
+from puna.home import Home
+from puna.spec.volume import VOLUME_NAME
 
 DEFAULT_ROOT = "/var/nfs-mount"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
