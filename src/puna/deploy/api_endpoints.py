@@ -148,12 +148,14 @@ def _changing(router: APIRouter, control: Control) -> None:
 
 def show(control: Control, endpoint: Endpoint) -> Json:
     """One endpoint with all that belongs to it."""
-    store, now = control.store, control.clock()
-    replicas = store.replicas(endpoint.name)
+    store, name = control.store, endpoint.name
+    return _show(control, endpoint, store.revisions(name), store.replicas(name))
+
+
+def _show(control: Control, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica]) -> Json:
+    now = control.clock()
     in_flight = {r.id: control.loads.in_flight(r.id, now) for r in replicas}
-    view = views.endpoint_view(
-        endpoint, store.revisions(endpoint.name), replicas, control.url(endpoint.name), in_flight
-    )
+    view = views.endpoint_view(endpoint, revisions, replicas, control.url(endpoint.name), in_flight)
     if endpoint.split is not None:
         for one in view["traffic"]:
             one |= shares.figures(control.home, endpoint.name, one["revision"])
