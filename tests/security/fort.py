@@ -48,6 +48,7 @@ class Fort:
         self.world = World(self.store, self.home, MemoryBackend(), now=time.time())
         self.app: FastAPI = create_app(self.store, self.home, base_url="http://127.0.0.1:8000")
         self.keys: dict[str, str] = {}
+        self._tables = MetaData()
         self._people()
         self._things()
         self._ready, self._stop = threading.Event(), asyncio.Event()
@@ -133,12 +134,12 @@ class Fort:
 
     def dump(self) -> dict[str, Any]:
         """Every row of every table that does not change by itself, and every file but logs."""
-        found = MetaData()
         with self.store.engine.connect() as connection:
-            found.reflect(connection)
+            if not self._tables.tables:
+                self._tables.reflect(connection)
             rows: dict[str, Any] = {
                 table.name: sorted(map(repr, connection.execute(select(table))))
-                for table in found.sorted_tables
+                for table in self._tables.sorted_tables
                 if table.name not in ROUTINE
             }
         kept = ("volumes", "sources", "models", "registry", "runs", "environments", "bundles")

@@ -54,6 +54,8 @@ def examples(fort: Fort) -> dict[tuple[str, str], Example]:
         "POST /endpoints/{name}/deactivate": Example(names=yours),
         "POST /endpoints/{name}/rebuild": Example(names=yours),
         "POST /endpoints/{name}/rollback": Example(json={"revision": 1}, names=yours),
+        "PUT /endpoints/{name}/traffic": Example(json={"shares": {"1": 50, "2": 50}}, names=yours),
+        "POST /endpoints/{name}/promote": Example(json={"revision": 1}, names=yours),
         "DELETE /endpoints/{name}": Example(names=yours),
         "POST /endpoints/{name}/deliveries/{number}/replay": Example(names=yours | {"number": str(fort.delivery)}),
         "PUT /sources": Example(content=project(), ours=True),

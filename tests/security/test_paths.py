@@ -13,6 +13,8 @@ import pytest
 from security.conftest import Tally
 from security.fort import YOURS, Fort, differences, standing
 
+pytestmark = pytest.mark.process
+
 INTERNAL = [
     *("/internal/routes", "//internal/routes", "///internal/load", "/internal", "/internal/", "/INTERNAL/routes"),
     *(

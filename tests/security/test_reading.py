@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +15,14 @@ import pytest
 
 from puna.backends.processes import tree
 from puna.deploy.api_console import LINK_LIVES_S, Links
+from puna.deploy.secrets import Secrets
 from puna.errors import MachineError
 from puna.home import Home
 from security.conftest import Tally
 from security.fort import SECRET, YOURS, Fort, standing
 from security.routes import API, examples, filled, mutating, walk
+
+pytestmark = pytest.mark.process
 
 OPEN = {f"{API}/health", "/api/docs", "/api/openapi.json", "/", "/console/{digest}/{name:path}"}
 """Read without a key: what the program is, and its page."""
@@ -28,7 +33,7 @@ ADMIN = {f"{API}/keys", f"{API}/secrets"}
 def names(fort: Fort) -> dict[str, dict[str, str]]:
     """What stands for the names in the paths that are read: the other owner's, where there is one."""
     return {
-        "/endpoints/": {"name": "yours", "number": str(fort.delivery)},
+        "/endpoints/": {"name": "yours", "number": str(fort.delivery), "a": "1", "b": "2"},
         "/builds/": {"build_id": fort.build},
         "/runtimes/": {"name": "rt", "version": "1", "a": "1", "b": "1"},
         "/volumes/": {"name": "vault", "path": "file"},
@@ -163,6 +168,14 @@ def test_no_log_and_no_command_line_has_a_key(fort: Fort, tally: Tally, caplog: 
             f"the command line of {pid}",
             refused=SECRET.encode() not in line and fort.keys["admin"].encode() not in line,
         )
+
+
+def test_a_secret_can_be_kept_without_standing_in_a_command_line(fort: Fort, tally: Tally) -> None:
+    env = os.environ | {"PUNA_HOME": str(fort.home.root), "TOKEN": SECRET}
+    argv = [sys.executable, "-m", "puna", "secret", "set", "typed", "TOKEN", "OTHER=1"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    assert Secrets(fort.store, fort.home.key).open(["typed"]) == {"TOKEN": SECRET, "OTHER": "1"}
+    tally("what the command prints", refused=SECRET not in done.stdout + done.stderr)
 
 
 def test_a_link_opens_the_console_once_and_for_a_quarter_of_an_hour(fort: Fort, tally: Tally) -> None:

@@ -13,6 +13,8 @@ from security.conftest import Tally
 from security.fort import Fort, differences, standing
 from security.routes import OPEN, Example, examples, filled, mutating
 
+pytestmark = pytest.mark.process
+
 REFUSED = {401, 403}
 WRONG = ["infer", "infer of mine", "expired", "revoked", "never made", "another's secret", "cut short", "in capitals"]
 WRONG += ["its hash"]

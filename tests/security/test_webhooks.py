@@ -18,6 +18,8 @@ from security.conftest import Tally
 from security.fort import GIT, Fort, differences, standing
 from webhook import push, signed
 
+pytestmark = pytest.mark.process
+
 URL = GIT["url"] + ".git"
 HOOK = "/api/v1/hooks/yours"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -57,16 +58,25 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], jso
 @secret_app.command("set")
 def set_secret(
     name: Annotated[str, typer.Argument(help="The set's name.")],
-    values: Annotated[list[str], typer.Argument(help="NAME=VALUE, one or more.")],
+    values: Annotated[list[str], typer.Argument(help="NAME=VALUE, or NAME for one that is asked for.")],
     json: AsJson = False,
 ) -> None:
-    """Keep a set of values, encrypted; an endpoint names the set to get them as environment variables."""
+    """Keep a set of values, encrypted; an endpoint names the set to get them as environment variables.
+
+    Everybody on the machine can read a command while it runs: the value of a NAME alone is taken from the variable of
+    that name, or asked for.
+    """
     from puna.client import Client
 
+    values = [value if "=" in value else f"{value}={_untyped(value)}" for value in values]
     named = pairs(values, f"puna secret set {name} NAME=VALUE")
     with Client() as client:
         done = client.set_secret(name, named)
     output.data(done) if json else output.line(f"secret {name} is set")
+
+
+def _untyped(name: str) -> str:
+    return os.environ.get(name) or str(typer.prompt(f"value of {name}", hide_input=True))
 
 
 @secret_app.command("list")
