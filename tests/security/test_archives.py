@@ -80,7 +80,7 @@ def odd_names(outside: Path) -> dict[str, bytes]:
         "newline": packed(member("a\nb")),
         "NUL in a record": packed(member("a", path="b\0c")),
         "a record's name climbs": packed(member("a", path="../evil")),
-        "a record's link": packed(member("l", kind=sym, link="a", linkpath="/etc")),
+        "a record's link": packed(member("l", kind=tarfile.SYMTYPE, link="a", linkpath="/etc")),
         "escape": packed(member("\x1b[2J")),
         "right to left": packed(member("a\u202egpj.py")),
         "raw bytes": renamed(b"\xff\xfe"),
