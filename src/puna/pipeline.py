@@ -265,7 +265,12 @@ def deploy_model(
     from puna.build import template
     from puna.spec import project
 
-    template.init(folder, model.name, name=recipe.name, engine=template.chosen(recipe.serve.engine))
+    # The version stands in the project, so that another one is another source, and is deployed.
+    if (folder / "app.py").exists():
+        template.update(folder, model.name, model.ref)
+    else:
+        engine = template.chosen(recipe.serve.engine)
+        template.init(folder, model.name, name=recipe.name, engine=engine, published=model.ref)
     runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
     upload_runtime(client, runtime_file, recipe.name, progress)
     serve = dataclasses.asdict(recipe.serve)

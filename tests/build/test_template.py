@@ -8,6 +8,7 @@ import pytest
 
 from puna.build import source, template
 from puna.errors import ConflictError
+from puna.home import Home
 from puna.spec import project, runtime, schema
 
 ENGINES: list[Literal["vllm", "transformers"]] = ["vllm", "transformers"]
@@ -50,3 +51,30 @@ def test_a_model_of_any_name_stays_a_string(tmp_path: Path) -> None:
     template.init(tmp_path, 'a"; import os #', name="x: y", engine="transformers")
     source.check(tmp_path)
     assert project.load(tmp_path).name == "x-y"
+
+
+def test_an_app_is_updated_to_another_version_and_stays_as_it_was_edited(tmp_path: Path) -> None:
+    folder, home = tmp_path / "my-app", Home(tmp_path / "home")
+    template.init(folder, "acme/chat", name="my-app", engine="vllm", published="acme/chat:1")
+    app = (folder / "app.py").read_text() + "# mine\n"
+    (folder / "app.py").write_text(app)
+    first = source.snapshot(folder, home).digest
+    template.update(folder, "acme/chat", "acme/chat:2")
+    assert project.load(folder).models == ("acme/chat:2",) and (folder / "app.py").read_text() == app
+    second = source.snapshot(folder, home).digest
+    template.update(folder, "acme/chat", "acme/chat:2")
+    assert first != second == source.snapshot(folder, home).digest
+    with pytest.raises(ConflictError, match="does not name acme/other"):
+        template.update(folder, "acme/other", "acme/other:1")
+    assert project.load(folder).models == ("acme/chat:2",)
+
+
+@pytest.mark.parametrize("models", ["", "models: [acme/chat]\n", "models:\n- acme/chat\n- acme/more\nname: x\n"])
+def test_what_an_older_project_says_of_its_models_is_replaced(models: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my-app"
+    template.init(folder, "acme/chat", name="my-app", engine="vllm")
+    kept = (folder / "inferless.yaml").read_text().replace('name: "my-app"\n', "" if "name" in models else "name: x\n")
+    (folder / "inferless.yaml").write_text(kept + models)
+    template.update(folder, "acme/chat", "acme/chat:7")
+    read = project.load(folder)
+    assert read.models == ("acme/chat:7",) and read.name == "x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -164,3 +165,18 @@ def init(
     for file, text in texts.items():
         (folder / file).write_text(text)
     return [folder / file for file in texts]
+
+
+def update(folder: Path, model: str, published: str) -> None:
+    """The app that an earlier `init` wrote for `model`, edited since perhaps, now for the version `published`.
+
+    Only the `models` of its inferless.yaml change.
+
+    Raises:
+        ConflictError: the app there does not name the model; nothing is written.
+    """
+    app, file = folder / "app.py", folder / "inferless.yaml"
+    if json.dumps(model) not in app.read_text() or not file.exists():
+        raise ConflictError(f"{folder} holds another app: it does not name {model}", "choose another --folder")
+    others = re.sub(r"(?m)^models:.*\n(?:[ \t]+.*\n|- .*\n)*", "", file.read_text().rstrip("\n") + "\n")
+    file.write_text(f"{others}models:\n  - {json.dumps(published)}\n")
