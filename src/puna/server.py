@@ -187,7 +187,7 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
-    from puna.deploy import commands, model_sources
+    from puna.deploy import commands, log_limits, model_sources
     from puna.deploy.api import create_app
     from puna.deploy.builder import Builder
     from puna.deploy.control import Control
@@ -217,6 +217,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     builder = Builder(store, home, between=Sweeper(store, home).look)
     models = Builder(store, home, kinds=commands.KINDS)  # a merge of minutes keeps no deploy waiting
     history = History(home, loads, store.snapshot)
+    logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 
     def wake() -> None:
         builder.wake()
@@ -231,7 +232,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store)]
+    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store), logs.run]
     threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()

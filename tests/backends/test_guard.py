@@ -209,7 +209,7 @@ def test_the_app_sees_the_environment_it_was_given_and_nothing_else(local: Local
     made = launch(source=source, env={"TOKEN": "secret"}, gpu="1")
     local.start(made)
     wait_for(local, Phase.READY)
-    env, cwd, fds = json.loads(made.log.read_text())
+    env, cwd, fds = json.loads(made.log.read_text().partition(" F ")[2])
     assert {k: v for k, v in env.items() if k != "LC_CTYPE"} == {
         "TOKEN": "secret", "CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"
     }  # fmt: skip

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from deploy.conftest import World
 from puna.client import Client
-from puna.deploy import openapi, pages, store_deliveries
+from puna.deploy import log_lines, logs, openapi, pages, store_deliveries
 from puna.deploy.api import create_app
 from puna.deploy.records import Delivery, Order, Settings
 from puna.deploy.states import DeliveryState
@@ -53,6 +53,8 @@ def fill(world: World, number: int) -> None:
     store.add_delivery(Delivery("app-0", now, "poll", DeliveryState.IGNORED))
     (home.volumes / f"v-{number}").mkdir()
     (home.volumes / "v-0" / f"file {number} é.txt").write_text("x")
+    with logs.replica_log(home, "app-0", f"app-0-{number % 5}").open("a") as log:
+        log.write(f"{log_lines.iso(now)} stdout F line {number}\n")
     (home.runs / f"run-{number}").mkdir()
     (home.runs / f"run-{number}" / "recipe.json").write_text("{}")
     owner = {"name": f"acme/m-{number}", "next": 2, "aliases": {}, "versions": []}
@@ -69,6 +71,7 @@ def listing() -> dict[str, Callable[[dict[str, Any]], Any]]:
         "/endpoints/app-0/events": lambda item: item["id"],
         "/endpoints/app-0/events?order=newest": lambda item: item["id"],
         "/endpoints/app-0/deliveries": lambda item: item["id"],
+        "/endpoints/app-0/logs/lines": lambda item: item["text"],
         "/builds": lambda item: item["id"],
         "/runtimes": lambda item: (item["name"], item["version"]),
         "/keys": lambda item: item["id"],

@@ -87,7 +87,13 @@ def examples(fort: Fort) -> dict[tuple[str, str], Example]:
         "POST /console/links": Example(not_by_key=True),
         "POST /lint/runtime": Example(json={"yaml": "build:\n  python_packages: []\n"}, ours=True),
     }
-    return {(words.split()[0], API + words.split()[1]): example for words, example in found.items()}
+    made = {(words.split()[0], API + words.split()[1]): example for words, example in found.items()}
+    update = Example(json={"model_id": "yours", "data": {"max_replica": 7}})
+    times = {"time_from": "2024-05-28T00:00:00.000Z", "time_to": "2099-01-01T00:00:00.000Z"}
+    read = Example(json={"model_id": "yours"} | times)
+    for path, example in (("/rest/model/settings/update", update), ("/rest/model/logs/get", read)):
+        made |= {("POST", path): example, ("POST", f"{path}/"): example}
+    return made
 
 
 OPEN = {

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 
+import pytest
+
+from puna.backends import processes
+from puna.worker import calllog
 from puna.worker.calllog import LONGEST_LINE, CallLog, Voice, speaking
 
 
@@ -46,6 +51,22 @@ def test_a_line_without_an_end_is_written_in_parts() -> None:
 
 def test_text_that_utf_8_has_no_bytes_for_is_escaped() -> None:
     assert written(["\udcff ü\n"]) == "\\udcff ü\n"
+
+
+def test_each_line_begins_with_its_time_and_its_stream_in_a_worker_that_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calllog, "_is_stamping", True)
+    monkeypatch.setattr(calllog.time, "time", lambda: 1764072000.25)
+    stamp = "2025-11-25T12:00:00.250000Z stderr F "  # of a descriptor that is not 1
+    assert written(["a", "b\n\nc", "d\n", "e"]) == f"{stamp}ab\n{stamp}\n{stamp}cd\n{stamp}e"
+    assert written(["a\n", "b"], "t1") == f"{stamp}[t1] a\n{stamp}[t1] b\n"
+    assert written(["\r 10%", "\r 20%", "\n", "x"]) == f"{stamp}\r 10%\r 20%\n{stamp}x"
+    assert re.fullmatch(processes.STAMP, stamp.encode()) and len(stamp) == processes.STAMP_BYTES
+
+
+def test_a_note_says_on_every_line_which_request_it_is_about(capfd: pytest.CaptureFixture[str]) -> None:
+    calllog.note("infer raised:\nTraceback\nValueError: x\n", "t1")
+    calllog.note("ready")
+    assert capfd.readouterr().err == "puna: [t1] infer raised:\n[t1] Traceback\n[t1] ValueError: x\npuna: ready\n"
 
 
 def test_tasks_of_a_request_speak_for_it() -> None:

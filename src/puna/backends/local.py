@@ -71,7 +71,7 @@ class LocalBackend:
             "--app",
             str(launch.app),
         ]
-        argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic())]
+        argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic()), "--log", "cri"]
         share = shares.of(launch, self._capacity)
         config = _config(launch, argv, share, self._choose_cores(launch.replica_id, share)) | {
             "mode": "serve",

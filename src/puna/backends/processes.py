@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 
 LAST_LINES, LAST_BYTES = 20, 16384
+STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) (stdout|stderr) F ")
+"""How each line begins that a worker which serves writes."""
+STAMP_BYTES = 37
 
 
 def tree(root: int = 0) -> list[int]:
@@ -49,12 +53,13 @@ def start_ticks(pid: int) -> int:
 
 
 def tail(path: str, start: int = 0) -> list[str]:
-    """The last lines of a log from byte `start` on."""
+    """The last lines of a log from byte `start` on, without their stamps."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(start, size - LAST_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+            lines = file.read().splitlines()[-LAST_LINES:]
+            return [(line[STAMP_BYTES:] if STAMP.match(line) else line).decode(errors="replace") for line in lines]
     except OSError:
         return []
 

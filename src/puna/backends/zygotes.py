@@ -36,6 +36,7 @@ class Zygotes:
         """
         path = self._home.zygote_socket(launch.warm)
         argv = [str(launch.python), "-I", str(worker), "zygote", "--socket", str(path), "--app", str(launch.app)]
+        argv += ["--log", "cri"]
         config: dict[str, Any] = {
             "mode": "zygote",
             "replica_id": launch.warm,

@@ -44,9 +44,9 @@ class BuildCalls(Connection):
         """One build."""
         return self._call("GET", f"/builds/{part(build_id)}")
 
-    def build_log(self, build_id: str, follow: bool = True) -> Iterator[str]:
-        """A build's output, line by line; with `follow` until it ends."""
-        return self._lines(f"/builds/{part(build_id)}/log", {"follow": int(follow)})
+    def build_log(self, build_id: str, follow: bool = True, search: str = "") -> Iterator[str]:
+        """A build's output, line by line; with `follow` until it ends, with `search` the lines that have it in them."""
+        return self._lines(f"/builds/{part(build_id)}/log", {"follow": int(follow), "search": search})
 
     def cancel_build(self, build_id: str) -> Json:
         """Cancel a build."""

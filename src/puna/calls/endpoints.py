@@ -150,10 +150,23 @@ class EndpointCalls(SourceCalls):
         """Delete an endpoint and stop its replicas."""
         return self._call("DELETE", f"/endpoints/{part(name)}")
 
-    def logs(self, name: str, follow: bool = False, lines: int = 200, replica: str | None = None) -> Iterator[str]:
-        """What an app printed, line by line; with `follow` without end."""
+    def logs(
+        self, name: str, follow: bool = False, lines: int = 200, replica: str | None = None, **wanted: Any
+    ) -> Iterator[str]:
+        """What an app printed, line by line; with `follow` without end.
+
+        `wanted` may have `search`, a part of the line, `request`, a call's id, `since`, and `times` to see when.
+        """
         query = {"follow": int(follow), "lines": lines} | ({"replica": replica} if replica else {})
-        return self._lines(f"/endpoints/{part(name)}/logs", query)
+        return self._lines(f"/endpoints/{part(name)}/logs", query | wanted)
+
+    def log_lines(self, name: str, limit: int = 200, after: str = "", **wanted: Any) -> Json:
+        """The same as items with `at`, `replica`, `stream`, `request` and `text`, the newest first.
+
+        `after` is a page's `next`; `wanted` may have `replica`, `search`, `request`, `since` and `until`.
+        """
+        query = {"limit": limit, "after": after} | wanted
+        return self._call("GET", f"/endpoints/{part(name)}/logs/lines", params=query)
 
     def events(self, name: str, after: int = 0) -> list[Json]:
         """What happened to an endpoint since the event of id `after`, oldest first."""

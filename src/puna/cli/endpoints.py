@@ -52,6 +52,10 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.")] = 200,
     replica: Annotated[str | None, typer.Option(help="Only this replica's.", show_default=False)] = None,
     build: Annotated[str | None, typer.Option(help="A build's log instead.", show_default=False)] = None,
+    search: Annotated[str, typer.Option(help="Only lines with this in them.", show_default=False)] = "",
+    request: Annotated[str, typer.Option(help="Only what the call of this id printed.", show_default=False)] = "",
+    since: Annotated[str, typer.Option(help="Only what was printed since: 30m, 24h, a time.", show_default=False)] = "",
+    times: Annotated[bool, typer.Option("--times", "-t", help="When each line was printed.")] = False,
 ) -> None:
     """Show what an app printed, with request ids; or a build's log."""
     from puna.client import Client
@@ -60,9 +64,10 @@ def logs(
         raise UsageError("name an endpoint, or a build", "puna logs NAME, or puna logs --build ID")
     with Client() as client:
         if build is not None:
-            told = client.build_log(build, follow=follow_log)
+            told = client.build_log(build, follow=follow_log and not search, search=search)
         else:
-            told = client.logs(str(name), follow=follow_log, lines=lines, replica=replica)
+            wanted = {"search": search, "request": request, "since": since, "times": int(times)}
+            told = client.logs(str(name), follow=follow_log, lines=lines, replica=replica, **wanted)
         for line in told:
             output.line(line)
 

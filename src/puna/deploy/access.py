@@ -9,6 +9,7 @@ change anything, whichever way it comes.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -33,6 +34,8 @@ UPLOADS = re.compile(r"/api/v1/(sources|volumes/[^/]+/files/.*|hooks/[^/]+)", re
 """What takes long bodies has limits of its own."""
 MAX_BODY_BYTES = 4 << 20
 ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
+PLATFORM = re.compile(r"/rest(/|$)")
+"""The Inferless platform's own calls, which have its own errors."""
 ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
 FOR_SOME = re.compile(r"/api/v1/(endpoints|sources|builds|usage|whoami|machine|lint|events/stream)(?=[/.]|$)")
 """Where a key for some endpoints only may ask: each handler there sees to it that it concerns them."""
@@ -60,7 +63,7 @@ def _port(scheme: str, port: int | None) -> int:
 
 
 def scope_of(path: str) -> str:
-    """The scope that a path under /api/v1 needs."""
+    """The scope that a path under /api/v1 or /rest needs."""
     return "admin" if ADMIN.match(path) else "deploy"
 
 
@@ -85,7 +88,7 @@ class Access:
                 if FORWARDED in Headers(scope=scope) and not UPLOADS.fullmatch(scope["path"]):
                     receive = _limited(scope, receive)
             except PunaError as error:
-                await JSONResponse(error.as_json(), error.http_status)(scope, receive, send)
+                await told(scope["path"], error.as_json(), error.http_status)(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
             return
@@ -105,10 +108,14 @@ class Access:
             return None
         if is_open(path) or (PAGES.fullmatch(path) and scope["method"] in SAFE):
             return NOBODY
-        key = keys.identify(keys.bearer(headers.get("authorization")), self._current_keys(), self.control.clock())
+        given, is_platform = headers.get("authorization"), PLATFORM.match(path) is not None
+        # The platform's callers send the key alone; which endpoint they mean stands in the body.
+        text = keys.bearer(given) or (given if is_platform else None)
+        key = keys.identify(text, self._current_keys(), self.control.clock())
         keys.require(key, scope_of(path), endpoint_in(path))
         reads = scope["method"] in SAFE
-        if key.endpoints is not None and not (FOR_SOME.match(path) or (reads and CATALOGUE.fullmatch(path))):
+        is_for_some = is_platform or FOR_SOME.match(path) or (reads and CATALOGUE.fullmatch(path))
+        if key.endpoints is not None and not is_for_some:
             raise ForbiddenError(
                 f"key {key.id} opens some endpoints only, and this belongs to all", "`puna key create`"
             )
@@ -146,3 +153,13 @@ def endpoint_in(path: str) -> str | None:
     """The endpoint that a path names."""
     match = ENDPOINT.match(path)
     return match[1] if match else None
+
+
+def told(path: str, error: Mapping[str, object], status: int) -> JSONResponse:
+    """An error as whoever asks at `path` reads it: the platform's callers find it in `details`."""
+    if not PLATFORM.match(path):
+        return JSONResponse(error, status)
+    said = error["error"]
+    assert isinstance(said, Mapping)  # errors.PunaError.as_json
+    text = f"{said['message']} ({said['hint']})" if said.get("hint") else said["message"]
+    return JSONResponse({"status": "error", "details": text}, status)

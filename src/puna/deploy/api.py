@@ -21,8 +21,10 @@ from puna.deploy import (
     api_internal,
     api_keys,
     api_live,
+    api_logs,
     api_machine,
     api_models,
+    api_platform,
     api_runs,
     api_runtimes,
     api_sources,
@@ -31,7 +33,7 @@ from puna.deploy import (
     api_volumes,
     openapi,
 )
-from puna.deploy.access import Access, is_open
+from puna.deploy.access import Access, is_open, told
 from puna.deploy.control import Control, _nothing
 from puna.deploy.idempotency import Idempotency
 from puna.deploy.load import Loads
@@ -77,10 +79,12 @@ def create_app(
         api_runs,
         api_live,
         api_usage,
+        api_logs,
         api_machine,
         api_console,
     ):
         app.include_router(part.routes(control), prefix="/api/v1")
+    app.include_router(api_platform.routes(control), prefix=api_platform.PREFIX, include_in_schema=False)
     app.include_router(api_internal.routes(control), prefix="/internal", include_in_schema=False)
     app.include_router(api_console.pages())
     app.add_exception_handler(PunaError, _puna_error)
@@ -103,17 +107,17 @@ def create_app(
     return app
 
 
-async def _puna_error(_: Request, error: Exception) -> Response:
+async def _puna_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PunaError)  # registered for no other
-    return JSONResponse(error.as_json(), error.http_status)
+    return told(request.url.path, error.as_json(), error.http_status)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # registered for no other
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     problem = UsageError(f"`{where or 'body'}`: {first['msg']}", "see /api/docs")
-    return JSONResponse(problem.as_json(), problem.http_status)
+    return told(request.url.path, problem.as_json(), problem.http_status)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
@@ -126,7 +130,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     body = {"error": {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": "see `puna logs`"}}
-    return JSONResponse(body, 500)
+    return told(request.url.path, body, 500)
 
 
 def _docs(schema: dict[str, Any]) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from puna.build import source
 from puna.deploy import bodies, views
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict
-from puna.deploy.logs import build_log, follow
 from puna.deploy.pages import Paged, cursor
 from puna.deploy.records import Build
 from puna.deploy.settings import check_name
-from puna.deploy.states import BuildState
 from puna.spec import runtime
 
 Json = dict[str, Any]
 MAX_SOURCE_BYTES = 512 * 1024 * 1024
-UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
 
 
 class RuntimeUpload(BaseModel):
@@ -94,15 +89,6 @@ def _builds(router: APIRouter, control: Control) -> None:
         """One build: status, steps with seconds, and the error with the failing line."""
         return views.build_view(_build(build_id, request))
 
-    @router.get("/builds/{build_id}/log", tags=["builds"])
-    def get_build_log(build_id: str, request: Request, follow: bool = False) -> Response:
-        """A build's output; with `follow=1` until the build ends."""
-        _build(build_id, request)
-        path = build_log(control.home, build_id)
-        if follow:
-            return StreamingResponse(_follow(control, build_id), media_type="text/plain")
-        return PlainTextResponse(path.read_text(errors="replace") if path.exists() else "")
-
     @router.post("/builds/{build_id}/cancel", tags=["builds"])
     def post_cancel(build_id: str, request: Request) -> Json:
         """Cancel a build: a queued one ends at once, a running one within seconds."""
@@ -110,10 +96,3 @@ def _builds(router: APIRouter, control: Control) -> None:
         cancelled = store.cancel_build(build_id, control.clock())
         control.wake()
         return views.build_view(cancelled)
-
-
-def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:
-    def ended() -> bool:
-        return control.store.build(build_id).state not in UNENDED
-
-    return follow(build_log(control.home, build_id), ended)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Ge, Le
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from puna.deploy import orders, pages, shares, traffic, views
 from puna.deploy.api_sources import ModelName, Repository, wanted_model
 from puna.deploy.bodies import Number
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict, visible
-from puna.deploy.logs import follow_replicas, tail_replicas
 from puna.deploy.orders import Wanted
 from puna.deploy.pages import Paged
 from puna.deploy.records import Endpoint, Replica, Revision
 from puna.deploy.splits import WHOLE
 
 Json = dict[str, Any]
-Lines = Annotated[int, Ge(0), Le(100_000)]
 
 
 class Deploy(BaseModel):
@@ -86,15 +82,6 @@ def _looking(router: APIRouter, control: Control) -> None:
         found = store.events_page(name, after, page.limit + 1, newest_first=order == "newest")
         following = str(found[page.limit - 1].id) if len(found) > page.limit else None
         return {"items": [views.event_view(e) for e in found[: page.limit]], "next": following}
-
-    @router.get("/endpoints/{name}/logs")
-    def get_logs(name: str, follow: bool = False, lines: Lines = 200, replica: str | None = None) -> Response:
-        """What the app printed: the last lines, and with `follow=1` those that come."""
-        store.endpoint(name)
-        text = tail_replicas(control.home, name, replica, lines)
-        if not follow:
-            return PlainTextResponse(text)
-        return StreamingResponse(follow_replicas(control.home, name, replica, lines), media_type="text/plain")
 
 
 def _changing(router: APIRouter, control: Control) -> None:

@@ -35,7 +35,6 @@ class Launching:
         settings = self.store.endpoint(replica.endpoint).settings
         bundle = self._bundle(revision)
         env, private = environment_of(bundle, revision, self.secrets), mounts_of(self.home, revision)
-        logs.prune(self.home, replica.endpoint)
         return Launch(
             replica_id=replica.id,
             python=python_of(self.home, revision.environment),

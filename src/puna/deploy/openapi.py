@@ -101,6 +101,9 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "post_session": shapes_kept.NewKey,
     "get_whoami": shapes_kept.Caller,
     "get_machine": shapes_kept.Machine,
+    "get_usage": shapes_kept.Usage,
+    "get_usage_csv": Text("text/csv"),
+    "list_log_lines": Listed(shapes_kept.LogLine),
 }
 # Bodies that handlers read by themselves.
 BODIES = {

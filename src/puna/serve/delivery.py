@@ -39,10 +39,12 @@ async def _watch(receive: Receive, call: Call) -> None:
 
 def headers(call: Call) -> list[Header]:
     """What a reply says of its way here; of a request that was refused at the door, only its id."""
+    trace = call.trace.encode()
     if not call.tier:
-        return [(b"x-puna-request-id", call.trace.encode())]
+        return [(b"x-request-id", trace), (b"x-puna-request-id", trace)]
     told = [
-        (b"x-puna-request-id", call.trace.encode()),
+        (b"x-request-id", trace),  # what others call it: OpenAI's client shows it with its errors
+        (b"x-puna-request-id", trace),
         (b"x-puna-queue-ms", b"%.1f" % (call.queued_s * 1000)),
         (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000) if call.wake_s else b"0.0"),
         (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),

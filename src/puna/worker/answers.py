@@ -32,12 +32,12 @@ def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
         except BadRequest as error:
             return failure(call, 400, str(error))
         except BadOutput as error:
-            calllog.note("[%s] %s" % (call.trace, error))
+            calllog.note(str(error), call.trace)
             return failure(call, 500, str(error))
         except scope.Cancelled:
             return protocol.encode(protocol.END, call.request_id, {})
         except BaseException as error:  # noqa: BLE001 - the caller sees HTTP 500, the log all of it
-            calllog.note("[%s] infer raised:\n%s" % (call.trace, faults.whole(error)))
+            calllog.note("infer raised:\n" + faults.whole(error), call.trace)
             return failure(call, 500, faults.describe(error, app.folder)["traceback"])
 
 

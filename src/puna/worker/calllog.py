@@ -1,4 +1,8 @@
-"""The app's stdout and stderr, line by line, with the request's id before each line written during a request."""
+"""The app's stdout and stderr, line by line, with the request's id before each line written during a request.
+
+Of a worker that serves, each line begins as in Kubernetes' container logs: `2026-11-25T12:00:00.000000Z stdout F `.
+What is not written through sys.stdout and sys.stderr, by code in C or by child processes, has neither.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import contextvars
 import io
 import os
 import sys
-from typing import Any, Dict, Optional
+import time
+from typing import Any, Dict, List, Optional, Tuple
 
 LONGEST_LINE = 8192  # characters; a longer line is written in parts, so that a lost newline costs no memory
 
@@ -31,6 +36,7 @@ class CallLog(io.TextIOBase):
 
     def __init__(self, fd: int, original: Any) -> None:
         self._fd = fd
+        self._is_at_start = True
         self.buffer = getattr(original, "buffer", original)
         self.mode = "w"
         self.name = getattr(original, "name", "")
@@ -41,7 +47,7 @@ class CallLog(io.TextIOBase):
     def write(self, text: str) -> int:
         voice = speaking.get()
         if voice is None:
-            self._out(text)
+            self._out(self._begun(text) if _is_stamping else text)
             return len(text)
         parts = voice.parts
         pending = parts.get(self._fd, "") + text
@@ -51,14 +57,28 @@ class CallLog(io.TextIOBase):
             rest = ""
         parts[self._fd] = rest
         if lines:
-            self._out("".join("[%s] %s\n" % (voice.trace, line.rpartition("\r")[2] or line) for line in lines))
+            begin = stamp(self._fd) + "[%s] " % voice.trace
+            self._out("".join(begin + (line.rpartition("\r")[2] or line) + "\n" for line in lines))
         return len(text)
+
+    def _begun(self, text: str) -> str:
+        """Text of no request with a stamp where a line begins; lines may come in parts."""
+        begin = stamp(self._fd)
+        *lines, rest = text.split("\n")
+        parts: List[str] = []
+        for line in lines:
+            parts += (begin if self._is_at_start else "", line, "\n")
+            self._is_at_start = True
+        if rest:
+            parts += (begin if self._is_at_start else "", rest)
+            self._is_at_start = False
+        return "".join(parts)
 
     def end(self, voice: Voice) -> None:
         """Write what a request left without a newline."""
         rest = voice.parts.pop(self._fd, "")
         if rest:
-            self._out("[%s] %s\n" % (voice.trace, rest.rstrip("\r").rpartition("\r")[2]))
+            self._out(stamp(self._fd) + "[%s] %s\n" % (voice.trace, rest.rstrip("\r").rpartition("\r")[2]))
 
     def _out(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -82,10 +102,28 @@ class CallLog(io.TextIOBase):
 
 
 _streams: Dict[int, CallLog] = {}
+_is_stamping = False
+_second: Tuple[int, str] = (0, "")  # a second, and how it is written
 
 
-def install() -> None:
+def stamp(fd: int) -> str:
+    """How a line begins that is written now."""
+    global _second
+    if not _is_stamping:
+        return ""
+    now = time.time()
+    whole, written = _second
+    if int(now) != whole:
+        whole = int(now)
+        written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+        _second = (whole, written)
+    return "%s.%06dZ %s F " % (written, (now - whole) * 1e6, "stdout" if fd == 1 else "stderr")
+
+
+def install(is_stamping: bool = False) -> None:
     """Put a CallLog in place of sys.stdout and sys.stderr."""
+    global _is_stamping
+    _is_stamping = is_stamping
     sys.stdout.flush()
     sys.stderr.flush()
     _streams[1] = CallLog(1, sys.stdout)
@@ -111,7 +149,10 @@ class during:  # reads as a function; a generator would cost each request a micr
                 stream.end(self._voice)
 
 
-def note(text: str) -> None:
-    """A line of the worker's own, to stderr."""
+def note(text: str, trace: str = "") -> None:
+    """Lines of the worker's own, to stderr; `trace` is the request that they are about."""
+    begin, about = stamp(2), "[%s] " % trace if trace else ""
+    first, *more = text.rstrip("\n").split("\n")
+    lines = [begin + "puna: " + about + first, *(begin + about + line for line in more)]
     with contextlib.suppress(OSError):
-        os.write(2, ("puna: " + text.rstrip("\n") + "\n").encode("utf-8", "backslashreplace"))
+        os.write(2, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))

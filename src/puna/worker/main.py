@@ -21,8 +21,9 @@ from puna.worker.zygote import Zygote
 USAGE = """
 usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
                             [--overrun-grace-s S] [--asked MONOTONIC_S]
+                            [--log cri]
        python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]
-       python -I worker.pyz zygote --socket PATH --app DIR --parent-fd FD"""
+       python -I worker.pyz zygote --socket PATH --app DIR --parent-fd FD [--log cri]"""
 
 NEEDED = {"serve": {"socket", "app"}, "validate": {"app", "report"}, "zygote": {"socket", "app", "parent-fd"}}
 
@@ -30,7 +31,7 @@ NEEDED = {"serve": {"socket", "app"}, "validate": {"app", "report"}, "zygote": {
 def main(arguments: List[str]) -> int:
     """Run one command; the exit status of the process."""
     command, options = parse(arguments)
-    calllog.install()
+    calllog.install(options.get("log") == "cri")
     faults.warm_up()
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
     family.adopt_orphans()

@@ -229,15 +229,14 @@ class Server:
 
     def _late(self, call: Call) -> None:
         what = "infer did not end" if call.is_running else "infer did not begin"
-        calllog.note("[%s] %s within the request's time" % (call.trace, what))
+        calllog.note(what + " within the request's time", call.trace)
         call.send(answers.failure(call, 504, what + " within the request's time (inference_time)"))
 
     def _poisoned(self, call: Call) -> None:
         """A call goes on long after its time: its thread cannot be ended, so the process is, and gets replaced."""
-        calllog.note(
-            "[%s] infer still runs %g s after its time; this worker ends so that a fresh one takes over"
-            % (call.trace, self.book.overrun_grace_s)
-        )
+        late_s = self.book.overrun_grace_s
+        why = "infer still runs %g s after its time; this worker ends so that a fresh one takes over" % late_s
+        calllog.note(why, call.trace)
         family.kill_descendants()
         os._exit(EXIT_OVERRUN)
 
