@@ -98,7 +98,7 @@ def test_a_runtime_is_checked_built_and_compared_with_the_next(shared_up: Up, pa
     page.get_by_role("button", name="Upload and build").click()
     page.get_by_role("heading", name="Runtime tools, version 1").wait_for()
     page.get_by_role("link", name="Open", exact=True).click()
-    see(shared_up, page, "/runtimes/tools")
+    page.get_by_role("heading", name="A new version of tools").wait_for()
     file = tmp_path / "next.yaml"
     file.write_text("build:\n  python_packages: []\n  system_packages: []\n  run: ['true']\n")
     page.get_by_label("Choose a file").set_input_files(file)
@@ -153,25 +153,29 @@ def test_the_buttons_of_a_run_queue_a_merge(shared_up: Up, page: Any) -> None:  
     assert page.get_by_role("button", name="Retry").is_visible()
 
 
-def test_settings_act_at_once_or_make_a_revision_which_the_playground_asks(
-    shared_up: Up, page: Any, tmp_path: Path
-) -> None:  # noqa: F811
-    shared_up.client.create_volume("notes")
-    folder = write_app(tmp_path / "app")
+@pytest.fixture(scope="module")
+def app(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A streaming app that serves as `app`, and a folder for its volume's mount."""
+    root = tmp_path_factory.mktemp("app")
+    folder = write_app(root / "app")
     (folder / "app.py").write_text(STREAMING)
     with (folder / "input_schema.py").open("a") as schema:
         schema.write("IS_STREAMING_OUTPUT = True\n")
-    settings = {"gpu_type": "cpu", "env": {"API_KEY": "hidden"}, "min_replica": 0}
-    made = shared_up.client.deploy(folder, "app", settings=settings)
-    shared_up.client.wait_for_build(made["build_id"], 120)
-    shared_up.client.wait_for_endpoint("app", 1, 60)
+    shared_up.deploy(folder, env={"API_KEY": "hidden"})
+    return root
+
+
+def test_settings_act_at_once_or_make_a_revision(shared_up: Up, page: Any, app: Path) -> None:  # noqa: F811
+    client = shared_up.client
+    client.create_volume("notes")
+    number = len(client.endpoint("app")["revisions"]) + 1
     see(shared_up, page, "/endpoints/app/settings")
     page.get_by_label("Replicas at most").fill("3")
     page.get_by_text("At once: replicas at most.").wait_for()
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved; it acts at once").wait_for()
-    now = shared_up.client.endpoint("app")
-    assert now["settings"]["max_replica"] == 3 and len(now["revisions"]) == 1
+    now = client.endpoint("app")
+    assert now["settings"]["max_replica"] == 3 and len(now["revisions"]) == number - 1
     page.get_by_label("Replicas at least").fill("9")
     page.get_by_role("button", name="Save").click()
     page.get_by_role("alert").get_by_text("min_replica must lie in 0 to max_replica").wait_for()
@@ -179,27 +183,36 @@ def test_settings_act_at_once_or_make_a_revision_which_the_playground_asks(
     page.get_by_role("button", name="Add a variable").click()
     page.get_by_label("Variable's name").last.fill("MODE")
     page.get_by_label("Variable's value").last.fill("fast")
-    page.get_by_label("Where notes is mounted").fill(str(tmp_path / "mounted"))
+    page.get_by_label("Where notes is mounted").fill(str(app / "mounted"))
     page.get_by_label("notes", exact=True).check()
     page.get_by_text("By a new revision: variables, volumes.").wait_for()
     page.get_by_role("button", name="Save").click()
-    page.get_by_text("Saved; revision 2 is coming").wait_for()
-    now = shared_up.client.endpoint("app")
+    page.get_by_text(f"Saved; revision {number} is coming").wait_for()
+    now = client.endpoint("app")
     assert now["settings"]["env"] == {"API_KEY": "***", "MODE": "fast"} and "notes" in now["settings"]["volumes"]
-    shared_up.client.wait_for_endpoint("app", 2, 60)
+    client.wait_for_endpoint("app", number, 60)
+
+
+def test_revisions_are_compared_share_the_requests_and_come_back(shared_up: Up, page: Any, app: Path) -> None:  # noqa: F811
+    client = shared_up.client
+    old = client.endpoint("app")["revision"]
+    new = client.patch("app", env={"SPEED": "high"})["changed_revision"]
+    client.wait_for_endpoint("app", new, 60)
     see(shared_up, page, "/endpoints/app/revisions")
     page.get_by_role("button", name="Compare").click()
-    page.get_by_role("rowheader", name="env.MODE").wait_for()
+    page.get_by_role("rowheader", name="env.SPEED").wait_for()
     page.get_by_label("Percent", exact=True).fill("30")
-    page.get_by_text("30 % to revision 1, 70 % to revision 2").wait_for()
+    page.get_by_text(f"30 % to revision {old}, 70 % to revision {new}").wait_for()
     page.get_by_role("button", name="Divide the requests").click()
-    page.get_by_role("button", name="Promote revision 1").wait_for()
-    assert {s["revision"]: s["percent"] for s in shared_up.client.endpoint("app")["traffic"]} == {2: 70, 1: 30}
-    page.get_by_role("button", name="Take it back: all to revision 2").click()
-    page.get_by_role("button", name="Roll back to revision 1").click()
-    page.get_by_text("Revision 1 is rolled out again").wait_for()
-    shared_up.client.wait_for_endpoint("app", 1, 60)
+    page.get_by_role("button", name=f"Promote revision {old}").wait_for()
+    assert {s["revision"]: s["percent"] for s in client.endpoint("app")["traffic"]} == {new: 70, old: 30}
+    page.get_by_role("button", name=f"Take it back: all to revision {new}").click()
+    page.get_by_role("button", name=f"Roll back to revision {old}").click()
+    page.get_by_text(f"Revision {old} is rolled out again").wait_for()
+    client.wait_for_endpoint("app", old, 60)
 
+
+def test_the_playground_shows_a_stream_as_it_comes_and_stops_it(shared_up: Up, page: Any, app: Path) -> None:  # noqa: F811
     see(shared_up, page, "/endpoints/app/playground")
     page.get_by_label("prompt").fill("llamas graze high")
     page.get_by_role("button", name="Send").click()
