@@ -1,4 +1,4 @@
-"""A repository in the console, from a bare `puna up`: imported, built, tried, pushed to under load, broken by a push."""
+"""A repository in the console, from a bare `puna up`: imported, built, tried, pushed to under load, then broken."""
 
 from __future__ import annotations
 
