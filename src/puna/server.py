@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING
 from puna.backends.base import Phase
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.errors import PunaError
+from puna.front import Front, Tls
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole, write_state
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from puna.deploy.store import Store
     from puna.serve.door import Counts
 
-DEFAULT_PORT = 8000
 GATEWAY_GRACE_S = 30.0
 """Requests in flight when `puna up` is told to stop have so long."""
 REPLICA_GRACE_S = 10.0
@@ -50,24 +49,7 @@ RECONCILE_EVERY_S = 0.2
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-@dataclass(frozen=True)
-class Tls:
-    """Certificate and key, PEM files."""
-
-    certificate: Path
-    key: Path
-
-
-def run_up(
-    home: Home,
-    host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
-    gateways: int = 1,
-    *,
-    insecure: bool = False,
-    tls: Tls | None = None,
-    progress: Progress | None = None,
-) -> None:
+def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progress: Progress | None = None) -> None:
     """Run everything until SIGTERM or SIGINT; `progress.note` is told the address once all is up.
 
     Raises:
@@ -75,14 +57,14 @@ def run_up(
         MachineError: the port is in use, or a process does not start.
         ConflictError: another `puna up` runs in this home.
     """
-    progress, gateways = progress or Silent(), max(gateways, 1)
-    with sole(home), listen(host, port, tls=tls is not None, insecure=insecure) as listener:
+    progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
+    public, host, tls = front.public_url, front.host, front.tls
+    with sole(home), listen(host, front.port, tls=tls is not None, insecure=front.insecure) as listener:
         reader, writer = os.pipe()
-        scheme, number = ("https" if tls else "http"), listener.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        url = f"{scheme}://{shown}:{number}"
+        number = listener.getsockname()[1]
+        url = front.address(number)
         shared = (listener.fileno(), _client_counts(gateways))
-        specs = [_control_spec(home, reader, url)]
+        specs = [_control_spec(home, reader, public or url)]
         specs += [_gateway_spec(home, reader, shared, index, tls) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         up = threading.Event()
@@ -92,7 +74,7 @@ def run_up(
             if up.is_set() and not supervisor.is_up:
                 supervisor.is_up = True
                 write_state(home, url)
-                progress.note(f"puna is up at {url}")
+                progress.note(f"puna is up at {url}{f', called {public}' if public else ''}")
                 with contextlib.suppress(PunaError):  # the control plane has just died: `puna console`, then
                     if sys.stdout.isatty() and host in ("127.0.0.1", "localhost", "::1"):
                         progress.note(f"console: {_console_link(home)} (works once; `puna console` prints another)")

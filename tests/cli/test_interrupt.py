@@ -41,7 +41,7 @@ def at_a_terminal(words: list[str], home: Path, interrupt_after: bytes) -> tuple
 def test_ctrl_c_leaves_a_clean_terminal_and_a_line_to_resume_with(tmp_path: Path) -> None:
     recipe = tmp_path / "my recipe.yaml"
     recipe.write_text(RECIPE.replace("max_steps: 5", "max_steps: 5000"))
-    code, written = at_a_terminal(["train", str(recipe)], tmp_path / "home", b" left")
+    code, written = at_a_terminal(["train", str(recipe)], tmp_path / "home", b"tokens/s")
     assert code == 1 and b"tokens/s" in written and b"Traceback" not in written
     assert written.count(HIDE) == written.count(SHOW) > 0 and written.rfind(SHOW) > written.rfind(HIDE)
     after = written[written.rfind(SHOW) :].decode()

@@ -97,6 +97,17 @@ def test_which_origins_are_foreign(origin: str | None, expected: bool) -> None:
     assert foreign(origin, "http://127.0.0.1:8000") is expected
 
 
+@pytest.mark.parametrize("base_url", ["http://0.0.0.0:8000", "http://[::]:8000"])
+def test_who_listens_everywhere_knows_the_page_that_its_browser_asked(base_url: str) -> None:
+    assert not foreign("http://10.0.0.7:8000", base_url, "10.0.0.7:8000")
+    assert not foreign("http://localhost:8000", base_url, "127.0.0.1:8000")
+    assert foreign("http://evil.example", base_url, "10.0.0.7:8000")
+    assert foreign("http://10.0.0.7", base_url, "10.0.0.7:8000") and foreign("null", base_url, "10.0.0.7:8000")
+    assert foreign("https://10.0.0.7:8000", base_url, "10.0.0.7:8000")
+    # Who listens on one address has that one, whatever the request says of it.
+    assert foreign("http://evil.example:8000", "http://127.0.0.1:8000", "evil.example:8000")
+
+
 def test_a_public_name_is_its_own_origin_and_loopback_is_not() -> None:
     assert not foreign("https://puna.example", "https://puna.example")
     assert foreign("http://127.0.0.1", "https://puna.example")

@@ -25,6 +25,7 @@ from puna.home import Home
 
 RUN_UP = """
 import sys
+from puna.front import Front
 from puna.home import Home
 from puna.server import run_up
 
@@ -33,7 +34,7 @@ class Progress:
     def advance(self, done, total, **figures): pass
     def note(self, text): print(text, flush=True)
 
-run_up(Home.default(), port=0, gateways=int(sys.argv[1]), progress=Progress())
+run_up(Home.default(), Front(port=0), int(sys.argv[1]), progress=Progress())
 """
 
 APP = """

@@ -10,21 +10,21 @@ import typer
 from puna.cli import output, running
 from puna.cli.options import AsJson
 from puna.errors import UsageError
+from puna.front import DEFAULT_PORT, Front, Tls
 from puna.home import Home
-
-PORT = 8000  # server.DEFAULT_PORT; a test holds the two together, since server is not loaded for --help
 
 
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need TLS or --insecure.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = PORT,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT,
     gateways: Annotated[int, typer.Option(help="Gateway processes on the port.")] = 1,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background; `puna down` ends it.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen on any address without TLS.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate, PEM.", show_default=False)] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.", show_default=False)] = None,
+    url: Annotated[str, typer.Option(help="What callers type, behind a proxy or by a name.", show_default=False)] = "",
 ) -> None:
     """Run the control plane, the gateway and all replicas until Ctrl-C."""
     from puna import server
@@ -36,11 +36,12 @@ def up(
         words = ["--host", host, "--port", str(port), "--gateways", str(gateways)]
         words += ["--insecure"] if insecure else []
         words += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert else []
+        words += ["--url", url] if url else []
         running.start(home, words)
         output.line(f"puna is up at {running.url_of(home)}; stop it with: puna down")
         return
-    tls = server.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
-    server.run_up(home, host, port, gateways, insecure=insecure, tls=tls, progress=output.Watch())
+    tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
+    server.run_up(home, Front(host, port, insecure, tls, url), gateways, progress=output.Watch())
 
 
 def down(json: AsJson = False) -> None:

@@ -41,14 +41,20 @@ FOR_SOME = re.compile(r"/api/v1/(endpoints|sources|builds|usage|whoami|machine|l
 """Where a key for some endpoints only may ask: each handler there sees to it that it concerns them."""
 CATALOGUE = re.compile(r"/api/v1/(models|runtimes)/?")
 """What belongs to all, and may be looked at by all; anything else of that kind is not for such a key."""
+EVERYWHERE = {"0.0.0.0", "::"}
 NOBODY = Key("", "nobody", "", "", (), (), None, 0.0)
 """Whom a request comes from that needs no key: not the local administrator, whose requests have None."""
 
 
-def foreign(origin: str | None, base_url: str) -> bool:
-    """Whether an `Origin` header is of another site than `base_url`; a loopback address has three names."""
+def foreign(origin: str | None, base_url: str, host: str = "") -> bool:
+    """Whether an `Origin` header is of another site than `base_url`; a loopback address has three names.
+
+    Who listens on every address has none of their own: the page's must be the one that its browser asks, its `Host`.
+    """
     if origin is None:
         return False
+    if host and urlsplit(base_url).hostname in EVERYWHERE:
+        base_url = f"{urlsplit(base_url).scheme}://{host}"
     try:
         mine, theirs = urlsplit(base_url), urlsplit(origin)
         same_port = _port(mine.scheme, mine.port) == _port(theirs.scheme, theirs.port)
@@ -102,7 +108,7 @@ class Access:
             raise NotFoundError("there is nothing at this address")
         if scope["method"] not in SAFE:
             for origin in headers.getlist("origin"):
-                if foreign(origin, self.control.base_url):
+                if foreign(origin, self.control.base_url, headers.get("host", "")):
                     raise ForbiddenError(f"a page of {origin} may not change anything here")
         if not forwarded:
             return None

@@ -1,0 +1,49 @@
+"""Where callers come in: the address that is listened on, TLS, and what callers type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from puna.errors import UsageError
+
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate and key, PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Front:
+    """Where callers come in."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    insecure: bool = False
+    """Whether it may be another address than this machine's own without TLS."""
+    tls: Tls | None = None
+    url: str = ""
+    """What callers type, where that is not what is listened on: behind a proxy, or by a name."""
+
+    def address(self, port: int) -> str:
+        """Where it listens, once `port` is known."""
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{shown}:{port}"
+
+    @property
+    def public_url(self) -> str:
+        """`url`, checked; empty when there is none.
+
+        Raises:
+            UsageError: it is no address of a whole site.
+        """
+        parts = urlsplit(self.url)
+        if self.url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+            raise UsageError(f"{self.url!r} is no address of a site", "puna up --url https://puna.example.com")
+        return self.url.rstrip("/")
