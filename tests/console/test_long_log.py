@@ -1,0 +1,60 @@
+"""The log's tab with 100,000 lines in a real Chromium: the last at once, earlier ones, any by a search, new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.conftest import needs_chromium, serious, troubles_of
+from stories.conftest import Up, own_up, write_app  # noqa: F401  (own_up is a fixture)
+
+LINES = 100_000
+pytestmark = [pytest.mark.process, needs_chromium]
+
+
+def test_a_log_of_any_length_is_usable(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    own_up.deploy(write_app(tmp_path / "app"))
+    path = own_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"
+    path.write_text("".join(f"INFO request {number:06d} answered\n" for number in range(LINES)))
+    page = browser.new_page()
+    troubles = troubles_of(page)
+    page.goto(own_up.client.console_link()["url"])
+    page.get_by_role("link", name="app", exact=True).wait_for()
+    page.goto(f"{own_up.url}/#/endpoints/app/logs")
+    log = page.get_by_role("log")
+    log.get_by_text("request 099999").wait_for()
+    count = "e => e.childElementCount"
+    assert log.evaluate(count) == 1000 and log.get_by_text("request 098999").count() == 0
+    assert log.evaluate("e => e.scrollHeight - e.scrollTop - e.clientHeight") < 50  # the end is what is seen
+
+    page.get_by_role("button", name="Show earlier lines").click()
+    log.get_by_text("request 098999").wait_for()
+    page.get_by_role("button", name="Show earlier lines").click()
+    log.get_by_text("request 097500").wait_for()
+    assert 2000 < log.evaluate(count) <= 3000
+
+    page.get_by_label("Search").fill("request 000007")
+    log.get_by_text("request 000007").wait_for()
+    assert log.locator("mark").count() == 1 and page.get_by_text("1 line of 100,0").is_visible()
+
+    page.get_by_label("Search").fill("new and wanted")
+    log.get_by_text("No line fits.").wait_for()
+    with path.open("a") as file:
+        file.write("INFO something else\nINFO new and wanted\n")
+    log.get_by_text("new and wanted").wait_for()
+    assert log.evaluate(count) == 1
+    page.get_by_label("Search").fill("")
+    page.get_by_label("Follow").uncheck()
+    log.get_by_text("something else").wait_for()
+    with path.open("a") as file:
+        file.write("INFO not yet\n")
+    page.get_by_text("not followed").wait_for()
+    assert log.get_by_text("not yet").count() == 0
+    page.get_by_label("Follow").check()
+    log.get_by_text("not yet").wait_for()
+    page.get_by_label("Replica").select_option("app-0a1b2c3d")
+    page.wait_for_timeout(500)
+    log.get_by_text("INFO not yet").wait_for()
+    assert "|" not in log.inner_text() and serious(page) == [] and troubles == []
