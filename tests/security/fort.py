@@ -35,7 +35,7 @@ YOURS = "y0urs-alone"
 """Stands in the other owner's logs, events, environment and errors."""
 MINE = ["mine"]
 GIT = {"url": "https://github.com/acme/chat", "branch": "main", "commit": "a" * 40, "credential": "theirs"}
-ROUTINE = {"counters", "wishes", "usage", "usage_meters"}
+ROUTINE = {"counters", "wishes", "usage", "usage_marks"}
 """Tables that change by themselves."""
 
 
