@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,9 +11,8 @@ import pytest
 
 from console.conftest import needs_chromium, serious, troubles_of
 from git_server import GitServer
-from puna.build.git import ALLOWED_HOSTS
-from stories.conftest import Callers, Up, standing
-from stories.test_git import APP, FILES
+from stories.conftest import Callers, Up
+from stories.test_git import APP, server, up  # noqa: F401  (fixtures)
 from webhook import push, signed
 
 pytestmark = [pytest.mark.process, needs_chromium]
@@ -23,25 +20,10 @@ SHOTS = os.environ.get("PUNA_SCREENSHOTS", "")
 """A folder for pictures of each step, for whoever wants to look."""
 
 
-@pytest.fixture
-def up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
-    monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    with standing() as up:
-        yield up
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GitServer]:
-    server = GitServer(tmp_path, token="t0ken")
-    server.repository("chat", FILES)
-    yield server
-    server.close()
-
-
 class Console:
     """The one page that the story is seen in."""
 
-    def __init__(self, browser: Any, up: Up) -> None:
+    def __init__(self, browser: Any, up: Up) -> None:  # noqa: F811
         self.up, self.page, self.seen = up, browser.new_page(viewport={"width": 1200, "height": 900}), 0
         self.troubles, self.violations = troubles_of(self.page), []
 
@@ -62,7 +44,7 @@ class Console:
         self.page.goto(f"{self.up.url}/#{path}")
 
 
-def submitted(console: Console, server: GitServer) -> None:
+def submitted(console: Console, server: GitServer) -> None:  # noqa: F811
     """The wizard, from the first step to the build."""
     page = console.page
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Deploy").click()
@@ -104,7 +86,7 @@ def submitted(console: Console, server: GitServer) -> None:
     page.get_by_role("button", name="Deploy", exact=True).click()
 
 
-def test_a_repository_from_import_to_a_broken_push(up: Up, server: GitServer, browser: Any) -> None:
+def test_a_repository_from_import_to_a_broken_push(up: Up, server: GitServer, browser: Any) -> None:  # noqa: F811
     console = Console(browser, up)
     page = console.page
     page.goto(up.client.console_link()["url"])
