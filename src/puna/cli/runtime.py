@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from puna.cli import output
+from puna.cli import output, packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import ConflictError
 
@@ -117,14 +117,7 @@ def diff(name: RuntimeArgument, before: Before, after: After, json: AsJson = Fal
         output.data(found)
         return
     output.line(found["yaml"] or "the files say the same")
-    packages = found["packages"]
-    if packages is None:
-        output.line("their packages are not compared: one of the two environments is not there")
-        return
-    rows = [(p["name"], "", p["version"]) for p in packages["added"]]
-    rows += [(p["name"], p["version"], "") for p in packages["removed"]]
-    rows += [(p["name"], p["before"], p["after"]) for p in packages["changed"]]
-    output.table(("package", f"version {before}", f"version {after}"), sorted(rows), empty="the packages are the same")
+    packages.show(found["packages"], f"version {before}", f"version {after}")
 
 
 @app.command()

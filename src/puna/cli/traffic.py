@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from puna.cli import output
+from puna.cli import output, packages
 from puna.cli.options import AsJson, EndpointName, Wait, pairs
 from puna.errors import UsageError
 
@@ -60,7 +60,7 @@ def diff(name: EndpointName, before: Number, after: Number, json: AsJson = False
     headings = ("setting", f"revision {before}", f"revision {after}")
     rows = [(one["name"], one["before"], one["after"]) for one in found["settings"]]
     output.table(headings, rows, empty="the settings are the same")
-    _packages(found["packages"], before, after)
+    packages.show(found["packages"], f"revision {before}", f"revision {after}")
     if found["files"] is None:
         output.line("their files are not compared: one of the two sources has been cleared away")
         return
@@ -72,17 +72,6 @@ def diff(name: EndpointName, before: Number, after: Number, json: AsJson = False
         output.line("the files are the same")
     if found["is_cut"]:
         output.line("more files differ than are shown")
-
-
-def _packages(packages: dict[str, Any] | None, before: int, after: int) -> None:
-    if packages is None:
-        output.line("their packages are not compared: one of the two environments is not there")
-        return
-    rows = [(p["name"], "", p["version"]) for p in packages["added"]]
-    rows += [(p["name"], p["version"], "") for p in packages["removed"]]
-    rows += [(p["name"], p["before"], p["after"]) for p in packages["changed"]]
-    headings = ("package", f"revision {before}", f"revision {after}")
-    output.table(headings, sorted(rows), empty="the packages are the same")
 
 
 def _shares(name: str, words: list[str]) -> dict[int, int]:
