@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
 from deploy.conftest import World
+from deploy.place import document
 from puna import errors
 from puna.backends.memory import MemoryBackend
 from puna.client import Client
+from puna.deploy import openapi
 from puna.deploy.api import create_app
+from puna.deploy.logs import replica_log
 from puna.deploy.store import Store
 from puna.home import Home
 
@@ -139,3 +143,25 @@ def test_a_connection_that_breaks_twice_is_an_error_with_the_next_command(client
     with pytest.raises(errors.UnavailableError) as caught:
         client.create_volume("data")
     assert "puna up" in caught.value.hint and relay.connections == 2
+
+
+def test_events_come_as_the_document_says(client: Client, world: World, relay: Relay) -> None:
+    told = next(o for _, _, o in openapi.operations(document()) if o["operationId"] == "get_stream")["responses"]["200"]
+    with httpx.stream("GET", f"http://127.0.0.1:{relay.port}/api/v1/events/stream") as reply:
+        assert reply.status_code == 200 and reply.headers["content-type"].partition(";")[0] in told["content"]
+        assert next(reply.iter_lines()) == "event: state"
+    events = client.watch()
+    assert next(events) == {"endpoints": [], "builds": [], "gone": []}
+    world.deploy("app")
+    assert next(events)["endpoints"][0]["name"] == "app"
+
+
+def test_logs_that_are_followed_come_as_they_are_written(client: Client, world: World) -> None:
+    world.deploy("app")
+    log = replica_log(world.home, "app", "app-1")
+    log.write_text("one\n")
+    lines = client.logs("app", follow=True)
+    assert next(lines) == "app-1 | one"
+    with log.open("a") as file:
+        file.write("two\n")
+    assert next(lines) == "app-1 | two"

@@ -83,7 +83,7 @@ class Connection:
         """One call; where the connection breaks it is made once more, under a key by which it is not done twice."""
         self._knock()
         if method != "GET":
-            request["headers"] = {"idempotency-key": secrets.token_urlsafe(18)}
+            request["headers"] = {"idempotency-key": secrets.token_urlsafe(18), **request.get("headers", {})}
         start = _position(request.get("content"))
         try:
             return read_json(self._http.request(method, f"/api/v1{path}", **request))

@@ -20,6 +20,8 @@ from puna.deploy.store import Store
 from puna.home import Home
 
 COUNT = 450
+REPORTS = {"get_metrics", "get_usage"}
+"""Series and sums, not lists of things: as long as their time is, and of no use in parts."""
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,12 @@ def test_every_list_of_the_document_is_tried_here(full: tuple[World, TestClient]
     _, api = full
     tried = {path.partition("?")[0].replace("app-0", "{name}").replace("v-0", "{name}") for path in listing()}
     found = set()
-    for path, method, operation in openapi.operations(api.get("/api/openapi.json").json()):
+    document = api.get("/api/openapi.json").json()
+    for path, method, operation in openapi.operations(document):
         schema = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
-        if method == "get" and "items" in schema.get("properties", {}):
+        schema = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], schema)
+        is_report = operation["operationId"] in REPORTS
+        if method == "get" and "items" in schema.get("properties", {}) and not is_report:
             found.add(path.removeprefix("/api/v1"))
             named = {parameter["name"] for parameter in operation["parameters"]}
             assert {"limit", "after"} <= named and schema["required"] == ["items", "next"], path
@@ -169,7 +174,6 @@ def test_a_key_for_some_endpoints_gets_full_pages_of_its_own(full: tuple[World, 
         "99999999999999999999",
         "-1",
         "é",
-        "\0",
         base64.urlsafe_b64encode(b"[]").decode(),
         base64.urlsafe_b64encode(b'{"a":1}').decode(),
         base64.urlsafe_b64encode(b"[[1]]").decode(),

@@ -91,6 +91,10 @@ class EndpointCalls(SourceCalls):
         """The address and the secret that a repository is told, and whether its pushes are deployed."""
         return self._call("GET", f"/endpoints/{part(name)}/webhook")
 
+    def deliver(self, name: str, body: bytes, headers: Mapping[str, str]) -> Json:
+        """Say what a repository's host says of a push: `headers` sign the body with the endpoint's secret."""
+        return self._call("POST", f"/hooks/{part(name)}", content=body, headers=dict(headers))
+
     def deliveries(self, name: str) -> list[Json]:
         """What was said of an endpoint's repository, newest first, and what became of it."""
         return self._items(f"/endpoints/{part(name)}/deliveries")

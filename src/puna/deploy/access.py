@@ -78,6 +78,11 @@ def is_open(path: str) -> bool:
     return path in OPEN or HOOK.match(path) is not None
 
 
+def is_upload(path: str) -> bool:
+    """Whether a path takes files, as long as they like."""
+    return UPLOADS.fullmatch(path) is not None
+
+
 class Access:
     """Lets a request through, or answers it with the error."""
 

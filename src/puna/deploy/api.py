@@ -33,12 +33,13 @@ from puna.deploy import (
     api_volumes,
     openapi,
 )
-from puna.deploy.access import Access, is_open, told
+from puna.deploy.access import Access, is_open, is_upload, told
 from puna.deploy.control import Control, _nothing
 from puna.deploy.idempotency import Idempotency
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
+from puna.deploy.texts import Texts
 from puna.errors import PunaError, UsageError
 from puna.home import Home
 
@@ -91,20 +92,25 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(Texts, streams=is_upload)
     app.add_middleware(Idempotency, control=control)  # what is added last is asked first
     app.add_middleware(Access, control=control)
+    _about(app, control)
+    openapi.complete(app, is_open)
+    return app
+
+
+def _about(app: FastAPI, control: Control) -> None:
+    """Addresses about the API itself."""
 
     @app.get("/api/v1/health", tags=["health"])
     async def health() -> dict[str, str]:
+        """Whether it is there, which version, and where the gateway is called."""
         return {"status": "ok", "version": puna.__version__, "url": control.base_url}
 
     @app.get("/api/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(_docs(app.openapi()))
-
-    openapi.complete(app, is_open)
-
-    return app
 
 
 async def _puna_error(request: Request, error: Exception) -> Response:

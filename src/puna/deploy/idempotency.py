@@ -9,6 +9,7 @@ a key's text, and requests as a keyed fingerprint, because some hold secrets.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,12 +22,13 @@ from cryptography.exceptions import InvalidTag
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.deploy.control import Control
 from puna.deploy.store_replies import Reply
-from puna.errors import InFlightError, KeyReusedError, MachineError, PunaError, UsageError
+from puna.errors import InFlightError, KeyReusedError, MachineError, PunaError, TooLargeError, UsageError
 
 LOG = logging.getLogger("puna.idempotency")
 HEADER, REPLAYED = "idempotency-key", "idempotent-replayed"
@@ -123,8 +125,10 @@ class Idempotency:
             size = sum(len(part.get("body", b"")) for part in held)
             if is_whole or size > MOST_BYTES:
                 is_held = False
-                if size <= MOST_BYTES and held[0]["status"] < 500 and await body.finish(REST_BYTES):
-                    await self._keep(reply_id, scope, body, held)
+                if size <= MOST_BYTES and held[0]["status"] < 500:
+                    with contextlib.suppress(HTTPException):  # the rest is over the limit of access: not kept
+                        if await body.finish(REST_BYTES):
+                            await self._keep(reply_id, scope, body, held)
                 for part in held:
                     await send(part)
 
@@ -143,8 +147,11 @@ class Idempotency:
             LOG.exception("the reply to %s is not kept", _route(scope))  # what was asked for is done: say so
 
     async def _repeat(self, text: str, kept: Reply, scope: Scope, body: _Body, send: Send) -> None:
-        if not await body.finish(float("inf")):
-            return  # the client has gone
+        try:
+            if not await body.finish(float("inf")):
+                return  # the client has gone
+        except HTTPException as error:  # the limit of access
+            raise TooLargeError(str(error.detail)) from None
         if self._fingerprint(scope, body) != kept.fingerprint:
             what = "with another body" if kept.route == _route(scope) else f"for {kept.route}"
             raise KeyReusedError(f"Idempotency-Key {text} was used before, {what}", "take a new key for a new call")

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from puna.deploy import records, shapes, shapes_kept, shapes_traffic
+from puna.deploy import records, shapes, shapes_kept, shapes_made, shapes_traffic
 from puna.deploy.records import Settings
 from puna.spec.volume import VOLUME_NAME
 
@@ -63,18 +63,21 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "get_webhook": shapes.Webhook,
     "list_deliveries": Listed(shapes.Delivery),
     "post_replay": shapes.Delivery,
-    "put_source": shapes.SourceDigest,
-    "get_source": shapes.Source,
-    "post_from_git": shapes.PulledSource,
-    "post_from_model": shapes.MadeSource,
-    "post_runtime": shapes.RuntimeVersion,
-    "list_runtimes": Listed(shapes.RuntimeVersion),
-    "get_runtime": shapes.Runtime,
-    "post_lint": shapes.Linted,
-    "list_builds": Listed(shapes.Build),
-    "get_build": shapes.Build,
+    "put_source": shapes_made.SourceDigest,
+    "get_source": shapes_made.Source,
+    "post_from_git": shapes_made.PulledSource,
+    "post_from_model": shapes_made.MadeSource,
+    "post_runtime": shapes_made.RuntimeVersion,
+    "list_runtimes": Listed(shapes_made.RuntimeVersion),
+    "get_runtime": shapes_made.Runtime,
+    "get_diff": shapes_made.RuntimeDiff,
+    "delete_version": shapes_made.DeletedVersions,
+    "delete_runtime": shapes_made.DeletedVersions,
+    "post_lint": shapes_made.Linted,
+    "list_builds": Listed(shapes_made.Build),
+    "get_build": shapes_made.Build,
     "get_build_log": Text(),
-    "post_cancel": shapes.Build,
+    "post_cancel": shapes_made.Build,
     "post_key": shapes_kept.NewKey,
     "list_keys": Listed(shapes_kept.Key),
     "delete_key": shapes.Deleted,
@@ -95,22 +98,24 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "delete_model_version": shapes.Deleted,
     "list_runs": Listed(shapes_kept.ListedRun),
     "get_run": shapes_kept.Run,
-    "post_merge": shapes.QueuedBuild,
-    "post_publish": shapes.QueuedBuild,
+    "post_merge": shapes_made.QueuedBuild,
+    "post_publish": shapes_made.QueuedBuild,
     "post_link": shapes_kept.Link,
     "post_session": shapes_kept.NewKey,
     "get_whoami": shapes_kept.Caller,
-    "get_machine": shapes_kept.Machine,
-    "get_usage": shapes_kept.Usage,
+    "get_usage": shapes_made.Usage,
     "get_usage_csv": Text("text/csv"),
+    "get_machine": shapes_kept.Machine,
     "list_log_lines": Listed(shapes_kept.LogLine),
 }
 # Bodies that handlers read by themselves.
 BODIES = {
-    "put_source": ("application/gzip", "A project folder as tar.gz."),
+    "put_source": ("application/octet-stream", "A project folder as tar.gz."),
     "put_file": ("application/octet-stream", "The file's content."),
     "post_hook": ("application/json", "What the sender says, signed with the endpoint's secret."),
 }
+NAMING = {"get_machine"}
+"""Operations whose query names things that may not be there."""
 KEY = r"^[\x21-\x7e]{1,255}$"
 NAME = "^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
 # What names in paths look like: nothing else can be found, and is answered with 404.
@@ -162,6 +167,8 @@ TAGS = {
     "models": "Published models.",
     "runs": "Training runs.",
     "events": "Changes as they come.",
+    "usage": "Requests and GPU-seconds, added up.",
+    "machine": "GPUs, who holds them, and whether a model fits.",
     "console": "What the console asks.",
     "health": "Whether it is there.",
 }
@@ -279,7 +286,7 @@ def _refuse(path: str, method: str, operation: Json) -> None:
         statuses |= {401, 403}
     if operation.get("parameters") or "requestBody" in operation:
         statuses.add(400)
-    if "{" in path or "requestBody" in operation:
+    if "{" in path or "requestBody" in operation or operation["operationId"] in NAMING:
         statuses.add(404)
     if method != "get":
         statuses |= {401, 403, 409, 413, 507}

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from puna.deploy.records import Settings
-from puna.deploy.states import BuildState, DeliveryState, EndpointState, ReplicaState, RevisionState, StepState
+from puna.deploy.states import DeliveryState, EndpointState, ReplicaState, RevisionState
 
 Json = dict[str, Any]
 
@@ -229,106 +229,3 @@ class Taken(Shape):
     delivery: int
     outcome: DeliveryState
     message: str
-
-
-class Step(Shape):
-    """One step of a build."""
-
-    name: str
-    state: StepState
-    seconds: float | None
-
-
-class Build(Shape):
-    """One run of the builder."""
-
-    id: str
-    kind: str
-    """`revision`, `runtime`, `merge` or `publish`."""
-    subject: str
-    """The endpoint's, the runtime's or the training run's name."""
-    number: int
-    """The revision's number or the runtime's version; 0 for a run."""
-    status: BuildState
-    created: float
-    steps: list[Step]
-    error: str
-    hint: str
-    detail: str
-    arguments: Json
-    """What a merge or a publishing was told."""
-
-
-class QueuedBuild(Build):
-    """A build that was asked for."""
-
-    build_id: str
-
-
-class SourceDigest(Shape):
-    """The digest that a deploy names."""
-
-    digest: str
-
-
-class Source(Shape):
-    """An uploaded source: its files and what they declare."""
-
-    digest: str
-    files: list[str]
-    """500 of them, at most."""
-    schema_: list[str] | None = Field(alias="schema")
-    """The inputs, one a line."""
-    project: Json | None
-    """What inferless.yaml says."""
-    runtime: str | None
-    """The text of its runtime file."""
-    error: Problem | None
-    """Why it is no app."""
-
-
-class PulledSource(Shape):
-    """A repository's newest commit, kept as a source."""
-
-    digest: str
-    commit: str
-    name: str
-    settings: Json
-    runtime: str | None
-    runtime_version: int | None
-
-
-class MadeSource(Shape):
-    """The app that was made for a model, kept as a source."""
-
-    digest: str
-    name: str
-    settings: Json
-    model: str
-    engine: str
-
-
-class RuntimeVersion(Shape):
-    """One version of a runtime."""
-
-    name: str
-    version: int
-    digest: str
-    status: BuildState
-    build_id: str
-    created: float
-
-
-class Runtime(RuntimeVersion):
-    """One version of a runtime with its file, and what other versions there are."""
-
-    yaml: str
-    versions: list[RuntimeVersion]
-
-
-class Linted(Shape):
-    """A runtime file that can be read."""
-
-    digest: str
-    python_version: str | None
-    packages: list[str]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from puna.deploy.shapes import Build, Json, Shape
+from puna.deploy.shapes import Json, Shape
+from puna.deploy.shapes_made import Build
 
 
 class Key(Shape):
@@ -247,39 +248,6 @@ class Run(ListedRun):
     compared: list[Compared]
     builds: list[Build]
     """Its merges and publishings, oldest first."""
-
-
-class Figures(Shape):
-    """What was asked and held."""
-
-    requests: int
-    failed: int
-    """Of them: answered with 400 or above, left by their callers, or broken off."""
-    infer_s: float
-    """Seconds that they were on replicas."""
-    gpu_s: float
-    """Seconds that replicas held a GPU, times their share of it."""
-
-
-class Used(Figures):
-    """Use by what was asked for; what is not named is null."""
-
-    endpoint: str | None
-    key: str | None
-    """The key's id; empty: requests without one, and GPU time of hours without requests."""
-    key_name: str | None
-    start: float | None
-    """When the hour or the day began."""
-
-
-class Usage(Shape):
-    """Use between two times."""
-
-    items: list[Used]
-    total: Figures
-    since: float
-    until: float
-    by: list[str]
 
 
 class LogLine(Shape):

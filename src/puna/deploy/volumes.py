@@ -22,6 +22,8 @@ from puna.home import Home
 from puna.spec.volume import VOLUME_NAME
 
 DEFAULT_ROOT = "/var/nfs-mount"
+LONGEST_NAME = 255
+"""Bytes that a file system takes for one name."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -188,6 +190,8 @@ def parts_of(path: str) -> list[str]:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in path:
         raise UsageError(f"path {path!r} leads out of the volume", "paths begin at the volume's top: NAME:/a/b")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        raise UsageError("the path has a name of more than 255 bytes", "no file can be called so")
     return parts
 
 

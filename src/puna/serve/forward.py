@@ -108,7 +108,7 @@ def is_internal(path: str) -> bool:
 
 def _request(scope: Scope, receive: Receive) -> httpx.Request:
     headers = [
-        (name, value)
+        (name, value.strip(b" \t"))  # as HTTP means it; with blanks around it the value would be refused here
         for name, value in scope["headers"]
         if name not in HOP_BY_HOP and not name.startswith(b"x-puna-forwarded") and name != b"x-forwarded-for"
     ]

@@ -1,0 +1,132 @@
+"""A control plane with one of everything in it, for tests that call every operation."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from deploy.conftest import World, make_source
+from deploy.runs import make_run
+from puna.backends.memory import MemoryBackend
+from puna.build import source
+from puna.deploy import model_sources
+from puna.deploy.api import create_app
+from puna.deploy.control import Control
+from puna.deploy.logs import build_log, replica_log
+from puna.deploy.records import Delivery
+from puna.deploy.repositories import Repositories
+from puna.deploy.secrets import Secrets
+from puna.deploy.states import BuildState, DeliveryState
+from puna.deploy.store import Store
+from puna.deploy.volumes import Volumes
+from puna.home import Home
+
+APP = """
+class InferlessPythonModel:
+    def initialize(self):
+        pass
+    def infer(self, inputs):
+        return {}
+    def finalize(self):
+        pass
+"""
+SCHEMA = 'INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1], "example": ["a"]}}\n'
+
+
+@dataclass
+class Place:
+    """An application with one of everything in it, and the names of what is there."""
+
+    app: FastAPI
+    names: dict[str, dict[str, Any]]
+
+
+def furnished(root: Path) -> Iterator[Place]:
+    """A place in `root`."""
+    home = Home(root / "home")
+    store = Store(f"sqlite:///{home.database}")
+    secrets = Secrets(store, home.key)
+    world = World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
+    repositories = Repositories(secrets, home)
+    make = functools.partial(model_sources.make, home, secrets.open)
+    control = Control(store, home, world.loads, secrets, pull=repositories.pull, head=repositories.head, make=make)
+    app = create_app(store, home, control=control)
+    names = _endpoints(world) | _kept(world, secrets)
+    with TestClient(app) as api:
+        key = api.post("/api/v1/keys", json={"scope": ["infer"], "name": "ci"}).json()
+        names |= {"/keys/": {"key_id": key["id"]}}
+    folder = root / "project"
+    folder.mkdir()
+    (folder / "app.py").write_text(APP)
+    (folder / "input_schema.py").write_text(SCHEMA)
+    names["/sources/"]["archive"] = source.pack(folder)
+    yield Place(app, names)
+    store.close()
+
+
+def _endpoints(world: World) -> dict[str, dict[str, Any]]:
+    store, home = world.store, world.home
+    pulled: dict[str, Any] = {"min_replica": 1, "git": {"url": "https://example.com/a.git"}, "auto_rebuild": True}
+    world.deploy(**pulled)
+    world.deploy("plain", min_replica=1)
+    world.settle(10)
+    world.deploy("plain", min_replica=1)
+    world.settle(20)
+    world.deploy(**pulled, env={"A": "1", "HF_TOKEN": "x"})
+    build = store.add_build("revision", "app", 2, 1.0)
+    for state in (BuildState.RUNNING, BuildState.FAILED):
+        store.move_build(build.id, state, error="no such package", hint="fix it", detail="line 1")
+    build_log(home, build.id).write_text("one\n")
+    replica_log(home, "app", "app-1").write_text("ready\n")
+    told = Delivery("app", 1.0, "github", DeliveryState.IGNORED, "push", message="another branch")
+    return {
+        "/endpoints/": {"name": "app", "number": store.add_delivery(told).id, "a": 1, "b": 2},
+        "/hooks/": {"name": "app"},
+        "/builds/": {"build_id": build.id},
+    }
+
+
+def _kept(world: World, secrets: Secrets) -> dict[str, dict[str, Any]]:
+    store, home = world.store, world.home
+    old = store.add_runtime("old", "d" * 64, "build: {}\n", 1.0)
+    for state in (BuildState.RUNNING, BuildState.SUCCEEDED):
+        store.move_build(old.build_id, state)
+    store.add_runtime("rt", "d" * 64, "build:\n  python_packages: [numpy]\n", 1.0)
+    volumes = Volumes(home)
+    volumes.create("data")
+    with volumes.writing("data", "a/b.txt") as file:
+        file.write(b"text")
+    secrets.save("hub", {"HF_TOKEN": "hf_x"}, 1.0)
+    run = make_run(home)
+    version = {"version": 1, "digest": "e" * 64, "created": "2026-01-01T00:00:00+00:00", "lineage": {"base": "b"}}
+    version |= {"verification": None, "kind": "model"}
+    entry = {"name": "acme/chat", "next": 2, "versions": [version], "aliases": {"latest": 1}}
+    (home.registry / "acme").mkdir(parents=True)
+    (home.registry / "acme" / "chat.json").write_text(json.dumps(entry))
+    return {
+        "/sources/": {"digest": make_source(home).digest},
+        "/runtimes/": {"name": "rt", "version": 1, "a": 1, "b": 1},
+        "/secrets/": {"name": "hub"},
+        "/volumes/": {"name": "data", "path": "a/b.txt"},
+        "/runs/": {"name": run.name},
+        "/models/": {"owner": "acme", "model": "chat", "alias": "latest", "version": 1},
+    }
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """The document of an application that holds nothing."""
+    with tempfile.TemporaryDirectory() as root:
+        home = Home(Path(root) / "home")
+        store = Store(f"sqlite:///{home.database}")
+        made: dict[str, Any] = create_app(store, home).openapi()
+        store.close()
+    return made
