@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from puna.build import source
 from puna.deploy import model_sources
 from puna.deploy.api import create_app
 from puna.deploy.control import Control
+from puna.deploy.load import Loads
 from puna.deploy.logs import build_log, replica_log
 from puna.deploy.records import Delivery
 from puna.deploy.repositories import Repositories
@@ -50,17 +53,28 @@ class Place:
 
 
 def furnished(root: Path) -> Iterator[Place]:
-    """A place in `root`."""
+    """A place in `root`: a copy of one that was furnished before, since that takes a while."""
+    model, names = _furnished_once()
+    shutil.copytree(model, root / "home", symlinks=True)
     home = Home(root / "home")
     store = Store(f"sqlite:///{home.database}")
     secrets = Secrets(store, home.key)
-    world = World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
     repositories = Repositories(secrets, home)
     make = functools.partial(model_sources.make, home, secrets.open)
-    control = Control(store, home, world.loads, secrets, pull=repositories.pull, head=repositories.head, make=make)
-    app = create_app(store, home, control=control)
-    names = _endpoints(world) | _kept(world, secrets)
-    with TestClient(app) as api:
+    control = Control(store, home, Loads(), secrets, pull=repositories.pull, head=repositories.head, make=make)
+    yield Place(create_app(store, home, control=control), names)
+    store.close()
+
+
+@functools.cache
+def _furnished_once() -> tuple[Path, dict[str, dict[str, Any]]]:
+    root = Path(tempfile.mkdtemp(prefix="puna-place-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    home = Home(root / "home")
+    store = Store(f"sqlite:///{home.database}")
+    world = World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
+    names = _endpoints(world) | _kept(world, Secrets(store, home.key))
+    with TestClient(create_app(store, home)) as api:
         key = api.post("/api/v1/keys", json={"scope": ["infer"], "name": "ci"}).json()
         names |= {"/keys/": {"key_id": key["id"]}}
     folder = root / "project"
@@ -68,8 +82,8 @@ def furnished(root: Path) -> Iterator[Place]:
     (folder / "app.py").write_text(APP)
     (folder / "input_schema.py").write_text(SCHEMA)
     names["/sources/"]["archive"] = source.pack(folder)
-    yield Place(app, names)
     store.close()
+    return home.root, names
 
 
 def _endpoints(world: World) -> dict[str, dict[str, Any]]:

@@ -35,7 +35,7 @@ from puna.deploy.openapi import RANGES
 from puna.deploy.records import Settings
 from puna.errors import UsageError
 
-EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ENDLESS = {"get_stream"}
 """What never ends, whatever is sent."""
