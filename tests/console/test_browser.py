@@ -62,3 +62,10 @@ def test_a_zip_becomes_an_endpoint_that_answers_in_the_playground(own_up: Up, br
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 380, path
     assert violations == [] and troubles == []
+
+    page.evaluate("""() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.inlineRan = true';
+        document.body.append(script);
+    }""")
+    assert page.evaluate("window.inlineRan") is None and any("Content Security Policy" in said for said in troubles)
