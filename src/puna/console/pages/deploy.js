@@ -23,7 +23,7 @@ export async function deployPage(main, page) {
   const model = new URLSearchParams(location.hash.split("?")[1] ?? "").get("model") ?? "";
   const plan = { place: model ? "model" : "files", source: null, info: null, name: "", commit: "",
     git: { url: "", branch: "", folder: "", credential: "" }, model: { name: model, engine: "auto" },
-    gpu: machine.gpus.length ? "any" : "cpu", dedicated: true, numbers: { ...NUMBERS },
+    gpu: machine.gpus.length ? "" : "cpu", dedicated: true, numbers: { ...NUMBERS },
     runtime: "", text: "", env: [], secrets: new Set(), volumes: {}, autoRebuild: true, poll_s: 0 };
   const list = h("ol", { class: "progress", "aria-label": "Steps" });
   const heading = h("h2", { tabindex: -1 });
@@ -75,7 +75,7 @@ function detailsStep(plan) {
 }
 
 function settingsOf(plan) {
-  const made = { ...plan.numbers, gpu_type: plan.gpu === "any" ? "" : plan.gpu, is_dedicated: plan.dedicated };
+  const made = { ...plan.numbers, gpu_type: plan.gpu, is_dedicated: plan.dedicated };
   const env = Object.fromEntries(plan.env.filter(([key]) => key));
   if (Object.keys(env).length) made.env = env;
   if (plan.secrets.size) made.secrets = [...plan.secrets];

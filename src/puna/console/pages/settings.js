@@ -2,9 +2,9 @@
 
 import { api, part } from "../api.js";
 import { h, replace } from "../dom.js";
-import { bytes, plural } from "../format.js";
 import { button, check, confirm, errorCard, field, select, toast } from "../ui.js";
 import { secretsPart, variablesPart, volumesPart } from "./deploy_runtime.js";
+import { machinePart } from "./machine.js";
 
 const LIVE = { min_replica: ["Replicas at least", "0: none while nobody calls"], max_replica: ["Replicas at most", ""], scale_down_delay_s: ["Idle seconds before a replica goes", ""],
   evict_after_s: ["Seconds that one may sleep", "0: none sleeps, it goes at once"], inference_time_s: ["Seconds a request may take", ""], max_queue: ["Requests that may wait", "more are refused with 429"] };
@@ -54,24 +54,9 @@ export async function settings(e, page) {
   const grid = (all, inputs) => h("div", { class: "grid" }, Object.entries(all).map(([key, [label, hint]]) => field(label, inputs[key], { hint })));
   const form = h("div", { class: "stack", oninput: tell, onchange: tell, onclick: () => setTimeout(tell) },
     h("section", { class: "card stack" }, h("h2", {}, "At once"), h("p", { class: "quiet" }, "These act on what runs, without a new revision."), grid(LIVE, live), zygote, instead, repository?.nodes),
-    h("section", { class: "card stack" }, h("h2", {}, "By a new revision, without a build"), h("p", { class: "quiet" }, "The same app starts beside the old revision with these, and takes over when it is ready."), machinePart(machine, plan), grid(REVISION, slow),
+    h("section", { class: "card stack" }, h("h2", {}, "By a new revision, without a build"), h("p", { class: "quiet" }, "The same app starts beside the old revision with these, and takes over when it is ready."), machinePart(plan, machine, { anyway: true }).nodes, grid(REVISION, slow),
       variablesPart(plan), secretsPart(plan, secrets.items), volumesPart(plan, volumes.items)));
   return [form, h("section", { class: "card stack saving" }, note, h("div", { class: "head slim" }, pending, save)), runtimePart(e, runtimes.items), deletion(e)];
-}
-
-function machinePart(machine, plan) {
-  const share = check("A whole GPU (otherwise half of one)", plan.dedicated);
-  const isCpu = () => ["cpu", "none"].includes(plan.gpu.toLowerCase());
-  const show = () => { share.hidden = isCpu() || !machine.gpus.length; };
-  share.box.addEventListener("change", () => { plan.dedicated = share.box.checked; });
-  const tile = (value, on, title, ...notes) => h("label", { class: "tile" }, h("input", { type: "radio", name: "gpu", value, checked: on, onchange: () => { plan.gpu = value; show(); } }), h("span", {}, h("strong", {}, title), notes.filter(Boolean).map((n) => h("small", {}, n))));
-  const kinds = Object.entries(Object.groupBy(machine.gpus, (gpu) => gpu.name));
-  const named = kinds.some(([name]) => name === plan.gpu);
-  show();
-  return [h("fieldset", { class: "tiles" }, h("legend", {}, "Runs on"),
-    kinds.map(([name, gpus]) => tile(name, name === plan.gpu, `${gpus.length} × ${name}`, `${bytes(gpus[0].memory_bytes)} each`, ...gpus.map((g) => `GPU ${g.index}: ${bytes(g.memory_bytes * (1 - g.held))} not booked`))),
-    tile(named || isCpu() ? "" : plan.gpu, !named && !isCpu(), plan.gpu && !named && !isCpu() ? `Any GPU (asked for: ${plan.gpu})` : "Any GPU", machine.gpus.length ? "whichever has room" : "this machine has none: the CPU, here"),
-    tile(isCpu() ? plan.gpu : "cpu", isCpu(), "CPU only", [machine.cpus && plural(machine.cpus, "core"), bytes(machine.memory_bytes)].filter(Boolean).join(", "))), share];
 }
 
 function repositoryPart(s, secrets) {
