@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import os
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,17 @@ class GitServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+@contextlib.contextmanager
+def serving(root: Path, token: str = "") -> Iterator[GitServer]:
+    """A server over the folder `root`, which is made, until the block ends."""
+    root.mkdir(exist_ok=True)
+    server = GitServer(root, token)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def _handler(server: GitServer) -> type[http.server.BaseHTTPRequestHandler]:

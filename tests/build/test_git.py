@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from git_server import FILES, GitServer, git
+from git_server import FILES, GitServer, git, serving
 from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
@@ -88,10 +88,8 @@ def test_a_secret_without_a_credential_says_so() -> None:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServer]:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    (tmp_path / "repositories").mkdir()
-    running = GitServer(tmp_path / "repositories")
-    yield running
-    running.close()
+    with serving(tmp_path / "repositories") as running:
+        yield running
 
 
 @pytest.fixture
@@ -143,32 +141,24 @@ def test_a_private_repository_needs_its_token_which_nobody_sees(
     tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    (tmp_path / "private").mkdir()
-    server = GitServer(tmp_path / "private", token="s3cret-token")
-    try:
+    with serving(tmp_path / "private", token="s3cret-token") as server:
         server.repository("chat", FILES)
         assert fetch(Repository(server.url("chat")), home, Credential(token="s3cret-token")).commit
         for wrong in (None, Credential(token="wrong-token")):
             with pytest.raises(ProjectError, match="private, or not there") as error:
                 fetch(Repository(server.url("chat")), home, wrong)
             assert "wrong-token" not in str(error.value) + error.value.detail
-    finally:
-        server.close()
 
 
 @pytest.mark.process
 def test_redirects_are_not_followed(server: GitServer, home: Home, tmp_path: Path) -> None:
     server.repository("chat", FILES)
-    (tmp_path / "other").mkdir()
-    other = GitServer(tmp_path / "other")
-    try:
+    with serving(tmp_path / "other") as other:
         other.redirect_to = server.url("chat").removesuffix("/chat.git")
         asked = server.asked
         with pytest.raises(PunaError):
             fetch(Repository(other.url("chat")), home)
         assert server.asked == asked and other.asked > 0
-    finally:
-        other.close()
 
 
 @pytest.mark.process

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 import git_server
 from deploy.conftest import World
-from git_server import GitServer
+from git_server import serving
 from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, Source, drafting
 from puna.build import bundle, template
@@ -163,9 +163,7 @@ def test_the_app_of_a_hub_model_is_an_app(tmp_path: Path, engine: template.Engin
 def test_a_repository_is_fetched_and_shown_before_it_is_deployed(
     api: TestClient, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "git").mkdir()
-    server = GitServer(tmp_path / "git")
-    try:
+    with serving(tmp_path / "git") as server:
         server.repository("chat", {**git_server.FILES, "inferless.yaml": "name: Chat_App\n"})
         url = server.url("chat")
         assert "PUNA_GIT_HOSTS" in post(api, "/sources/from-git", {"url": url}, 400)["error"]["hint"]
@@ -179,5 +177,3 @@ def test_a_repository_is_fetched_and_shown_before_it_is_deployed(
         )
         assert post(api, "/sources/from-git", {"url": "ext::sh -c x"}, 400)["error"]["code"] == "usage"
         assert world.store.endpoints() == []
-    finally:
-        server.close()

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 import git_server
 import webhook
 from deploy.conftest import World, make_source
-from git_server import GitServer
+from git_server import GitServer, serving
 from puna.build.git import ALLOWED_HOSTS
 from puna.deploy.api import create_app
 from puna.deploy.control import Control, Pulled
@@ -33,11 +33,9 @@ APP = FILES["app.py"]
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServer]:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    (tmp_path / "git").mkdir()
-    server = GitServer(tmp_path / "git")
-    server.repository("chat", FILES)
-    yield server
-    server.close()
+    with serving(tmp_path / "git") as server:
+        server.repository("chat", FILES)
+        yield server
 
 
 @pytest.fixture

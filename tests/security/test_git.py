@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from git_server import FILES, GitServer
+from git_server import FILES, GitServer, serving
 from puna.backends.processes import tree
 from puna.build import git as fetching
 from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
@@ -163,10 +163,8 @@ def test_http_is_asked_of_nobody_who_was_not_allowed(tally: Tally) -> None:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServer]:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1,rebind.example")
-    (tmp_path / "repositories").mkdir()
-    running = GitServer(tmp_path / "repositories")
-    yield running
-    running.close()
+    with serving(tmp_path / "repositories") as running:
+        yield running
 
 
 def left(home: Home) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from git_server import ENV, FILES, GitServer, git
+from git_server import ENV, FILES, GitServer, git, serving
 from puna.build.git import ALLOWED_HOSTS, fetch
 from puna.errors import ProjectError, PunaError
 from puna.home import Home
@@ -24,10 +24,8 @@ SECRET = "s3cret-of-the-machine"
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServer]:
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-    (tmp_path / "repositories").mkdir()
-    running = GitServer(tmp_path / "repositories")
-    yield running
-    running.close()
+    with serving(tmp_path / "repositories") as running:
+        yield running
 
 
 def plumb(work: Path, *arguments: str, given: bytes = b"") -> str:

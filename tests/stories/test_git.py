@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from git_server import GitServer
+from git_server import GitServer, serving
 from puna.build.git import ALLOWED_HOSTS
 from stories.conftest import SCHEMA, Callers, Up, standing
 from webhook import push, signed
@@ -41,10 +41,9 @@ def up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[GitServer]:
-    server = GitServer(tmp_path, token="t0ken")
-    server.repository("chat", FILES)
-    yield server
-    server.close()
+    with serving(tmp_path, token="t0ken") as server:
+        server.repository("chat", FILES)
+        yield server
 
 
 def told(up: Up) -> dict[str, Any]:
