@@ -27,7 +27,6 @@ LAYERS: list[set[str]] = [
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-LONGEST_CHAIN = 10
 
 
 def modules() -> dict[str, Path]:
@@ -96,14 +95,15 @@ def test_the_worker_needs_the_standard_library_only(module: str) -> None:
         assert top == "puna" or top in sys.stdlib_module_names, f"{module} imports {name}"
 
 
-def test_no_import_runs_in_a_circle_and_no_chain_is_long() -> None:
-    depth: dict[str, int] = {}
+def test_no_import_runs_in_a_circle() -> None:
+    seen: set[str] = set()
 
-    def visit(module: str, path: tuple[str, ...]) -> int:
+    def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
-        if module not in depth:
-            depth[module] = 1 + max((visit(o, (*path, module)) for o in EDGES[module]), default=0)
-        return depth[module]
+        if module not in seen:
+            seen.add(module)
+            for other in EDGES[module]:
+                visit(other, (*path, module))
 
-    deepest = max(MODULES, key=lambda m: visit(m, ()))
-    assert depth[deepest] <= LONGEST_CHAIN, f"{deepest} is {depth[deepest]} imports deep"
+    for module in MODULES:
+        visit(module, ())
