@@ -1,4 +1,7 @@
-"""The queue of one endpoint: order, bound, time limit."""
+"""The queue of one endpoint: order, turns among keys, bound, time limit."""
+
+import random
+from collections import Counter, deque
 
 import pytest
 
@@ -6,8 +9,19 @@ from puna.errors import QueueFullError
 from puna.serve.waiting_room import Ticket, WaitingRoom
 
 
-def enter(room: WaitingRoom, now: float, *, cold: bool = False, tried: tuple[str, ...] = ()) -> Ticket:
-    return room.enter(now, lambda error: None, cold=cold, max_queue=3, tried=tried)
+def enter(
+    room: WaitingRoom, now: float, *, cold: bool = False, tried: tuple[str, ...] = (), key: str = "", most: int = 3
+) -> Ticket:
+    return room.enter(now, lambda error: None, cold=cold, max_queue=most, tried=tried, key=key)
+
+
+def granted(room: WaitingRoom) -> str:
+    """Serve one: the key whose turn it was."""
+    ticket = room.first()
+    assert ticket is not None
+    room.grant(ticket, "a place")
+    assert ticket.granted == "a place"
+    return ticket.key
 
 
 def test_the_first_to_come_stands_first_in_line() -> None:
@@ -59,3 +73,146 @@ def test_losing_the_last_replica_turns_every_wait_into_a_cold_one() -> None:
     enter(room, 100)
     room.turned_cold()
     assert room.expired(131, inference_time_s=30) == []
+
+
+# ---- turns among keys ---------------------------------------------------------------------------------------------
+
+
+def test_keys_take_turns_and_each_keys_own_requests_go_in_their_order() -> None:
+    room = WaitingRoom("e")
+    tickets = {
+        name: enter(room, now, key=name[0], most=9) for now, name in enumerate(["a1", "a2", "a3", "b1", "c1", "b2"])
+    }
+    order = [tickets[name] for name in ("a1", "b1", "c1", "a2", "b2", "a3")]
+    assert list(room) == order
+    assert [granted(room) for _ in range(6)] == [ticket.key for ticket in order]
+    assert room.first() is None and len(room) == 0
+
+
+def test_a_key_with_one_loop_waits_for_one_call_of_a_key_with_a_hundred_and_fifty() -> None:
+    room, refused = WaitingRoom("e"), Counter[str]()
+
+    def come(key: str) -> None:
+        try:
+            room.enter(0, lambda error: refused.update([key] if error else []), cold=False, max_queue=100, key=key)
+        except QueueFullError:
+            refused[key] += 1
+
+    for _ in range(150):
+        come("a")
+    waits = []
+    for _ in range(21):
+        come("b")
+        waits.append(0)
+        while granted(room) != "b":  # who is served comes back at once
+            waits[-1] += 1
+            come("a")
+    assert max(waits) <= 1
+    assert refused["b"] == 0 and refused["a"] >= 50
+
+
+def test_in_a_full_room_the_newest_of_the_key_with_the_most_gives_its_place_and_hears_why() -> None:
+    room, heard = WaitingRoom("e"), []
+    for number in range(3):
+        room.enter(0, lambda error, n=number: heard.append((n, error)), cold=False, max_queue=3, key="a")  # type: ignore[misc]
+    mine = enter(room, 1, key="b")
+    (number, error), *more = heard
+    assert (number, more) == (2, []) and isinstance(error, QueueFullError) and error.retry_after_s == 1
+    assert mine in list(room) and len(room) == 3
+
+
+def test_a_key_that_would_have_as_many_as_the_longest_is_refused_itself() -> None:
+    room = WaitingRoom("e")
+    for key in ("a", "a", "b"):
+        enter(room, 0, key=key)
+    with pytest.raises(QueueFullError):
+        enter(room, 1, key="b")
+    with pytest.raises(QueueFullError):
+        enter(room, 1, key="a")
+    enter(room, 1, key="c")
+    with pytest.raises(QueueFullError):
+        enter(room, 1, key="d")
+    assert sorted(ticket.key for ticket in room) == ["a", "b", "c"]
+
+
+class Model:
+    """What a waiting room is to do, said in the simplest way and slowly."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.front: list[int] = []
+        self.lines: deque[tuple[str, list[int]]] = deque()
+
+    def all(self) -> list[int]:
+        depth = max((len(line) for _, line in self.lines), default=0)
+        turns = [line[n] for n in range(depth) for _, line in self.lines if n < len(line)]
+        return self.front + turns
+
+    def enter(self, number: int, key: str) -> int | None:
+        """Who is refused for it."""
+        lines, out = dict(self.lines), None
+        if len(self.all()) >= self.most:
+            most = max((len(line) for line in lines.values()), default=0)
+            if len(lines.get(key, ())) + 1 >= most:
+                return number
+            longest = [(k, line) for k, line in lines.items() if len(line) == most]
+            out = -1  # which of several equal ones is nobody's business
+            self.candidates = {line[-1] for _, line in longest}
+        if key not in lines:
+            self.lines.append((key, [number]))
+        else:
+            lines[key].append(number)
+        return out
+
+    def leave(self, number: int) -> None:
+        self.front = [n for n in self.front if n != number]
+        for _, line in self.lines:
+            if number in line:
+                line.remove(number)
+        self.lines = deque((key, line) for key, line in self.lines if line)
+
+    def grant(self) -> int:
+        if self.front:
+            return self.front.pop(0)
+        key, line = self.lines.popleft()
+        number = line.pop(0)
+        if line:
+            self.lines.append((key, line))
+        return number
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_on_random_walks_the_room_is_what_a_slow_and_simple_model_says(seed: int) -> None:
+    chance = random.Random(seed)
+    most = chance.choice([1, 3, 8, 20])
+    room, model, tickets = WaitingRoom("e"), Model(most), {}
+    refused: list[int] = []
+    for number in range(400):
+        what = chance.random()
+        if what < 0.6:
+            key = chance.choice("aaaaabbc") if seed % 2 else chance.choice("abcdefgh")
+            refused.clear()
+            expected = model.enter(number, key)
+            try:
+                tickets[number] = room.enter(
+                    0, lambda error, n=number: refused.append(n), cold=False, max_queue=most, key=key
+                )
+            except QueueFullError:
+                refused.append(number)
+            if expected == -1:
+                assert len(refused) == 1 and refused[0] in model.candidates
+                model.leave(refused[0])
+            else:
+                assert refused == ([] if expected is None else [expected])
+        elif what < 0.65:
+            tickets[number] = room.enter(0, lambda error: None, cold=False, max_queue=most, tried=("r",), key="z")
+            model.front.insert(0, number)
+        elif what < 0.8 and tickets:
+            gone = chance.choice(list(tickets))
+            assert room.leave(tickets[gone]) == (gone in model.all())
+            model.leave(gone)
+        elif (first := room.first()) is not None:
+            assert first is tickets[model.grant()]
+            room.grant(first, "a place")
+        assert [ticket.number for ticket in room] == [tickets[n].number for n in model.all()]
+        assert len(room) == len(model.all())

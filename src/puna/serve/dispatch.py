@@ -17,7 +17,7 @@ from puna.serve.deadlines import Deadlines
 from puna.serve.link import Link, Lost, Reply
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 from puna.serve.routing import Affinity, beginnings, choose
-from puna.serve.waiting_room import Ticket, WaitingRoom
+from puna.serve.waiting_room import WaitingRoom
 
 ZYGOTE = "zygote"
 MAX_TRIES = 5
@@ -146,12 +146,12 @@ class Lane:
         return sum(link.outstanding for link in self.links.values())
 
     def pump(self) -> None:
-        """Give free places to those who wait, the first in line first."""
+        """Give free places to those who wait, in their order."""
         while (ticket := self.room.first()) is not None:
             link = choose(self.links.values(), ticket.tried)
             if link is None:
                 break
-            self._grant(ticket, link)
+            self.room.grant(ticket, link)
         if ticket is None:
             return
         if not self.ready:
@@ -160,14 +160,9 @@ class Lane:
             for ticket in self.room:
                 link = choose(self.links.values(), ticket.tried)
                 if link is not None:
-                    self._grant(ticket, link)
+                    self.room.grant(ticket, link)
                 elif not ticket.tried:
                     return
-
-    def _grant(self, ticket: Ticket, link: Link) -> None:
-        self.room.leave(ticket)
-        ticket.granted = link
-        ticket.wake(None)
 
     def sweep(self, now: float) -> None:
         """End the waits that have been too long."""
@@ -244,7 +239,7 @@ class Lane:
         entered = asyncio.get_running_loop().time()
         wake = partial(self._woken, call)
         limit = self.route.max_queue if max_queue is None else max_queue
-        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried)
+        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
         call.ticket.asleep = call.tier == ASLEEP
         if cold:
             self._on_cold()

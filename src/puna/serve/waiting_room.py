@@ -1,4 +1,8 @@
-"""Where requests wait while no replica can take them: first come first served, bounded, with a time limit. No I/O.
+"""Where requests wait while no replica can take them: in turns among keys, bounded, with a time limit. No I/O.
+
+Each key has a line of its own, first come first served, and the keys take turns: a caller with one request waits for
+one of each other key, however many they have. The bound is shared. In a full room the newest of the key that has the
+most gives its place to a key that has at least two fewer, so that no key is refused for what another one does.
 
 How long a request may wait. `inference_time_s` begins when a replica gets the request, so a cold start never
 eats it. Before that, a request to an awake endpoint waits `inference_time_s` at most, and one that finds no
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from puna.errors import QueueFullError
 
 STARTUP_ALLOWANCE_S = 900.0
+COLD_RETRY_AFTER_S, RETRY_AFTER_S = 5, 1
 
 
 @dataclass
@@ -29,10 +34,16 @@ class Ticket:
     """Called with None when it is this ticket's turn, or with the reason why that will never be."""
     tried: Collection[str] = ()
     """Replicas that died with this request."""
+    key: str = ""
+    """The API key that it came with: whose turn it takes."""
     asleep: bool = False
     """When it entered, all that were ready slept."""
     granted: object = None
     """What the turn brought: a replica with a free place."""
+
+
+Line = OrderedDict[int, Ticket]
+"""Tickets by number. Leaving from the middle is common, clients hang up: so no deque."""
 
 
 class WaitingRoom:
@@ -41,19 +52,36 @@ class WaitingRoom:
     def __init__(self, endpoint: str, startup_allowance_s: float = STARTUP_ALLOWANCE_S) -> None:
         self.endpoint = endpoint
         self.startup_allowance_s = startup_allowance_s
-        self._tickets: OrderedDict[int, Ticket] = OrderedDict()  # leaving from the middle is common: clients hang up
+        self._again: Line = OrderedDict()
+        """Those whose replica died: they stand before all others."""
+        self._lines: OrderedDict[str, Line] = OrderedDict()
+        """By key, those that have anybody waiting; the key whose turn it is stands first."""
+        self._keys_with: dict[int, dict[str, None]] = {}
+        """Keys by the length of their line, so that the longest is found without looking at all."""
+        self._longest = 0
+        self._count = 0
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return self._count
 
     def __iter__(self) -> Iterator[Ticket]:
-        """The tickets as they stand now, the first in line first."""
-        return iter(list(self._tickets.values()))
+        """The tickets as they stand now, in the order in which their turns would come."""
+        order, lines = list(self._again.values()), [iter(line.values()) for line in self._lines.values()]
+        while lines:
+            turn = [(line, next(line, None)) for line in lines]
+            lines = [line for line, ticket in turn if ticket is not None]
+            order += [ticket for _, ticket in turn if ticket is not None]
+        return iter(order)
 
     def first(self) -> Ticket | None:
         """The first in line; None: nobody waits."""
-        return next(iter(self._tickets.values()), None)
+        line = self._again or next(iter(self._lines.values()), None)
+        return next(iter(line.values())) if line else None
+
+    def waiting_of(self, key: str) -> int:
+        """How many requests of a key wait in its line."""
+        return len(self._lines.get(key, ()))
 
     def enter(
         self,
@@ -63,28 +91,59 @@ class WaitingRoom:
         cold: bool,
         max_queue: int,
         tried: Collection[str] = (),
+        key: str = "",
     ) -> Ticket:
-        """Take a place at the end; a request that was on a dying replica stands at the front and is never refused.
+        """Take a place at the end of the key's line; who was on a dying replica stands at the front, never refused.
 
         Raises:
-            QueueFullError: `max_queue` requests wait already.
+            QueueFullError: `max_queue` requests wait already, and no key has at least two more of them than this one.
         """
-        if not tried and len(self._tickets) >= max_queue:
-            raise QueueFullError(f"{len(self._tickets)} requests wait for {self.endpoint} already", 5 if cold else 1)
-        ticket = Ticket(next(self._numbers), now, cold, wake, tried)
-        self._tickets[ticket.number] = ticket
+        ticket = Ticket(next(self._numbers), now, cold, wake, tried, key)
         if tried:
-            self._tickets.move_to_end(ticket.number, last=False)
+            self._again[ticket.number] = ticket
+            self._again.move_to_end(ticket.number, last=False)
+            self._count += 1
+            return ticket
+        displaced: Ticket | None = None
+        if self._count >= max_queue:
+            if self.waiting_of(key) + 1 >= self._longest:
+                raise self._full(cold)
+            longest = next(iter(self._keys_with[self._longest]))
+            displaced = next(reversed(self._lines[longest].values()))
+            self.leave(displaced)
+        line = self._lines.setdefault(key, OrderedDict())
+        line[ticket.number] = ticket
+        self._resized(key, len(line) - 1, len(line))
+        if displaced is not None:
+            # The last step: who is told may come back at once, and must find the room as it is then.
+            displaced.wake(self._full(displaced.cold))
         return ticket
 
     def leave(self, ticket: Ticket) -> bool:
         """Give the place up; False when it was given up before."""
-        return self._tickets.pop(ticket.number, None) is not None
+        if self._again.pop(ticket.number, None) is not None:
+            self._count -= 1
+            return True
+        line = self._lines.get(ticket.key)
+        if line is None or line.pop(ticket.number, None) is None:
+            return False
+        self._resized(ticket.key, len(line) + 1, len(line))
+        if not line:
+            del self._lines[ticket.key]
+        return True
+
+    def grant(self, ticket: Ticket, place: object) -> None:
+        """Give its place to a ticket, and the turn to the next key."""
+        if self.leave(ticket) and not ticket.tried and ticket.key in self._lines:
+            self._lines.move_to_end(ticket.key)
+        ticket.granted = place
+        ticket.wake(None)
 
     def turned_cold(self) -> None:
         """No replica is ready: those who wait may wait for one to start."""
-        for ticket in self._tickets.values():
-            ticket.cold = True
+        for line in (self._again, *self._lines.values()):
+            for ticket in line.values():
+                ticket.cold = True
 
     def wait_limit_s(self, ticket: Ticket, inference_time_s: float) -> float:
         """How long this ticket may wait in all."""
@@ -92,8 +151,22 @@ class WaitingRoom:
 
     def expired(self, now: float, inference_time_s: float) -> list[Ticket]:
         """The tickets whose wait has been too long; they stay until they leave."""
-        return [
-            ticket
-            for ticket in self._tickets.values()
-            if now - ticket.entered_at >= self.wait_limit_s(ticket, inference_time_s)
-        ]
+        return [t for t in self if now - t.entered_at >= self.wait_limit_s(t, inference_time_s)]
+
+    def _full(self, cold: bool) -> QueueFullError:
+        retry_after_s = COLD_RETRY_AFTER_S if cold else RETRY_AFTER_S
+        return QueueFullError(f"{self._count} requests wait for {self.endpoint} already", retry_after_s)
+
+    def _resized(self, key: str, before: int, after: int) -> None:
+        """The key's line has grown or shrunk by one."""
+        self._count += after - before
+        if before:
+            same = self._keys_with[before]
+            del same[key]
+            if not same:
+                del self._keys_with[before]
+        if after:
+            self._keys_with.setdefault(after, {})[key] = None
+        if after > self._longest or self._longest not in self._keys_with:
+            # One more or one less: the longest is this one now, or was this one.
+            self._longest = after
