@@ -124,11 +124,6 @@ class Home:
         return self.root / "up.lock"
 
     @property
-    def metrics(self) -> Path:
-        """Where the gateways of a running `puna up` keep the figures that they sum for Prometheus."""
-        return self.folder("metrics")
-
-    @property
     def sockets(self) -> Path:
         """Unix sockets: under the root, or where that path would be too long, a short one of this root's own.
 

@@ -14,7 +14,6 @@ import gc
 import http.client
 import logging
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.backends.base import Phase
+from puna.deploy import figures
+from puna.deploy.figures import Memories
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.errors import PunaError
 from puna.front import Front, Tls
@@ -45,7 +46,8 @@ GATEWAY_GRACE_S = 30.0
 """Requests in flight when `puna up` is told to stop have so long."""
 REPLICA_GRACE_S = 10.0
 """Then replicas have so long for `finalize`."""
-RECONCILE_EVERY_S = 0.2
+LOOP_AGAIN_S = 1.0
+LOG = logging.getLogger("puna.server")
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -63,8 +65,9 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         reader, writer = os.pipe()
         number = listener.getsockname()[1]
         url = front.address(number)
-        shared = (listener.fileno(), _client_counts(gateways))
-        specs = [_control_spec(home, reader, public or url)]
+        memories = figures.make(gateways)
+        shared = Shared(listener.fileno(), _client_counts(gateways), memories)
+        specs = [_control_spec(home, reader, public or url, memories)]
         specs += [_gateway_spec(home, reader, shared, index, tls) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         up = threading.Event()
@@ -83,9 +86,8 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
             supervisor.run(tick, listener.close)
         finally:
             # The end of this pipe is what every child, guards included, takes as the end.
-            os.close(writer)
-            os.close(reader)
-            os.close(shared[1])
+            for fd in (writer, reader, shared.counts_fd, *memories):
+                os.close(fd)
             home.state.unlink(missing_ok=True)
             home.control_socket.unlink(missing_ok=True)
             home.drop_sockets()
@@ -102,9 +104,31 @@ def _console_link(home: Home) -> str:
         return str(client.console_link()["url"])
 
 
-def _control_spec(home: Home, owner_fd: int, url: str) -> Spec:
-    command = (sys.executable, "-m", "puna.server", "control", "--owner-fd", str(owner_fd), "--url", url)
-    return Spec("control plane", command, home.logs / "control.log", _env(home), (owner_fd,), REPLICA_GRACE_S + 5)
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The descriptors that all gateways have."""
+
+    listen_fd: int
+    counts_fd: int
+    """How many clients each has (serve/door.py)."""
+    memories: Memories
+    """What each has counted (deploy/figures.py)."""
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them."""
+        return (self.listen_fd, self.counts_fd, *self.memories)
+
+
+def _control_spec(home: Home, owner_fd: int, url: str, memories: Memories) -> Spec:
+    command = [sys.executable, "-m", "puna.server", "control", "--owner-fd", str(owner_fd), "--url", url]
+    command += ["--figures-fds", _listed(memories)]
+    fds = (owner_fd, *memories)
+    return Spec("control plane", tuple(command), home.logs / "control.log", _env(home), fds, REPLICA_GRACE_S + 5)
+
+
+def _listed(memories: Memories) -> str:
+    return ",".join(map(str, memories))
 
 
 def _client_counts(gateways: int) -> int:
@@ -114,17 +138,14 @@ def _client_counts(gateways: int) -> int:
     return fd
 
 
-def _gateway_spec(home: Home, owner_fd: int, shared: tuple[int, int], index: int, tls: Tls | None) -> Spec:
-    """`shared` are the descriptors that all gateways have: the listening socket and the counts of clients."""
-    if index == 0:
-        shutil.rmtree(home.metrics, ignore_errors=True)
-    env = {**_env(home), "PROMETHEUS_MULTIPROC_DIR": str(home.metrics)}
+def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, tls: Tls | None) -> Spec:
     command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
-    command += ["--listen-fd", str(shared[0]), "--counts-fd", str(shared[1]), "--id", f"g{index}"]
+    command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
+    command += ["--figures-fds", _listed(shared.memories), "--id", f"g{index}"]
     if tls is not None:
         command += ["--certificate", str(tls.certificate), "--key", str(tls.key)]
-    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared)
-    return Spec(f"gateway {index}", tuple(command), log, env, fds, GATEWAY_GRACE_S + 2)
+    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared.fds)
+    return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2)
 
 
 def _env(home: Home) -> dict[str, str]:
@@ -166,7 +187,7 @@ def watch_owner(fd: int) -> None:
     threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
-def control(home: Home, owner_fd: int, url: str) -> None:
+def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
     from puna.deploy import commands, log_limits, model_sources
@@ -198,7 +219,7 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home, between=Sweeper(store, home).look)
     models = Builder(store, home, kinds=commands.KINDS)  # a merge of minutes keeps no deploy waiting
-    history = History(home, loads, store.snapshot)
+    history = History(memories, loads, store.snapshot)
     logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 
     def wake() -> None:
@@ -208,14 +229,14 @@ def control(home: Home, owner_fd: int, url: str) -> None:
     repositories = Repositories(secrets, home)
     made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
     make = partial(model_sources.make, home, secrets.open)
-    made = dataclasses.replace(made, warm=zygotes.view, history=history, make=make, gpu_use=backend.watch.use)
+    made = dataclasses.replace(made, warm=zygotes.view, history=history, memories=memories, make=make)
     rebuilds = Rebuilds(made)
-    made = dataclasses.replace(made, wake_rebuilds=rebuilds.wake)
+    made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
     stopped = threading.Event()
     loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
     loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store), logs.run]
-    threads = [threading.Thread(target=loop, args=(stopped,), daemon=True) for loop in loops]
+    threads = [threading.Thread(target=keep_on, args=(loop, stopped), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
     try:
@@ -226,6 +247,19 @@ def control(home: Home, owner_fd: int, url: str) -> None:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
         store.close()
+
+
+def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -> None:
+    """Run one of the control plane's loops until `stopped`: no error of its own ends it for good."""
+    while not stopped.is_set():
+        try:
+            loop(stopped)
+            return
+        except Exception:  # the log has it, and the loop begins anew
+            LOG.exception(
+                "a loop of the control plane ended (%s) and begins again", getattr(loop, "__qualname__", loop)
+            )
+            stopped.wait(LOOP_AGAIN_S)
 
 
 def _hush() -> None:
@@ -257,7 +291,7 @@ def _control_socket(home: Home) -> socket.socket:
     return bound
 
 
-def gateway(home: Home, listen_fd: int, counts_fd: int, gateway_id: str, tls: Tls | None) -> None:
+def gateway(home: Home, shared: Shared, index: int, tls: Tls | None) -> None:
     """One gateway process on the inherited socket."""
     # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -265,13 +299,13 @@ def gateway(home: Home, listen_fd: int, counts_fd: int, gateway_id: str, tls: Tl
     from puna.serve.door import Counts
     from puna.serve.gateway import Gateway, GatewaySettings
 
-    app = Gateway(GatewaySettings(home.control_socket, gateway_id))
+    app = Gateway(GatewaySettings(home.control_socket, f"g{index}", memories=shared.memories, index=index))
     # What is here now stays, and requests leave no cycles behind: the collector need not look at either all the time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    counts = Counts(counts_fd, int(gateway_id.removeprefix("g")))
-    bound = socket.socket(fileno=listen_fd)
+    counts = Counts(shared.counts_fd, index)
+    bound = socket.socket(fileno=shared.listen_fd)
     _serve(app, bound, grace_s=GATEWAY_GRACE_S, tls=tls, on_stop=app.wind_down, counts=counts)
 
 
@@ -339,17 +373,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--url", default="")
     parser.add_argument("--listen-fd", type=int, default=-1)
     parser.add_argument("--counts-fd", type=int, default=-1)
-    parser.add_argument("--id", default="")
+    parser.add_argument("--figures-fds", default="")
+    parser.add_argument("--id", default="g0")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args(arguments)
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
+    memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
     if options.role == "control":
-        control(Home.default(), options.owner_fd, options.url)
+        control(Home.default(), options.owner_fd, options.url, memories)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
-        gateway(Home.default(), options.listen_fd, options.counts_fd, options.id, tls)
+        shared = Shared(options.listen_fd, options.counts_fd, memories)
+        gateway(Home.default(), shared, int(options.id.removeprefix("g")), tls)
 
 
 if __name__ == "__main__":

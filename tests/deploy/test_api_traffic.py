@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +14,14 @@ from fastapi.testclient import TestClient
 from deploy.conftest import World
 from puna.client import Client
 from puna.deploy.api import create_app
+from puna.deploy.figures import make
 from puna.deploy.shapes import Endpoint
 from puna.deploy.shapes_traffic import RevisionDiff, Traffic
 from puna.deploy.shares import figures
 from puna.deploy.states import BuildState, RevisionState
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
+from puna.serve.call import Call
+from puna.serve.metrics import Metrics
 
 APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': 'VERSION'}\n"
 
@@ -313,22 +313,15 @@ def test_large_differences_are_cut_and_what_is_gone_is_said(client: Client, worl
     assert client.diff("app", 1, 2)["files"] is None
 
 
-def test_what_two_revisions_answered_is_read_from_what_the_gateways_count(world: World) -> None:
-    write = """
-from types import SimpleNamespace
-from puna.serve.metrics import Metrics
-metrics = Metrics()
-for split, status, count in ((0, 200, 3), (3, 200, 6), (4, 200, 3), (4, 503, 1)):
-    call = SimpleNamespace(tier="", queued_s=0, wake_s=0, infer_s=0, sent=0, first_byte=0, split=split)
-    for _ in range(count):
-        metrics.answered("app", status, call, 0.0)
-metrics.flush()
-"""
-    assert figures(world.home, "app", 3) == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
-    for _ in range(2):  # two gateways
-        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(world.home.metrics)}
-        subprocess.run([sys.executable, "-c", write], env=env, check=True)
-    assert Path(world.home.metrics).is_dir()
-    told = figures(world.home, "app", 4)
+def test_what_two_revisions_answered_is_read_from_what_the_gateways_count() -> None:
+    memories = make(2)
+    assert figures(memories, "app", 3) == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
+    for index in range(2):
+        metrics = Metrics(memories, index)
+        for split, status, count in ((0, 200, 3), (3, 200, 6), (4, 200, 3), (4, 503, 1)):
+            for _ in range(count):
+                metrics.answered("app", status, Call("app", "infer", b"", "t", split=split), 0.0)
+        metrics.flush()
+    told = figures(memories, "app", 4)
     assert (told["requests"], told["errors"]) == (8, 2) and told["p95_ms"] is not None
-    assert (figures(world.home, "app", 3)["requests"], figures(world.home, "nap", 3)["requests"]) == (12, 0)
+    assert (figures(memories, "app", 3)["requests"], figures(memories, "nap", 3)["requests"]) == (12, 0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import threading
+import time
 
 import pytest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 
-from puna.deploy.history import Counted, _point, quantile_ms, read
-from puna.home import Home
+from puna.deploy.figures import Memories, make
+from puna.deploy.history import Counted, History, _point, counted, quantile_ms
+from puna.deploy.load import Loads
+from puna.deploy.records import Snapshot
+from puna.serve.call import Call
+from puna.serve.metrics import Metrics
+from puna.server import keep_on
 
 INF = float("inf")
 
@@ -34,37 +38,52 @@ def test_gateways_that_count_from_nought_again_give_no_negative_rate() -> None:
     assert point["requests_per_s"] == 2 and point["errors_per_s"] == 0 and point["p50_ms"] is not None
 
 
-GATEWAY = """
-import sys
-from puna.serve.call import Call
-from puna.serve.metrics import Metrics
-
-metrics = Metrics()
-for number in range(30):
-    call = Call("app", "infer", b"", "trace", "1")
-    call.tier, call.sent = "awake", 1.0
-    for name, status in (("app", 200), ("app", 503 if number % 3 else 200), (sys.argv[1], 200)):
-        metrics.answered(name, status, call, -float(number))
-metrics.flush()
-"""
+def count(memories: Memories, index: int, name: str) -> Metrics:
+    """A gateway that answers, as far as its figures go."""
+    metrics = Metrics(memories, index)
+    for number in range(30):
+        call = Call("app", "infer", b"", "trace", "1")
+        call.tier, call.sent = "awake", 1.0
+        for endpoint, status in (("app", 200), ("app", 503 if number % 3 else 200), (name, 200)):
+            metrics.answered(endpoint, status, call, -float(number))
+    metrics.flush()
+    return metrics
 
 
-def test_the_counts_of_two_gateways_are_those_that_prometheus_is_told(home: Home) -> None:
-    assert read(home) == {}
-    for name in ("first", "second"):
-        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(home.metrics)}
-        subprocess.run([sys.executable, "-c", GATEWAY, name], env=env, check=True)
-    found = read(home)
+def test_the_counts_of_two_gateways_are_those_that_prometheus_is_told() -> None:
+    memories = make(2)
+    assert counted(memories) == {}
+    metrics = [count(memories, index, name) for index, name in enumerate(("first", "second"))]
+    found = counted(memories)
     told: dict[tuple[str, str], float] = {}
-    for metric in MultiProcessCollector(None, str(home.metrics)).collect():  # type: ignore[no-untyped-call]
-        for sample in metric.samples:
+    for family in text_string_to_metric_families(metrics[0].text().decode()):
+        for sample in family.samples:
             if sample.name in ("puna_requests_total", "puna_request_seconds_bucket"):
-                key = (sample.labels["endpoint"], sample.labels.get("le") or sample.labels["status"])
-                told[key] = told.get(key, 0) + sample.value
+                told[sample.labels["endpoint"], sample.labels.get("le") or sample.labels["status"]] = sample.value
     assert (found["app"].requests, found["app"].errors, found["first"].requests) == (120, 40, 30)
-    for endpoint, counted in found.items():
-        assert counted.requests == sum(v for (e, label), v in told.items() if e == endpoint and label in ("200", "503"))
-        for bound_s, count in zip(counted.bounds_s, counted.buckets, strict=True):
-            label = "+Inf" if bound_s == INF else str(bound_s)
-            assert told[endpoint, label] == count
-        assert len(counted.bounds_s) == 18
+    for endpoint, one in found.items():
+        assert one.requests == sum(v for (e, label), v in told.items() if e == endpoint and label in ("200", "503"))
+        for bound_s, count_ in zip(one.bounds_s, one.buckets, strict=True):
+            assert told[endpoint, "+Inf" if bound_s == INF else str(float(bound_s))] == count_
+        assert len(one.bounds_s) == 18
+
+
+def test_the_history_goes_on_after_a_look_that_failed() -> None:
+    looks: list[int] = []
+
+    def snapshot() -> Snapshot:
+        looks.append(len(looks))
+        if len(looks) == 1:
+            raise OSError(28, "No space left on device")
+        return Snapshot()
+
+    stopped = threading.Event()
+    history = History(make(1), Loads(), snapshot, every_s=0.01)
+    thread = threading.Thread(target=keep_on, args=(history.run, stopped))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while len(looks) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stopped.set()
+    thread.join(30)
+    assert len(looks) >= 3 and not thread.is_alive()

@@ -145,5 +145,5 @@ def _show(control: Control, endpoint: Endpoint, revisions: list[Revision], repli
     view = views.endpoint_view(endpoint, revisions, replicas, control.url(endpoint.name), in_flight)
     if endpoint.split is not None:
         for one in view["traffic"]:
-            one |= shares.figures(control.home, endpoint.name, one["revision"])
+            one |= shares.figures(control.memories, endpoint.name, one["revision"])
     return view | {"warm": control.warm(endpoint.name, endpoint.serving)}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.backends.devices import NVML, Devices
+from puna.deploy import figures
+from puna.deploy.figures import Memories
 from puna.deploy.history import History
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
@@ -94,6 +96,8 @@ class Control:
     """This machine's GPUs."""
     gpu_use: Callable[[], Mapping[str, int]] = dict
     """Replica -> bytes of GPU memory that it used a moment ago; those that nobody watches are missing."""
+    memories: Memories = figures.NONE
+    """What the gateways count."""
     history: History | None = None
     """Figures over time; None where nobody takes them."""
     clock: Callable[[], float] = field(default=time.time)

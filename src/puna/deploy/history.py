@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from prometheus_client.mmap_dict import MmapedDict
-
+from puna.deploy.figures import LATENCY, REQUESTS, Memories, of, read
 from puna.deploy.load import Loads
 from puna.deploy.records import Snapshot
 from puna.deploy.states import ReplicaState
-from puna.home import Home
 
 Json = dict[str, Any]
 EVERY_S = 5.0
 POINTS = 360  # half an hour
 WINDOW = 60  # of the counts behind the summary: five minutes
-REQUESTS, BUCKETS = "puna_requests_total", "puna_request_seconds_bucket"
-WANTED = ('["puna_requests"', '["puna_request_seconds"')
-"""How the keys of their samples begin."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +56,22 @@ class _Series:
 class History:
     """Figures over time, one row in `EVERY_S`. Safe to use from many threads."""
 
-    def __init__(self, home: Home, loads: Loads, snapshot: Callable[[], Snapshot]) -> None:
-        """`snapshot` tells which endpoints and replicas there are."""
-        self._home, self._loads, self._snapshot = home, loads, snapshot
+    def __init__(
+        self, memories: Memories, loads: Loads, snapshot: Callable[[], Snapshot], every_s: float = EVERY_S
+    ) -> None:
+        """`memories` is what the gateways count; `snapshot` tells which endpoints and replicas there are."""
+        self._memories, self._loads, self._snapshot, self._every_s = memories, loads, snapshot, every_s
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
 
     def run(self, stopped: threading.Event) -> None:
-        """Take a row in `EVERY_S` until `stopped`."""
-        while not stopped.wait(EVERY_S):
+        """Take a row in `every_s` until `stopped`."""
+        while not stopped.wait(self._every_s):
             self.take(time.time())
 
     def take(self, now: float) -> None:
         """Take one row of every endpoint."""
-        counted, snapshot = read(self._home), self._snapshot()
+        now_counted, snapshot = counted(self._memories), self._snapshot()
         ready: dict[str, int] = {}
         for replica in snapshot.replicas:
             if replica.state is ReplicaState.READY:
@@ -87,7 +81,7 @@ class History:
             self._series = {name: self._series.get(name) or _Series() for name in names}
             for name, series in self._series.items():
                 load = self._loads.endpoint(name, now)
-                latest = counted.get(name, Counted())
+                latest = now_counted.get(name, Counted())
                 before = series.counted[-1] if series.counted else latest
                 point = _point(now, before, latest)
                 point |= {"in_flight": load.in_flight, "queued": load.queued, "replicas": ready.get(name, 0)}
@@ -104,11 +98,11 @@ class History:
         """The last five minutes in one row, and the requests since the gateways started."""
         with self._lock:
             series = self._series.get(endpoint)
-            counted = list(series.counted) if series else []
-        if not counted:
+            rows = list(series.counted) if series else []
+        if not rows:
             return {"requests": 0, "requests_per_s": 0.0, "errors": 0, "p50_ms": None, "p95_ms": None}
-        first, last = counted[0], counted[-1]
-        seconds = max(len(counted) - 1, 1) * EVERY_S
+        first, last = rows[0], rows[-1]
+        seconds = max(len(rows) - 1, 1) * EVERY_S
         point = _point(0, first, last, seconds)
         return {
             "requests": int(last.requests),
@@ -137,44 +131,16 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def read(home: Home) -> dict[str, Counted]:
-    """What the gateways have counted, by endpoint; from the files that they share.
-
-    Only the samples that are asked for are looked at: prometheus_client's own collector takes 10 ms an endpoint.
-    """
+def counted(memories: Memories) -> dict[str, Counted]:
+    """What the gateways have counted, by endpoint."""
+    series = read(memories)
     requests: dict[str, float] = {}
     errors: dict[str, float] = {}
-    buckets: dict[str, dict[float, float]] = {}
-    for name, endpoint, label, value in _samples(home.metrics):
-        if name == REQUESTS:
-            requests[endpoint] = requests.get(endpoint, 0) + value
-            errors[endpoint] = errors.get(endpoint, 0) + (value if label >= "500" else 0)
-        else:
-            mine = buckets.setdefault(endpoint, {})
-            mine[float(label)] = mine.get(float(label), 0) + value
-    found = {}
-    for endpoint, total in requests.items():
-        edges = sorted(buckets.get(endpoint, {}).items())
-        counts = tuple(accumulate(count for _, count in edges))  # each file has what lies in a bucket alone
-        bounds = tuple(edge for edge, _ in edges)
-        found[endpoint] = Counted(total, errors.get(endpoint, 0), bounds, counts)
-    return found
-
-
-def _samples(folder: Path) -> Iterator[tuple[str, str, str, float]]:
-    for path in (*folder.glob("counter_*.db"), *folder.glob("histogram_*.db")):
-        try:
-            for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
-                if key.startswith(WANTED) and (sample := _sample(key)) is not None:
-                    yield (*sample, value)
-        except FileNotFoundError:  # a gateway has begun anew
-            continue
-
-
-@lru_cache(maxsize=50_000)
-def _sample(key: str) -> tuple[str, str, str] | None:
-    """`(sample, endpoint, status or upper bound)` of what prometheus_client writes as JSON before each number."""
-    _, name, labels, _ = json.loads(key)
-    if name == REQUESTS:
-        return name, labels["endpoint"], labels["status"]
-    return (name, labels["endpoint"], labels["le"]) if name == BUCKETS else None
+    for (endpoint, status), values in of(series, REQUESTS):
+        requests[endpoint] = requests.get(endpoint, 0) + values[0]
+        errors[endpoint] = errors.get(endpoint, 0) + (values[0] if status >= "500" else 0)
+    bounds, buckets = (*LATENCY.bounds_s, float("inf")), dict(of(series, LATENCY))
+    return {
+        endpoint: Counted(total, errors[endpoint], bounds, tuple(accumulate(buckets.get((endpoint,), ())[:-1])))
+        for endpoint, total in requests.items()
+    }

@@ -15,6 +15,8 @@ from pathlib import Path
 import orjson
 
 from puna import __version__
+from puna.deploy import figures
+from puna.deploy.figures import Memories
 from puna.errors import NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
 from puna.serve import delivery, http
 from puna.serve.access import Access
@@ -49,6 +51,9 @@ class GatewaySettings:
     id: str = ""
     max_body_bytes: int = MAX_BODY_BYTES
     startup_allowance_s: float = STARTUP_ALLOWANCE_S
+    memories: Memories = figures.NONE
+    """Where the gateways of this port keep their figures; this one's is at `index`."""
+    index: int = 0
 
 
 class Gateway:
@@ -58,7 +63,7 @@ class Gateway:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
         self.access = Access()
-        self.metrics, self.usage = Metrics(), Meter()
+        self.metrics, self.usage = Metrics(settings.memories, settings.index), Meter()
         self.control = ControlPlane(settings.control_socket)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
         self.openai = OpenAI(self.lanes, self.access, self.metrics, self.usage, settings.max_body_bytes)
