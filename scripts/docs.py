@@ -99,6 +99,13 @@ def errors() -> str:
     return "```\n" + (module.__doc__ or "").split("\n\n", 1)[1].strip() + "\n```"
 
 
+def parameters() -> str:
+    """What becomes of each parameter of OpenAI's paths."""
+    from puna.worker import parameters as module
+
+    return module.as_markdown()
+
+
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "rooms"): rooms,
     ("docs/00-overview.md", "tree"): tree,
@@ -106,6 +113,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/00-overview.md", "errors"): errors,
     ("docs/02-train.md", "recipe"): recipe_keys,
     ("docs/06-deploy.md", "states"): states,
+    ("docs/07-serve.md", "parameters"): parameters,
 }
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from puna.worker import answers, engine, openai, protocol
+from puna.worker import answers, engine, openai, parameters, protocol
 from puna.worker.calls import Call
+from puna.worker.engine import Delta
 from worker.tiny_engine import CHATML, TinyEngine
 
 HI = [{"role": "user", "content": "What is AI?"}]
@@ -76,7 +77,8 @@ def completion(**body: Any) -> Any:
 
 
 def refused(path: str, status: int = 400, **body: Any) -> Any:
-    told, reply = Asked(path, {"messages": HI, "prompt": "x", **body}).run().reply
+    asked: Any = {"messages": HI} if path == "chat" else {"prompt": "x"}
+    told, reply = Asked(path, {**asked, **body}).run().reply
     assert told == status, reply
     assert set(reply) == {"error"} and set(reply["error"]) == {"message", "type", "param", "code"}
     return reply["error"]
@@ -206,14 +208,10 @@ def test_messages_of_parts_of_calls_and_of_developers_become_what_templates_know
         ("chat", {"stop": ["a", ""]}, "stop"),
         ("chat", {"stream": "yes"}, "stream"),
         ("chat", {"tools": ["weather"]}, "tools"),
-        ("chat", {"logit_bias": {"5": 1}}, "logit_bias"),
-        ("chat", {"logprobs": True}, "logprobs"),
-        ("chat", {"response_format": {"type": "json_object"}}, "response_format"),
         ("completion", {"prompt": None}, "prompt"),
         ("completion", {"prompt": [1, "a"]}, "prompt"),
         ("completion", {"prompt": [[]]}, "prompt"),
         ("completion", {"prompt": [10**9]}, "prompt"),
-        ("completion", {"echo": True}, "echo"),
         ("completion", {"suffix": "end"}, "suffix"),
         ("completion", {"best_of": 3}, "best_of"),
     ],
@@ -224,9 +222,54 @@ def test_what_makes_no_sense_is_refused_by_its_name(tiny: TinyEngine, path: str,
     assert not tiny.asked
 
 
-def test_neutral_values_and_unknown_parameters_are_let_through(tiny: TinyEngine) -> None:
+def test_neutral_values_and_what_is_for_openais_accounts_are_let_through(tiny: TinyEngine) -> None:
     neutral = {"logprobs": False, "logit_bias": {}, "response_format": {"type": "text"}, "stop": None, "user": "u"}
-    assert chat(**neutral, store=True, metadata={"a": "b"})["choices"]
+    more = {"presence_penalty": 0, "top_logprobs": 0, "modalities": ["text"], "length_penalty": 1.0, "guided_regex": ""}
+    assert chat(**neutral, **more, store=True, metadata={"a": "b"}, nobody_knows=None)["choices"]
+    for name in tiny.asked[0][1]:
+        assert name in ("temperature", "max_tokens")
+
+
+@pytest.mark.parametrize("path", openai.PATHS)
+@pytest.mark.parametrize("name", [n for p in parameters.TABLE if p.who == parameters.ENGINE for n in p.names])
+def test_a_constraint_that_the_engine_cannot_keep_is_never_dropped(tiny: TinyEngine, path: str, name: str) -> None:
+    values = {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}, "logprobs": True}
+    error = refused(path, **{name: False if "special" in name else values.get(name, [7] if "ids" in name else 3)})
+    assert error["param"] == name and error["code"] in ("unsupported_parameter", "unknown_parameter")
+    assert not tiny.asked
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "told"),
+    [
+        ("chat", "max_token", "is `max_tokens` meant"),
+        ("chat", "vllm_xargs", "unknown parameter `vllm_xargs`"),
+        ("chat", "prompt", "a parameter of /v1/completions"),
+        ("completion", "messages", "a parameter of /v1/chat/completions"),
+        ("chat", "functions", "send `tools`"),
+        ("completion", "use_beam_search", "not supported"),
+    ],
+)
+def test_what_nobody_here_honours_is_refused_by_its_name(tiny: TinyEngine, path: str, name: str, told: str) -> None:
+    error = refused(path, **{name: [1]})
+    assert error["param"] == name and told in error["message"] and not tiny.asked
+
+
+def test_a_reply_that_ends_without_a_reason_is_no_reply(tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(prompt: list[int], params: dict[str, Any], adapter: Any = None) -> Iterator[Delta]:
+        yield Delta(0, "half", [1], None)
+
+    monkeypatch.setattr(tiny, "stream", stream)
+    assert "without a reason" in refused("chat", status=500)["message"]
+    asked = Asked("chat", {"messages": HI, "stream": True}).run()
+    assert asked.sent[-1][0] == protocol.END and "without a reason" in json.loads(asked.sent[-1][1])["error"]
+
+
+def test_an_engines_own_reason_is_told_as_it_is(tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "stream", lambda *_: iter([Delta(0, "half", [1], "abort")]))
+    assert chat()["choices"][0]["finish_reason"] == "abort"
+    pieces = Asked("chat", {"messages": HI, "stream": True}).run().chunks
+    assert pieces[-1]["choices"][0]["finish_reason"] == "abort"
 
 
 def test_what_is_too_long_is_refused_with_the_numbers(tiny: TinyEngine) -> None:
@@ -300,25 +343,62 @@ def test_the_adapter_of_the_head_reaches_an_engine_that_takes_some(
     assert status == 400 and "ask for `e`" in reply["error"]["message"]
 
 
+FORMS = [
+    ({"response_format": {"type": "json_object"}}, {"json_object": True}),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, {"json": {}}),
+    ({"structured_outputs": {"choice": ["a", "b"], "json": None}}, {"choice": ["a", "b"]}),
+    ({"guided_json": "{}"}, {"json": "{}"}),
+    ({"guided_regex": "a+"}, {"regex": "a+"}),
+    ({"guided_choice": ["a"]}, {"choice": ["a"]}),
+    ({"guided_grammar": "root ::= 'a'"}, {"grammar": "root ::= 'a'"}),
+]
+
+
+@pytest.mark.parametrize(("asked", "constraint"), FORMS)
+def test_what_holds_a_reply_to_a_form_reaches_an_engine_that_can(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch, asked: Any, constraint: Any
+) -> None:
+    monkeypatch.setattr(tiny, "extras", parameters.FORMS)
+    chat(**asked)
+    assert tiny.asked[0][1]["constraint"] == constraint
+    completion(**asked)
+    assert tiny.asked[1][1]["constraint"] == constraint
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
         ("response_format", "json"),
         ("response_format", {"type": "yaml"}),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
+        ("structured_outputs", {"regex": "a", "json": {}}),
+        ("structured_outputs", {"regexp": "a"}),
+        ("structured_outputs", "a"),
+        ("guided_json", 5),
+        ("guided_choice", "a"),
+        ("guided_choice", [5]),
+        ("guided_regex", ["a"]),
         ("logit_bias", [5]),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"5": 101}),
+        ("stop_token_ids", 5),
+        ("stop_token_ids", [-1]),
+        ("min_tokens", -1),
+        ("min_tokens", 7),
+        ("bad_words", [""]),
     ],
 )
-def test_what_only_some_engines_can_reaches_those_in_good_form(
+def test_an_engines_parameter_in_bad_form_is_refused(
     tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any
 ) -> None:
-    monkeypatch.setattr(tiny, "extras", ("logit_bias", "response_format"))
-    assert refused("chat", **{name: wrong})["param"] == name
-    right: Any = {"5": -100, "6": 2.5} if name == "logit_bias" else {"type": "json_object"}
-    chat(**{name: right})
-    assert tiny.asked[-1][1][name] == right
+    monkeypatch.setattr(tiny, "extras", tuple(parameters.ALL))
+    assert refused("chat", **GREEDY, **{name: wrong})["param"] == name
+    assert not tiny.asked
+
+
+def test_two_forms_at_a_time_are_refused(tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "extras", parameters.FORMS)
+    assert "send one of them" in refused("chat", guided_regex="a", guided_choice=["a"])["message"]
 
 
 @pytest.mark.process

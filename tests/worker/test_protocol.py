@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,20 @@ def test_the_guards_copy_of_the_constants_is_the_same() -> None:
     for name in ("SHUTDOWN", "HELLO", "READY", "FAILED"):
         assert getattr(guard, name) == getattr(protocol, name)
     assert guard.HEADER.format == protocol.HEADER.format
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"out": [1.0, float("nan"), INF, -INF]}, '{"out":[1.0,null,null,null]}'),
+        ([{"a": ({"b": [[float("nan")], "NaN"]},)}], '[{"a":[{"b":[[null],"NaN"]}]}]'),
+        ({"a": 1, "b": "\u00e9"}, '{"a":1,"b":"\\u00e9"}'),
+    ],
+)
+def test_json_is_such_as_every_reader_takes(value: Any, text: str) -> None:
+    assert protocol.dumps(value).decode() == text
+    ((_, _, payload),) = protocol.Decoder().feed(protocol.encode(protocol.CHUNK, 1, value))
+    assert payload.decode() == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -262,6 +263,137 @@ def test_a_stream_is_begin_chunks_end(app: Write, start: Start) -> None:
     kind, payload = events(client, b'{"parameters": {"prompt": "boom"}}')[0]
     assert kind == "REPLY" and protocol.decode_reply(payload)[0] == 500
     assert client.call({"prompt": "a"})[0] == 400
+
+
+LOOPS = {
+    "plain": """
+        def infer(self, inputs, handler):
+            for number in range(3000):
+                handler.send_streamed_output({"OUT": number})
+                time.sleep(0.01)
+            open("went-on", "w").close()
+    """,
+    "that catches every Exception": """
+        def infer(self, inputs, handler):
+            for number in range(3000):
+                try:
+                    handler.send_streamed_output({"OUT": number})
+                except Exception:
+                    pass
+                time.sleep(0.01)
+            open("went-on", "w").close()
+    """,
+    "over a generator": """
+        def numbers(self):
+            try:
+                for number in range(3000):
+                    yield number
+                    time.sleep(0.01)
+            finally:
+                open("closed", "w").close()
+        def infer(self, inputs, handler):
+            for number in self.numbers():
+                handler.send_streamed_output({"OUT": number})
+            open("went-on", "w").close()
+    """,
+    "async that waits": """
+        async def infer(self, inputs, handler):
+            for number in range(3000):
+                await handler.send_streamed_output({"OUT": number})
+                await asyncio.sleep(0.01)
+            open("went-on", "w").close()
+    """,
+    "async that never lets go": """
+        async def infer(self, inputs, handler):
+            for number in range(3000):
+                await handler.send_streamed_output({"OUT": number})
+                time.sleep(0.01)
+            open("went-on", "w").close()
+    """,
+    "over an async generator": """
+        async def numbers(self):
+            for number in range(3000):
+                yield number
+                await asyncio.sleep(0.01)
+        async def infer(self, inputs, handler):
+            async for number in self.numbers():
+                handler.send_streamed_output({"OUT": number})
+            open("went-on", "w").close()
+    """,
+}
+
+
+@pytest.mark.parametrize("how", LOOPS)
+def test_a_client_that_leaves_a_stream_ends_the_apps_own_loop_and_frees_its_place(
+    app: Write, start: Start, how: str, tmp_path: Path
+) -> None:
+    folder = app("    import asyncio, time\n    class InferlessPythonModel:" + LOOPS[how])
+    client = start(folder, "--concurrency", "1").ready()
+    client.send(1, {"prompt": "x"}, path="stream", deadline_s=60)
+    client.until(protocol.CHUNK)
+    client.socket.sendall(protocol.encode(protocol.CANCEL, 1))
+    assert client.next(protocol.STARTED, protocol.CHUNK)[:2] == (protocol.END, 1)
+    client.send(2, {"prompt": "x"}, path="stream", deadline_s=60)  # the one place is free
+    while client.next(protocol.STARTED)[:2] != (protocol.CHUNK, 2):
+        pass
+    assert not (folder / "went-on").exists()
+    assert how != "over a generator" or (folder / "closed").exists()
+
+
+NOT_FINITE = {
+    "plain": """
+    class InferlessPythonModel:
+        def infer(self, inputs):
+            nan, inf = float("nan"), float("inf")
+            return {"out": [1.0, nan, inf], "deep": [[-inf, 2.0]], "one": nan, "said": "NaN"}
+    """,
+    "numpy": """
+    import numpy as np
+    class InferlessPythonModel:
+        def infer(self, inputs):
+            nan, inf = np.nan, np.inf
+            return {"out": [np.float32(1), np.float64(nan), inf], "deep": [np.array([-inf, 2.0])],
+                    "one": np.float16(nan), "said": "NaN"}
+    """,
+    "typed": """
+    import inferless
+    from pydantic import BaseModel
+    from typing import List, Any
+    @inferless.request
+    class Asked(BaseModel):
+        prompt: str = "x"
+    @inferless.response
+    class Told(BaseModel):
+        out: List[float]
+        deep: Any
+        one: float
+        said: str
+    class InferlessPythonModel:
+        def infer(self, request: Asked) -> Told:
+            nan, inf = float("nan"), float("inf")
+            return Told(out=[1.0, nan, inf], deep=[[-inf, 2.0]], one=nan, said="NaN")
+    """,
+}
+
+
+@pytest.mark.parametrize("path", ["infer", "stream"])
+@pytest.mark.parametrize("how", NOT_FINITE)
+def test_numbers_that_json_has_no_words_for_are_null_in_every_reply(
+    app: Write, start: Start, how: str, path: str
+) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    client = start(app(NOT_FINITE[how])).ready()
+    client.send(1, {"prompt": "x"}, path=path)
+    kind, _, payload = client.next(protocol.STARTED, protocol.BEGIN)
+    body = protocol.decode_reply(payload)[1] if kind == protocol.REPLY else payload
+    told = json.loads(body, parse_constant=refuse)
+    if path == "infer":
+        told = {o["name"]: o["data"] for o in told["outputs"]}
+        assert told == {"out": [1.0, None, None], "deep": [None, 2.0], "one": [None], "said": ["NaN"]}
+    else:
+        assert (told["out"], told["deep"], told["one"]) == ([1.0, None, None], [None, 2.0], None)
 
 
 def test_an_app_that_does_not_stream_answers_a_stream_with_one_event(app: Write, start: Start) -> None:

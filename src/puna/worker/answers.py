@@ -12,8 +12,6 @@ from puna.worker.runner import App
 from puna.worker.stream import StreamHandler
 from puna.worker.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
 
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
-
 
 def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
@@ -60,13 +58,15 @@ def _infer(app: App, call: Call) -> bytes:
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
     reply["outputs"] = write_outputs(result, declared=app.outputs)
-    return protocol.encode_reply(call.request_id, 200, _ENCODE(reply).encode())
+    return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
 
 def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     model = _model(call)
 
     def send(event: Dict[str, Any]) -> None:
+        if call.is_answered:
+            raise scope.Cancelled  # else an app with a loop of its own goes on to its end, and holds the place
         if not call.stream_begun:
             call.stream_begun = True
             emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))

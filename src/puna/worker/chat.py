@@ -58,6 +58,8 @@ def _template_options(body: Dict[str, Any]) -> Dict[str, Any]:
         if not isinstance(choice, (str, dict)):
             raise Refusal("`tool_choice` must be a text or an object, not %s" % shown(choice), "tool_choice")
         options["tool_choice"] = choice
+    if body.get("reasoning_effort") is not None:
+        options.setdefault("reasoning_effort", body["reasoning_effort"])
     if isinstance(body.get("documents"), list):
         options["documents"] = body["documents"]
     return options

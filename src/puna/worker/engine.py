@@ -13,7 +13,7 @@ class Delta:
     def __init__(self, index: int, text: str, token_ids: List[int], finish_reason: Optional[str]) -> None:
         self.index, self.text, self.token_ids = index, text, token_ids
         self.finish_reason = finish_reason
-        """`stop`, `length`, or None while it goes on."""
+        """`stop`, `length`, another word of the engine's (`abort`), or None while it goes on."""
 
 
 class Adapter:
@@ -45,7 +45,7 @@ class Engine:
     takes_adapters = False
     """`stream` answers with adapters that requests bring."""
     extras: Tuple[str, ...] = ()
-    """More of OpenAI's parameters that `stream` takes, of `logit_bias` and `response_format`."""
+    """The parameters that `stream` takes of those that `parameters.TABLE` leaves to engines."""
 
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""
@@ -55,7 +55,8 @@ class Engine:
         """Run one prompt of token ids; closing the iterator ends it in the engine too.
 
         `params` has OpenAI's names and plain values: `max_tokens`, `temperature`, `top_p`, `top_k`, `min_p`, `n`,
-        `stop` (list of text), `seed`, `presence_penalty`, `frequency_penalty`, `repetition_penalty`, `ignore_eos`.
+        `stop` (list of text), `seed`, `repetition_penalty`, `ignore_eos`; of `extras` by the same names, but that what
+        holds the reply to a form is one `constraint` (`sampling.read`).
 
         Raises:
             EngineRefusal: the prompt is too long, or a parameter makes no sense.

@@ -51,7 +51,7 @@ class Job:
         self.name = body["model"] if isinstance(body.get("model"), str) else str(call.head.get("model_name", ""))
         self.streams = sampling.flag(body, "stream")
         self.tells_usage = self.streams and _include_usage(body)
-        self.params = sampling.read(body, model.extras)
+        self.params = sampling.read(body, call.head["path"], model.extras)
         tokenizer = model.tokenizer()
         self.prompts = [chat.prompt_of(tokenizer, body)] if self.is_chat else prompts_of(tokenizer, body)
         self.params["max_tokens"] = self._room(sampling.max_tokens(body))
@@ -77,11 +77,19 @@ class Job:
         return asked or limit - longest
 
     def gains(self) -> Iterator[Gain]:
-        """What the choices gain, as it comes; counts the reply's tokens."""
+        """What the choices gain, as it comes; counts the reply's tokens.
+
+        Raises:
+            RuntimeError: the engine left a reply without an end; what the engine raises goes through.
+        """
         work = Generation(self.model, self.prompts, self.params, self.adapter, lambda: self.call.is_answered)
+        ended = 0
         for gain in work.run():
             self.reply_tokens += len(gain[1].token_ids)
+            ended += gain[1].finish_reason is not None
             yield gain
+        if ended < self.choices and not self.call.is_answered:
+            raise RuntimeError("the engine ended %d of %d replies without a reason" % (self.choices - ended, ended))
 
     def usage(self) -> Dict[str, int]:
         """Tokens so far."""
@@ -154,14 +162,14 @@ def _include_usage(body: Dict[str, Any]) -> bool:
 
 def _whole(job: Job) -> bytes:
     texts = [[] for _ in range(job.choices)]  # type: List[List[str]]
-    reasons = ["stop"] * job.choices
+    reasons = [""] * job.choices
     for index, delta in job.gains():
         texts[index].append(delta.text)
         reasons[index] = delta.finish_reason or reasons[index]
     choices = [_choice(job, i, "".join(parts), reasons[i]) for i, parts in enumerate(texts)]
     reply = job.document("chat.completion" if job.is_chat else "text_completion", choices)
     reply["usage"] = job.usage()
-    return protocol.encode_reply(job.call.request_id, 200, json.dumps(reply, separators=(",", ":")).encode())
+    return protocol.encode_reply(job.call.request_id, 200, protocol.dumps(reply))
 
 
 def _choice(job: Job, index: int, text: str, reason: str) -> Dict[str, Any]:

@@ -7,6 +7,7 @@ JSON payloads are UTF-8. REPLY carries `status: u16` and then the body's bytes, 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import Any
 
@@ -50,10 +51,32 @@ class ProtocolError(Exception):
     """The other side sent something that is no frame."""
 
 
+_write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # made once: json.dumps makes one a call
+
+
+def dumps(value: Any) -> bytes:
+    """JSON that every reader takes: NaN and the infinities, which JSON has no words for, are null, as KServe has them.
+
+    Python's own writer says NaN, which Java's, Go's and JavaScript's readers refuse, with the whole reply.
+    """
+    try:
+        return _write(value).encode()
+    except ValueError:
+        return _write(_finite(value)).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_finite(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def encode(kind: int, request_id: int = 0, payload: Any = b"") -> bytes:
     """One frame as bytes; a payload that is not bytes is written as JSON."""
     if not isinstance(payload, (bytes, bytearray, memoryview)):
-        payload = json.dumps(payload, separators=(",", ":")).encode()
+        payload = dumps(payload)
     return HEADER.pack(len(payload) + 9, kind, request_id) + bytes(payload)
 
 

@@ -304,7 +304,7 @@ class Server:
             self._broadcast(protocol.FAILED, {"message": message, "traceback": told["traceback"], "phase": phase})
 
     def _broadcast(self, kind: int, value: Dict[str, Any]) -> None:
-        data = protocol.encode(kind, 0, json.dumps(value, default=str).encode())
+        data = protocol.encode(kind, 0, json.loads(json.dumps(value, default=str)))  # examples may be of any type
         for connection in self._connections:
             connection.send(data)
 

@@ -12,7 +12,6 @@ from puna.worker.transformers_rows import Part, Rows
 
 CONCURRENCY = 32  # rows of one padded batch: more would wait for the longest reply among ever more
 REPLACEMENT = "\ufffd"  # what an unfinished character decodes to
-REFUSED = ("presence_penalty", "frequency_penalty")
 
 
 class TransformersEngine(Engine):
@@ -35,9 +34,6 @@ class TransformersEngine(Engine):
         given = {name: value for name, value in params.items() if value is not None}
         if adapter is not None:
             raise EngineRefusal("a model of transformers takes no adapters with requests: use vLLM, or merge it")
-        for name in REFUSED:
-            if given.get(name):
-                raise EngineRefusal("`%s` is not supported by transformers' generate" % name)
         limit = self.max_model_len or len(prompt) + int(given.get("max_tokens", 256))
         if not prompt or len(prompt) >= limit:
             raise EngineRefusal("the prompt has %d tokens; this model takes %d with the reply" % (len(prompt), limit))

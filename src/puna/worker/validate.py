@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, engine, faults
+from puna.worker import calllog, engine, faults, protocol
 from puna.worker.runner import App
 from puna.worker.schema import Schema
 from puna.worker.stream import StreamHandler
@@ -45,8 +45,8 @@ class Report:
         with self._lock:
             self.fields.update(fields)
             temporary = self.path + ".part"
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self.fields, file, default=str)
+            with open(temporary, "wb") as file:
+                file.write(protocol.dumps(json.loads(json.dumps(self.fields, default=str))))
             os.replace(temporary, self.path)
 
     def watch(self) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import itertools
+import json
 import os
-from typing import Any, Callable, Dict, Iterator, List, Optional
+import re
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker import vllm_bake, vllm_sleep
 from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.parameters import FORMS
 from puna.worker.vllm_defaults import MAX_CONCURRENCY, is_cuda
 from puna.worker.vllm_loop import Desk, Loop
 
 FIRST_ADAPTER_ID = 1_000_001  # far from ids that an app gives its own
-REASONS = {"stop": "stop", "length": "length"}
+ERROR = "error"  # vLLM's finish reason of a request that it gave up; every other one is the caller's to read
+OWN = ("presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "allowed_token_ids",
+       "bad_words", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output")  # fmt: skip
+# SamplingParams' field for what a reply is held to, and its class: today's, and that of 2025
+FORM_FIELDS = (("structured_outputs", "StructuredOutputsParams"), ("guided_decoding", "GuidedDecodingParams"))
+GREEDY_BELOW = 1e-5  # vLLM's own: such a temperature is 0
 
 
 class VllmEngine(Engine):
@@ -29,8 +39,10 @@ class VllmEngine(Engine):
         self.concurrency = max(1, min(int(config.scheduler_config.max_num_seqs), MAX_CONCURRENCY))
         self.max_model_len = int(config.model_config.max_model_len)
         self.can_sleep = is_cuda() and bool(getattr(config.model_config, "enable_sleep_mode", False))
-        parameters = importlib.import_module("vllm.sampling_params")
-        self.extras = ("logit_bias",) + ("response_format",) * hasattr(parameters, "StructuredOutputsParams")
+        known = set(inspect.signature(importlib.import_module("vllm").SamplingParams).parameters)
+        self.extras = tuple(name for name in OWN if name in known)
+        if any(field in known for field, _ in FORM_FIELDS):
+            self.extras += FORMS
         self._copy: Optional[vllm_sleep.KeptCopy] = None
         self._is_looked_up = False
         self._adapter_ids: Dict[str, int] = {}
@@ -49,7 +61,8 @@ class VllmEngine(Engine):
             )
         sampling = self._sampling(params, room)
         options = {} if adapter is None else {"lora_request": self._lora(adapter)}
-        return self._deltas(prompt, sampling, options)
+        copies = int(params.get("n", 1)) - int(getattr(sampling, "n", 1))
+        return self._copied(self._deltas(prompt, sampling, options), copies)
 
     def prepare_sleep(self) -> None:
         if self._copy is None and not self._is_looked_up:
@@ -68,10 +81,20 @@ class VllmEngine(Engine):
         if is_cuda():  # vLLM on CPUs compiles nothing by size of batch
             vllm_bake.bake(self)
 
+    @staticmethod
+    def _copied(deltas: Iterator[Delta], copies: int) -> Iterator[Delta]:
+        """vLLM refuses several greedy replies, OpenAI gives them: one runs, the others are equal to it."""
+        with contextlib.closing(deltas):  # type: ignore[type-var]
+            for delta in deltas:
+                yield delta
+                for index in range(1, copies + 1):
+                    yield Delta(index, delta.text, delta.token_ids, delta.finish_reason)
+
     def _deltas(self, prompt: List[int], sampling: Any, options: Dict[str, Any]) -> Iterator[Delta]:
         desk = Desk(self._loop, wants_all=True)
         # Without deltas in the engine (before 2025), each output repeats all text so far.
         sent: Optional[Dict[int, List[int]]] = None if hasattr(sampling, "output_kind") else {}
+        told = 0
         try:
             arguments = self._arguments(prompt, sampling)
             desk.add("%d" % next(self._llm.request_counter), arguments, options)
@@ -79,6 +102,9 @@ class VllmEngine(Engine):
                 for _, output in desk.receive():
                     for choice in output.outputs:
                         delta = _delta(choice, sent)
+                        told += len(delta.token_ids)
+                        if delta.finish_reason == ERROR:
+                            raise _given_up(sampling, told)
                         if delta.text or delta.token_ids or delta.finish_reason:
                             yield delta
         except Exception as error:  # the caller sees it
@@ -109,6 +135,8 @@ class VllmEngine(Engine):
         given = dict(of_model(), **given)
         given["max_tokens"] = min(int(given.get("max_tokens", room)), room)
         try:
+            if given.get("n", 1) > 1 and float(given.get("temperature", 1.0)) < GREEDY_BELOW:
+                given["n"] = 1
             given.update(_extras(given))
             sampling = vllm.SamplingParams(**given)
             kinds = getattr(importlib.import_module("vllm.sampling_params"), "RequestOutputKind", None)
@@ -149,17 +177,45 @@ def _is_callers_fault(error: Exception) -> bool:
 
 
 def _extras(params: Dict[str, Any]) -> Dict[str, Any]:
-    """OpenAI's `logit_bias` and `response_format`, taken out of `params`, as vLLM has them."""
+    """`logit_bias` and the constraint, taken out of `params`, as vLLM has them."""
     found: Dict[str, Any] = {}
-    bias, form = params.pop("logit_bias", None), params.pop("response_format", None)
+    bias, constraint = params.pop("logit_bias", None), params.pop("constraint", None)
     if bias:
         found["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
-    kind = form.get("type") if isinstance(form, dict) else None
-    if kind in ("json_object", "json_schema"):
-        structured = importlib.import_module("vllm.sampling_params").StructuredOutputsParams
-        schema = (form.get("json_schema") or {}).get("schema")
-        found["structured_outputs"] = structured(json=schema) if schema else structured(json_object=True)
+    if constraint:
+        module = importlib.import_module("vllm.sampling_params")
+        field, kind = next((f, getattr(module, k)) for f, k in FORM_FIELDS if hasattr(module, k))
+        found[field] = kind(**constraint)
     return found
+
+
+def _given_up(sampling: Any, told: int) -> Exception:
+    """Why vLLM gave a request up: before its first token, a form that cannot be compiled, which the caller wrote."""
+    form = next((form for form in (getattr(sampling, f, None) for f, _ in FORM_FIELDS) if form is not None), None)
+    if form is None or told:
+        return RuntimeError("the engine gave this request up; the replica's log says why")
+    broken = "; ".join("%s is no expression: %s" % pair for pair in _broken(getattr(form, "json", None)))
+    return EngineRefusal(
+        "the engine cannot hold a reply to this form: %s" % (broken or "its compiler refuses the schema, expression or "
+        "grammar of the request; the replica's log says more")
+    )  # fmt: skip
+
+
+def _broken(schema: Any) -> Iterator[Tuple[str, str]]:
+    """The regular expressions of a JSON schema that Python cannot read either, with the reason."""
+    if isinstance(schema, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield from _broken(json.loads(schema))
+    for item in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _broken(item) if isinstance(item, (dict, list)) else ()
+    if isinstance(schema, dict):
+        keys = schema.get("patternProperties")
+        for text in [schema.get("pattern"), *(keys if isinstance(keys, dict) else ())]:
+            if isinstance(text, str):
+                try:
+                    re.compile(text)
+                except re.error as error:
+                    yield repr(text), str(error)
 
 
 def _delta(choice: Any, sent: Optional[Dict[int, List[int]]]) -> Delta:
@@ -168,4 +224,4 @@ def _delta(choice: Any, sent: Optional[Dict[int, List[int]]]) -> Delta:
         characters, tokens = sent.get(choice.index, [0, 0])
         sent[choice.index] = [len(text), len(token_ids)]
         text, token_ids = text[characters:], token_ids[tokens:]
-    return Delta(choice.index, text, token_ids, REASONS.get(choice.finish_reason or ""))
+    return Delta(choice.index, text, token_ids, choice.finish_reason or None)
