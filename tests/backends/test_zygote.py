@@ -70,6 +70,25 @@ def ready(local: LocalBackend) -> Zygote:
     return seen(local)
 
 
+def test_a_zygote_that_is_stopped_is_ended_and_its_forks_go_on(local: LocalBackend, warm: Callable[..., Make]) -> None:
+    make = warm()
+    zygote = ready(local)
+    local.start(make("r1", inference_time_s=1))
+    worker = wait_for(local, Phase.READY).pid
+    os.kill(zygote.pid, signal.SIGSTOP)
+    wait_until(lambda: seen(local).phase is Phase.EXITED, 20, "the zygote was not ended")
+    assert "did not answer" in seen(local).reason
+    assert wait_for(local, Phase.READY).pid == worker and wait_for(local, Phase.READY).born == "zygote"
+
+
+def test_a_fork_that_is_stopped_is_ended(local: LocalBackend, warm: Callable[..., Make]) -> None:
+    make = warm()
+    ready(local)
+    local.start(make("r1", inference_time_s=1))
+    os.kill(wait_for(local, Phase.READY).pid, signal.SIGSTOP)
+    assert "did not answer" in wait_for(local, Phase.EXITED, limit_s=20).reason
+
+
 def guard_pid(path: Path) -> int:
     told = guards.ask(path, {"command": "status"})
     assert told is not None

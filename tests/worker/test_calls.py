@@ -15,10 +15,14 @@ class Desk:
         self.sent: list[bytes] = []
         self.late: list[int] = []
         self.poisoned: list[int] = []
+        self.refused: list[int] = []
         self.came = threading.Event()
-        self.book = Book(threads, lambda call: self.late.append(call.request_id), self._poisoned)
+        self.book = Book(threads, lambda call: self.late.append(call.request_id), self._poisoned, self._refused)
         self.book.overrun_grace_s = grace_s
         threading.Thread(target=self.book.watch, daemon=True).start()
+
+    def _refused(self, call: Call) -> None:
+        self.refused.append(call.request_id)
 
     def _poisoned(self, call: Call) -> None:
         self.poisoned.append(call.request_id)
@@ -102,8 +106,34 @@ def test_an_overrun_waits_for_the_others_and_then_poisons() -> None:
     assert first is not None and second is not None
     until(lambda: not desk.book.accepts)
     assert desk.poisoned == [] and "restarts" in desk.add(4)
+    until(lambda: desk.refused == [3])  # it would wait for a process that only ends
     desk.finish(second)
     assert desk.came.wait(5) and desk.poisoned[0] == 1 and desk.sent == [b"reply"]
+
+
+def test_the_page_holds_the_latest_time_of_what_runs_and_nothing_when_nothing_does() -> None:
+    desk = Desk(threads=2)
+    desk.add(1, within_s=50)
+    desk.add(2, within_s=20)
+    assert list(desk.book.until) == [0.0, 0.0]
+    first, second = desk.book.take(), desk.book.take()
+    assert first is not None and second is not None and desk.book.until[0] == first.deadline
+    desk.book.hold_deadline(second)
+    desk.book.restart_deadline(second, 90)
+    assert desk.book.until[0] == second.deadline
+    desk.finish(second)
+    assert desk.book.until[0] > 0
+    desk.finish(first)
+    assert list(desk.book.until) == [0.0, 0.0]
+
+
+def test_a_process_that_stood_still_past_the_time_of_a_call_gives_it_its_grace_from_there() -> None:
+    desk = Desk(grace_s=0.5)
+    call = desk.call(1, within_s=0.3)
+    assert desk.book.add(call) == "" and desk.book.take() is call
+    call.deadline -= 100  # as after a suspension
+    until(lambda: desk.late == [1])
+    assert desk.poisoned == [] and desk.came.wait(5)
 
 
 def test_draining_refuses_and_tells_when_all_is_out() -> None:

@@ -52,7 +52,7 @@ def test_a_reply_carries_status_and_body() -> None:
 
 
 def test_the_guards_copy_of_the_constants_is_the_same() -> None:
-    for name in ("SHUTDOWN", "HELLO", "READY", "FAILED"):
+    for name in ("SHUTDOWN", "PING", "SLEEP", "WAKE", "HELLO", "READY", "FAILED", "PONG", "ASLEEP", "AWAKE", "FORKED"):
         assert getattr(guard, name) == getattr(protocol, name)
     assert guard.HEADER.format == protocol.HEADER.format
 

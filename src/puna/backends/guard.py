@@ -29,13 +29,15 @@ from typing import Any
 
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
+from puna.backends.liveness import CLOSED, PING_EVERY_S, Liveness, Page, is_ending, make_page
 from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
 from puna.backends.ration import Ration
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
-SHUTDOWN, SLEEP, WAKE, HELLO, READY, FAILED, ASLEEP, AWAKE, FORKED = 4, 6, 7, 65, 66, 71, 74, 75, 77
-EXIT_OVERRUN = 70
+SHUTDOWN, PING, SLEEP, WAKE = 4, 5, 6, 7
+HELLO, READY, FAILED, PONG, ASLEEP, AWAKE, FORKED = 65, 66, 71, 73, 74, 75, 77
+EXIT_OVERRUN, EXIT_CLOSED = 70, 72
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
 CONNECT_EVERY_S = 0.005
@@ -61,6 +63,9 @@ class Guard:
         self.link: socket.socket | None = None
         self.link_buffer = bytearray()
         self.oom_kills, self.ration = oom_kills(), Ration(config.get("memory_bytes", 0))
+        self.liveness: Liveness | None = None
+        """There once the worker is ready, until it is told to end."""
+        self.page: Page | None = None
 
     # -- life
 
@@ -101,6 +106,7 @@ class Guard:
             if now >= at:
                 self._end_worker(why)
         self._end_worker(self.ration.excess(now))
+        self._check_pulse(now)
         if self.phase == "starting" and self.link is None and not self.is_run:
             self._connect()
 
@@ -110,7 +116,20 @@ class Guard:
         if self.phase == "starting" and self.link is None and not self.is_run:
             return CONNECT_EVERY_S * 1000
         at = min((*self.kill_at.values(), self.ration.next_look))
+        if self.liveness is not None:
+            at = min(at, self.liveness.next_ping)
         return None if at == float("inf") else max(0.0, at - time.monotonic()) * 1000 + 1
+
+    def _check_pulse(self, now: float) -> None:
+        """Ask a worker that is ready whether it lives, and end one that is sick."""
+        if self.liveness is None:
+            return
+        if now >= self.liveness.next_ping:
+            self.liveness.next_ping = now + PING_EVERY_S
+            self._say(PING)
+        sick = self.liveness.turn(now, *(self.page.read() if self.page else (0.0, 0.0)))
+        if sick and not is_ending(self.worker_pid):
+            self._end_worker(sick)
 
     def end(self) -> None:
         """Kill everything, leave no file, exit."""
@@ -131,10 +150,9 @@ class Guard:
     def _adopt(self) -> None:
         """The worker is there, a fork of a zygote: tell it to go on."""
         self.log_start = log_size(self.config["log"])
-        self.worker_pid, self.parent_write = (
-            self.config["adopted"]["worker_pid"],
-            self.config["adopted"]["parent_write"],
-        )
+        adopted = self.config["adopted"]
+        self.worker_pid, self.parent_write = adopted["worker_pid"], adopted["parent_write"]
+        self._keep_page(adopted["busy_fd"])
         os.set_inheritable(self.parent_write, False)
         self._write_record()
         os.write(self.parent_write, b"\n")
@@ -144,6 +162,8 @@ class Guard:
         parent_read, self.parent_write = os.pipe()
         error_read, error_write = os.pipe()
         argv = [*config["argv"], "--parent-fd", str(parent_read)]
+        busy_fd = make_page() if config["mode"] == "serve" else -1
+        argv += ["--busy-fd", str(busy_fd)] if busy_fd >= 0 else []
         self.log_start = log_size(config["log"])
         self.worker_pid = os.fork()
         if self.worker_pid == 0:
@@ -156,7 +176,9 @@ class Guard:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                os.set_inheritable(parent_read, True)
+                for fd in (parent_read, busy_fd):
+                    if fd >= 0:
+                        os.set_inheritable(fd, True)
                 if self.is_zygote:  # it cannot watch the pipe while it imports
                     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 os.chdir(config["cwd"])
@@ -166,11 +188,17 @@ class Guard:
                 os._exit(127)
         os.close(parent_read)
         os.close(error_write)
+        if busy_fd >= 0:
+            self._keep_page(busy_fd)
         self.failure = os.read(error_read, 4096).decode()  # empty once exec has closed the other end
         os.close(error_read)
         config["env"] = {}  # secrets have no business here any more
         if not self.is_run:
             self._write_record()
+
+    def _keep_page(self, busy_fd: int) -> None:
+        self.page = Page(busy_fd)
+        os.close(busy_fd)
 
     def _write_record(self) -> None:
         record = {key: self.config[key] for key in ("log", "socket", "replica_id")}
@@ -198,8 +226,10 @@ class Guard:
         except OSError:
             data = b""
         if not data:
-            self.poll.unregister(self.link)  # the worker is ending; SIGCHLD tells the rest
+            self.poll.unregister(self.link)  # the worker is ending, and SIGCHLD tells the rest; else it is sick
             self.link.close()
+            if self.liveness is not None:
+                self.liveness.hung_up()
             return
         self.link_buffer += data
         while len(buffer := self.link_buffer) >= HEADER.size:
@@ -219,6 +249,9 @@ class Guard:
             if self.hello.get("state") == "ready" and self.phase == "starting":
                 self.phase, self.ready_s = "ready", time.monotonic() - self.begun
                 self.kill_at = {why: at for why, at in self.kill_at.items() if "did not end within" not in why}
+                self.liveness = Liveness(time.monotonic(), self.config.get("inference_time_s", 0.0))
+        elif kind == PONG and self.liveness is not None:
+            self.liveness.answered()
         elif kind in (ASLEEP, AWAKE):
             told = json.loads(payload)
             self.hello.update((key, told[key]) for key in ("tier", "can_sleep") if key in told)
@@ -251,7 +284,7 @@ class Guard:
         self.exit_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         self.last_lines = tail(self.config["log"], self.log_start)
         self.reason = self.reason or self._why(self.exit_code)
-        self.phase, self.kill_at = "exited", {}
+        self.phase, self.kill_at, self.liveness = "exited", {}, None
         os.close(self.parent_write)
         if not self.is_run:
             with contextlib.suppress(OSError):
@@ -270,6 +303,8 @@ class Guard:
             return f"killed by {signal.Signals(-code).name}" + memory
         if code == EXIT_OVERRUN:
             return "infer overran its time and could not be stopped"
+        if code == EXIT_CLOSED:
+            return CLOSED
         return f"ended with exit code {code}" + memory
 
     # -- the owner's commands
@@ -319,6 +354,7 @@ class Guard:
         why = "stopped; killed because it had not ended within its grace"
         self.kill_at[why] = min(now + grace_s, self.kill_at.get(why, float("inf")))
         self.failure = self.failure or "stopped"
+        self.liveness = None  # its grace bounds what comes now
         if self.is_zygote:
             self._kill_worker()  # it has nothing to bring to an end
             return

@@ -77,6 +77,7 @@ class LocalBackend:
             "mode": "serve",
             "owner_fd": self._owner_fd,
             "startup_timeout_s": launch.startup_timeout_s,
+            "inference_time_s": launch.inference_time_s,
         }
         config |= self._files(launch.replica_id)
         if not (launch.warm and self._zygotes.fork(launch.warm, config)):

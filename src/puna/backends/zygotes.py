@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from puna.backends import guards, mounts
+from puna.backends import guards, liveness, mounts
 from puna.backends.base import Launch, Phase, Zygote
 from puna.home import Home
 from puna.worker import protocol
@@ -47,6 +47,7 @@ class Zygotes:
             "socket": str(path),
             "owner_fd": self._owner_fd,
             "startup_timeout_s": launch.startup_timeout_s,
+            "inference_time_s": FORK_TIMEOUT_S,  # whoever asks it for something waits no longer
         }
         guards.start(config | guards.files(self._guard(launch.warm)))
 
@@ -74,7 +75,11 @@ class Zygotes:
             client.settimeout(FORK_TIMEOUT_S)
             try:
                 client.connect(str(self._home.zygote_socket(name)))
-                sent = socket.send_fds(client, [asked], [self._owner_fd])
+                busy_fd = liveness.make_page()
+                try:
+                    sent = socket.send_fds(client, [asked], [self._owner_fd, busy_fd])
+                finally:
+                    os.close(busy_fd)
                 client.sendall(asked[sent:])
                 error = _answer(client)
             except (OSError, ValueError, protocol.ProtocolError) as failure:

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
+from puna.worker import busy
+
 OVERRUN_GRACE_S = 5.0  # how long a call may go on after its 504 before the worker gives itself up
 MIN_QUEUE = 256  # several gateways, each with a few requests ahead
 QUEUE_PER_THREAD = 4  # the gateway's waiting room is the real queue; this one only bridges hand-overs
@@ -37,23 +39,34 @@ class Call:
 
 
 class Book:
-    """All live calls. `late(call)` answers one whose deadline has passed; `poisoned(call)` ends the process."""
+    """All live calls. `late(call)` answers one whose deadline has passed; `poisoned(call)` ends the process.
 
-    def __init__(self, threads: int, late: Callable[[Call], None], poisoned: Callable[[Call], None]) -> None:
+    `refused(call)` sends one that has not begun elsewhere: what runs may go on for long before the process ends.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        late: Callable[[Call], None],
+        poisoned: Callable[[Call], None],
+        refused: Callable[[Call], None],
+    ) -> None:
         lock = threading.RLock()
         self._work = threading.Condition(lock)  # a call was queued, or the worker stops
         self._times = threading.Condition(lock)  # the next deadline may be another
         self._lock = lock
-        self.threads, self._late, self._poisoned = threads, late, poisoned
+        self.threads, self._late, self._poisoned, self._refused = threads, late, poisoned, refused
         self._queue: Deque[Call] = collections.deque()
         self._live: Dict[Key, Call] = {}
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
-        self._sending = self._idle = 0
+        self._sending = self._idle = self._running = 0
         self._stopped = self._poison = False
         self.accepts = True
         self.refusal = ""
         self.overrun_grace_s = OVERRUN_GRACE_S
+        self.until = busy.nowhere()
+        """Until when the running calls may take, for the guard to read."""
 
     # -- for the connections
 
@@ -94,13 +107,13 @@ class Book:
             self._settle()
 
     def give_up(self, refusal: str, then: Callable[[], None]) -> None:
-        """Run nothing more; call `then` when what runs has ended. A closed connection tells those in the queue."""
+        """Run nothing more; call `then` when what runs has ended."""
         with self._lock:
-            self._poison = True
-            for call in self._queue:
-                self._live.pop(call.key, None)
-            self._queue.clear()
-            self.drain(refusal, then)
+            self.accepts, self.refusal = False, refusal
+            waiting = self._poison_queue()
+        for call in waiting:
+            self._refused(call)
+        self.drain(refusal, then)
 
     def stop(self) -> None:
         """Let `take` return None."""
@@ -117,6 +130,8 @@ class Book:
                 if self._queue and not self._poison:
                     call = self._queue.popleft()
                     call.is_running = True
+                    self._running += 1
+                    self._take_until(call.deadline)
                     return call
                 if self._stopped:
                     return None
@@ -144,6 +159,7 @@ class Book:
         """Its time begins now."""
         with self._lock:
             call.deadline = time.monotonic() + seconds
+            self._take_until(call.deadline)
             self._times.notify()
 
     @property
@@ -161,6 +177,9 @@ class Book:
             answered, call.is_answered = call.is_answered, True
             self._live.pop(call.key, None)  # first, because the other side may use the id again at once
             self._sending += 1
+            self._running -= 1
+            if not self._running:
+                self.until[busy.CALLS] = 0.0
         return over if answered else data
 
     def sent(self, count: int) -> None:
@@ -176,35 +195,56 @@ class Book:
     def watch(self) -> None:
         """Answer calls at their deadlines, for ever."""
         while True:
-            for call in self._wait_for_late():
+            late, waiting = self._wait_for_late()
+            for call in late:
                 self._late(call)
+            for call in waiting:
+                self._refused(call)
 
-    def _wait_for_late(self) -> List[Call]:
+    def _wait_for_late(self) -> Tuple[List[Call], List[Call]]:
+        """Calls whose time has passed; and those that will not begin, because of one that has overrun."""
         with self._lock:
             while True:
                 now = time.monotonic()
                 late = [c for c in self._live.values() if not c.is_answered and c.deadline <= now]
                 for call in late:
                     self._close(call)
+                    call.deadline = now  # it is given its grace from here: this process may have been stopped till now
                 if late:
-                    return late
-                self._check_overruns(now)
+                    return late, []
+                waiting = self._check_overruns(now)
+                if waiting:
+                    return [], waiting
                 times = [c.deadline + self.overrun_grace_s * c.is_answered for c in self._live.values()]
                 self._wake_at = min((t for t in times if t > now), default=float("inf"))
                 self._times.wait(min(self._wake_at - now, 3600.0))
 
-    def _check_overruns(self, now: float) -> None:
+    def _check_overruns(self, now: float) -> List[Call]:
         """A thread cannot be killed: when one has overrun and nobody else's call runs, the process must go."""
         running = [c for c in self._live.values() if c.is_running]
         over = [c for c in running if c.is_answered and now >= c.deadline + self.overrun_grace_s]
         if not over:
-            return
+            return []
         self.accepts, self.refusal = False, "the replica restarts: a call overran its time"
-        self._poison = True  # the queue is not run: the closed connection tells the gateway to try it elsewhere
-        if all(c.is_answered for c in running) and not self._sending:
+        waiting = self._poison_queue()
+        if not waiting and all(c.is_answered for c in running) and not self._sending:
             self._poisoned(over[0])
+        return waiting
 
     # -- with the lock held
+
+    def _take_until(self, deadline: float) -> None:
+        if deadline > self.until[busy.CALLS]:  # never earlier while any call runs: the latest deadline counts
+            self.until[busy.CALLS] = deadline
+
+    def _poison_queue(self) -> List[Call]:
+        """Nothing that waits will run; whoever asked for it is to be told, without the lock."""
+        self._poison = True
+        waiting = list(self._queue)
+        self._queue.clear()
+        for call in waiting:
+            self._live.pop(call.key, None)
+        return waiting
 
     def _close(self, call: Call) -> None:
         call.is_answered = True

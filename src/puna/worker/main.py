@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import calllog, family, faults, hooks, share, standin
+from puna.worker import busy, calllog, family, faults, hooks, share, standin
 from puna.worker.runner import App
 from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.validate import validate
@@ -20,7 +20,7 @@ from puna.worker.zygote import Zygote
 
 USAGE = """
 usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
-                            [--overrun-grace-s S] [--asked MONOTONIC_S]
+                            [--busy-fd FD] [--overrun-grace-s S] [--asked MONOTONIC_S]
                             [--log cri]
        python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]
        python -I worker.pyz zygote --socket PATH --app DIR --parent-fd FD [--log cri]"""
@@ -62,6 +62,8 @@ def serve(app: App, options: Dict[str, str]) -> None:
     server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "0")))
     server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
     server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
+    if "busy-fd" in options:
+        server.say_busy_on(busy.shared(int(options["busy-fd"])))
     _on_sigterm(server)
     server.listen()
     hooks.install(server.concurrency)
@@ -75,11 +77,11 @@ def serve(app: App, options: Dict[str, str]) -> None:
     os._exit(0)
 
 
-def _serve_fork(arguments: List[str], parent_fd: int) -> None:
+def _serve_fork(arguments: List[str], parent_fd: int, busy_fd: int) -> None:
     """What a zygote's fork goes on with: all that `main` sets up is there, but for the eye on the guard."""
     _, options = parse(arguments)
     _watch_parent(parent_fd)
-    serve(App(options["app"]), {**options, "born": "zygote"})
+    serve(App(options["app"]), {**options, "born": "zygote", "busy-fd": str(busy_fd)})
 
 
 def parse(arguments: List[str]) -> Any:

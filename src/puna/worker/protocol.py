@@ -25,7 +25,7 @@ SHUTDOWN = 4  # drain, finalize, exit
 PING = 5
 SLEEP = 6  # give memory back once nothing runs; ASLEEP or AWAKE says what came of it
 WAKE = 7  # a REQUEST does so too: nobody has to ask first
-FORK = 8  # to a zygote, with the owner's pipe as a passed file: JSON, the config of a guard and its worker
+FORK = 8  # to a zygote, with the owner's pipe and a page as passed files: JSON, the config of guard and worker
 
 # from the worker
 HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "can_sleep"...}

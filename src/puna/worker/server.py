@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import struct
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
-from puna.worker import answers, calllog, engine, family, faults, protocol
+from puna.worker import answers, busy, calllog, engine, family, faults, protocol
 from puna.worker.calls import Book, Call
 from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
@@ -19,7 +20,8 @@ from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, Nap
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
 SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
-EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE = 1, 70, 71
+EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE, EXIT_CLOSED = 1, 70, 71, 72
+CLOSED = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)  # the listening socket's number is nobody's, or another file's
 ASYNC_CONCURRENCY = 100  # calls of an `async def infer` that wait for something; the loop takes turns among them
 
 
@@ -49,7 +51,7 @@ class Server:
         self.app, self.path, self.concurrency, self.threads = app, path, concurrency, max(1, concurrency)
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
-        self.book = Book(self.threads, self._late, self._poisoned)
+        self.book = Book(self.threads, self._late, self._poisoned, self._refused)
         self.post = Post()
         self._failed_to_sleep = False
         self.nap = Nap(app, lambda: self.book.is_idle, self._tier_changed)
@@ -60,6 +62,10 @@ class Server:
         self._someone_came = threading.Event()
 
     # -- life
+
+    def say_busy_on(self, page: busy.Until) -> None:
+        """Write on this page, from now on, until when calls and changes of tier may take."""
+        self.book.until = self.nap.until = page
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
@@ -143,6 +149,9 @@ class Server:
                 sock, _ = listener.accept()
             except OSError as error:
                 calllog.note("accept failed: %s" % error)  # out of file descriptors, most likely
+                if error.errno in CLOSED:
+                    why = "the app has closed this worker's descriptors; it ends so that a fresh one takes over"
+                    self._die(why, EXIT_CLOSED)
                 time.sleep(0.1)
                 continue
             connection = Connection(sock)
@@ -232,13 +241,14 @@ class Server:
         calllog.note(what + " within the request's time", call.trace)
         call.send(answers.failure(call, 504, what + " within the request's time (inference_time)"))
 
+    def _refused(self, call: Call) -> None:
+        call.send(answers.failure(call, 503, self.book.refusal))
+
     def _poisoned(self, call: Call) -> None:
         """A call goes on long after its time: its thread cannot be ended, so the process is, and gets replaced."""
         late_s = self.book.overrun_grace_s
         why = "infer still runs %g s after its time; this worker ends so that a fresh one takes over" % late_s
-        calllog.note(why, call.trace)
-        family.kill_descendants()
-        os._exit(EXIT_OVERRUN)
+        self._die(why, EXIT_OVERRUN, call.trace)
 
     def _engine_died(self, why: str) -> None:
         calllog.note("%s; this worker ends so that a fresh one takes over" % why)
@@ -278,11 +288,7 @@ class Server:
         try:
             return self.nap.be_awake()
         except BaseException as error:  # noqa: BLE001 - the log has it; the gateway tries the calls elsewhere
-            calllog.note(
-                "this worker cannot wake up and ends, so that a fresh one takes over:\n%s" % faults.whole(error)
-            )
-            family.kill_descendants()
-            os._exit(EXIT_ENGINE)
+            self._die("this worker cannot wake up and ends, so that a fresh one takes over:\n" + faults.whole(error))
 
     def _tier_changed(self, tier: str, seconds: float, reason: str) -> None:
         if reason and reason != REQUEST_CAME:
@@ -302,6 +308,12 @@ class Server:
         with self._lock:
             message = "%s failed: %s" % (phase, told["error"]) + (" (%s)" % told["line"] if told["line"] else "")
             self._broadcast(protocol.FAILED, {"message": message, "traceback": told["traceback"], "phase": phase})
+
+    @staticmethod
+    def _die(why: str, status: int = EXIT_ENGINE, trace: str = "") -> NoReturn:
+        calllog.note(why, trace)
+        family.kill_descendants()
+        os._exit(status)
 
     def _broadcast(self, kind: int, value: Dict[str, Any]) -> None:
         data = protocol.encode(kind, 0, json.loads(json.dumps(value, default=str)))  # examples may be of any type

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import Any, Callable, Dict
 
+from puna.worker import busy
+
 AWAKE, FALLING, ASLEEP, WAKING = "awake", "falling", "asleep", "waking"
 REQUEST_CAME = "a request came"
 MOVES: Dict[str, Dict[str, str]] = {
@@ -29,6 +31,8 @@ class Nap:
         self._sleeper, self._is_idle, self._tell = sleeper, is_idle, tell
         self._changed = threading.Condition()
         self._wishes = threading.Lock()  # one wish after the other
+        self.until = busy.nowhere()
+        """Until when a change may take, for the guard to read: it may hold the interpreter's lock."""
         self.state = AWAKE
         """Read without the lock: a call is marked as running first, and only then looks here."""
 
@@ -84,4 +88,5 @@ class Nap:
         with self._changed:
             assert state in MOVES[self.state], (self.state, state)
             self.state = state
+            self.until[busy.CHANGE] = time.monotonic() + busy.CHANGE_S if state in (FALLING, WAKING) else 0.0
             self._changed.notify_all()

@@ -28,8 +28,8 @@ EXIT_REFUSED = 3
 WAIT_FOR_GUARD_S = 2.0
 OWN_FDS = (0, 1, 2)
 
-Serve = Callable[[List[str], int], None]
-"""`serve(arguments of the worker's command line, parent_fd)`: be the worker; never returns."""
+Serve = Callable[[List[str], int, int], None]
+"""`serve(arguments of the worker's command line, parent_fd, busy_fd)`: be the worker; never returns."""
 COMMAND = 3  # python -I worker: what stands before a worker's own arguments
 
 
@@ -139,8 +139,10 @@ class Zygote:
     def _read(self, client: Client) -> None:
         try:
             for kind, _, payload in client.read():
-                if kind == protocol.FORK and client.fds:
+                if kind == protocol.FORK and len(client.fds) > 1:
                     self._fork(client, json.loads(payload))
+                elif kind == protocol.PING:
+                    client.send(protocol.PONG, {})
         except (OSError, EOFError, ValueError, KeyError, protocol.ProtocolError):
             pass
         else:
@@ -190,29 +192,31 @@ class Zygote:
 
     def _become_guard(self, client: Client, config: Dict[str, Any]) -> None:
         """Fork the worker, then be the guard that it is a child of. `config["guard"]` is the guard's command."""
-        owner_fd = client.fds[0]
+        owner_fd, busy_fd = client.fds[:2]
         parent_read, parent_write = os.pipe()
         worker = fork()
         if worker == 0:
             os.close(parent_write)
-            self._become_worker(config, parent_read)
+            self._become_worker(config, parent_read, os.dup(busy_fd))
         command = config.pop("guard")
         config.pop("env")  # it holds the app's secrets; the worker has it
-        config["owner_fd"], config["adopted"] = owner_fd, {"worker_pid": worker, "parent_write": parent_write}
+        config["owner_fd"], config["adopted"] = owner_fd, {
+            "worker_pid": worker, "parent_write": parent_write, "busy_fd": busy_fd
+        }  # fmt: skip
         config_read, config_write = os.pipe()
         os.write(config_write, json.dumps(config).encode() + b"\n")  # a few hundred bytes: a pipe takes 64 KiB
         os.setsid()
         os.dup2(config_read, 0)
         os.dup2(client.sock.fileno(), 1)
         for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd not in (*OWN_FDS, owner_fd, parent_write):
+            if fd not in (*OWN_FDS, owner_fd, parent_write, busy_fd):
                 with contextlib.suppress(OSError):  # the listing's own
                     os.close(fd)
-        os.set_inheritable(owner_fd, True)
-        os.set_inheritable(parent_write, True)
+        for fd in (owner_fd, parent_write, busy_fd):
+            os.set_inheritable(fd, True)
         os.execve(command[0], command, config["guard_env"])
 
-    def _become_worker(self, config: Dict[str, Any], parent_read: int) -> None:
+    def _become_worker(self, config: Dict[str, Any], parent_read: int, busy_fd: int) -> None:
         """From a fork of the zygote to what a fresh worker is when it begins to serve."""
         try:
             os.setsid()
@@ -236,7 +240,7 @@ class Zygote:
             os.environ.update(config["env"])
             os.chdir(config["cwd"])
             draw_anew()
-            self.serve(config["argv"][COMMAND:], parent_read)
+            self.serve(config["argv"][COMMAND:], parent_read, busy_fd)
         except BaseException as error:  # noqa: BLE001 - the log has it, and the guard sees the exit status
             calllog.note("the fork of a zygote failed: %s: %s" % (type(error).__name__, error))
         finally:
