@@ -7,7 +7,9 @@ PunaError
 │   ├── RuntimeSpecError      inferless-runtime-config.yaml
 │   ├── SchemaError           input_schema.py, or a request that does not fit it
 │   ├── DataError             a dataset, a row of it, a chat template
-│   └── KeyReusedError        an idempotency key that came before with another request (HTTP 422)
+│   ├── KeyReusedError        an idempotency key that came before with another request (HTTP 422)
+│   ├── MethodError           a path that does not take this method (HTTP 405), with those it takes
+│   └── EncodingError         a body in an encoding that nothing here reads (HTTP 415)
 ├── NotFoundError             the named thing does not exist (exit 3, HTTP 404)
 ├── ConflictError             the thing is in a state that forbids this (exit 4, HTTP 409)
 │   └── InFlightError         the same call, by its idempotency key, is being answered
@@ -91,6 +93,23 @@ class KeyReusedError(UsageError):
     """An idempotency key came before, with another request."""
 
     http_status = 422
+
+
+class MethodError(UsageError):
+    """The path is known and does not take this method."""
+
+    http_status = 405
+
+    def __init__(self, message: str, hint: str = "", detail: str = "", *, allow: Iterable[str] = ()) -> None:
+        """`allow` are the methods that it takes."""
+        super().__init__(message, hint, detail)
+        self.allow = tuple(allow)
+
+
+class EncodingError(UsageError):
+    """The body is in an encoding that nothing here reads."""
+
+    http_status = 415
 
 
 class NotFoundError(PunaError):
@@ -204,8 +223,10 @@ BY_STATUS: dict[int, type[PunaError]] = {
     401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
+    405: MethodError,
     409: ConflictError,
     413: TooLargeError,
+    415: EncodingError,
     422: KeyReusedError,
     429: QueueFullError,
     502: ReplicaDiedError,

@@ -30,11 +30,28 @@ class Front:
     tls: Tls | None = None
     url: str = ""
     """What callers type, where that is not what is listened on: behind a proxy, or by a name."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may call inference from a browser; `*` is all of them."""
 
     def address(self, port: int) -> str:
         """Where it listens, once `port` is known."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{shown}:{port}"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """`cors_origins`, checked.
+
+        Raises:
+            UsageError: one is no origin.
+        """
+        for origin in self.cors_origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise UsageError(f"{origin!r} is no origin of a page", "puna up --cors-origin https://app.example.com")
+        return self.cors_origins
 
     @property
     def public_url(self) -> str:

@@ -60,7 +60,8 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         ConflictError: another `puna up` runs in this home.
     """
     progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
-    public, host, tls = front.public_url, front.host, front.tls
+    public, host = front.public_url, front.host
+    tls = front.tls
     with sole(home), listen(host, front.port, tls=tls is not None, insecure=front.insecure) as listener:
         reader, writer = os.pipe()
         number = listener.getsockname()[1]
@@ -68,7 +69,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         memories = figures.make(gateways)
         shared = Shared(listener.fileno(), _client_counts(gateways), memories)
         specs = [_control_spec(home, reader, public or url, memories)]
-        specs += [_gateway_spec(home, reader, shared, index, tls) for index in range(gateways)]
+        specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         up = threading.Event()
         threading.Thread(target=_wait_until_up, args=(host, number, tls is not None, up), daemon=True).start()
@@ -138,11 +139,12 @@ def _client_counts(gateways: int) -> int:
     return fd
 
 
-def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, tls: Tls | None) -> Spec:
+def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, front: Front) -> Spec:
     command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
     command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
     command += ["--figures-fds", _listed(shared.memories), "--id", f"g{index}"]
-    if tls is not None:
+    command += [word for origin in front.origins for word in ("--cors-origin", origin)]
+    if (tls := front.tls) is not None:
         command += ["--certificate", str(tls.certificate), "--key", str(tls.key)]
     log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared.fds)
     return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2)
@@ -291,7 +293,7 @@ def _control_socket(home: Home) -> socket.socket:
     return bound
 
 
-def gateway(home: Home, shared: Shared, index: int, tls: Tls | None) -> None:
+def gateway(home: Home, shared: Shared, index: int, front: Front) -> None:
     """One gateway process on the inherited socket."""
     # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -299,14 +301,17 @@ def gateway(home: Home, shared: Shared, index: int, tls: Tls | None) -> None:
     from puna.serve.door import Counts
     from puna.serve.gateway import Gateway, GatewaySettings
 
-    app = Gateway(GatewaySettings(home.control_socket, f"g{index}", memories=shared.memories, index=index))
+    settings = GatewaySettings(
+        home.control_socket, f"g{index}", memories=shared.memories, index=index, cors_origins=front.cors_origins
+    )
+    app = Gateway(settings)
     # What is here now stays, and requests leave no cycles behind: the collector need not look at either all the time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     counts = Counts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
-    _serve(app, bound, grace_s=GATEWAY_GRACE_S, tls=tls, on_stop=app.wind_down, counts=counts)
+    _serve(app, bound, grace_s=GATEWAY_GRACE_S, tls=front.tls, on_stop=app.wind_down, counts=counts)
 
 
 def _serve(
@@ -377,6 +382,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--id", default="g0")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
+    parser.add_argument("--cors-origin", action="append", default=[])
     options = parser.parse_args(arguments)
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
@@ -385,8 +391,9 @@ def main(arguments: list[str]) -> None:
         control(Home.default(), options.owner_fd, options.url, memories)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
+        front = Front(tls=tls, cors_origins=tuple(options.cors_origin))
         shared = Shared(options.listen_fd, options.counts_fd, memories)
-        gateway(Home.default(), shared, int(options.id.removeprefix("g")), tls)
+        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front)
 
 
 if __name__ == "__main__":

@@ -260,3 +260,19 @@ def test_an_unexpected_error_has_the_shape_of_all_errors(world: World) -> None:
     with TestClient(app, raise_server_exceptions=False) as client:
         reply = client.get("/api/v1/endpoints")
     assert reply.status_code == 500 and reply.json()["error"]["code"] == "internal"
+
+
+def test_head_is_answered_wherever_get_is_even_where_get_never_ends(api: TestClient) -> None:
+    for path in ("/api/v1/health", "/api/v1/endpoints", "/", "/api/openapi.json", "/api/v1/events/stream"):
+        head = api.head(path)
+        assert (head.status_code, head.content) == (200, b""), path
+    assert api.head("/api/v1/endpoints/nope").status_code == 404
+
+
+def test_options_name_the_methods_that_there_are_and_need_no_key(api: TestClient) -> None:
+    foreign = {"x-puna-forwarded": "1"}
+    told = api.options("/api/v1/endpoints/nope", headers=foreign)
+    assert (told.status_code, told.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH")
+    assert api.options("/api/v1/nothing/here", headers=foreign).status_code in (401, 404)
+    wrong = api.put("/api/v1/endpoints/nope")
+    assert wrong.status_code == 405 and "GET" in wrong.headers["allow"]

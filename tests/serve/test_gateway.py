@@ -35,6 +35,8 @@ class StubControl:
         self.forwarded: list[str] = []
         self.changed = asyncio.Event()
         self.closing = False
+        self.sick = False
+        """Its health says that its database is gone."""
 
     def set(self, *workers: StubWorker, **changes: Any) -> None:
         """The endpoint `e` with these replicas."""
@@ -78,7 +80,11 @@ class StubControl:
             answer = self.table()
         elif scope["path"] == "/internal/load":
             self.loads.append(json.loads(body))
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        status = 200
+        if scope["path"] == "/api/v1/health" and self.sick:
+            status, answer = 503, {"status": "failing", "parts": {"database": "it cannot be read"}}
+        json_only = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": json_only})
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
@@ -176,7 +182,8 @@ def test_keys_names_and_methods_are_checked(sockets: Path) -> None:
         assert (await post(INFER, content=b"{}")).status_code == 401
         unknown = await post("/v2/models/nope/infer", headers=KEY, content=b"{}")
         assert unknown.status_code == 404 and "nope" in unknown.json()["error"]
-        assert (await get(INFER, headers=KEY)).status_code == 404
+        refused = await get(INFER, headers=KEY)
+        assert refused.status_code == 405 and refused.headers["allow"] == "POST, OPTIONS"
         assert (await get("/v2/models/e")).status_code == 401
         about = (await get("/v2/models/e", headers=KEY)).json()
         assert about["versions"] == ["3"]

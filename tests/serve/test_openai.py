@@ -112,7 +112,7 @@ async def test_errors_have_openais_shape_and_statuses(world: World) -> None:
     for body in (b"", b"{", b"[]", b"{}", b'{"model": 5}', b'{"model": ""}'):
         assert error_of(await post(CHAT, content=body), 400)["type"] == "invalid_request_error"
     assert error_of(await post("/v1/embeddings", json=ASK), 404)["code"] == "unknown_url"
-    assert error_of(await world.client.get(CHAT), 404)["code"] == "unknown_url"
+    assert error_of(await world.client.get(CHAT), 405)["code"] == "method_not_supported"
     too_large = await post(CHAT, content=b"x" * (world.gateway.settings.max_body_bytes + 1))
     assert error_of(too_large, 413)["code"] == "request_too_large"
     assert not worker.heads

@@ -25,6 +25,12 @@ def up(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate, PEM.", show_default=False)] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.", show_default=False)] = None,
     url: Annotated[str, typer.Option(help="What callers type, behind a proxy or by a name.", show_default=False)] = "",
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Site whose pages may call inference from a browser; `*` for all; repeatable.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run the control plane, the gateway and all replicas until Ctrl-C."""
     from puna import server
@@ -37,11 +43,14 @@ def up(
         words += ["--insecure"] if insecure else []
         words += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert else []
         words += ["--url", url] if url else []
+        words += [word for origin in cors_origin or () for word in ("--cors-origin", origin)]
         running.start(home, words)
         output.line(f"puna is up at {running.url_of(home)}; stop it with: puna down")
         return
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
-    server.run_up(home, Front(host, port, insecure, tls, url), gateways, progress=output.Watch())
+    server.run_up(
+        home, Front(host, port, insecure, tls, url, tuple(cors_origin or ())), gateways, progress=output.Watch()
+    )
 
 
 def down(json: AsJson = False) -> None:

@@ -37,6 +37,7 @@ from puna.deploy.access import Access, is_open, is_upload, told
 from puna.deploy.control import Control, _nothing
 from puna.deploy.idempotency import Idempotency
 from puna.deploy.load import Loads
+from puna.deploy.methods import Methods
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
 from puna.deploy.texts import Texts
@@ -95,6 +96,7 @@ def create_app(
     app.add_middleware(Texts, streams=is_upload)
     app.add_middleware(Idempotency, control=control)  # what is added last is asked first
     app.add_middleware(Access, control=control)
+    app.add_middleware(Methods, document=app.openapi)
     _about(app, control)
     openapi.complete(app, is_open)
     return app

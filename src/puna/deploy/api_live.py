@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from puna.deploy import keys, views
+from puna.deploy.api_logs import UNBUFFERED
 from puna.deploy.control import Control
 from puna.deploy.history import EVERY_S
 from puna.deploy.records import Endpoint, Key, Replica, Revision
@@ -41,7 +42,7 @@ def routes(control: Control) -> APIRouter:
         The first event has all of them.
         """
         stream = _stream(control, board, request.state.key)
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return StreamingResponse(stream, media_type="text/event-stream", headers=UNBUFFERED)
 
     @router.get("/endpoints/{name}/metrics", tags=["endpoints"])
     def get_metrics(name: str) -> Json:

@@ -22,6 +22,8 @@ from puna.deploy.states import BuildState
 
 Json = dict[str, Any]
 MAX_LINES = 100_000
+UNBUFFERED = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+"""Headers of a reply that grows: proxies must hand on each piece as it comes, and not gather them to compress."""
 UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
 REQUEST = re.compile(r"(?:puna: )?\[([A-Za-z0-9_.:-]{1,64})\] ")
 Lines = Annotated[int, Ge(0), Le(MAX_LINES)]
@@ -68,7 +70,7 @@ def _endpoints(router: APIRouter, control: Control) -> None:
         found = view(name, asked, times)
         if not follow:
             return PlainTextResponse(found.tail(lines))
-        return StreamingResponse(found.follow(lines), media_type="text/plain")
+        return StreamingResponse(found.follow(lines), media_type="text/plain", headers=UNBUFFERED)
 
     @router.get("/endpoints/{name}/logs/lines", tags=["endpoints"])
     def list_log_lines(name: str, page: Paged, asked: Which) -> Json:
@@ -92,7 +94,7 @@ def _builds(router: APIRouter, control: Control) -> None:
         build = control.store.build(build_id)
         restrict(request.state.key, build.subject if build.kind == "revision" else "")
         if follow and not search:
-            return StreamingResponse(_follow(control, build_id), media_type="text/plain")
+            return StreamingResponse(_follow(control, build_id), media_type="text/plain", headers=UNBUFFERED)
         path = build_log(control.home, build_id)
         return PlainTextResponse(last_lines(path, lines, Wanted(search)))
 

@@ -57,6 +57,8 @@ class Call:
     body: bytes
     trace: str
     version: str = "1"
+    json_bytes: int = 0
+    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it."""
     key: str = ""
     """The id of the key that it came with, once that was found good."""
     split: int = 0

@@ -14,11 +14,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from puna.serve.corked import CorkedProtocol
-from puna.serve.http import Header
+from puna.serve.http import JSON_BYTES, Header
 
 PREFIX, SUFFIX = b"/v2/models/", b"/infer"
 MAX_SHORT_BODY_BYTES = 65536
 """Longer ones take ASGI's way, which can pause the client."""
+LONG_WAY = frozenset((b"content-encoding", JSON_BYTES))
+"""Headers of requests whose body has to be looked at first."""
 TOO_SLOW = (408, b"the request took too long to arrive")
 TOO_LARGE = (431, b"the request's head is too large")
 
@@ -39,6 +41,9 @@ class Limits:
 
 class Direct(Protocol):
     """Who answers the short way: the gateway."""
+
+    has_cors: bool
+    """What pages of other sites send needs headers of its own."""
 
     def infer(self, request: Request) -> Callable[[], None] | None:
         """Begin; `request.reply` is called once, now or later. What is returned is called if the client leaves."""
@@ -244,6 +249,8 @@ class Connection(CorkedProtocol):
                 request.authorization = request.authorization or value.decode("latin-1")
             elif key == b"x-request-id":
                 request.trace = request.trace or value.decode("latin-1")
+            elif key in LONG_WAY or (key == b"origin" and self._direct is not None and self._direct.has_cors):
+                return None
         return request if length.isdigit() and int(length) <= MAX_SHORT_BODY_BYTES else None
 
     def on_body(self, body: bytes) -> None:

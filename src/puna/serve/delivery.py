@@ -7,13 +7,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from puna.errors import DeadlineError
+import orjson
+
+from puna.errors import PunaError
 from puna.serve import http
 from puna.serve.call import REVISION, Call, ClientGone
+from puna.serve.dispatch import Lane
 from puna.serve.http import Header, Receive, Send
+from puna.serve.link import Reply
 
 WATCH_AFTER_S = 0.02
 """A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
+
+SILENCE_S = 10.0
+"""An event stream that has nothing to say for so long says so."""
+COMMENT = b": waiting\n\n"
 
 
 @contextlib.contextmanager
@@ -55,26 +63,123 @@ def headers(call: Call) -> list[Header]:
     return told
 
 
-async def stream(send: Send, call: Call, failed: Callable[[str], bytes], last: bytes = b"") -> int:
-    """A stream that has begun: each event as it comes; then an error as `failed` writes it, or `last`; then the end."""
-    start = [http.EVENTS, (b"cache-control", b"no-cache"), *headers(call)]
-    await send({"type": "http.response.start", "status": 200, "headers": start})
+async def whole(send: Send, call: Call, reply: Reply) -> int:
+    """A reply in one piece; returns its status."""
+    await http.reply(send, reply.status, reply.body, reply_headers(call, reply))
+    return reply.status
+
+
+def reply_headers(call: Call, reply: Reply) -> list[Header]:
+    """The headers of a reply in one piece."""
+    if not reply.json_bytes:
+        return [http.JSON, *headers(call)]
+    return [http.BYTES, (http.JSON_BYTES, b"%d" % reply.json_bytes), *headers(call)]
+
+
+class EventStream:
+    """A reply of events, with a comment wherever it is silent for long: proxies cut what they take for dead.
+
+    Most of them wait for 60 s, some for 30. Until the first event the reply may still become an error with a status of
+    its own, so the stream begins with the first event or the first comment, whichever comes sooner.
+    """
+
+    def __init__(self, send: Send, call: Call) -> None:
+        self._send, self._call = send, call
+        self.begun = False
+        self._loop = asyncio.get_running_loop()
+        self._moved = self._loop.time()
+        self._timer = self._loop.call_later(SILENCE_S, self._look)
+        self._beat: asyncio.Task[None] | None = None
+
+    async def events(self, batch: list[bytes]) -> None:
+        """Send these, each one JSON."""
+        await self._begin()
+        self._moved = self._loop.time()
+        await http.events(self._send, batch)
+
+    async def end(self) -> None:
+        """Send the stream's end."""
+        self.close()
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def close(self) -> None:
+        """Send no more comments."""
+        self._timer.cancel()
+        if self._beat is not None:
+            self._beat.cancel()
+
+    async def _begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            start = [*http.EVENTS, *headers(self._call)]
+            await self._send({"type": "http.response.start", "status": 200, "headers": start})
+
+    def _look(self) -> None:
+        left_s = self._moved + SILENCE_S - self._loop.time()
+        if left_s <= 0:
+            left_s, self._moved = SILENCE_S, self._loop.time()
+            if self._beat is None or self._beat.done():  # one that is not has a client that does not read
+                self._beat = self._loop.create_task(self._comment())
+        self._timer = self._loop.call_later(left_s, self._look)
+
+    async def _comment(self) -> None:
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+
+
+async def streamed(send: Send, call: Call, lane: Lane, failed: Callable[[str], bytes], last: bytes = b"") -> int:
+    """Serve a call that asked for a stream: each event as it comes; then an error as `failed` writes it, or `last`.
+
+    An app that does not stream after all is answered in one piece; returns the status.
+
+    Raises:
+        PunaError: there is no reply, and nothing was sent yet.
+        ClientGone: nobody waits for it.
+    """
+    stream = EventStream(send, call)
+    try:
+        error = ""
+        try:
+            reply = await lane.start(call)
+            if reply is not None and not stream.begun:
+                stream.close()
+                return await whole(send, call, reply)
+            if reply is not None:
+                error = _error_of(reply)
+            else:
+                error = await _pass_on(stream, call)
+        except PunaError as why:
+            if not stream.begun:
+                raise
+            error = http.error_text(why)
+        if error:
+            call.broke_off = True
+            await stream.events([failed(error)])
+        elif last:
+            await stream.events([last])
+        await stream.end()
+        return 200
+    finally:
+        stream.close()
+
+
+async def _pass_on(stream: EventStream, call: Call) -> str:
+    """Send the events of a stream that has begun; returns why it broke off, or nothing."""
     exchange = call.exchange
     assert exchange is not None
-    error = ""
+    while not exchange.ended:
+        await call.hold(exchange.more())
+        await stream.events(exchange.take())
+        call.first_byte = call.first_byte or time.perf_counter()
+    await stream.events(exchange.take())
+    return exchange.error
+
+
+def _error_of(reply: Reply) -> str:
+    """The text of a reply in one piece, for a stream whose status was sent with its first comment."""
     try:
-        while not exchange.ended:
-            await call.hold(exchange.more())
-            await http.events(send, exchange.take())
-            call.first_byte = call.first_byte or time.perf_counter()
-        await http.events(send, exchange.take())
-        error = exchange.error
-    except DeadlineError as late:
-        error = http.error_text(late)
-    if error:
-        call.broke_off = True
-        await http.events(send, [failed(error)])
-    elif last:
-        await http.events(send, [last])
-    await send({"type": "http.response.body", "body": b""})
-    return 200
+        said = orjson.loads(reply.body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"the app did not stream its reply (status {reply.status})"
+    return str(said.get("message") if isinstance(said, dict) else said)

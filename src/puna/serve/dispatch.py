@@ -177,6 +177,14 @@ class Lane:
             PunaError: no reply can be had, and why.
             ClientGone: nobody waits for it.
         """
+        return await self.start(call)
+
+    def start(self, call: Call) -> asyncio.Future[Reply | None]:
+        """As `serve`, for whoever has something else to do meanwhile.
+
+        Raises:
+            PunaError: it is not even taken, and why.
+        """
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
         def told(reply: Reply | None, error: BaseException | None) -> None:
@@ -188,7 +196,7 @@ class Lane:
                 future.set_exception(error)
 
         self.begin(call, told)
-        return await future
+        return future
 
     def begin(self, call: Call, told: Told) -> None:
         """Bring the call to a replica; `told` hears how that went, perhaps before this returns.
@@ -287,6 +295,8 @@ class Lane:
         }
         if call.adapter is not None:
             head["adapter"] = call.adapter
+        if call.json_bytes:
+            head["json_bytes"] = call.json_bytes
         if call.cold:
             call.tier = WARM if link.born == ZYGOTE else COLD
         elif not call.tier:

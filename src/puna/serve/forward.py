@@ -21,6 +21,7 @@ HOP_BY_HOP = frozenset(
     + (b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
 INTERNAL_TIMEOUT_S = 30.0
+HEALTH_TIMEOUT_S = 3.0
 DOWN = UnavailableError(
     "the control plane is restarting; inference goes on meanwhile", "try again in a second, or look at `puna up`"
 )
@@ -50,12 +51,26 @@ class ControlPlane:
         Raises:
             OSError: the control plane is not there, or answers with an error.
         """
+        status, content = await self._ask(method, path, body, INTERNAL_TIMEOUT_S)
+        if status != 200:
+            raise ConnectionError(f"{path} answered {status}")
+        return content
+
+    async def health(self) -> tuple[int, bytes]:
+        """Status and body of what the control plane says of itself.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        return await self._ask("GET", "/api/v1/health", b"", HEALTH_TIMEOUT_S)
+
+    async def _ask(self, method: str, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         request = httpx.Request(
             method,
             f"http://control{path}",
             content=body,
             headers={"content-type": "application/json"},
-            extensions={"timeout": httpx.Timeout(INTERNAL_TIMEOUT_S).as_dict()},
+            extensions={"timeout": httpx.Timeout(timeout_s).as_dict()},
         )
         try:
             response = await self._transport.handle_async_request(request)
@@ -65,9 +80,7 @@ class ControlPlane:
                 await response.aclose()
         except httpx.TransportError as error:
             raise ConnectionError(str(error)) from None
-        if response.status_code != 200:
-            raise ConnectionError(f"{path} answered {response.status_code}")
-        return content
+        return response.status_code, content
 
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Pass a client's request on and its reply back; returns the status."""

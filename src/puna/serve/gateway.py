@@ -17,13 +17,15 @@ import orjson
 from puna import __version__
 from puna.deploy import figures
 from puna.deploy.figures import Memories
-from puna.errors import NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
-from puna.serve import delivery, http
+from puna.errors import MethodError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
+from puna.serve import cors, delivery, encoding, http
 from puna.serve.access import Access
 from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.connection import Request
 from puna.serve.dispatch import Lane
 from puna.serve.forward import ControlPlane
+from puna.serve.health import PATHS as PROBES
+from puna.serve.health import Health
 from puna.serve.http import Disconnected, Receive, Scope, Send
 from puna.serve.lanes import Lanes
 from puna.serve.link import Reply
@@ -34,6 +36,11 @@ from puna.serve.routes_table import Follower, Table
 from puna.serve.usage import Meter
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
+OWN = ("/v2", OPENAI)
+METRICS = "/metrics"
+READ, CALL = ("GET", "HEAD", "OPTIONS"), ("POST", "OPTIONS")
+LIVE_VERSION = "1"
+"""What the platform's addresses say of every version: the one that serves."""
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|generate_stream|ready))?/?")
 TRACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MAX_BODY_BYTES = 100 * 1024 * 1024
@@ -54,6 +61,8 @@ class GatewaySettings:
     memories: Memories = figures.NONE
     """Where the gateways of this port keep their figures; this one's is at `index`."""
     index: int = 0
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may call inference; `*` is all of them."""
 
 
 class Gateway:
@@ -65,8 +74,11 @@ class Gateway:
         self.access = Access()
         self.metrics, self.usage = Metrics(settings.memories, settings.index), Meter()
         self.control = ControlPlane(settings.control_socket)
+        self.has_cors = bool(settings.cors_origins)
+        self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
         self.openai = OpenAI(self.lanes, self.access, self.metrics, self.usage, settings.max_body_bytes)
+        self.health = Health(self.control.health, self.lanes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,10 +90,10 @@ class Gateway:
         """One connection's event, as ASGI has it."""
         if scope["type"] == "http":
             path = scope["path"]
-            if path.startswith("/v2") or path == "/metrics":
+            if path.startswith(OWN):
+                await self._inference(scope, receive, send)
+            elif path in PROBES or path == METRICS:
                 await self._answer(scope, receive, send)
-            elif path.startswith(OPENAI):
-                await self.openai.answer(scope, receive, send, self._trace(http.header(scope, b"x-request-id")))
             else:
                 await self.control.forward(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -89,11 +101,19 @@ class Gateway:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
+    async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Inference, and what is asked about it: what pages of other sites may call, where that was allowed."""
+        if scope["path"].startswith(OPENAI):
+            await self.openai.answer(scope, receive, send, self._trace(http.header(scope, b"x-request-id")))
+        else:
+            await self._answer(scope, receive, send)
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Follow the route table and report the load, from now on; returns once there is a table, or soon after."""
         self._follower = Follower(self.control.fetch, self._use)
+        self.health.follow(self._follower)
         loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._report())]
         try:
@@ -143,6 +163,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         while True:
             self.lanes.sweep(loop.time())
+            self.health.look(loop.time())
             loads = self.lanes.load()
             self.metrics.loads(loads)
             self.metrics.flush()
@@ -175,18 +196,19 @@ class Gateway:
         began = time.perf_counter()
         match = MODEL.fullmatch(scope["path"])
         name, version, verb = match.groups() if match else ("", None, None)
-        call = Call(name, verb or "", b"", self._trace(http.header(scope, b"x-request-id")), version or "1")
+        is_call = verb in ("infer", "generate_stream")
+        call = Call(name, verb or "", b"", self._trace(http.header(scope, b"x-request-id")), version or LIVE_VERSION)
         try:
-            if verb in ("infer", "generate_stream") and scope["method"] == "POST":
+            if is_call and scope["method"] == "POST":
                 status = await self._infer(scope, receive, send, call)
             else:
-                status = await self._about(scope, send, name, verb)
+                status = await self._about(scope, send, call)
         except PunaError as error:
             status = error.http_status
             await http.refuse(send, error, delivery.headers(call))
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
-        if verb in ("infer", "generate_stream"):
+        if is_call and scope["method"] == "POST":
             # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
             known = name in self.lanes.by_name
             self.metrics.answered(name if known else "", status, call, began)
@@ -201,7 +223,7 @@ class Gateway:
         def told(reply: Reply | None, error: BaseException | None) -> None:
             if reply is not None:
                 status = reply.status
-                request.reply(status, [http.JSON, *delivery.headers(call)], reply.body)
+                request.reply(status, delivery.reply_headers(call, reply), reply.body)
             elif isinstance(error, ClientGone):
                 status = CLIENT_GONE
             else:
@@ -236,18 +258,31 @@ class Gateway:
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
         call.key = self._permit(scope, call.endpoint)
-        self._lane(call.endpoint)  # a name that nobody has is refused before its body is read
+        self._version(self._lane(call.endpoint), call)  # refused before its body is read
         call.path = "stream" if call.path == "generate_stream" else "infer"
-        call.body = await http.read_body(scope, receive, self.settings.max_body_bytes)
+        limit_bytes = self.settings.max_body_bytes
+        call.body = await http.read_body(scope, receive, limit_bytes)
+        if packed := http.header(scope, b"content-encoding"):
+            call.body = encoding.decoded(call.body, packed, limit_bytes)
+        call.json_bytes = _json_bytes(scope, call)
         lane = self._lane(call.endpoint)
         if lane.split is not None:
-            lane = lane.split.pick(lane, call, http.header(scope, REVISION))
+            asked = http.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
+            lane = lane.split.pick(lane, call, asked)
         with delivery.watched(receive, call):
+            if call.path == "stream":
+                return await delivery.streamed(send, call, lane, _failed)
             reply = await lane.serve(call)
-            if reply is None:
-                return await delivery.stream(send, call, _failed)
-            await http.reply(send, reply.status, reply.body, [http.JSON, *delivery.headers(call)])
-            return reply.status
+            assert reply is not None, "only a stream begins without its reply"
+            return await delivery.whole(send, call, reply)
+
+    @staticmethod
+    def _version(lane: Lane, call: Call) -> None:
+        """Refuse a version that does not serve; `1` is whichever does, as in the platform's addresses."""
+        served = _versions(lane)
+        if call.version != LIVE_VERSION and call.version not in served:
+            message = f"{call.endpoint} has no version {call.version} that serves"
+            raise NotFoundError(message, f"leave /versions/{call.version} out, or ask for {' or '.join(served) or 1}")
 
     def _lane(self, name: str) -> Lane:
         if self._follower is not None and self._follower.table.version < 0:
@@ -256,32 +291,53 @@ class Gateway:
 
     # -- about -------------------------------------------------------------------------------------------------------
 
-    async def _about(self, scope: Scope, send: Send, name: str, verb: str | None) -> int:
-        """Health, metadata and metrics: everything under /v2 that is not inference."""
-        path = scope["path"].rstrip("/")
-        if scope["method"] not in ("GET", "HEAD"):
-            raise UsageError(f"{scope['method']} {path} is not known here", "POST .../infer or .../generate_stream")
-        if path == "/v2/health/live":
-            return await _say(send, 200, {"live": True})
-        if path == "/v2/health/ready":
-            heard = self._follower is not None and self._follower.table.version >= 0
-            return await _say(send, 200 if heard else 503, {"ready": heard})
+    async def _about(self, scope: Scope, send: Send, call: Call) -> int:
+        """Health, metadata and metrics: everything here that is not inference."""
+        path, method, name, verb = scope["path"].rstrip("/"), scope["method"], call.endpoint, call.path
+        takes = CALL if verb in ("infer", "generate_stream") else READ
+        if not (name or path in PROBES or path in ("/v2", METRICS)):
+            raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")
+        if method == "OPTIONS":
+            return await _allow(send, takes)
+        if method not in takes:
+            raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
+        if path in PROBES:
+            return await _say(send, *await self.health.answer(path))
         if path == "/v2":
-            return await _say(send, 200, {"name": "puna", "version": __version__, "extensions": ["generate_stream"]})
-        if path == "/metrics":
+            extensions = ["generate_stream", "binary_tensor_data"]
+            return await _say(send, 200, {"name": "puna", "version": __version__, "extensions": extensions})
+        if path == METRICS:
             self._permit(scope, None)
             self.metrics.flush()
             text = await asyncio.to_thread(self.metrics.written)
             await http.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
-        if not name or verb in ("infer", "generate_stream"):
-            raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")
         self._permit(scope, name)
         lane = self._lane(name)
+        self._version(lane, call)
         if verb == "ready":
             ready = lane.ready or (lane.split is not None and lane.split.lane.ready)
             return await _say(send, 200 if ready else 503, {"ready": ready, "state": lane.route.state})
         return await _say(send, 200, _metadata(lane))
+
+
+async def _allow(send: Send, methods: Sequence[str]) -> int:
+    await http.reply(send, 204, b"", [http.allow(methods)])
+    return 204
+
+
+def _json_bytes(scope: Scope, call: Call) -> int:
+    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it.
+
+    Raises:
+        UsageError: the header says more than there is.
+    """
+    told = http.header(scope, http.JSON_BYTES)
+    if not told:
+        return 0
+    if not told.isdigit() or not 0 < int(told) <= len(call.body):
+        raise UsageError(f"inference-header-content-length is {told[:40]!r}, of a body of {len(call.body)} bytes")
+    return int(told)
 
 
 def _failed(error: str) -> bytes:
@@ -297,9 +353,14 @@ def _metadata(lane: Lane) -> dict[str, object]:
     """KServe v2's model metadata; shapes and types as the app's input_schema.py states them."""
     schema = lane.route.schema or {}
     inputs, outputs = _tensors(schema.get("inputs")), _tensors(schema.get("outputs"))
-    versions = [str(lane.route.revision)] if lane.route.revision else []
-    versions += [str(lane.split.lane.route.revision)] if lane.split is not None else []
-    return {"name": lane.route.name, "versions": versions, "platform": "puna", "inputs": inputs, "outputs": outputs}
+    told = {"name": lane.route.name, "versions": _versions(lane), "platform": "puna"}
+    return {**told, "inputs": inputs, "outputs": outputs}
+
+
+def _versions(lane: Lane) -> list[str]:
+    """The revisions that serve."""
+    lanes = (lane,) if lane.split is None else (lane, lane.split.lane)
+    return [str(one.route.revision) for one in lanes if one.route.revision]
 
 
 def _tensors(items: Sequence[Mapping[str, object]] | None) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from puna.errors import PunaError, QueueFullError, TooLargeError, UnauthorizedError
+from puna.errors import MethodError, PunaError, QueueFullError, TooLargeError, UnauthorizedError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -16,7 +16,15 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 JSON = (b"content-type", b"application/json")
-EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+BYTES = (b"content-type", b"application/octet-stream")
+EVENTS: tuple[Header, ...] = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),  # a proxy that compresses would gather events before it sends any
+    (b"x-accel-buffering", b"no"),  # nginx would hand the stream on in one piece, at its end
+)
+"""The headers of an event stream."""
+JSON_BYTES = b"inference-header-content-length"
+"""KServe's binary tensors: how many bytes of a body are JSON, before those of the tensors."""
 DISCARD_S = 5.0
 """How long a refused body is read and thrown away, so that its client gets to read the refusal."""
 
@@ -111,9 +119,16 @@ def advice(error: PunaError) -> list[Header]:
         extra.append((b"retry-after", b"%d" % error.retry_after_s))
     if type(error) is UnauthorizedError:
         extra.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodError):
+        extra.append(allow(error.allow))
     if isinstance(error, TooLargeError):
         extra.append((b"connection", b"close"))
     return extra
+
+
+def allow(methods: Iterable[str]) -> Header:
+    """The methods that a path takes."""
+    return (b"allow", ", ".join(methods).encode())
 
 
 async def events(send: Send, batch: Iterable[bytes]) -> None:

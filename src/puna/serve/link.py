@@ -46,6 +46,8 @@ class Reply:
 
     status: int
     body: bytes
+    json_bytes: int = 0
+    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it."""
 
 
 Heard = Callable[[Reply | None, BaseException | None], None]
@@ -293,6 +295,8 @@ class Link(asyncio.Protocol):
             return
         elif kind == protocol.REPLY:
             self._reply(exchange, Reply(*protocol.decode_reply(payload)))
+        elif kind == protocol.BINARY_REPLY:
+            self._reply(exchange, Reply(*protocol.decode_binary_reply(payload)))
         elif kind == protocol.BEGIN:
             exchange._tell(None, None)
         elif kind == protocol.CHUNK:

@@ -13,6 +13,7 @@ from puna.deploy.states import EndpointState
 from puna.errors import (
     DeadlineError,
     ForbiddenError,
+    MethodError,
     NotFoundError,
     PunaError,
     QueueFullError,
@@ -22,7 +23,7 @@ from puna.errors import (
     UnavailableError,
     UsageError,
 )
-from puna.serve import delivery, http
+from puna.serve import delivery, encoding, http
 from puna.serve.access import Access
 from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.dispatch import Lane
@@ -47,6 +48,7 @@ KINDS: tuple[tuple[type[PunaError], str, str | None], ...] = (
     (UnauthorizedError, "invalid_request_error", "invalid_api_key"),
     (NotFoundError, "invalid_request_error", "model_not_found"),
     (TooLargeError, "invalid_request_error", "request_too_large"),
+    (MethodError, "invalid_request_error", "method_not_supported"),
     (UsageError, "invalid_request_error", None),
     (QueueFullError, "rate_limit_error", "rate_limit_exceeded"),
     (UnavailableError, "server_error", "unavailable"),
@@ -77,6 +79,10 @@ class OpenAI:
         path = scope["path"].rstrip("/")
         call = Call("", PATHS.get(path, ""), b"", trace)
         try:
+            if scope["method"] == "OPTIONS":  # asked without a key: it says nothing of what is here
+                takes = ("POST", "OPTIONS") if call.path else ("GET", "HEAD", "OPTIONS")
+                await http.reply(send, 204, b"", [http.allow(takes)])
+                return
             key = self.access.holder(http.header(scope, b"authorization"), time.time())
             if call.path and scope["method"] == "POST":
                 status = await self._complete(scope, receive, send, call)
@@ -87,14 +93,16 @@ class OpenAI:
             await _refuse(send, error, call)
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
-        if call.path:
+        if call.path and scope["method"] == "POST":
             self.metrics.answered(call.endpoint, status, call, began)
             if call.endpoint:  # with a key that may call it
                 self.usage.count(call, status)
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         call.body = await http.read_body(scope, receive, self.max_body_bytes)
-        model = model_of(call.body)
+        if packed := http.header(scope, b"content-encoding"):
+            call.body = encoding.decoded(call.body, packed, self.max_body_bytes)
+        model, is_stream = asked_of(call.body)
         target = find(model, [lane.route for lane in self.lanes.by_name.values()])
         # A key for some endpoints hears nothing of the others, not even which there are.
         asked = target.endpoint if target else model
@@ -109,20 +117,23 @@ class OpenAI:
         if target.adapter:
             call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
         with delivery.watched(receive, call):
+            if is_stream:
+                return await delivery.streamed(send, call, lane, _failed, DONE)
             reply = await lane.serve(call)
-            if reply is None:
-                return await delivery.stream(send, call, _failed, DONE)
-            await http.reply(send, reply.status, reply.body, [http.JSON, *delivery.headers(call)])
-            return reply.status
+            assert reply is not None, "only a stream begins without its reply"
+            return await delivery.whole(send, call, reply)
 
     async def _about(self, method: str, path: str, key: KeyRoute, send: Send, call: Call) -> int:
         """The models, and paths that are not here."""
         listed = path == MODELS or path.startswith(MODELS + "/")
-        if method not in ("GET", "HEAD") or not listed:
+        takes = ("GET", "HEAD", "OPTIONS") if listed else ("POST", "OPTIONS")
+        if not listed and not call.path:
             served = ", ".join([*(f"POST {name}" for name in PATHS), f"GET {MODELS}"])
             error = NotFoundError(f"{method} {path} is not served here", f"what is: {served}")
             await _refuse(send, error, call, "unknown_url")
             return error.http_status
+        if method not in takes:
+            raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
         models = list(_models(self.lanes.by_name.values(), key))
         if path == MODELS:
             await http.reply(send, 200, orjson.dumps({"object": "list", "data": models}))
@@ -135,8 +146,8 @@ class OpenAI:
         return 200
 
 
-def model_of(body: bytes) -> str:
-    """The `model` of a request.
+def asked_of(body: bytes) -> tuple[str, bool]:
+    """The `model` of a request, and whether it wants a stream.
 
     Raises:
         UsageError: the body is no JSON object, or names no model.
@@ -148,7 +159,7 @@ def model_of(body: bytes) -> str:
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, str) or not model:
         raise UsageError("the body must be a JSON object with a `model`: the endpoint's name")
-    return model
+    return model, document.get("stream") is True
 
 
 def find(model: str, routes: Sequence[EndpointRoute]) -> Target | None:

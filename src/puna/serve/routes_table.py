@@ -109,7 +109,7 @@ def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
         state=str(raw.get("state") or ""),
         reason=str(raw.get("reason") or ""),
         inference_time_s=float(raw.get("inference_time_s") or 180.0),
-        max_queue=int(raw.get("max_queue") or DEFAULT_MAX_QUEUE),
+        max_queue=DEFAULT_MAX_QUEUE if raw.get("max_queue") is None else int(raw["max_queue"]),
         max_replica=int(raw.get("max_replica", 1)),
         min_replica=int(raw.get("min_replica", 0)),
         schema=raw.get("schema"),

@@ -76,8 +76,8 @@ class WaitingRoom:
 
     def first(self) -> Ticket | None:
         """The first in line; None: nobody waits."""
-        line = self._again or next(iter(self._lines.values()), None)
-        return next(iter(line.values())) if line else None
+        line = self._again or next(iter(self._lines.values()), self._again)
+        return next(iter(line.values()), None)
 
     def waiting_of(self, key: str) -> int:
         """How many requests of a key wait in its line."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, faults, openai, protocol, scope
+from puna.worker import binary, calllog, faults, openai, protocol, scope
+from puna.worker.binary import SIZE
 from puna.worker.calls import Call
 from puna.worker.refusal import Refusal
 from puna.worker.runner import App
@@ -52,12 +53,17 @@ def failure(call: Call, status: int, message: str, refusal: Optional[Refusal] = 
 def _infer(app: App, call: Call) -> bytes:
     if app.passes_handler:
         raise BadRequest("this app streams its output: POST to .../generate_stream")
-    document = _parse(call.body)
+    document = _document(call)
+    wanted = binary.Wanted(document)
+    wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
     result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
     reply: Dict[str, Any] = _model(call)
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
-    reply["outputs"] = write_outputs(result, declared=app.outputs)
+    outputs, rest = wanted.split(wanted.chosen(write_outputs(result, declared=app.outputs)))
+    reply["outputs"] = outputs
+    if rest or any(SIZE in o.get("parameters", ()) for o in outputs):
+        return protocol.encode_binary_reply(call.request_id, 200, *binary.written(reply, rest))
     return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
 
@@ -73,7 +79,7 @@ def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
         emit(call, protocol.encode(protocol.CHUNK, call.request_id, dict(model, **event)))
 
     handler = StreamHandler(send)
-    result = _run(app, call, read_parameters(app.schema, _parse(call.body), app.numpy), handler)
+    result = _run(app, call, read_parameters(app.schema, _document(call), app.numpy), handler)
     if not app.passes_handler:
         send(write_event(result))  # an app that does not stream answers with one event, as Triton does
     if not call.stream_begun:
@@ -92,13 +98,17 @@ def _model(call: Call) -> Dict[str, Any]:
     return {name: str(call.head.get(name, "1" if name == "model_version" else "")) for name in names}
 
 
-def _parse(body: bytes) -> Any:
+def _document(call: Call) -> Any:
+    """The request's JSON, with the values of its binary tensors."""
+    body, json_bytes = call.body, int(call.head.get("json_bytes") or 0)
+    head, rest = (body[:json_bytes], body[json_bytes:]) if json_bytes else (body, b"")
     try:
-        return json.loads(body or b"{}")
+        document = json.loads(head or b"{}")
     except (ValueError, RecursionError) as error:
-        if b'"binary_data_size"' in body:
+        if b'"binary_data_size"' in body and not json_bytes:
             raise BadRequest(
-                "binary tensors are not taken here: send every input's values as JSON in `data` (tritonclient: "
-                "set_data_from_numpy(..., binary_data=False))"
+                "tensors' bytes follow the JSON, and the header Inference-Header-Content-Length, which says where, is "
+                "missing"
             ) from None
         raise BadRequest("the body is not JSON: %s" % error) from None
+    return binary.filled(document, rest) if json_bytes else document

@@ -16,8 +16,8 @@ MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 
 # from the gateway (request_id says which request) or from the owner (request_id 0)
 # REQUEST is JSON {"path", "deadline_s": float left, "trace": str, "model_name", "model_version"} NEWLINE, then the
-# client's body. Paths: `infer` and `stream` call the app; `chat` and `completion` ask its engine, with the LoRA
-# {"name", "path"} of "adapter" when the head has one.
+# client's body; where tensors' bytes follow its JSON, "json_bytes" says how long that is. Paths: `infer` and `stream`
+# call the app; `chat` and `completion` ask its engine, with the LoRA {"name", "path"} of "adapter" when there is one.
 REQUEST = 1
 CANCEL = 2  # the client went away: drop the request if it has not begun; else END tells when it is over
 DRAIN = 3  # accept nothing more; answer DRAINED when the last reply is out
@@ -42,6 +42,7 @@ AWAKE = 75  # as ASLEEP; "reason" says why it stays awake, when it was told to s
 # infer has been called for this request; of a short call it is told together with the reply. Empty, or of a request
 # that woke the replica or waited for that: JSON {"tier": "asleep", "wake_ms": float}
 STARTED = 76
+BINARY_REPLY = 78  # as REPLY, between status and body `json_bytes: u32`: how much of the body is JSON
 FORKED = 77  # the answer to FORK: JSON {"error": str}; an empty one comes from the new guard once it listens
 
 NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
@@ -83,6 +84,17 @@ def encode(kind: int, request_id: int = 0, payload: Any = b"") -> bytes:
 def encode_reply(request_id: int, status: int, body: bytes) -> bytes:
     """A REPLY frame: HTTP status and body."""
     return encode(REPLY, request_id, struct.pack(">H", status) + body)
+
+
+def encode_binary_reply(request_id: int, status: int, body: bytes, json_bytes: int) -> bytes:
+    """A BINARY_REPLY frame: tensors' bytes follow the first `json_bytes` of the body."""
+    return encode(BINARY_REPLY, request_id, struct.pack(">HI", status, json_bytes) + body)
+
+
+def decode_binary_reply(payload: bytes) -> tuple[int, bytes, int]:
+    """`(status, body, json_bytes)` of a BINARY_REPLY's payload."""
+    status, json_bytes = struct.unpack_from(">HI", payload)
+    return status, bytes(payload[6:]), json_bytes
 
 
 def decode_reply(payload: bytes) -> tuple[int, bytes]:

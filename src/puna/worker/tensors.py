@@ -92,12 +92,13 @@ def _read(declared: Input, tensor: Dict[str, Any], batched: bool, numpy: Any) ->
 
 
 def refuse_binary(parameters: Dict[str, Any], name: str) -> None:
-    """Raise BadRequest when a tensor's bytes stand behind the JSON, or in shared memory."""
-    told = [key for key in ("binary_data_size", "shared_memory_region") if key in parameters]
-    if told:
+    """Raise BadRequest when a tensor's values are said to be elsewhere, and are not."""
+    if "shared_memory_region" in parameters:
+        raise BadRequest("input '%s' has shared_memory_region: shared memory is not taken here" % name)
+    if "binary_data_size" in parameters:
         raise BadRequest(
-            "input '%s' has %s: binary tensors are not taken here, send its values as JSON in `data` (tritonclient: "
-            "set_data_from_numpy(..., binary_data=False))" % (name, told[0])
+            "input '%s' has binary_data_size, and the header Inference-Header-Content-Length, which says where the "
+            "tensors' bytes begin, is missing" % name
         )
 
 
