@@ -65,7 +65,9 @@ def client_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(spec, home, lines.append, cancelled=lambda: False).python
 
 
-def test_the_real_client_calls_an_endpoint_with_its_defaults(shared_up: Up, client_python: Path, tmp_path: Path) -> None:
+def test_the_real_client_calls_an_endpoint_with_its_defaults(
+    shared_up: Up, client_python: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "app.py").write_text(APP)
