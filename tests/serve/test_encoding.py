@@ -24,6 +24,7 @@ BARE = RAW.compress(BODY) + RAW.flush()
         ("deflate", BARE),
         ("deflate, gzip", gzip.compress(zlib.compress(BODY))),
     ],
+    ids=["none", "identity", "gzip", "x-gzip", "zlib", "bare deflate", "two"],
 )
 def test_a_body_is_what_it_was(encodings: str, packed: bytes) -> None:
     assert decoded(packed, encodings, len(BODY)) == BODY
@@ -38,7 +39,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         decoded(gzip.compress(BODY), "gzip", len(BODY) - 1)
 
 
-@pytest.mark.parametrize("packed", [b"", b"no", gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"more", BARE])
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"no", gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"more", BARE],
+    ids=["empty", "text", "cut", "more behind it", "another encoding"],
+)
 def test_what_is_no_whole_gzip_is_the_callers_mistake(packed: bytes) -> None:
     with pytest.raises(UsageError, match="no whole gzip"):
         decoded(packed, "gzip", 1 << 20)
