@@ -35,7 +35,7 @@ class Deadlines(Generic[T]):
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for call in [call for call, at in self._at.items() if at <= now]:
+        for call in sorted((call for call, at in self._at.items() if at <= now), key=self._at.__getitem__):
             self._at.pop(call, None)
             self._late(call)
         if self._at:
