@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from servers import against
 from servers.contenders import PEERS, peer, puna
 from servers.load import bare_worker, need_wrk, wrk
 from servers.soak import soak
@@ -24,6 +25,7 @@ from puna.artifacts import write_json
 BENCH = Path(__file__).resolve().parent
 WARM_S = 1.0
 PUNA = "puna"
+SETTINGS = ("rounds", "seconds", "connections", "gateways", "soak", "against", "pairs")
 HEAD = ("server", "req/s at 64", "p50 ms", "p99 ms", "p50 ms at 1", "to Puna")
 
 
@@ -35,11 +37,17 @@ def main(words: Sequence[str] | None = None) -> int:
         "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "settings": {n: getattr(options, n) for n in ("rounds", "seconds", "connections", "gateways", "soak")},
+        "settings": {name: getattr(options, name) for name in SETTINGS},
         "versions": versions(),
     }
-    path = options.out or BENCH / f"serve-{result['machine']['slug']}.json"
-    if options.soak:
+    kind = "serve-against" if options.against else "serve"
+    path = options.out or BENCH / f"{kind}-{result['machine']['slug']}.json"
+    if options.against:
+        load = (options.connections, options.seconds)
+        found = against.compare(options.against, BENCH.parent, options.pairs, load, options.gateways)
+        result["against"] = found
+        print("\n".join(against.lines(found, options.connections)))
+    elif options.soak:
         result["soak"] = long_run(options)
     else:
         result["servers"] = compare(options)
@@ -209,11 +217,15 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--connections", type=int, default=64)
     add("--gateways", type=int, default=1, help="gateway processes of Puna")
     add("--soak", type=float, default=0.0, metavar="MINUTES", help="Puna alone for so long, and what grows")
+    add("--against", metavar="REV", help="Puna of this tree against that of another commit, in alternating pairs")
+    add("--pairs", type=int, default=12, help="of runs, with --against; 6 at least")
     add("--environments", type=Path, default=cache, metavar="DIR", help=f"the peers' environments; {cache}")
     add("--out", type=Path, metavar="FILE", help="bench/serve-<machine>.json when left out")
     options = parser.parse_args(words)
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds are 1 at least")
+    if options.against and options.pairs < 6:
+        parser.error("--pairs is 6 at least: fewer bound nothing")
     return options
 
 

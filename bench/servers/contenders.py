@@ -80,13 +80,15 @@ class Puna:
 
 
 @contextlib.contextmanager
-def puna(gateways: int = 1, prepare: Callable[[Home], None] | None = None) -> Iterator[Puna]:
-    """Puna up, in a home that `prepare` has filled, and down again."""
+def puna(
+    gateways: int = 1, prepare: Callable[[Home], None] | None = None, source: Path | None = None
+) -> Iterator[Puna]:
+    """Puna up, in a home that `prepare` has filled, and down again; `source` is a `src` folder to run instead."""
     with tempfile.TemporaryDirectory(prefix="puna-bench-") as root:
         home = Home(Path(root))
         if prepare is not None:
             prepare(home)
-        env = os.environ | {"PUNA_HOME": root}
+        env = os.environ | {"PUNA_HOME": root} | ({"PYTHONPATH": str(source)} if source else {})
         command = [sys.executable, "-m", "puna", "up", "--port", "0", "--gateways", str(gateways)]
         with (home.root / "up.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
