@@ -32,11 +32,23 @@ class Front:
     """What callers type, where that is not what is listened on: behind a proxy, or by a name."""
     cors_origins: tuple[str, ...] = ()
     """Sites whose pages may call inference from a browser; `*` is all of them."""
+    keep_alive_s: int = 620
+    """A connection between two requests is kept so long: longer than proxies keep theirs (GCP 600 s, AWS 60 s, nginx
+    60 s), so that it is never this side that hangs up as a request is on its way."""
+    per_address: int = 1024
+    """Connections that a gateway takes from one address; from this machine's own, where a proxy may be, any number."""
 
     def address(self, port: int) -> str:
         """Where it listens, once `port` is known."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{shown}:{port}"
+
+    def check(self) -> None:
+        """Raise UsageError where a number makes no sense."""
+        if self.keep_alive_s < 1:
+            raise UsageError(f"--keep-alive {self.keep_alive_s} is no time", "puna up --keep-alive 620")
+        if self.per_address < 1:
+            raise UsageError(f"--per-address {self.per_address} lets nobody in", "puna up --per-address 1024")
 
     @property
     def origins(self) -> tuple[str, ...]:

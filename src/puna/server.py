@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puna import descriptors
 from puna.backends.base import Phase
 from puna.deploy import figures
 from puna.deploy.figures import Memories
@@ -60,8 +61,8 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         ConflictError: another `puna up` runs in this home.
     """
     progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
-    public, host = front.public_url, front.host
-    tls = front.tls
+    front.check()
+    public, host, tls = front.public_url, front.host, front.tls
     with sole(home), listen(host, front.port, tls=tls is not None, insecure=front.insecure) as listener:
         reader, writer = os.pipe()
         number = listener.getsockname()[1]
@@ -71,6 +72,8 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         specs = [_control_spec(home, reader, public or url, memories)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
+        if descriptors.hard() < descriptors.FEW:
+            progress.note(_few_files())
         up = threading.Event()
         threading.Thread(target=_wait_until_up, args=(host, number, tls is not None, up), daemon=True).start()
 
@@ -92,6 +95,14 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
             home.state.unlink(missing_ok=True)
             home.control_socket.unlink(missing_ok=True)
             home.drop_sockets()
+
+
+def _few_files() -> str:
+    most = descriptors.hard()
+    return (
+        f"a process may open {most} files here: a gateway takes {descriptors.for_clients(most)} connections; "
+        f"for more raise the hard limit first: ulimit -Hn 65536 as root, LimitNOFILE=65536 in a systemd unit"
+    )
 
 
 def _console_link(home: Home) -> str:
@@ -144,8 +155,9 @@ def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, front: 
     command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
     command += ["--figures-fds", _listed(shared.memories), "--id", f"g{index}"]
     command += [word for origin in front.origins for word in ("--cors-origin", origin)]
-    if (tls := front.tls) is not None:
-        command += ["--certificate", str(tls.certificate), "--key", str(tls.key)]
+    command += ["--keep-alive", str(front.keep_alive_s), "--per-address", str(front.per_address)]
+    if front.tls is not None:
+        command += ["--certificate", str(front.tls.certificate), "--key", str(front.tls.key)]
     log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared.fds)
     return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2)
 
@@ -242,7 +254,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     for thread in threads:
         thread.start()
     try:
-        _serve(app, _control_socket(home), grace_s=1, on_stop=_hush)
+        _serve(app, _control_socket(home), Front(), grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
@@ -311,21 +323,22 @@ def gateway(home: Home, shared: Shared, index: int, front: Front) -> None:
     gc.set_threshold(20_000, 20, 20)
     counts = Counts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
-    _serve(app, bound, grace_s=GATEWAY_GRACE_S, tls=front.tls, on_stop=app.wind_down, counts=counts)
+    _serve(app, bound, front, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
 
 
 def _serve(
     app: object,
     bound: socket.socket,
+    front: Front,
     *,
     grace_s: float,
-    tls: Tls | None = None,
     on_stop: Callable[[], None] | None = None,
     counts: Counts | None = None,
 ) -> None:
     """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
     import uvicorn
 
+    from puna.serve.clients import ClientLimits
     from puna.serve.connection import Connection
     from puna.serve.door import Server
 
@@ -341,13 +354,15 @@ def _serve(
         log_level="warning",
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,
+        date_header=counts is not None,  # the gateway's replies have it; what it passes back would have it twice
+        timeout_keep_alive=front.keep_alive_s,
         timeout_graceful_shutdown=int(grace_s),
-        ssl_certfile=str(tls.certificate) if tls else None,
-        ssl_keyfile=str(tls.key) if tls else None,
+        ssl_certfile=str(front.tls.certificate) if front.tls else None,
+        ssl_keyfile=str(front.tls.key) if front.tls else None,
     )
 
-    server = Server(config, counts)
+    most = descriptors.for_clients(descriptors.raise_limit())
+    server = Server(config, counts, ClientLimits(most, front.per_address))
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
@@ -383,6 +398,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--cors-origin", action="append", default=[])
+    parser.add_argument("--keep-alive", type=int, default=Front.keep_alive_s)
+    parser.add_argument("--per-address", type=int, default=Front.per_address)
     options = parser.parse_args(arguments)
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
@@ -391,7 +408,8 @@ def main(arguments: list[str]) -> None:
         control(Home.default(), options.owner_fd, options.url, memories)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
-        front = Front(tls=tls, cors_origins=tuple(options.cors_origin))
+        origins = tuple(options.cors_origin)
+        front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
         shared = Shared(options.listen_fd, options.counts_fd, memories)
         gateway(Home.default(), shared, int(options.id.removeprefix("g")), front)
 

@@ -215,3 +215,150 @@ def test_a_stream_whose_client_does_not_read_ends_and_frees_its_place(sockets: P
         await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
 
     raw_story(sockets, play)
+
+
+def test_a_wish_for_another_protocol_is_passed_over_and_the_body_and_the_next_request_are_kept(sockets: Path) -> None:
+    """As `curl --http2 -d` asks: with a body, and with a second request behind it."""
+    wish = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve()
+        raw = await connect()
+        raw.writer.write(post(b"kept", *wish))
+        assert (await raw.reply())[::2] == (200, b"kept")
+        raw.writer.write(post(b"the next"))
+        assert (await raw.reply())[::2] == (200, b"the next")
+        raw.writer.write(post(b"one", *wish) + post(b"two", "connection: upgrade", "upgrade: websocket") + post(b"3"))
+        assert [(await raw.reply())[2] for _ in range(3)] == [b"one", b"two", b"3"]
+        large = post(b"x" * 300_000, *wish)
+        for start in range(0, len(large), 50_000):
+            raw.writer.write(large[start : start + 50_000])
+            await raw.writer.drain()
+        assert (await raw.reply())[2] == b"x" * 300_000
+        raw.writer.write(post(b"y", *wish) * 3000)  # many at once: nothing is nested
+        assert all([(await raw.reply())[2] == b"y" for _ in range(3000)])
+        assert len(worker.heads) == 3006
+        raw.writer.write(b"CONNECT 10.0.0.1:22 HTTP/1.1\r\nhost: h\r\n\r\n")
+        assert (await raw.reply())[0] == 405 and await raw.is_hung_up()
+
+    raw_story(sockets, play)
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        (("content-length: 3", "content-length: 3"), b"abc"),
+        (("content-length: 3", "transfer-encoding: chunked"), b"0\r\n\r\n"),
+        (("transfer-encoding: chunked", "content-length: 3"), b"0\r\n\r\n"),
+        (("transfer-encoding: chunked, identity",), b"0\r\n\r\n"),
+        (("transfer-encoding: identity",), b"abc"),
+        (("content-length: 3", "host: other"), b"abc"),
+        (("content-length: +3",), b"abc"),
+        (("content-length : 3",), b"abc"),
+        (("x: 1", " folded: 2", "content-length: 3"), b"abc"),
+    ],
+)
+def test_what_two_readers_could_read_in_two_ways_is_refused(sockets: Path, lines: tuple[str, ...], body: bytes) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve()
+        raw = await connect()
+        head = "".join(f"{line}\r\n" for line in ("host: h", AUTH.strip(), *lines))
+        raw.writer.write(f"POST {INFER} HTTP/1.1\r\n{head}\r\n".encode() + body + post(b"smuggled"))
+        assert (await raw.reply())[0] == 400 and await raw.is_hung_up()
+        assert not worker.heads
+
+    raw_story(sockets, play)
+
+
+def test_a_request_names_its_host_unless_it_is_of_http_1_0(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        raw = await connect()
+        raw.writer.write(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
+        assert (await raw.reply())[0] == 400 and await raw.is_hung_up()
+        raw = await connect()
+        raw.writer.write(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert (await raw.reply())[0] == 200
+
+    raw_story(sockets, play)
+
+
+def test_a_head_that_is_too_large_is_refused_also_when_it_comes_in_one_packet_with_its_body(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve()
+        for path in (INFER, "/v2/models/e/generate_stream", "/api/v1/endpoints"):
+            raw = await connect()
+            raw.writer.write(post(b"body", "x: " + "y" * 9000, path=path))
+            assert (await raw.reply())[0] == 431 and await raw.is_hung_up()
+        raw = await connect()
+        raw.writer.write(post(b"x" * 30_000, "x: " + "y" * 7000))  # a large packet, whose head is none
+        assert (await raw.reply())[0] == 200 and len(worker.heads) == 1
+
+    raw_story(sockets, play, Hasty)
+
+
+def test_who_connects_and_says_nothing_or_sends_a_body_drop_by_drop_is_hung_up_on(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        silent = await connect()
+        assert await asyncio.wait_for(silent.is_hung_up(), 5)
+        for path, length in ((INFER, 100), (INFER, 100_000), ("/api/v1/hooks/e", 100), ("/api/v1/sources", 100_000)):
+            raw = await connect()
+            raw.writer.write(post(b"", path=path, length=length))
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):  # a byte now and then buys no time
+                    raw.writer.write(b"x")
+                    await asyncio.sleep(0.02)
+                    if raw.reader.at_eof() or raw.reader._buffer:  # type: ignore[attr-defined]
+                        break
+            assert (await raw.reply())[0] == 408 and await raw.is_hung_up(), path
+
+    raw_story(sockets, play, Hasty)
+
+
+def test_a_connection_that_works_is_kept_between_its_requests(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve()
+        raw = await connect()
+        for _ in range(3):
+            raw.writer.write(post(b"again"))
+            assert (await raw.reply())[0] == 200
+            await asyncio.sleep(0.6)  # twice what a first request has
+
+    raw_story(sockets, play, Hasty)
+
+
+def test_what_is_refused_behind_a_request_waits_for_that_ones_reply(sockets: Path) -> None:
+    async def slow(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        await asyncio.sleep(0.2)
+        worker.send(protocol.encode_reply(request_id, 200, body))
+
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve(slow)
+        for first in (post(b"good"), post(b"g" * 100_000)):
+            raw = await connect()
+            raw.writer.write(first + b"\x16\x03\x01 this is TLS")
+            assert (await raw.reply())[::2] == (200, first.partition(b"\r\n\r\n")[2])
+            assert (await raw.reply())[0] == 400 and await raw.is_hung_up()
+
+    raw_story(sockets, play)
+
+
+def test_trailers_are_nobodys_headers_and_do_not_grow_without_end(sockets: Path) -> None:
+    async def play(world: World, connect: Connect) -> None:
+        worker = await world.serve()
+        chunked = f"POST {INFER} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n".encode()
+        raw = await connect()
+        raw.writer.write(chunked + b"\r\n2\r\n{}\r\n0\r\n" + AUTH.encode() + b"\r\n")
+        assert (await raw.reply())[0] == 401 and not worker.heads
+        raw = await connect()
+        raw.writer.write(chunked + AUTH.encode() + b"\r\n2\r\n{}\r\n0\r\nx: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                raw.writer.write(b"y" * 8000)
+                await raw.writer.drain()
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            assert (await raw.reply())[0] == 400
+        assert not worker.heads
+
+    raw_story(sockets, play)

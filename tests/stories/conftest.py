@@ -57,12 +57,15 @@ INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1],
 class Up:
     """One `puna up`."""
 
-    def __init__(self, root: Path, gateways: int = 1) -> None:
+    def __init__(self, root: Path, gateways: int = 1, files: tuple[int, int] | None = None) -> None:
+        """`files`: the soft and the hard limit of open files that it begins with."""
         self.home = Home(root)
         self.env = {**os.environ, "PUNA_HOME": str(root)}
         self.log = root / "up.log"
         with self.log.open("ab") as log:
             command = [sys.executable, "-c", RUN_UP, str(gateways)]
+            if files is not None:
+                command = ["prlimit", f"--nofile={files[0]}:{files[1]}", *command]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env)
         self._wait_until_up()
         self.client = Client(home=self.home)

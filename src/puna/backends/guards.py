@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from puna import descriptors
 from puna.backends import guard
 from puna.errors import MachineError
 
@@ -23,6 +24,8 @@ def begin(config: dict[str, Any], *, pass_fds: tuple[int, ...] = ()) -> subproce
     """A guard that has its config; the caller waits for it."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=pass_fds)
+    with contextlib.suppress(OSError):  # as below
+        descriptors.give_back(process.pid)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status says so
         process.stdin.write(json.dumps(config).encode() + b"\n")

@@ -31,6 +31,12 @@ def up(
             help="Site whose pages may call inference from a browser; `*` for all; repeatable.", show_default=False
         ),
     ] = None,
+    keep_alive: Annotated[int, typer.Option(help="Seconds for which a connection waits for its next request.")] = (
+        Front.keep_alive_s
+    ),
+    per_address: Annotated[int, typer.Option(help="Connections from one address, for each gateway.")] = (
+        Front.per_address
+    ),
 ) -> None:
     """Run the control plane, the gateway and all replicas until Ctrl-C."""
     from puna import server
@@ -44,13 +50,13 @@ def up(
         words += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert else []
         words += ["--url", url] if url else []
         words += [word for origin in cors_origin or () for word in ("--cors-origin", origin)]
+        words += ["--keep-alive", str(keep_alive), "--per-address", str(per_address)]
         running.start(home, words)
         output.line(f"puna is up at {running.url_of(home)}; stop it with: puna down")
         return
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
-    server.run_up(
-        home, Front(host, port, insecure, tls, url, tuple(cors_origin or ())), gateways, progress=output.Watch()
-    )
+    front = Front(host, port, insecure, tls, url, tuple(cors_origin or ()), keep_alive, per_address)
+    server.run_up(home, front, gateways, progress=output.Watch())
 
 
 def down(json: AsJson = False) -> None:

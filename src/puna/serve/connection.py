@@ -7,12 +7,12 @@ It makes no task, no future and no timer. Everything else takes uvicorn's way th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from puna.serve.arrival import Arrival, Awaited, Limits
 from puna.serve.corked import CorkedProtocol
 from puna.serve.http import JSON_BYTES, Header
 
@@ -23,20 +23,12 @@ LONG_WAY = frozenset((b"content-encoding", JSON_BYTES))
 """Headers of requests whose body has to be looked at first."""
 TOO_SLOW = (408, b"the request took too long to arrive")
 TOO_LARGE = (431, b"the request's head is too large")
+NO_HTTP = (400, b"this is no HTTP request")
+UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a client may ask of a connection."""
-
-    head_bytes: int = 65536
-    head_s: float = 10.0
-    """A request line and its headers have so long, from their first byte."""
-    body_s: float = 60.0
-    """No byte of a body for so long: the client is gone, or means harm."""
-    unread_s: float = 60.0
-    """Replies wait for so long while the client reads nothing."""
-    look_every_s: float = 5.0
+class NoRequestError(Exception):
+    """What the parser has found is refused."""
 
 
 class Direct(Protocol):
@@ -112,13 +104,20 @@ class Connection(CorkedProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.address = ""
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the client has gone."""
         self._direct: Direct | None = self.app if hasattr(self.app, "infer") else None
         self._request: Request | None = None  # the short-way request that is being parsed or answered
         self._is_short = False  # what is being parsed takes the short way
         self._parts: list[bytes] = []
-        self._head_bytes = -1  # of the head that is arriving; -1: none is
-        self._moved = 0.0  # when the last byte came, or the head began
+        self._arrival = Arrival(0.0)
+        self._now = 0.0  # when the bytes came that are being parsed, and how many they are
+        self._came = 0
+        self._plain_head = b""  # of a request that would upgrade: the same without that
+        self._refusal: tuple[int, bytes] | None = None  # why nothing more is read; said once all before is answered
         self._stuck = 0.0  # since when the client has not read what is written; 0: it reads
+        self._stuck_bytes = 0  # and how much that was then
         self._timer: Any = None
 
     # -- time and size -------------------------------------------------------------------------------------------
@@ -126,63 +125,104 @@ class Connection(CorkedProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        self._moved = self.loop.time()
+        self._arrival = Arrival(self.loop.time())
         self._timer = self.loop.call_later(self.limits.look_every_s, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
-        if self._head_bytes < 0:
-            self._moved = self.loop.time()
+        if self._refusal is not None:
+            return
+        arrival = self._arrival
+        self._now = arrival.moved = self.loop.time()
+        self._came = len(data)
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(*(self._refusal or NO_HTTP))
+            return
+        if arrival.awaited is Awaited.HEAD:
+            arrival.head_bytes += self._came
+            if arrival.head_bytes > self.limits.head_bytes:
+                self._refuse(*TOO_LARGE)
+        elif arrival.awaited is Awaited.BODY:
+            arrival.came_bytes += self._came
+            if arrival.is_padded(self.limits):
+                self._refuse(*NO_HTTP)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse; what comes back has to be parsed once more.
+
+        Nothing is upgraded here: such a request is read as the same one without the wish. The parser cannot do that.
+        """
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # nothing is upgraded here; the request itself is answered as any other
-        except httptools.HttpParserError:
-            self._refuse(400, b"this is no HTTP request")
-            return
-        if self._head_bytes >= 0:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.head_bytes:
-                self._refuse(*TOO_LARGE)
+        except httptools.HttpParserUpgrade as upgrade:
+            head, self._plain_head = self._plain_head, b""
+            self.parser: Any = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            return head + data[upgrade.args[0] :]
+        return b""
 
     def _look(self) -> None:
         """Every few seconds: is a request, or the next one, too long in coming? One timer for all such questions."""
-        now = self.loop.time()
-        quiet_s = now - self._moved
-        if self._stuck and now - self._stuck >= self.limits.unread_s:
+        now, limits, arrival = self.loop.time(), self.limits, self._arrival
+        if self._stuck and self._reads_too_slowly(now):
             self.transport.abort()
             return
         if self.transport.is_closing():
             pass  # what is written still has to be read
-        elif self._head_bytes >= 0:
-            if quiet_s >= self.limits.head_s:
-                self._refuse(*TOO_SLOW)
-        elif self._is_idle():
-            if quiet_s >= self.timeout_keep_alive:
+        elif arrival.awaited is Awaited.REQUEST:
+            if self._is_idle() and arrival.is_late(now, limits, self.timeout_keep_alive):
                 self.transport.close()
-        elif self._body_is_due() and quiet_s >= self.limits.body_s:
+        elif arrival.awaited is Awaited.BODY and self.flow.read_paused:
+            arrival.held_back(limits.look_every_s)
+        elif arrival.is_late(now, limits, self.timeout_keep_alive):
             self._refuse(*TOO_SLOW)
-        self._timer = self.loop.call_later(self.limits.look_every_s, self._look)
+        self._timer = self.loop.call_later(limits.look_every_s, self._look)
+
+    def _reads_too_slowly(self, now: float) -> bool:
+        read_bytes = max(0, self._stuck_bytes - int(self.transport.get_write_buffer_size()))
+        return now - self._stuck >= self.limits.unread_s + read_bytes / self.limits.body_bytes_s
+
+    def waiting(self, now: float) -> tuple[int, float] | None:
+        """How dispensable this connection is, the least first; None: a request is being answered, or it ends anyway."""
+        if self.transport.is_closing():
+            return None
+        if not self._is_idle() and (self._arrival.awaited is not Awaited.BODY or self.cycle.response_started):
+            return None
+        return self._arrival.waiting(now)
+
+    def hang_up(self) -> None:
+        """End it at once: others need its place."""
+        self.transport.abort()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
 
-    def _body_is_due(self) -> bool:
-        """The rest of a body is awaited, and nobody here has asked the client to pause."""
-        if self.flow.read_paused:
-            return False
-        return self._is_short or bool(getattr(self.cycle, "more_body", False))
-
     def _refuse(self, status: int, text: bytes) -> None:
-        """What cannot be a request any more: say why when nothing was said yet, and hang up."""
-        if self._is_idle() or self._is_short or not self.cycle.response_started:
+        """What cannot be a request any more: say why once all before it is answered, and hang up.
+
+        Of a body that breaks off, the refusal is the answer, unless one has begun.
+        """
+        self._refusal = (status, text)
+        may_speak = self._is_idle()
+        if self._arrival.awaited is Awaited.BODY:
+            if self.pipeline and self.pipeline[0][0] is self.cycle:
+                self.pipeline.popleft()  # nobody began with it
+            elif self.cycle.response_started:
+                self.transport.close()
+                return
+            else:
+                may_speak = True
+        if may_speak:
             head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + head % len(text) + text)
-        self.transport.close()
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
-        self._stuck = self.loop.time()
+        self._stuck, self._stuck_bytes = self.loop.time(), self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -198,6 +238,8 @@ class Connection(CorkedProtocol):
         self._timer.cancel()
         request, self._request = self._request, None
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
         if request is not None and request.gone is not None:
             request.gone()
 
@@ -209,52 +251,99 @@ class Connection(CorkedProtocol):
         self.headers: list[Header] = []
         self.expect_100_continue = False
         self._is_short = False
-        self._head_bytes = 0
-        self._moved = self.loop.time()
+        arrival = self._arrival
+        arrival.awaited, arrival.head_bytes = Awaited.HEAD, -self._came  # other requests may be in the same packet
+        if not arrival.is_first:  # the first head's time has run since the client connected
+            arrival.since = self._now
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of a head; those behind a body are nobody's business."""
+        if self._arrival.awaited is Awaited.HEAD:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Which way does it go?"""
-        self._head_bytes = -1
-        request = self._short_request() if self._direct is not None else None
+        arrival, parser = self._arrival, self.parser
+        if max(arrival.head_bytes, 0) + self._came > self.limits.head_bytes:
+            self._measure_head()
+        if parser.should_upgrade():
+            self._plain_head = self._without_upgrade(parser.get_method())
+            return
+        request = self._short_request()
         if request is not None:
             self.cycle, self._request, self._is_short = request, request, True
             self._parts = []
-            return
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
-        super().on_headers_complete()
+        else:
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            self.headers.extend(headers)
+            super().on_headers_complete()
+        # Last: until there is a cycle of its own, the one in hand is that of the request before.
+        arrival.awaited, arrival.is_first, arrival.since = Awaited.BODY, False, self._now
+        arrival.came_bytes, arrival.body_bytes = -self._came, 0  # what comes with the head is not counted
+
+    def _no_request(self, status: int, text: bytes) -> NoRequestError:
+        """To be raised through the parser; `data_received` says what it says to the client."""
+        self._refusal = (status, text)
+        return NoRequestError()
+
+    def _measure_head(self) -> None:
+        """The end of a head came with bytes of something else: count what is its own."""
+        own = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if own > self.limits.head_bytes:
+            raise self._no_request(*TOO_LARGE)
+
+    def _without_upgrade(self, method: bytes) -> bytes:
+        """The request's head again, without the headers of a wish to go on in another protocol."""
+        if method == b"CONNECT":
+            raise self._no_request(405, b"this is no proxy")
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(word for word in value.split(b",") if word.strip().lower() not in UPGRADES)
+            if name not in UPGRADES and (value or name != b"connection"):
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"\r\n"])
 
     def _short_request(self) -> Request | None:
         """The request, if it may take the short way."""
-        url = self.url
-        if not (url.startswith(PREFIX) and url.endswith(SUFFIX)) or self.expect_100_continue:
+        url, parser, headers = self.url, self.parser, self.headers
+        length = authorization = trace = b""
+        hosts, is_plain = 0, True
+        for key, value in headers:
+            if key == b"host":
+                hosts += 1
+            elif key == b"content-length":
+                length = value
+            elif key == b"authorization":
+                authorization = authorization or value
+            elif key == b"x-request-id":
+                trace = trace or value
+            elif key in LONG_WAY or (key == b"origin" and self._direct is not None and self._direct.has_cors):
+                is_plain = False
+        version = parser.get_http_version()
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise self._no_request(400, b"a request names one host")  # two readers could each believe another one
+        if self._direct is None or not (url.startswith(PREFIX) and url.endswith(SUFFIX)) or self.expect_100_continue:
             return None
         name = url[len(PREFIX) : -len(SUFFIX)]
         if not name or b"/" in name or b"%" in name or b"?" in name:
             return None
         if not self._is_idle() or self.flow.write_paused:  # ASGI's way waits for a client that does not read
             return None
-        parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
+        if parser.get_method() != b"POST" or version != "1.1" or not is_plain:
+            return None
+        if not length.isdigit() or int(length) > MAX_SHORT_BODY_BYTES:
             return None
         request = Request(self, name.decode("latin-1"), parser.should_keep_alive())
-        request.headers = self.headers
-        length = b""
-        for key, value in self.headers:
-            if key == b"content-length":
-                length = value
-            elif key == b"authorization":
-                request.authorization = request.authorization or value.decode("latin-1")
-            elif key == b"x-request-id":
-                request.trace = request.trace or value.decode("latin-1")
-            elif key in LONG_WAY or (key == b"origin" and self._direct is not None and self._direct.has_cors):
-                return None
-        return request if length.isdigit() and int(length) <= MAX_SHORT_BODY_BYTES else None
+        request.headers = headers
+        request.authorization, request.trace = authorization.decode("latin-1"), trace.decode("latin-1")
+        return request
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
+        self._arrival.body_bytes += len(body)
         if self._is_short:
             self._parts.append(body)
         else:
@@ -262,6 +351,10 @@ class Connection(CorkedProtocol):
 
     def on_message_complete(self) -> None:
         """The request is here, whole."""
+        arrival = self._arrival
+        if self._plain_head:
+            return  # it is about to be read once more
+        arrival.awaited, arrival.since = Awaited.REQUEST, self._now
         if not self._is_short:
             super().on_message_complete()
             return
@@ -303,8 +396,12 @@ class Connection(CorkedProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self._moved = self.loop.time()
+        arrival = self._arrival
+        if arrival.awaited is Awaited.REQUEST:
+            arrival.since = self.loop.time()
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+        elif self._refusal is not None:
+            self._refuse(*self._refusal)

@@ -13,12 +13,21 @@ import mmap
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
+from puna.serve.clients import LOCAL, ClientLimits, Clients
+from puna.serve.connection import Connection
+
 CROWDED_PAUSE_S = 0.1
-"""After an accept that failed, most likely for want of file descriptors."""
+"""While nobody more can be let in."""
+CROWDED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
+    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 50\r\n\r\n"
+    b"too many connections from this address at one time"
+)
 
 HANDSHAKE_TIMEOUT_S = 10.0
 START_S = 0.005
@@ -75,14 +84,14 @@ class Door:
     def __init__(
         self,
         bound: socket.socket,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], Connection],
         tls: ssl.SSLContext | None,
         backlog: int,
         counts: Counts | None,
+        clients: Clients,
     ) -> None:
-        self._socket, self._make, self._tls, self._counts = bound, make, tls, counts
+        self._socket, self._make, self._tls, self._counts, self._clients = bound, make, tls, counts, clients
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[object]] = set()
         self._is_open = True
         bound.setblocking(False)
         bound.listen(backlog)
@@ -108,39 +117,95 @@ class Door:
     def _let_in(self) -> None:
         if not self._is_open:
             return
+        now = self._loop.time()
+        if not self._clients.has_room(now):
+            self._pause()  # all are being answered; who comes now waits in the kernel's queue
+            return
         try:
-            client, _ = self._socket.accept()
+            client, peer = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another gateway was quicker, or the client has gone
         except OSError:
-            self._loop.remove_reader(self._socket)
-            self._loop.call_later(CROWDED_PAUSE_S, self._open_again)
+            self._clients.make_room(now)  # no descriptor is left: something else has taken more than its share
+            self._pause()
             return
         client.setblocking(False)
+        address = str(peer[0]) if isinstance(peer, tuple) else LOCAL
+        if not self._clients.admit(address, now):
+            self._turn_away(client)
+            return
         with contextlib.suppress(OSError):  # a Unix socket has no such option
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = self._loop.create_task(self._greet(client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        greeting = Greeting(address, now, self._clients)
+        self._clients.newcomers.add(greeting)
+        greeting.task = self._loop.create_task(self._greet(client, greeting))
+
+    def _turn_away(self, client: socket.socket) -> None:
+        """Say why, where nothing had to be agreed on before, and hang up."""
+        with client, contextlib.suppress(OSError):
+            if self._tls is None:
+                client.send(CROWDED)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._loop.call_later(CROWDED_PAUSE_S, self._open_again)
 
     def _open_again(self) -> None:
         if self._is_open:
             self._loop.add_reader(self._socket, self._knock)
 
-    async def _greet(self, client: socket.socket) -> None:
+    async def _greet(self, client: socket.socket, greeting: Greeting) -> None:
+        """Make a connection of it; TLS is agreed on first."""
         limit_s = HANDSHAKE_TIMEOUT_S if self._tls else None
+
+        def make() -> Connection:
+            made = self._make()
+            made.address, made.on_lost = greeting.address, greeting.leave
+            return made
+
         try:
-            await self._loop.connect_accepted_socket(self._make, client, ssl=self._tls, ssl_handshake_timeout=limit_s)
-        except (OSError, TimeoutError):
-            client.close()  # it left, or what it speaks is no TLS
+            await self._loop.connect_accepted_socket(make, client, ssl=self._tls, ssl_handshake_timeout=limit_s)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            client.close()  # it left, or what it speaks is no TLS, or others needed its place
+            greeting.leave()
+        finally:
+            self._clients.newcomers.discard(greeting)
+
+
+@dataclass(eq=False)
+class Greeting:
+    """A client that was accepted and is no connection yet."""
+
+    address: str
+    since: float
+    clients: Clients
+    task: asyncio.Task[None] | None = None
+    has_left: bool = False
+
+    def waiting(self, now: float) -> tuple[int, float] | None:
+        """As a connection that has not said a word."""
+        return 0, self.since
+
+    def hang_up(self) -> None:
+        """End it."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def leave(self) -> None:
+        """It, or the connection that it became, is gone."""
+        if not self.has_left:
+            self.has_left = True
+            self.clients.left(self.address)
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
     """As uvicorn's, on sockets that are bound already."""
 
-    def __init__(self, config: uvicorn.Config, counts: Counts | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, counts: Counts | None = None, limits: ClientLimits = ClientLimits()
+    ) -> None:
         super().__init__(config)
-        self._counts = counts
+        self._counts, self._limits = counts, limits
         if counts is not None:
             self.server_state.connections = Counted(counts)
 
@@ -148,11 +213,12 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         """The app first, then the doors."""
         await super().startup(sockets=[])
 
-        def make() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(
+        def make() -> Connection:
+            made: Connection = self.config.http_protocol_class(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return made
 
         tls, backlog = self.config.ssl, self.config.backlog
-        self.servers = [Door(bound, make, tls, backlog, self._counts) for bound in sockets or ()]
+        clients = Clients(self._limits, self.server_state.connections)
+        self.servers = [Door(bound, make, tls, backlog, self._counts, clients) for bound in sockets or ()]
