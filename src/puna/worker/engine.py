@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+Score = Tuple[float, List[Tuple[int, float]]]
+"""The log-probability of a token, and the likeliest tokens at its place with theirs, the likeliest first."""
 
 
 class Delta:
     """What one step of the engine added to one choice of a reply."""
 
-    __slots__ = ("finish_reason", "index", "text", "token_ids")
+    __slots__ = ("finish_reason", "index", "prompt_scores", "scores", "text", "token_ids")
 
     def __init__(self, index: int, text: str, token_ids: List[int], finish_reason: Optional[str]) -> None:
         self.index, self.text, self.token_ids = index, text, token_ids
         self.finish_reason = finish_reason
         """`stop`, `length`, another word of the engine's (`abort`), or None while it goes on."""
+        self.scores: List[Score] = []
+        """One for each of `token_ids`, where `top` asked for them."""
+        self.prompt_scores: Optional[List[Score]] = None
+        """Of the prompt's second token and those after it; once, where `echo` asked for them."""
 
 
 class Adapter:
@@ -56,7 +64,8 @@ class Engine:
 
         `params` has OpenAI's names and plain values: `max_tokens`, `temperature`, `top_p`, `top_k`, `min_p`, `n`,
         `stop` (list of text), `seed`, `repetition_penalty`, `ignore_eos`; of `extras` by the same names, but that what
-        holds the reply to a form is one `constraint` (`sampling.read`).
+        holds the reply to a form is one `constraint` (`sampling.read`), and `logprobs` are `top`: how many of the
+        likeliest tokens to tell beside each; with `echo` for the prompt too.
 
         Raises:
             EngineRefusal: the prompt is too long, or a parameter makes no sense.
@@ -126,6 +135,23 @@ def died(why: str) -> None:
     """An engine is in no state to go on; its callers have been told."""
     for function in _mourners:
         function(why)
+
+
+def like_this_thread() -> Callable[[], None]:
+    """What makes another thread compute as this one: GPU and number of CPU threads are a thread's own in torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return lambda: None
+    threads = torch.get_num_threads()
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def prepare() -> None:
+        # Below torch.set_num_threads, which vLLM on CPUs replaces: its kernels' buffers count on the number.
+        torch._C.set_num_threads(threads)
+        if device is not None:
+            torch.cuda.set_device(device)
+
+    return prepare
 
 
 def bake() -> None:

@@ -1,17 +1,25 @@
-"""A transformers causal language model as the worker's own code uses it: streams, batched with other calls."""
+"""A transformers causal language model as the worker's own code uses it: streams of rows in the running batch."""
 
 from __future__ import annotations
 
 import importlib
 import queue
 import threading
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
-from puna.worker.transformers_rows import Part, Rows
+from puna.worker.transformers_cache import Unlike
+from puna.worker.transformers_draw import Draw
+from puna.worker.transformers_loop import Loop, Row, Step
+from puna.worker.transformers_rows import Part
+from puna.worker.transformers_shared import Shared
 
-CONCURRENCY = 32  # rows of one padded batch: more would wait for the longest reply among ever more
+CONCURRENCY = 32  # rows of one batch: more would each wait longer for every step
 REPLACEMENT = "\ufffd"  # what an unfinished character decodes to
+EXTRAS = ("presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "allowed_token_ids",
+          "skip_special_tokens", "include_stop_str_in_output")  # fmt: skip
+# What a model's own generation_config.json says of these holds for requests that do not, as on vLLM.
+OF_MODEL = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class TransformersEngine(Engine):
@@ -19,10 +27,11 @@ class TransformersEngine(Engine):
 
     kind = "transformers"
 
-    def __init__(self, model: Any, name: str, rows: Rows) -> None:
-        self._model, self._rows, self.model = model, rows, name
+    def __init__(self, model: Any, name: str, shared: Shared) -> None:
+        self._model, self._shared, self.model = model, shared, name
         self.concurrency = CONCURRENCY
         self.max_model_len = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+        self.extras = EXTRAS if shared.loop is not None else ()
         self._tokenizer: Any = None
 
     def tokenizer(self) -> Any:
@@ -38,7 +47,69 @@ class TransformersEngine(Engine):
         if not prompt or len(prompt) >= limit:
             raise EngineRefusal("the prompt has %d tokens; this model takes %d with the reply" % (len(prompt), limit))
         most = min(int(given.get("max_tokens", 256)), limit - len(prompt))
-        return self._deltas(prompt, given, most)
+        said = self._model.generation_config.to_diff_dict()
+        given = dict({name: said[name] for name in OF_MODEL if said.get(name) is not None}, **given)
+        return self._joined(prompt, given, most)
+
+    def _joined(self, prompt: List[int], params: Dict[str, Any], most: int) -> Iterator[Delta]:
+        """The choices as rows of the running batch."""
+        loop = self._shared.loop
+        if loop is None:
+            yield from self._deltas(prompt, params, most)
+            return
+        inbox: Any = queue.SimpleQueue()
+        texts = [self._text(params, most) for _ in range(int(params.get("n", 1)))]
+        rows = self._rows(loop, prompt, params, most, inbox.put)
+        try:
+            loop.add(rows)
+            living = set(range(len(rows)))
+            while living:
+                index, step = inbox.get()
+                if step.error is not None:
+                    raise step.error
+                if index not in living:
+                    continue
+                is_last = step.reason is not None
+                delta = Delta(index, texts[index].add(step.token, is_last), [step.token], step.reason)
+                delta.scores = [] if step.score is None else [step.score]
+                delta.prompt_scores = step.prompt
+                if texts[index].is_stopped:
+                    delta.finish_reason = "stop"
+                if delta.finish_reason is not None:
+                    rows[index].leave()
+                    living.discard(index)
+                yield delta
+        except Unlike:  # of the first step: nothing has been told yet
+            self._shared.loop, self.extras = None, ()
+            yield from self._deltas(prompt, params, most)
+        finally:
+            for row in rows:
+                row.leave()
+
+    def _rows(
+        self, loop: Loop, prompt: List[int], params: Dict[str, Any], most: int, told: Callable[[Tuple[int, Step]], Any]
+    ) -> List[Row]:
+        torch = importlib.import_module("torch")
+        ids = torch.tensor(prompt, device=self._model.device)
+        ends = frozenset(self._ends(params)) | frozenset(params.get("stop_token_ids") or ())
+        rows = []
+        for index in range(int(params.get("n", 1))):
+            row = Row(ids, _draw(params, index), most, ends, lambda step, index=index: told((index, step)))  # type: ignore[misc]
+            row.wants_prompt = bool(params.get("echo")) and params.get("top") is not None and index == 0
+            rows.append(row)
+        return rows
+
+    def _ends(self, params: Dict[str, Any]) -> List[int]:
+        ends = self._model.generation_config.eos_token_id
+        return [] if ends is None or params.get("ignore_eos") else ends if isinstance(ends, list) else [ends]
+
+    def _text(self, params: Dict[str, Any], most: int) -> Text:
+        # The warm-up's one token needs no text, and some models lie beside no tokenizer.
+        needed = most > 1 or params.get("stop") or params.get("top") is not None
+        text = Text(self.tokenizer() if needed else None, params.get("stop") or [])
+        text.skips_special = params.get("skip_special_tokens", True)
+        text.has_stop = params.get("include_stop_str_in_output", False)
+        return text
 
     def _deltas(self, prompt: List[int], params: Dict[str, Any], most: int) -> Iterator[Delta]:
         for index in range(int(params.get("n", 1))):
@@ -53,14 +124,13 @@ class TransformersEngine(Engine):
 
         def work() -> None:
             try:
-                self._rows.generate(part)
+                self._shared.generate(part)
             except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
                 inbox.put(error)
             inbox.put(None)
 
         threading.Thread(target=work, name="puna-stream", daemon=True).start()
-        # The warm-up's one token needs no text, and some models lie beside no tokenizer.
-        text = Text(self.tokenizer() if most > 1 or params.get("stop") else None, params.get("stop") or [])
+        text = self._text(params, most)
         try:
             count = 0
             while True:
@@ -79,9 +149,7 @@ class TransformersEngine(Engine):
 
     def _part(self, prompt: List[int], params: Dict[str, Any], most: int) -> Any:
         torch = importlib.import_module("torch")
-        config = self._model.generation_config
-        ends = config.eos_token_id
-        ends = [] if ends is None or params.get("ignore_eos") else ends if isinstance(ends, list) else [ends]
+        config, ends = self._model.generation_config, self._ends(params)
         temperature = float(params.get("temperature", 1.0))
         options: Dict[str, Any] = {"max_new_tokens": most, "do_sample": temperature > 0}
         options["eos_token_id"] = ends or None
@@ -98,6 +166,20 @@ class TransformersEngine(Engine):
         return Part(ids, torch.ones_like(ids), settings, options), ends
 
 
+def _draw(params: Dict[str, Any], index: int) -> Draw:
+    draw = Draw(
+        float(params.get("temperature", 1.0)), int(params.get("top_k", 0)), float(params.get("top_p", 1.0)),
+        float(params.get("min_p", 0.0)),
+    )  # fmt: skip
+    draw.repetition = float(params.get("repetition_penalty", 1.0))
+    draw.presence, draw.frequency = (float(params.get(name + "_penalty", 0.0)) for name in ("presence", "frequency"))
+    draw.bias = {int(token): float(bias) for token, bias in params.get("logit_bias", {}).items()}
+    draw.allowed, draw.min_tokens = params.get("allowed_token_ids", []), params.get("min_tokens", 0)
+    draw.top = params.get("top")
+    draw.seed = None if params.get("seed") is None else int(params["seed"]) + index
+    return draw
+
+
 class Text:
     """Tokens in, text out: whole characters only, and nothing that may yet turn out to begin a stop."""
 
@@ -108,6 +190,7 @@ class Text:
         self._from = self._read = 0  # tokens before `_from` are told; those before `_read` are decoded
         self._held = ""
         self.is_stopped = False
+        self.skips_special, self.has_stop = True, False
 
     def add(self, token: Optional[int], is_last: bool) -> str:
         """The text that one more token makes certain."""
@@ -116,15 +199,16 @@ class Text:
         if token is not None:
             self._ids.append(token)
         # Decoded with the tokens before them, because some tokenizers write a space by what stands to the left.
-        before = self._tokenizer.decode(self._ids[self._from : self._read], skip_special_tokens=True)
-        whole = self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=True)
+        before = self._tokenizer.decode(self._ids[self._from : self._read], skip_special_tokens=self.skips_special)
+        whole = self._tokenizer.decode(self._ids[self._from :], skip_special_tokens=self.skips_special)
         if is_last or not whole.endswith(REPLACEMENT):
             self._held += whole[len(before) :]
             self._from, self._read = self._read, len(self._ids)
-        places = [place for place in (self._held.find(stop) for stop in self._stops) if place >= 0]
+        places = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
         if places:
             self.is_stopped = True
-            return self._held[: min(places)]
+            place, stop = min(places)
+            return self._held[: place + len(stop) * self.has_stop]
         size = len(self._held) if is_last else max(0, len(self._held) - self._hold)
         told, self._held = self._held[:size], self._held[size:]
         return told

@@ -1,7 +1,4 @@
-"""transformers' `generate`, changed in place: plain calls from many threads become rows of one batch.
-
-Continuous batching of transformers 5 was measured on CPUs and is slower than padded batches of the same calls.
-"""
+"""transformers' `generate`, changed in place: plain calls from many threads become rows of one running batch."""
 
 from __future__ import annotations
 
@@ -14,8 +11,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker import engine as engines
 from puna.worker import scope
+from puna.worker.transformers_draw import Draw
 from puna.worker.transformers_engine import TransformersEngine
+from puna.worker.transformers_loop import Loop
 from puna.worker.transformers_rows import Part, Rows
+from puna.worker.transformers_shared import Shared
 
 MARK, ORIGINAL = "_puna_rows", "_puna_generate"
 # Neither their values nor the padding beside it change what a row of a batch means.
@@ -37,14 +37,14 @@ def shim(module: Any) -> None:
 
     @functools.wraps(original)
     def generate(self: Any, *arguments: Any, **options: Any) -> Any:
-        rows: Optional[Rows] = getattr(self, MARK)
-        if rows is None:
+        shared: Optional[Shared] = getattr(self, MARK)
+        if shared is None:
             return original(self, *arguments, **options)
         part = _part(self, arguments, options) if scope.current() is not None else None
         if part is None:
-            return rows.alone(lambda: original(self, *arguments, **options))
+            return shared.alone(lambda: original(self, *arguments, **options))
         torch = importlib.import_module("torch")
-        return torch.cat([part.ids, rows.generate(part)], dim=1)
+        return torch.cat([part.ids, shared.generate(part)], dim=1)
 
     mixin.generate = generate
 
@@ -55,14 +55,34 @@ def loaded(model: Any, name: str) -> None:
         engines.only_one_at_a_time()
         return
     rows = Rows(functools.partial(_run, model, getattr(type(model), ORIGINAL)))
-    object.__setattr__(model, MARK, rows)
-    engines.register(TransformersEngine(model, name, rows))
+    shared = Shared(Loop(model, engines.like_this_thread()) if _keeps_by_position(model) else None, rows)
+    object.__setattr__(model, MARK, shared)
+    engines.register(TransformersEngine(model, name, shared))
 
 
 def _is_causal(model: Any) -> bool:
     if not type(model).__name__.endswith("ForCausalLM") or getattr(model.config, "is_encoder_decoder", False):
         return False
+    if _rope_kind(model.config) in ("dynamic", "longrope"):
+        return False  # the angles are of the longest row of the batch: a neighbour would change the words
     return "position_ids" in inspect.signature(model.forward).parameters and hasattr(type(model), MARK)
+
+
+def _rope_kind(config: Any) -> str:
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return str(said.get("rope_type") or said.get("type") or "") if isinstance(said, dict) else ""
+
+
+def _keeps_by_position(model: Any) -> bool:
+    """Whether the model's cache is keys and values of every token, so that rows can be joined; else calls are batched
+    as they come."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    takes = {"attention_mask", "past_key_values", "use_cache"} <= set(inspect.signature(model.forward).parameters)
+    can = getattr(model, "_supports_cache_class", True) and not getattr(model, "_is_stateful", False)
+    has = all(hasattr(importlib.import_module("transformers"), n) for n in ("DynamicCache", "MinPLogitsWarper"))
+    return bool(takes and can and has and not kinds and not window)
 
 
 def _part(model: Any, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Optional[Part]:
@@ -84,6 +104,7 @@ def _part(model: Any, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Op
         return None  # some versions take the model's own then, and some take none
     if importlib.import_module("torch").is_autocast_enabled():
         return None  # that is a thread's own
+    whole = _effective(model, config, given)
     if mask is None:
         pad = settings.get("pad_token_id")
         if pad is not None and bool((ids == pad).any()):
@@ -91,8 +112,29 @@ def _part(model: Any, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Op
         mask = ids.new_ones(ids.shape)
     if mask.shape != ids.shape or not bool(mask[:, -1].all()):
         return None  # padded on the right
+    if not bool((mask[:, 1:] >= mask[:, :-1]).all()):
+        return None  # holes
     options = dict(given) if config is None else dict(given, generation_config=config)
-    return Part(ids, mask, json.dumps([settings, str(ids.device)], sort_keys=True, default=repr), options)
+    part = Part(ids, mask, json.dumps([settings, str(ids.device)], sort_keys=True, default=repr), options)
+    if whole is not None:
+        part.most, part.ends = int(whole.max_new_tokens), _ids(whole.eos_token_id)
+        part.pad = whole.pad_token_id if whole.pad_token_id is not None else (part.ends or [0])[0]
+        warps = {name: getattr(whole, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        said_warps = {name: value for name, value in warps.items() if value is not None}
+        part.draw = (lambda: Draw(**dict({"temperature": 1.0}, **said_warps))) if whole.do_sample else Draw
+    return part
+
+
+def _effective(model: Any, config: Any, given: Dict[str, Any]) -> Any:
+    """The generation configuration that transformers makes of it all; None where rows cannot each have their own."""
+    try:
+        whole = model._prepare_generation_config(config, **given)[0]
+        usual: Dict[str, Any] = getattr(type(whole)(), "_get_default_generation_params", dict)()
+        strange = {n for n, v in _said(whole).items() if n not in PLAIN and usual.get(n) != v}
+        lives_on = getattr(whole, "cache_implementation", None) in (None, "dynamic")
+        return whole if lives_on and not strange and isinstance(whole.max_new_tokens, int) else None
+    except Exception:  # noqa: BLE001 - another version's; the call runs as a batch of its own settings, and raises there
+        return None
 
 
 def _said(config: Any) -> Dict[str, Any]:
@@ -149,7 +191,10 @@ def _padded(torch: Any, tensors: List[Any], width: int) -> Any:
 
 def _ends(model: Any, options: Dict[str, Any]) -> List[int]:
     config = options.get("generation_config", model.generation_config)
-    ends = options.get("eos_token_id", config.eos_token_id)
+    return _ids(options.get("eos_token_id", config.eos_token_id))
+
+
+def _ids(ends: Any) -> List[int]:
     return [] if ends is None else [int(e) for e in (ends if isinstance(ends, (list, tuple)) else [ends])]
 
 

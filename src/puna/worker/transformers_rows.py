@@ -22,6 +22,10 @@ class Part:
         """Told each step's new token, row by row."""
         self.seed: Optional[int] = None
         """Drawn from this seed, in a batch of its own."""
+        self.draw: Optional[Callable[[], Any]] = None
+        """Makes each row's way to its next token; None where the call is no rows of a running batch."""
+        self.most, self.pad = 0, 0
+        self.ends: List[int] = []
         self.tokens: Any = None
         self.error: Optional[BaseException] = None
         self.is_gone = False

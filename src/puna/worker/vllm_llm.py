@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import sys
 from typing import Any, Callable
 
 from puna.worker import adapters, calllog, vllm_memory
@@ -66,7 +65,7 @@ def _share(llm: Any, model: str) -> None:
     if missing:
         calllog.note("this vLLM's engine has no %s: calls of LLM run one at a time" % ", ".join(missing))
         return
-    loop = Loop(engine, _like_this_thread(), engines.died)
+    loop = Loop(engine, engines.like_this_thread(), engines.died)
     try:
         shared = VllmEngine(llm, model, loop)
     except AttributeError as error:
@@ -118,20 +117,3 @@ def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
 
 def _is_keyword(method: Callable[..., Any], name: str) -> bool:
     return inspect.signature(method).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-
-
-def _like_this_thread() -> Callable[[], None]:
-    """What makes another thread compute as this one: GPU and number of CPU threads are a thread's own in torch."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return lambda: None
-    threads = torch.get_num_threads()
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-
-    def prepare() -> None:
-        # Below torch.set_num_threads, which vLLM on CPUs replaces: its kernels' buffers count on the number.
-        torch._C.set_num_threads(threads)
-        if device is not None:
-            torch.cuda.set_device(device)
-
-    return prepare
