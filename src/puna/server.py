@@ -206,7 +206,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     from puna.backends.local import LocalBackend
     from puna.deploy import commands, log_limits, model_sources
     from puna.deploy.api import create_app
-    from puna.deploy.builder import Builder
+    from puna.deploy.builder import ONE_BY_ONE, Builder
     from puna.deploy.control import Control
     from puna.deploy.history import History
     from puna.deploy.launching import Launching
@@ -232,7 +232,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder = Builder(store, home, between=Sweeper(store, home).look)
-    models = Builder(store, home, kinds=commands.KINDS)  # a merge of minutes keeps no deploy waiting
+    models = Builder(store, home, slots=dataclasses.replace(ONE_BY_ONE, kinds=commands.KINDS))  # a merge takes minutes
     history = History(memories, loads, store.snapshot)
     logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 
@@ -282,7 +282,9 @@ def _hush() -> None:
 
 
 def _bury(store: Store, backend: LocalBackend, now: float) -> None:
-    """Replicas that ended with the last `puna up` have not failed: their revision owes nothing for it."""
+    """Put right what the last `puna up` left half done; replicas that ended with it have not failed."""
+    for line in store.heal(now):
+        logging.getLogger("puna.store").warning("healed: %s", line)
     alive = {seen.replica_id for seen in backend.list()}
     replicas = store.replicas()
     store.skip_usage([replica.id for replica in replicas if replica.id not in alive], now)

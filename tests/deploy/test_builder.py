@@ -198,7 +198,7 @@ def test_a_build_that_ran_when_the_control_plane_died_starts_again(site: Site) -
     assert site.store.build(build.id).state is BuildState.RUNNING
     assert site.store.revision("app", 1).state is RevisionState.BUILDING
     after = Site(site.store, site.home)
-    after.builder.requeue()
+    site.store.heal(2.0)
     again = site.store.build(build.id)
     assert again.state is BuildState.QUEUED and {str(s.state) for s in again.steps} == {"pending"}
     after.builder.build_next()
@@ -209,7 +209,7 @@ def test_a_deletion_during_a_build_ends_it_quietly(site: Site) -> None:
     build = site.queue()
     site.tools.during = lambda: site.store.delete_endpoint("app", 2.0)
     site.builder.build_next()
-    assert site.store.build(build.id).state is BuildState.SUCCEEDED and site.store.endpoints() == []
+    assert site.store.build(build.id).state is BuildState.CANCELLED and site.store.endpoints() == []
 
 
 def test_validation_takes_a_gpu_and_gives_it_back(site: Site) -> None:

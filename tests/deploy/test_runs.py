@@ -21,6 +21,7 @@ from puna.deploy.logs import build_log
 from puna.deploy.migrations import MIGRATIONS, migrate
 from puna.deploy.states import BuildState, RevisionState
 from puna.deploy.store import Store
+from puna.deploy.turns import Slots
 from puna.home import Home
 from puna.publish.registry import Registry
 
@@ -33,7 +34,7 @@ def api(world: World) -> Iterator[TestClient]:
 
 @pytest.fixture
 def models(world: World) -> Builder:
-    return Builder(world.store, world.home, kinds=commands.KINDS)
+    return Builder(world.store, world.home, slots=Slots(kinds=commands.KINDS))
 
 
 def test_a_run_is_published_by_a_build_of_its_own(world: World, api: TestClient, models: Builder) -> None:

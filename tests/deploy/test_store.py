@@ -87,15 +87,20 @@ def test_a_replica_id_is_short_enough_for_a_socket(store: Store, home: Home) -> 
 
 
 def test_the_same_source_runtime_and_settings_are_not_deployed_twice(store: Store) -> None:
-    store.save_endpoint("app", Settings(), 1.0)
-    assert store.unchanged("app", ORDER) is None
-    store.add_revision("app", ORDER, 1.0)
-    assert store.unchanged("app", ORDER) == store.revision("app", 1)
-    assert store.unchanged("app", Order("a" * 64, None, None, Settings(max_replica=5))) is not None
-    assert store.unchanged("app", Order("a" * 64, None, None, Settings(env={"A": "1"}))) is None
-    assert store.unchanged("app", Order("c" * 64, None, None, Settings())) is None
-    store.move_revision("app", 1, RevisionState.CANCELLED, 2.0)
-    assert store.unchanged("app", ORDER) is None
+    def deploy(order: Order) -> tuple[int, bool]:
+        queued = store.deploy("app", lambda before, newest: order, 1.0)
+        return queued.revision.number, queued.is_unchanged
+
+    assert deploy(ORDER) == (1, False)
+    assert deploy(ORDER) == (1, True)
+    assert deploy(Order("a" * 64, None, None, Settings(max_replica=5))) == (1, True)
+    assert store.endpoint("app").settings.max_replica == 5
+    assert deploy(Order("a" * 64, None, None, Settings(env={"A": "1"}))) == (2, False)
+    assert deploy(Order("c" * 64, None, None, Settings())) == (3, False)
+    assert deploy(ORDER) == (4, False)
+    store.cancel_build(store.revision("app", 4).build_id or "", 2.0)
+    assert deploy(ORDER) == (5, False)
+    assert [build.number for build in store.unended_builds()] == [1, 2, 3, 5]
 
 
 def test_a_rollback_needs_something_to_go_back_to(world: World) -> None:

@@ -114,9 +114,9 @@ def _changing(router: APIRouter, control: Control) -> None:
         return show(control, store.set_active(name, False, control.clock()))
 
     @router.post("/endpoints/{name}/rebuild", status_code=202)
-    def post_rebuild(name: str) -> Json:
+    def post_rebuild(name: str, request: Request) -> Json:
         """Build again, as a new revision: a repository's newest commit, or the newest revision's source."""
-        return orders.rebuild(control, name)
+        return orders.rebuild(control, name, key=request.state.key)
 
     @router.post("/endpoints/{name}/rollback", status_code=202)
     def post_rollback(name: str, body: Rollback | None = None) -> Json:
@@ -127,9 +127,8 @@ def _changing(router: APIRouter, control: Control) -> None:
     @router.delete("/endpoints/{name}")
     def delete_endpoint(name: str) -> Json:
         """Delete an endpoint in whatever state it is; its replicas are stopped and its builds cancelled."""
-        store.cancel_builds_of(name, control.clock())
-        control.wake()
         store.delete_endpoint(name, control.clock())
+        control.wake()
         return {"deleted": name}
 
 

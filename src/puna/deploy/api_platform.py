@@ -108,9 +108,4 @@ def _update(control: Control, name: str, data: ModelSettings, key: Key | None) -
             raise UsageError("min_replica must lie in 0 to max_replica")
         del asked["max_replica"]
     changes = {SETTINGS[word]: value for word, value in asked.items()}
-    if changes:
-        orders.patch(control, name, changes, key)
-    if is_off:
-        control.store.set_active(name, False, control.clock())
-    elif "max_replica" in asked and not control.store.endpoint(name).active:
-        control.store.set_active(name, True, control.clock())
+    orders.patch(control, name, changes, key, active=False if is_off else True if "max_replica" in asked else None)

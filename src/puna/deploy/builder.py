@@ -1,4 +1,4 @@
-"""Builds, one at a time: environment, bundle and validation of a revision, or the environment of a runtime.
+"""Builds, side by side: environment, bundle and validation of a revision, or the environment of a runtime.
 
 A build that was running when the control plane died starts again: its steps find what is there already.
 """
@@ -11,8 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from puna.artifacts import SHORT, Adapter, Bundle, Source
 from puna.backends import local, machine, workspace
@@ -29,8 +30,9 @@ from puna.deploy.napping import Sleepers
 from puna.deploy.records import Build, Revision, Snapshot
 from puna.deploy.room import Room
 from puna.deploy.secrets import Secrets
-from puna.deploy.states import PENDING, BuildState, RevisionState, StepState
+from puna.deploy.states import BuildState, StepState
 from puna.deploy.store import Store
+from puna.deploy.turns import Slots, next_build, subject
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
 from puna.publish import adapters
@@ -41,6 +43,11 @@ from puna.spec.runtime import RuntimeSpec
 LOG = logging.getLogger("puna.builder")
 IDLE_S = 1.0
 ROOM_S, LOOK_S = 30.0, 0.1  # how long, and how often, a validation looks for the room that others are to leave
+OTHERS_S = 300.0
+"""So long it waits for a GPU on which another build tries its app; then its first replica shows whether it works."""
+ONE_BY_ONE = Slots(building=1, trying=1, guests=0)
+
+T = TypeVar("T")
 
 Log = Callable[[str], None]
 Cancelled = Callable[[], bool]
@@ -90,7 +97,7 @@ def _ref(registry: Registry, version: ModelVersion) -> ModelRef:
 
 
 class Builder:
-    """Takes queued builds in order; `run` is its thread, `build_next` one build for tests."""
+    """Takes queued builds; `run` is the loop that begins them, `build_next` one whole build for tests."""
 
     def __init__(
         self,
@@ -100,19 +107,29 @@ class Builder:
         tools: Tools | None = None,
         capacity: Callable[[], Capacity] = machine.capacity,
         clock: Callable[[], float] = time.time,
-        kinds: Collection[str] = ("revision", "runtime"),
-        between: Callable[[], None] = lambda: None,
+        between: Callable[[Collection[str]], None] = lambda _: None,
+        slots: Slots = ONE_BY_ONE,
     ) -> None:
-        """Over the store; it takes builds of `kinds` only, and leaves the others to another's thread.
+        """Over the store; builds of other kinds than its slots' are left to another.
 
-        `between` is called in its thread, when no build is under way in it.
+        `between` is called when no bundle is being made, with those that builds under way have made already.
         """
-        self.kinds, self.between = kinds, between
+        self.between, self.slots = between, slots
         self.store, self.home, self.tools = store, home, tools or RealTools()
         self.secrets = Secrets(store, home.key)
         self.capacity, self.clock = capacity, clock
         self._woken = threading.Event()
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._making = 0
+        """Bundles that are being made."""
+        self._made: dict[str, str] = {}
+        """Build -> its bundle, until the store names that."""
+        self._tried: dict[str, str] = {}
+        """Build -> its owner, of those whose app is being tried."""
+        self._digests: dict[str, str] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
 
     def wake(self) -> None:
         """Look for a build now."""
@@ -121,82 +138,151 @@ class Builder:
     def run(self, stop: threading.Event) -> None:
         """Build until `stop`; what is being built then is left as it is, for the next start."""
         self._stop = stop
-        self.requeue()
         while not stop.is_set():
             self._woken.clear()
             try:
-                self.between()
-                if self.build_next():
-                    continue
-            except Exception:  # the log has it, and the loop goes on; the build's own errors never come here
+                self._look_between()
+                while not stop.is_set() and (build := self._claim()) is not None:
+                    self._begin(build)
+            except Exception:  # the log has it, and the loop goes on: a full disk is empty again one day
                 LOG.exception("the builder failed")
             self._woken.wait(IDLE_S)
 
-    def requeue(self) -> None:
-        """Put builds that were running when the control plane died back into the queue."""
-        for build in self.store.builds(BuildState.RUNNING):
-            if build.kind not in self.kinds:
-                continue
-            self.store.release(build.id)
-            for step in build.steps:
-                self.store.set_step(build.id, step.name, StepState.PENDING)
-            self.store.move_build(build.id, BuildState.QUEUED)
-            revision = self._revision(build)
-            if revision is not None and revision.state is RevisionState.BUILDING:
-                self.store.move_revision(build.subject, build.number, RevisionState.QUEUED, self.clock())
-
     def build_next(self) -> bool:
-        """Build the one that has waited longest, to its end; False when none waits."""
-        build = self.store.next_build(self.kinds)
-        if build is None:
-            return False
+        """Build the one whose turn it is, to its end; False when none may begin."""
+        build = self._claim()
+        if build is not None:
+            self._build(build)
+        return build is not None
+
+    def _claim(self) -> Build | None:
+        """Begin the build whose turn it is, in the store."""
+        queued = [b for b in self.store.unended_builds() if b.kind in self.slots.kinds]
+        self._digests = {build.id: self._digest(build) for build in queued}
+
+        def choose(queued: Sequence[Build], running: Sequence[Build]) -> Build | None:
+            mine, others = ([b for b in builds if b.kind in self.slots.kinds] for builds in (queued, running))
+            return next_build(mine, others, self.slots, self._digests, self._turns)
+
+        build = self.store.claim_build(choose, self.clock()) if queued else None
+        if build is not None:
+            self._turn += 1
+            waiting = {subject(one) for one in queued}
+            self._turns = {one: turn for one, turn in self._turns.items() if one in waiting}
+            self._turns[subject(build)] = self._turn
+        return build
+
+    def _digest(self, build: Build) -> str:
+        """The environment of a build, empty when that cannot be said: then its own step says why."""
+        if build.id not in self._digests and build.kind not in commands.KINDS:
+            with contextlib.suppress(PunaError, OSError):
+                return self.spec(build, lambda line: None).digest
+        return self._digests.get(build.id, "")
+
+    def _begin(self, build: Build) -> None:
+        thread = threading.Thread(target=self._build, args=(build,), name=f"build {build.id}", daemon=True)
         try:
-            self.store.move_build(build.id, BuildState.RUNNING)
-        except ConflictError:
-            return True  # cancelled in between
+            thread.start()
+        except RuntimeError as error:  # the machine has no thread to give
+            self._end(build, _Work(self, build), error)
+
+    def _build(self, build: Build) -> None:
+        """Build to the end, whatever comes: whoever deployed reads it in the build's error, log and detail."""
         work = _Work(self, build)
         try:
             values = work.run()
-        except Exception as error:  # noqa: BLE001 - whoever deployed sees it in the build's error, log and detail
-            self._ended_badly(build, work, error)
-            return True
-        self.store.move_build(build.id, BuildState.SUCCEEDED)
-        if build.kind == "revision":
-            self._mark(build, RevisionState.BUILT, **values)
-        return True
+        except Exception as error:  # noqa: BLE001 - `_end` writes it down
+            self._end(build, work, error)
+        else:
+            self._insist(lambda: self.store.end_build(build.id, BuildState.SUCCEEDED, self.clock(), **values))
+        finally:
+            with self._lock:
+                self._made.pop(build.id, None)
+            self.wake()
+
+    def _end(self, build: Build, work: _Work, error: Exception) -> None:
+        if self._stop.is_set():
+            return  # the next control plane starts it again
+        if not isinstance(error, PunaError):
+            LOG.error("build %s failed", build.id, exc_info=error)
+            error = BuildError(f"{type(error).__name__}: {error}", "see the log of `puna up`")
+        why = {"error": error.message, "hint": error.hint, "detail": error.detail}
+        is_cancelled = self._insist(lambda: self.store.build(build.id).cancel)
+        lines = [error.detail, f"error: {error.message}", error.hint and f"hint: {error.hint}"]
+        work.log("cancelled" if is_cancelled else "\n".join(filter(None, lines)))
+        self._insist(lambda: self.store.end_build(build.id, BuildState.FAILED, self.clock(), **why))
+
+    def _insist(self, call: Callable[[], T]) -> T | None:
+        """Ask the store until it answers: a disk that is full keeps the end of a build waiting, and loses none."""
+        is_told = False
+        while True:
+            try:
+                return call()
+            except (ConflictError, NotFoundError) as error:  # somebody else has ended or dropped it
+                LOG.warning("%s", error.message)
+                return None
+            except Exception:  # the log has it, once
+                if not is_told:
+                    LOG.exception("the end of a build cannot be written; trying again until it can")
+                is_told = True
+            if self._stop.wait(IDLE_S):
+                return None
 
     def cancelled(self, build_id: str) -> bool:
         """Whether a build should end: it was cancelled, or the control plane stops."""
         return self._stop.is_set() or self.store.build(build_id).cancel
 
-    def _ended_badly(self, build: Build, work: _Work, error: Exception) -> None:
-        if self._stop.is_set():
-            return  # the next control plane starts it again
-        if self.store.build(build.id).cancel:
-            work.log("cancelled")
-            self.store.move_build(build.id, BuildState.CANCELLED)
-            self._mark(build, RevisionState.CANCELLED)
-            return
-        if not isinstance(error, PunaError):
-            LOG.error("build %s failed", build.id, exc_info=error)
-            error = BuildError(f"{type(error).__name__}: {error}", "see the log of `puna up`")
-        work.log(
-            "\n".join(filter(None, [error.detail, f"error: {error.message}", error.hint and f"hint: {error.hint}"]))
-        )
-        why = {"error": error.message, "hint": error.hint, "detail": error.detail}
-        self.store.move_build(build.id, BuildState.FAILED, **why)
-        self._mark(build, RevisionState.FAILED, **why)
+    def spec(self, build: Build, log: Log) -> RuntimeSpec:
+        """The runtime of a build: the uploaded one; else the file beside the app; else the default one."""
+        if build.kind == "runtime":
+            return runtime.parse_text(self.store.runtime(build.subject, build.number).yaml)
+        revision = self.store.revision(build.subject, build.number)
+        if revision.runtime is not None:
+            return runtime.parse_text(self.store.runtime(revision.runtime, revision.runtime_version).yaml)
+        path = runtime.find(self.home.sources / revision.source[:SHORT] / "files")
+        if path is None:
+            log("no runtime file: the default environment is used")
+        return runtime.load(path) if path else runtime.default()
 
-    def _mark(self, build: Build, state: RevisionState, **values: Any) -> None:
-        revision = self._revision(build)
-        if revision is not None and revision.state in PENDING:
-            self.store.move_revision(build.subject, build.number, state, self.clock(), **values)
+    # ---- what builds side by side share -----------------------------------------------------------------------
 
-    def _revision(self, build: Build) -> Revision | None:
-        """The build's revision; None for a runtime, and for an endpoint that was deleted."""
-        with contextlib.suppress(NotFoundError):
-            return self.store.revision(build.subject, build.number) if build.kind == "revision" else None
-        return None
+    @contextlib.contextmanager
+    def bundling(self, build: Build) -> Iterator[Callable[[str], None]]:
+        """While a bundle is made, nothing is swept; then it is kept until the store names it."""
+        with self._lock:
+            self._making += 1
+        try:
+            yield partial(self._made.__setitem__, build.id)
+        finally:
+            with self._lock:
+                self._making -= 1
+
+    def _look_between(self) -> None:
+        with self._lock:  # a bundle that is about to be made waits for the sweep
+            if not self._making:
+                self.between(set(self._made.values()))
+
+    @contextlib.contextmanager
+    def trying(self, build: Build, log: Log) -> Iterator[None]:
+        """A place among the apps that are tried at once, waited for."""
+        if not self._take_place(build):
+            log("many apps are being tried: waiting for a place among them")
+            while not self._take_place(build):
+                if self.cancelled(build.id):
+                    raise BuildError("cancelled")
+                time.sleep(LOOK_S)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._tried[build.id]
+
+    def _take_place(self, build: Build) -> bool:
+        with self._lock:
+            is_free = self.slots.is_free(self.slots.trying, list(self._tried.values()), build.owner)
+            if is_free:
+                self._tried[build.id] = build.owner
+            return is_free
 
 
 class _Work:
@@ -205,14 +291,22 @@ class _Work:
     def __init__(self, builder: Builder, build: Build) -> None:
         self.builder, self.build = builder, build
         self.store, self.home, self.tools = builder.store, builder.home, builder.tools
-        self.path = build_log(self.home, build.id)
-        self.path.unlink(missing_ok=True)
-        self.path.touch(mode=0o600)
+        self._is_silent = False
+
+    @property
+    def path(self) -> Path:
+        """Its log."""
+        return build_log(self.home, self.build.id)
 
     def log(self, line: str) -> None:
-        """A line for whoever follows the build; keys in it are masked."""
-        with self.path.open("a") as file:
-            file.write(keys.masked(line).rstrip("\n") + "\n")
+        """A line for whoever follows the build, keys in it masked; a log that takes none ends no build."""
+        try:
+            with self.path.open("a") as file:
+                file.write(keys.masked(line).rstrip("\n") + "\n")
+        except OSError as error:
+            if not self._is_silent:
+                LOG.warning("the log of build %s cannot be written: %s", self.build.id, error)
+            self._is_silent = True
 
     def cancelled(self) -> bool:
         """Whether to stop."""
@@ -220,27 +314,30 @@ class _Work:
 
     def run(self) -> dict[str, Any]:
         """All steps; what they found out about a revision."""
+        self.path.unlink(missing_ok=True)
+        self.path.touch(mode=0o600)
         if self.build.kind in commands.KINDS:
             with self._step(self.build.kind):
                 commands.run(self.build, self.home, self.log, self.cancelled)
             return {}
         if self.build.kind == "runtime":
-            spec = runtime.parse_text(self.store.runtime(self.build.subject, self.build.number).yaml)
-            with self._step("environment"):
-                self.tools.environment(spec, self.home, self.log, self.cancelled)
+            self._environment()
             return {}
-        clock = self.builder.clock
         revision = self.store.revision(self.build.subject, self.build.number)
-        revision = self.store.move_revision(revision.endpoint, revision.number, RevisionState.BUILDING, clock())
         source = Source.open(self.home.sources / revision.source[:SHORT])
-        with self._step("environment"):
-            environment = self.tools.environment(self._spec(revision, source), self.home, self.log, self.cancelled)
-        with self._step("bundle"):
+        environment = self._environment()
+        with self._step("bundle"), self.builder.bundling(self.build) as keep:
             bundle = self.tools.bundle(source, environment, self.home, self.log)
-        with self._step("validate"):
+            keep(bundle.digest)
+        with self.builder.trying(self.build, self.log), self._step("validate"):
             schema = self._validate(revision, environment, bundle)
         values = {"environment": environment.digest, "bundle": bundle.digest, "schema": schema}
         return values | {"weights_bytes": _weights_bytes(bundle)}
+
+    def _environment(self) -> Environment:
+        with self._step("environment"):
+            spec = self.builder.spec(self.build, self.log)
+            return self.tools.environment(spec, self.home, self.log, self.cancelled)
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -255,15 +352,6 @@ class _Work:
             self.store.set_step(self.build.id, name, StepState.FAILED, time.monotonic() - begun)
             raise
         self.store.set_step(self.build.id, name, StepState.DONE, time.monotonic() - begun)
-
-    def _spec(self, revision: Revision, source: Source) -> RuntimeSpec:
-        """The uploaded runtime; else the file beside the app; else the default one."""
-        if revision.runtime is not None:
-            return runtime.parse_text(self.store.runtime(revision.runtime, revision.runtime_version).yaml)
-        path = runtime.find(source.path / "files")
-        if path is None:
-            self.log("no runtime file: the default environment is used")
-        return runtime.load(path) if path else runtime.default()
 
     def _validate(self, revision: Revision, environment: Environment, bundle: Bundle) -> Mapping[str, Any] | None:
         """Run the app once; None when no GPU is free for it, then the rollout finds out."""
@@ -298,18 +386,21 @@ class _Work:
 
     def _place(self, revision: Revision) -> str | None:
         """A GPU for the validation, an empty text for the CPU; None when even those that sleep leave no room."""
-        is_hopeless = False
+        is_hopeless = waits_for_builds = False
 
         def choose(snapshot: Snapshot) -> str | None:
-            nonlocal is_hopeless
+            nonlocal is_hopeless, waits_for_builds
             room = Room(self.builder.capacity(), snapshot.replicas, snapshot.reserved)
             place, sleepers = room.take(revision), Sleepers(snapshot.replicas, snapshot.endpoints)
-            is_hopeless = place is None and room.to_evict(revision.settings.gpu_fraction, sleepers) is None
+            waits_for_builds = Room(self.builder.capacity(), snapshot.replicas).take(revision) is not None
+            can_come = waits_for_builds or room.to_evict(revision.settings.gpu_fraction, sleepers) is not None
+            is_hopeless = place is None and not can_come
             return place
 
-        until = time.monotonic() + ROOM_S
+        begun = time.monotonic()
         while (place := self.store.reserve(self.build.id, revision.settings.gpu_fraction, choose)) is None:
-            if is_hopeless or self.cancelled() or time.monotonic() > until:
+            is_late = time.monotonic() > begun + (OTHERS_S if waits_for_builds else ROOM_S)
+            if is_hopeless or is_late or self.cancelled():
                 self.store.release(self.build.id)
                 break
             time.sleep(LOOK_S)

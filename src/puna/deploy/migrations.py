@@ -54,6 +54,11 @@ def migration_006_splits(connection: Connection) -> None:
     _add_column(connection, REVISIONS.c.percent)
 
 
+def migration_007_owners_of_builds(connection: Connection) -> None:
+    """Who asked for a build."""
+    _add_column(connection, BUILDS.c.owner)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_001_all_tables,
     migration_002_deliveries,
@@ -61,6 +66,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_004_arguments_of_builds,
     migration_005_usage,
     migration_006_splits,
+    migration_007_owners_of_builds,
 )
 
 

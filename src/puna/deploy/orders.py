@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,17 @@ from puna.backends import mounts
 from puna.deploy import reach, sources
 from puna.deploy import settings as reading
 from puna.deploy.control import Control, WantedModel
-from puna.deploy.records import Key, Order, Revision, Settings
+from puna.deploy.records import Delivery, Endpoint, Key, Order, Revision, Settings
 from puna.deploy.settings import check_name
 from puna.deploy.splits import WHOLE
-from puna.deploy.states import PENDING, BuildState, RevisionState
+from puna.deploy.states import PAST, PENDING, BuildState
+from puna.deploy.store_deploys import Change, Queued
 from puna.deploy.volumes import Volumes
 from puna.errors import ConflictError, NotFoundError, UsageError
 
 Json = dict[str, Any]
+REPOSITORY = "repository"
+"""The owner of builds that a repository asked for; the ids of keys are hex digits."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,32 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
         wanted = _pulled(control, wanted, wanted.git)
     elif wanted.model is not None:
         wanted = _modelled(control, wanted, wanted.model)
-    store, now = control.store, control.clock()
     check_name(wanted.name, "endpoint")
     source = sources.find(control.home, wanted.source or "").digest
-    before = next((e for e in store.endpoints() if e.name == wanted.name), None)
+    version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
+
+    def order_of(before: Endpoint | None, _newest: Revision | None) -> Order:
+        beside = wanted.percent if before is not None and before.serving is not None else WHOLE
+        return Order(source, wanted.runtime, version, settings_of(wanted, before), beside)
+
+    before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
+    _check_parts(control, order_of(before, None).settings, key)
+    queued = control.store.deploy(wanted.name, order_of, control.clock(), _owner(key))
+    return _shown(control, queued)
+
+
+def settings_of(wanted: Wanted, before: Endpoint | None) -> Settings:
+    """The settings that a deploy comes to: what it says, over those that the endpoint has.
+
+    Raises:
+        UsageError: a setting that makes no sense.
+    """
     kept = dataclasses.replace(before.settings, replace=False) if before else None
     settings = reading.parse({key: value for key, value in wanted.settings.items() if key != "git"}, kept)
     settings = dataclasses.replace(settings, git=dict(wanted.git or {}))
-    if not settings.git:  # a folder is no repository, whatever was there before
-        settings = dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)
-    _check_parts(control, settings, key)
-    version = _runtime_version(control, wanted)
-    beside = wanted.percent if before is not None and before.serving is not None else WHOLE
-    order = Order(source, wanted.runtime, version, settings, beside)
-    same = store.unchanged(wanted.name, order)
-    store.save_endpoint(wanted.name, settings, now)
-    if same is not None:
-        return _shown(wanted.name, same, unchanged=True)
-    return _build(control, wanted.name, order)
+    if settings.git:
+        return settings
+    return dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)  # a folder is none, whatever was there before
 
 
 def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
@@ -106,64 +117,86 @@ def _over(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> Json:
     return {**settings, **said, "env": {**settings["env"], **(said.get("env") or {})}}
 
 
-def rebuild(control: Control, name: str, *, only_changed: bool = False) -> Json:
+def rebuild(
+    control: Control,
+    name: str,
+    *,
+    only_changed: bool = False,
+    key: Key | None = None,
+    deliveries: Sequence[Delivery] = (),
+) -> Json:
     """Build an endpoint again as a new revision: the newest commit of its repository, or its newest source.
 
     With `only_changed` nothing is built when the newest revision is of the same source. Settings stay as they are.
+    `deliveries` are what asked for it, when nobody did.
 
     Raises:
         ConflictError: it was never deployed.
         PunaError: the repository cannot be read, or holds no app; what serves goes on.
     """
-    store = control.store
-    endpoint = store.endpoint(name)
-    newest = next(iter(store.revisions(name)), None)
-    if newest is None:
-        raise ConflictError(f"`{name}` has nothing to rebuild", "`puna deploy FOLDER`")
-    settings, source = endpoint.settings, newest.source
-    if settings.git:
-        pulled = control.pull(settings.git)
-        # Read again: fetching took a while, and settings may have been changed in it.
-        settings, source = store.endpoint(name).settings, pulled.source
-        settings = dataclasses.replace(settings, git={**settings.git, "commit": pulled.commit})
-        store.save_endpoint(name, settings, control.clock(), active=None)
-    order = Order(source, newest.runtime, newest.runtime_version, settings)
-    same = store.unchanged(name, order) if only_changed else None
-    if same is not None:  # of an older commit, perhaps: only files outside its folder have changed
-        return _shown(name, same, unchanged=True) | ({"commit": settings.git["commit"]} if settings.git else {})
-    return _build(control, name, order)
+    endpoint = control.store.endpoint(name)
+    nothing = ConflictError(f"`{name}` has nothing to rebuild", "`puna deploy FOLDER`")
+    if not control.store.revisions(name):
+        raise nothing
+    pulled = control.pull(endpoint.settings.git) if endpoint.settings.git else None
+
+    def order_of(current: Endpoint | None, newest: Revision | None) -> Order:
+        # As they are now: fetching took a while, and settings may have been changed in it.
+        if current is None or newest is None:
+            raise nothing
+        settings, source = current.settings, newest.source
+        if pulled is not None and settings.git:
+            settings = dataclasses.replace(settings, git={**settings.git, "commit": pulled.commit})
+            source = pulled.source
+        return Order(source, newest.runtime, newest.runtime_version, settings)
+
+    owner, now = REPOSITORY if deliveries else _owner(key), control.clock()
+    queued = control.store.rebuild(name, order_of, now, only_changed=only_changed, owner=owner, deliveries=deliveries)
+    # Of an older commit, perhaps, when it is unchanged: only files outside its folder have changed.
+    commit = {"commit": pulled.commit} if pulled is not None else {}
+    return _shown(control, queued) | commit
 
 
-def patch(control: Control, name: str, values: Mapping[str, Any], key: Key | None = None) -> int | None:
+def patch(
+    control: Control, name: str, values: Mapping[str, Any], key: Key | None = None, active: bool | None = None
+) -> int | None:
     """Change settings of an endpoint, or the runtime that it is built on; the number of the revision that it took.
 
     `runtime` is a runtime's name, or empty for the file beside the app; its newest version unless `runtime_version`
-    says another.
+    says another. `active` activates or deactivates it with the same stroke.
 
     Raises:
         UsageError: a setting that makes no sense.
         NotFoundError: there is no such runtime.
         ConflictError: the runtime's environment could not be built, or the endpoint was never deployed.
     """
-    store, now = control.store, control.clock()
-    endpoint = store.endpoint(name)
+    store = control.store
     others = {key: value for key, value in values.items() if key not in ("runtime", "runtime_version")}
-    settings = reading.parse(others, endpoint.settings)
-    _check_parts(control, settings, key)
-    rebased = _rebased(control, name, values, settings)
-    if endpoint.split is not None and (rebased is not None or settings.launch != endpoint.settings.launch):
-        both = " and ".join(str(number) for number in endpoint.shares)
-        raise ConflictError(
-            f"revisions {both} of `{name}` share its requests, and what would be changed belongs to a revision",
-            f"`puna promote {name}` or `puna rollback {name}` first; limits can be changed meanwhile",
-        )
-    store.save_endpoint(name, settings, now, active=None)
-    if rebased is not None:
-        return int(_build(control, name, rebased)["revision"])
-    return _revise(control, name, settings) if settings.launch != endpoint.settings.launch else None
+
+    def change_of(endpoint: Endpoint, base: Revision | None) -> Change:
+        settings = reading.parse(others, endpoint.settings)
+        rebased = _rebased(control, base, values, settings, name)
+        is_revised = settings.launch != endpoint.settings.launch
+        if endpoint.split is not None and (rebased is not None or is_revised):
+            both = " and ".join(str(number) for number in endpoint.shares)
+            raise ConflictError(
+                f"revisions {both} of `{name}` share its requests, and what would be changed belongs to a revision",
+                f"`puna promote {name}` or `puna rollback {name}` first; limits can be changed meanwhile",
+            )
+        if rebased is not None:
+            return Change(settings, rebased)
+        return _revised(base, settings) if is_revised else Change(settings)
+
+    planned = change_of(store.endpoint(name), store.newest_alive(name))
+    _check_parts(control, planned.settings, key)  # before the transaction: it looks at folders
+    number = store.change(name, change_of, control.clock(), active=active, owner=_owner(key))
+    control.wake()
+    return number
 
 
-def _rebased(control: Control, name: str, values: Mapping[str, Any], settings: Settings) -> Order | None:
+def _rebased(
+    control: Control, base: Revision | None, values: Mapping[str, Any], settings: Settings, name: str
+) -> Order | None:
     """What is to be built when another runtime is asked for than the one that the endpoint has."""
     runtime, version = values.get("runtime"), values.get("runtime_version")
     if runtime is None and version is None:
@@ -171,47 +204,41 @@ def _rebased(control: Control, name: str, values: Mapping[str, Any], settings: S
     is_number = isinstance(version, int) and not isinstance(version, bool) and 0 < version < 2**31
     if not isinstance(runtime, str | None) or not (version is None or is_number):
         raise UsageError("`runtime` is a name, and `runtime_version` a number", "`puna runtime list`")
-    base = _newest(control, name)
     if base is None:
         raise ConflictError(f"`{name}` was never deployed", "`puna deploy FOLDER`")
     chosen = (base.runtime if runtime is None else runtime) or None
     if chosen is None and version is not None:
         raise UsageError("a version was named, and no runtime", "`puna runtime list`")
-    order = Order(
-        base.source,
-        chosen,
-        _runtime_version(control, Wanted(name, None, None, None, chosen, version)),
-        settings,
-        _aim(base),
-    )
+    order = Order(base.source, chosen, _runtime_version(control, chosen, version), settings, _aim(base))
     return None if (order.runtime, order.runtime_version) == (base.runtime, base.runtime_version) else order
 
 
-def _newest(control: Control, name: str) -> Revision | None:
-    """The newest revision that is alive, else the newest."""
-    revisions = control.store.revisions(name)
-    alive = [r for r in revisions if r.state in PENDING or r.state is RevisionState.SERVING]
-    return max(alive or revisions, key=lambda r: r.asked, default=None)
+def _revised(base: Revision | None, settings: Settings) -> Change:
+    """A revision as the newest one that is alive, with other settings; what has been built is not built again."""
+    if base is None or base.state in PAST:
+        return Change(settings)
+    order = Order(base.source, base.runtime, base.runtime_version, settings, _aim(base))
+    return Change(settings, order, base if base.bundle else None)
 
 
-def _build(control: Control, name: str, order: Order) -> Json:
-    now = control.clock()
-    revision = control.store.add_revision(name, order, now)
-    build = control.store.add_build("revision", name, revision.number, now)
-    control.wake()
-    return _shown(name, dataclasses.replace(revision, build_id=build.id))
+def _owner(key: Key | None) -> str:
+    """Whose build it is; nobody's are the local administrator's."""
+    return key.id if key is not None else ""
 
 
-def _shown(name: str, revision: Revision, *, unchanged: bool = False) -> Json:
+def _shown(control: Control, queued: Queued) -> Json:
+    revision = queued.revision
+    if not queued.is_unchanged:
+        control.wake()
     commit = {"commit": revision.settings.git["commit"]} if revision.settings.git.get("commit") else {}
-    answer = {"endpoint": name, "revision": revision.number, "build_id": revision.build_id, "unchanged": unchanged}
-    return answer | commit
+    answer = {"endpoint": revision.endpoint, "revision": revision.number, "build_id": revision.build_id}
+    return answer | {"unchanged": queued.is_unchanged} | commit
 
 
-def _runtime_version(control: Control, wanted: Wanted) -> int | None:
-    if wanted.runtime is None:
+def _runtime_version(control: Control, name: str | None, version: int | None) -> int | None:
+    if name is None:
         return None
-    runtime = control.store.runtime(wanted.runtime, wanted.runtime_version)
+    runtime = control.store.runtime(name, version)
     if runtime.state in (BuildState.FAILED, BuildState.CANCELLED):
         raise ConflictError(
             f"runtime `{runtime.name}` version {runtime.version}: its build {runtime.state}",
@@ -237,18 +264,6 @@ def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
     for name in [*settings.secrets, *([credential] if credential else [])]:
         if name not in known:
             raise NotFoundError(f"there is no secret `{name}`", f"`puna secret set {name} KEY=VALUE`")
-
-
-def _revise(control: Control, name: str, settings: Settings) -> int | None:
-    """A revision as the newest one that is alive, with other settings; what has been built is not built again."""
-    alive = [r for r in control.store.revisions(name) if r.state in PENDING or r.state is RevisionState.SERVING]
-    base: Revision | None = max(alive, key=lambda r: r.asked, default=None)
-    if base is None:
-        return None
-    order = Order(base.source, base.runtime, base.runtime_version, settings, _aim(base))
-    if not base.bundle:
-        return int(_build(control, name, order)["revision"])
-    return control.store.add_revision(name, order, control.clock(), copy_of=base).number
 
 
 def _aim(base: Revision) -> int:

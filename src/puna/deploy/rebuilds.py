@@ -11,7 +11,7 @@ from functools import partial
 from puna.deploy import orders
 from puna.deploy.control import Control
 from puna.deploy.records import Delivery, Settings
-from puna.deploy.states import BuildState, DeliveryState
+from puna.deploy.states import DeliveryState
 from puna.errors import BuildError, NotFoundError, PunaError
 
 LOG = logging.getLogger("puna.rebuilds")
@@ -76,8 +76,7 @@ class Rebuilds:
 
     def _building(self) -> set[str]:
         """Endpoints whose builds have not ended."""
-        builds = [b for state in (BuildState.QUEUED, BuildState.RUNNING) for b in self._control.store.builds(state)]
-        return {build.subject for build in builds if build.kind == "revision"}
+        return {build.subject for build in self._control.store.unended_builds() if build.kind == "revision"}
 
     def _do(self, name: str, job: Callable[[], None]) -> None:
         try:
@@ -94,24 +93,14 @@ class Rebuilds:
         """Fetch and deploy the newest commit, and write down what came of it."""
         store = self._control.store
         try:
-            done = orders.rebuild(self._control, name, only_changed=True)
+            orders.rebuild(self._control, name, only_changed=True, deliveries=deliveries)
         except Exception as error:  # whoever pushed sees it in the list of deliveries
             if not isinstance(error, PunaError):
                 LOG.error("rebuilding %s failed", name, exc_info=error)
                 error = BuildError(f"{type(error).__name__}: {error}", "see the log of `puna up`")
             store.endpoint(name)  # a deleted one has no deliveries left
-            store.add_event(name, "rebuild", f"not rebuilt: {error.message}", self._control.clock())
             why = {"message": error.message, "hint": error.hint, "detail": error.detail}
-            for delivery in deliveries:
-                store.end_delivery(delivery.id, DeliveryState.FAILED, **why)
-            return
-        outcome = DeliveryState.UNCHANGED if done["unchanged"] else DeliveryState.DEPLOYED
-        values = {"revision": done["revision"], "commit": done.get("commit", "")}
-        for delivery in deliveries:
-            store.end_delivery(delivery.id, outcome, **values)
-        if outcome is DeliveryState.DEPLOYED:
-            told = f"revision {done['revision']} is commit {values['commit'][:12]}, as {deliveries[-1].sender} said"
-            store.add_event(name, "rebuild", told, self._control.clock())
+            store.fail_deliveries(name, deliveries, self._control.clock(), **why)
 
     def look(self, name: str, settings: Settings) -> None:
         """Ask a repository for its newest commit; one that is new is queued like a webhook's word."""

@@ -162,10 +162,7 @@ class Reconciler:
         ready = f" after {seen.ready_s:.1f} s" if seen.ready_s is not None else ""
         concurrency = int(str(seen.schema.get("concurrency") or 1))
         values = {"pid": seen.pid, "concurrency": concurrency, "reason": f"initialize ended{ready}"}
-        replica = self.store.move_replica(action.replica_id, ReplicaState.READY, now, **values)
-        schema = seen.schema.get("schema")
-        if isinstance(schema, Mapping) and self.store.revision(replica.endpoint, replica.revision).schema is None:
-            self.store.set_schema(replica.endpoint, replica.revision, schema)
+        self.store.admit_replica(action.replica_id, seen.schema.get("schema"), now, **values)
 
     def _sleep(self, action: Sleep, now: float) -> None:
         if self._may_ask(action.replica_id, action.reason, now, SLEEP_TAKES_S):
@@ -185,15 +182,11 @@ class Reconciler:
     def _changed(self, action: Changed, now: float) -> None:
         """A replica fell asleep, or woke: then its endpoint wants it until nobody has called for a while."""
         _, reason = self._asked.pop(action.replica_id, (0.0, "" if action.is_asleep else "a request woke it"))
-        state = ReplicaState.ASLEEP if action.is_asleep else ReplicaState.READY
-        values = {"reason": reason, "tier": "asleep" if action.is_asleep else "awake"}
-        replica = self.store.move_replica(action.replica_id, state, now, **values)
-        if not action.is_asleep:
-            number = replica.revision
-            ready = [r for r in self.store.replicas(replica.endpoint) if r.state is ReplicaState.READY]
-            mine = [r for r in ready if r.revision == number]
-            if self.store.endpoint(replica.endpoint).wish_of(number)[0] < len(mine):
-                self.store.set_wish(replica.endpoint, len(mine), "a request woke it", now, number)
+        if action.is_asleep:
+            asleep = {"reason": reason, "tier": "asleep"}
+            self.store.move_replica(action.replica_id, ReplicaState.ASLEEP, now, **asleep)
+        else:
+            self.store.wake_replica(action.replica_id, reason, now)
 
     def _drain(self, action: Drain, now: float) -> None:
         values = {"reason": action.reason, "deadline": action.deadline}

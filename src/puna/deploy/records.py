@@ -292,6 +292,8 @@ class Build:
     detail: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """What a merge or a publishing was told."""
+    owner: str = ""
+    """The id of the key that asked for it, or `repository`; empty for the local administrator."""
 
 
 @dataclass(frozen=True)

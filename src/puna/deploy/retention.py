@@ -1,17 +1,19 @@
 """What is kept of the past: old revisions go, and with them their bundles, sources, environments and logs.
 
-Runs in the builder's thread, between two builds: whatever a build has made and not named yet is never taken for old.
+Runs in the builder's thread while no bundle is being made, and is told which ones builds under way have made: what is
+not named yet is never taken for old.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +58,20 @@ class Sweeper:
         self._deployed: dict[str, float] = {}
         """Source -> when it was uploaded last, as the sweep saw it that found it named."""
 
-    def look(self) -> None:
-        """Sweep if it is time to, and something was built or deleted since, or nothing was done for long."""
+    def look(self, in_use: Collection[str] = ()) -> None:
+        """Sweep if it is time to, and something was built or deleted since, or nothing was done for long.
+
+        `in_use` are the digests of bundles that stay although the store does not name them yet.
+        """
         now = self.clock()
         if 0 <= now - self._swept < LOOK_S:
             return
         stamp = self.store.retention_stamp()
         if stamp != self._seen or not 0 <= now - self._swept < IDLE_S:
             self._swept = now
-            self._seen = stamp if self.sweep() else ()
+            self._seen = stamp if self.sweep(in_use) else ()
 
-    def sweep(self) -> bool:
+    def sweep(self, in_use: Collection[str] = ()) -> bool:
         """Drop rows, then what lies on the disk and is named no more; False: some of it has to wait for a replica."""
         now, store, home = self.clock(), self.store, self.home
         # Listed before the store is read: what comes into being meanwhile is not in the list.
@@ -78,6 +83,7 @@ class Sweeper:
         store.drop_keys(now - EXPIRED_KEYS_S)
         store.drop_counters()
         named = store.named()
+        named = dataclasses.replace(named, bundles=named.bundles | set(in_use))
         if revisions or builds:
             LOG.info("dropped %d old revisions and %d builds", revisions, builds)
         self._sources(sources, named, now)

@@ -100,11 +100,15 @@ STEP_MOVES: Mapping[StepState, Mapping[StepState, str]] = {
     T.PENDING: {T.RUNNING: "its turn"},
     T.RUNNING: {T.DONE: "it ended", T.FAILED: "it raised", T.PENDING: "the build starts again"},
     T.DONE: {T.PENDING: "the build starts again"},
-    T.FAILED: {},
+    T.FAILED: {T.PENDING: "the control plane died before the build ended; it starts again"},
 }
 
 REVISION_MOVES: Mapping[RevisionState, Mapping[RevisionState, str]] = {
-    R.QUEUED: {R.BUILDING: "the builder takes it", R.CANCELLED: "its build was cancelled"},
+    R.QUEUED: {
+        R.BUILDING: "the builder takes it",
+        R.FAILED: "its build had failed when the control plane died",
+        R.CANCELLED: "its build was cancelled",
+    },
     R.BUILDING: {
         R.BUILT: "environment, bundle and validation are done",
         R.FAILED: "the build failed",
@@ -233,9 +237,9 @@ PENDING = frozenset({R.QUEUED, R.BUILDING, R.BUILT, R.STARTING})
 ALIVE = frozenset({P.STARTING, P.READY, P.ASLEEP})
 """Replicas whose processes stay unless something is done."""
 SERVING = frozenset({P.READY, P.ASLEEP})
-# Their share of a GPU is in use. Whoever sleeps is ended as soon as another needs its share.
-HOLDING = frozenset({P.STARTING, P.READY, P.DRAINING, P.STOPPING})
 """Replicas that requests may be sent to: one that sleeps wakes for them."""
+HOLDING = frozenset({P.STARTING, P.READY, P.DRAINING, P.STOPPING})
+"""Replicas whose share of a GPU is in use. Whoever sleeps is ended as soon as another needs its share."""
 PAST = frozenset({R.RETIRED, R.SUPERSEDED, R.FAILED, R.CANCELLED})
 """Revisions that nothing is done with unless somebody asks for it."""
 UNENDED = frozenset({B.QUEUED, B.RUNNING})

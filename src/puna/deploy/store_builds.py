@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, or_, select
 
 from puna.deploy.database import Database, check_move
-from puna.deploy.records import Build, Runtime, Step
-from puna.deploy.states import BUILD_MOVES, BuildState, StepState
+from puna.deploy.records import Build, Revision, Runtime, Step
+from puna.deploy.states import BUILD_MOVES, STEP_MOVES, UNENDED, BuildState, StepState
 from puna.deploy.tables import BUILD_STEPS, BUILDS, REVISIONS, RUNTIME_COUNTER, RUNTIMES
 from puna.errors import NotFoundError, nearest
 
@@ -87,12 +87,22 @@ class BuildStore(Database):
                 told = BUILDS.update().where(BUILDS.c.id == build_id)
                 connection.execute(told.values(arguments=dict(arguments)))
             if kind == "revision":
-                mine = (REVISIONS.c.endpoint == subject) & (REVISIONS.c.number == number)
-                connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
+                self._name_build(connection, subject, number, build_id)
             return self._build(connection, build_id)
 
+    @classmethod
+    def _build_revision(cls, connection: Connection, revision: Revision, now: float, owner: str) -> None:
+        """Queue the build of a revision, and write it beside it."""
+        build_id = cls._add_build(connection, "revision", revision.endpoint, revision.number, now, owner)
+        cls._name_build(connection, revision.endpoint, revision.number, build_id)
+
     @staticmethod
-    def _add_build(connection: Connection, kind: str, subject: str, number: int, now: float) -> str:
+    def _name_build(connection: Connection, endpoint: str, number: int, build_id: str) -> None:
+        mine = (REVISIONS.c.endpoint == endpoint) & (REVISIONS.c.number == number)
+        connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
+
+    @staticmethod
+    def _add_build(connection: Connection, kind: str, subject: str, number: int, now: float, owner: str = "") -> str:
         build_id = secrets.token_hex(6)
         row = BUILDS.insert().values(
             id=build_id,
@@ -102,6 +112,7 @@ class BuildStore(Database):
             state=str(BuildState.QUEUED),
             created=now,
             cancel=False,
+            owner=owner,
         )
         connection.execute(row)
         for position, name in enumerate(STEPS[kind]):
@@ -134,8 +145,9 @@ class BuildStore(Database):
             steps.setdefault(s.build_id, []).append(Step(s.name, StepState(s.state), s.seconds))
         found = {}
         for row in connection.execute(select(BUILDS).where(BUILDS.c.id.in_(ids))):
-            read = {"state": BuildState(row.state), "steps": tuple(steps.get(row.id, ()))}
-            found[row.id] = Build(**{**row._mapping, **read, "arguments": row.arguments or {}})
+            read: dict[str, Any] = {"state": BuildState(row.state), "steps": tuple(steps.get(row.id, ()))}
+            read |= {"arguments": row.arguments or {}, "owner": row.owner or ""}
+            found[row.id] = Build(**{**row._mapping, **read})
         return [found[build_id] for build_id in ids if build_id in found]
 
     def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
@@ -160,13 +172,16 @@ class BuildStore(Database):
         with self._read() as connection:
             return self._builds(connection, connection.execute(query).scalars().all())
 
-    def next_build(self, kinds: Collection[str] = tuple(STEPS)) -> Build | None:
-        """The build of these kinds that has waited longest."""
-        queued = (BUILDS.c.state == str(BuildState.QUEUED)) & BUILDS.c.kind.in_(kinds)
-        oldest = select(BUILDS.c.id).where(queued).order_by(BUILDS.c.created)
+    def unended_builds(self, *states: BuildState) -> list[Build]:
+        """Every build that waits or runs, or is in one of these states, the oldest first."""
         with self._read() as connection:
-            build_id = connection.execute(oldest.limit(1)).scalar()
-            return self._build(connection, build_id) if build_id else None
+            return self._unended(connection, *states)
+
+    @classmethod
+    def _unended(cls, connection: Connection, *states: BuildState) -> list[Build]:
+        query = select(BUILDS.c.id).where(BUILDS.c.state.in_([str(state) for state in states or UNENDED]))
+        ids = connection.execute(query.order_by(BUILDS.c.created, BUILDS.c.number, BUILDS.c.id)).scalars().all()
+        return cls._builds(connection, ids)
 
     def move_build(self, build_id: str, state: BuildState, **values: Any) -> Build:
         """Put a build into another state; a runtime's version follows it.
@@ -175,20 +190,33 @@ class BuildStore(Database):
             ConflictError: the move is not in the table.
         """
         with self._write(routes=False) as connection:
-            before = self._build(connection, build_id)
-            check_move(f"build `{build_id}`", BUILD_MOVES, before.state, state)
-            changed = BUILDS.update().where(BUILDS.c.id == build_id)
-            connection.execute(changed.values(state=str(state), **values))
-            if before.kind == "runtime":
-                follows = RUNTIMES.update().where(RUNTIMES.c.build_id == build_id)
-                connection.execute(follows.values(state=str(state)))
+            self._move_build(connection, self._build(connection, build_id), state, values)
             return self._build(connection, build_id)
 
+    @staticmethod
+    def _move_build(connection: Connection, before: Build, state: BuildState, values: Mapping[str, Any]) -> None:
+        check_move(f"build `{before.id}`", BUILD_MOVES, before.state, state)
+        changed = BUILDS.update().where(BUILDS.c.id == before.id)
+        connection.execute(changed.values(state=str(state), **values))
+        if before.kind == "runtime":
+            follows = RUNTIMES.update().where(RUNTIMES.c.build_id == before.id)
+            connection.execute(follows.values(state=str(state)))
+
     def set_step(self, build_id: str, name: str, state: StepState, seconds: float | None = None) -> None:
-        """Record how far a step of a build is."""
-        mine = (BUILD_STEPS.c.build_id == build_id) & (BUILD_STEPS.c.name == name)
+        """Record how far a step of a build is.
+
+        Raises:
+            ConflictError: the move is not in the table.
+        """
         with self._write(routes=False) as connection:
-            connection.execute(BUILD_STEPS.update().where(mine).values(state=str(state), seconds=seconds))
+            self._set_step(connection, self._build(connection, build_id), name, state, seconds)
+
+    @staticmethod
+    def _set_step(connection: Connection, build: Build, name: str, state: StepState, seconds: float | None) -> None:
+        before = next(step for step in build.steps if step.name == name)
+        check_move(f"step {name} of build `{build.id}`", STEP_MOVES, before.state, state)
+        mine = (BUILD_STEPS.c.build_id == build.id) & (BUILD_STEPS.c.name == name)
+        connection.execute(BUILD_STEPS.update().where(mine).values(state=str(state), seconds=seconds))
 
 
 _BUILD_ENDED_BADLY = (BuildState.FAILED, BuildState.CANCELLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select
@@ -58,11 +59,17 @@ class DeliveryStore(Database):
             same = same.where(DELIVERIES.c.outcome != str(DeliveryState.IGNORED))
         return connection.execute(same.order_by(DELIVERIES.c.id.desc()).limit(1)).scalar()
 
-    def end_delivery(self, number: int, outcome: DeliveryState, **values: Any) -> None:
-        """Say what became of a delivery."""
+    def fail_deliveries(self, endpoint: str, deliveries: Sequence[Delivery], now: float, **why: str) -> None:
+        """Say why nothing was made of what a repository said; `why` is `message`, `hint` and `detail`."""
         with self._write(routes=False) as connection:
-            mine = DELIVERIES.update().where(DELIVERIES.c.id == number)
-            connection.execute(mine.values(outcome=str(outcome), **values))
+            for delivery in deliveries:
+                self._end_delivery(connection, delivery.id, DeliveryState.FAILED, why)
+            self._event(connection, endpoint, "rebuild", f"not rebuilt: {why['message']}", now)
+
+    @staticmethod
+    def _end_delivery(connection: Connection, number: int, outcome: DeliveryState, values: Mapping[str, Any]) -> None:
+        mine = DELIVERIES.update().where(DELIVERIES.c.id == number)
+        connection.execute(mine.values(outcome=str(outcome), **values))
 
     def deliveries(self, endpoint: str, limit: int | None = None) -> list[Delivery]:
         """The latest deliveries for an endpoint, newest first; all that are kept, or so many."""

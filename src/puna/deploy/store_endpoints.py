@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, func, select
+from sqlalchemy import Connection, Row, Table, and_, select
 
 from puna.deploy.database import Database, check_move
 from puna.deploy.records import Endpoint, Event, Order, Revision, Settings
 from puna.deploy.splits import WHOLE, Split
-from puna.deploy.states import PENDING, REVISION_MOVES, RevisionState
+from puna.deploy.states import REVISION_MOVES, RevisionState
 from puna.deploy.tables import ENDPOINTS, EVENTS, REVISIONS, SPLITS, WISHES
 from puna.errors import ConflictError, NotFoundError, nearest
 
@@ -72,7 +72,7 @@ class EndpointStore(Database):
             return self._revision(connection, endpoint, number)
 
     def _revision(self, connection: Connection, endpoint: str, number: int) -> Revision:
-        row = connection.execute(select(REVISIONS).where(_is(endpoint, number))).first()
+        row = connection.execute(select(REVISIONS).where(is_revision(endpoint, number))).first()
         if row is None:
             raise NotFoundError(f"there is no revision {number} of `{endpoint}`", f"`puna ps {endpoint}` lists them")
         return revision_of(row)
@@ -80,28 +80,36 @@ class EndpointStore(Database):
     def save_endpoint(self, name: str, settings: Settings, now: float, active: bool | None = True) -> Endpoint:
         """Make the endpoint, or change its settings; `active` None leaves that as it is."""
         with self._write() as connection:
-            values: dict[str, Any] = {"settings": settings.as_dict()}
-            if active is not None:
-                values["active"] = active
-            if not connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(**values)).rowcount:
-                connection.execute(
-                    ENDPOINTS.insert().values(name=name, created=now, active=True, **_but_active(values))
-                )
-                connection.execute(WISHES.insert().values(endpoint=name, replicas=0, reason="", at=now))
-                self._event(connection, name, "created", "endpoint created", now)
+            self._save_endpoint(connection, name, settings, now, active)
             return self._endpoint(connection, name)
+
+    @classmethod
+    def _save_endpoint(
+        cls, connection: Connection, name: str, settings: Settings, now: float, active: bool | None
+    ) -> None:
+        values: dict[str, Any] = {"settings": settings.as_dict()}
+        if active is not None:
+            values["active"] = active
+        if not connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(**values)).rowcount:
+            connection.execute(ENDPOINTS.insert().values(name=name, created=now, active=True, **_but_active(values)))
+            connection.execute(WISHES.insert().values(endpoint=name, replicas=0, reason="", at=now))
+            cls._event(connection, name, "created", "endpoint created", now)
 
     def set_active(self, name: str, active: bool, now: float) -> Endpoint:
         """Activate or deactivate; a replica is wished for again on activation only when a request comes."""
         with self._write() as connection:
-            before = self._endpoint(connection, name)
-            connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(active=active, reason=""))
-            if not active:
-                self._wish(connection, name, 0, "deactivated", now)
-                self._wish(connection, name, 0, "deactivated", now, SPLITS)
-            if before.active != active:
-                self._event(connection, name, "activated" if active else "deactivated", "asked for", now)
+            self._set_active(connection, self._endpoint(connection, name), active, now)
             return self._endpoint(connection, name)
+
+    @classmethod
+    def _set_active(cls, connection: Connection, before: Endpoint, active: bool, now: float) -> None:
+        name = before.name
+        connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(active=active, reason=""))
+        if not active:
+            cls._wish(connection, name, 0, "deactivated", now)
+            cls._wish(connection, name, 0, "deactivated", now, SPLITS)
+        if before.active != active:
+            cls._event(connection, name, "activated" if active else "deactivated", "asked for", now)
 
     def set_reason(self, name: str, reason: str, now: float) -> None:
         """Say why an endpoint cannot serve; an empty reason takes it back."""
@@ -114,15 +122,20 @@ class EndpointStore(Database):
 
         The reconciler makes it true within the endpoint's limits.
         """
-        before = self.endpoint(endpoint)
+        if self.endpoint(endpoint).wish_of(revision)[0] == replicas:
+            return  # without a transaction that writes: the autoscaler says it again and again
+        with self._write() as connection:
+            self._set_wish(connection, self._endpoint(connection, endpoint), replicas, reason, now, revision)
+
+    @classmethod
+    def _set_wish(
+        cls, connection: Connection, before: Endpoint, replicas: int, reason: str, now: float, revision: int | None
+    ) -> None:
         wished, _ = before.wish_of(revision)
-        if wished == replicas:
-            return
         is_split = before.split is not None and before.split.revision == revision
         which = f"revision {revision}: " if is_split else ""
-        with self._write() as connection:
-            self._wish(connection, endpoint, replicas, reason, now, SPLITS if is_split else WISHES)
-            self._event(connection, endpoint, "scale", f"{which}{wished} -> {replicas}: {reason}", now)
+        cls._wish(connection, before.name, replicas, reason, now, SPLITS if is_split else WISHES)
+        cls._event(connection, before.name, "scale", f"{which}{wished} -> {replicas}: {reason}", now)
 
     @staticmethod
     def _wish(
@@ -131,40 +144,38 @@ class EndpointStore(Database):
         row = table.update().where(table.c.endpoint == endpoint)
         connection.execute(row.values(replicas=replicas, reason=reason, at=now))
 
-    def delete_endpoint(self, name: str, now: float) -> None:
-        """Forget an endpoint, its revisions and its wish; the reconciler then stops its replicas."""
-        with self._write() as connection:
-            self._endpoint(connection, name)
-            connection.execute(ENDPOINTS.delete().where(ENDPOINTS.c.name == name))
-            self._event(connection, name, "deleted", "endpoint deleted", now)
-
     def add_revision(self, name: str, order: Order, now: float, copy_of: Revision | None = None) -> Revision:
         """A new revision: to be built, or, as `copy_of` one that has been built, ready to be rolled out."""
         with self._write() as connection:
             self._endpoint(connection, name)
-            # Counted beyond the endpoint's deletion: a replica of a deleted one is never taken for a new one's.
-            number = self._bump(connection, f"revision of {name}")
-            values: dict[str, Any] = {"state": str(RevisionState.QUEUED)}
-            if copy_of is not None:
-                values = {"state": str(RevisionState.BUILT), "environment": copy_of.environment}
-                values |= {"bundle": copy_of.bundle, "schema": copy_of.schema, "weights_bytes": copy_of.weights_bytes}
-            connection.execute(
-                REVISIONS.insert().values(
-                    endpoint=name,
-                    number=number,
-                    source=order.source,
-                    runtime=order.runtime,
-                    runtime_version=order.runtime_version,
-                    settings=order.settings.as_dict(),
-                    created=now,
-                    since=now,
-                    percent=order.percent,
-                    asked=self._bump(connection, "asked"),
-                    **values,
-                )
+            return self._add_revision(connection, name, order, now, copy_of)
+
+    def _add_revision(
+        self, connection: Connection, name: str, order: Order, now: float, copy_of: Revision | None = None
+    ) -> Revision:
+        # Counted beyond the endpoint's deletion: a replica of a deleted one is never taken for a new one's.
+        number = self._bump(connection, f"revision of {name}")
+        values: dict[str, Any] = {"state": str(RevisionState.QUEUED)}
+        if copy_of is not None:
+            values = {"state": str(RevisionState.BUILT), "environment": copy_of.environment}
+            values |= {"bundle": copy_of.bundle, "schema": copy_of.schema, "weights_bytes": copy_of.weights_bytes}
+        connection.execute(
+            REVISIONS.insert().values(
+                endpoint=name,
+                number=number,
+                source=order.source,
+                runtime=order.runtime,
+                runtime_version=order.runtime_version,
+                settings=order.settings.as_dict(),
+                created=now,
+                since=now,
+                percent=order.percent,
+                asked=self._bump(connection, "asked"),
+                **values,
             )
-            self._event(connection, name, "deploy", f"revision {number} asked for", now)
-            return self._revision(connection, name, number)
+        )
+        self._event(connection, name, "deploy", f"revision {number} asked for", now)
+        return self._revision(connection, name, number)
 
     def move_revision(self, name: str, number: int, state: RevisionState, now: float, **values: Any) -> Revision:
         """Put a revision into another state, with what is known of it since (`error`, `bundle`, `schema`...).
@@ -181,7 +192,7 @@ class EndpointStore(Database):
     ) -> None:
         thing = f"revision {before.number} of `{before.endpoint}`"
         check_move(thing, REVISION_MOVES, before.state, state)
-        changed = REVISIONS.update().where(_is(before.endpoint, before.number))
+        changed = REVISIONS.update().where(is_revision(before.endpoint, before.number))
         connection.execute(changed.values(state=str(state), since=now, **values))
         message = f"revision {before.number}: {before.state} -> {state}"
         error = values.get("error")
@@ -209,7 +220,7 @@ class EndpointStore(Database):
                     lost["percent"] = endpoint.split.percent  # it was never alone: no rollback goes to it by itself
                 self._move_revision(connection, self._revision(connection, name, old), RevisionState.RETIRED, now, lost)
         connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(serving=number, reason=""))
-        connection.execute(REVISIONS.update().where(_is(name, number)).values(percent=WHOLE))
+        connection.execute(REVISIONS.update().where(is_revision(name, number)).values(percent=WHOLE))
         if endpoint.split is not None:
             connection.execute(SPLITS.delete().where(SPLITS.c.endpoint == name))
             said = f"revision {number} has all requests"
@@ -228,7 +239,7 @@ class EndpointStore(Database):
             values = {"replicas": 1, "reason": f"revision {number} was proved with one replica", "at": now}
             row = SPLITS.insert().values(endpoint=name, revision=number, percent=new.percent, **values)
             connection.execute(row)
-            self._event(connection, name, "traffic", _split_text(endpoint.serving, number, new.percent), now)
+            self._event(connection, name, "traffic", split_text(endpoint.serving, number, new.percent), now)
 
     def give_back(self, name: str, number: int, error: str, detail: str, now: float) -> None:
         """Retire a revision of a split that cannot serve, and give its share to the other.
@@ -244,7 +255,7 @@ class EndpointStore(Database):
             share = f"revision {number} gives its {endpoint.shares[number]} % back to revision {other[0]}"
             self._event(connection, name, "traffic", f"{share}: {error}", now)
             self._unite(connection, endpoint, other[0], now, error)
-            connection.execute(REVISIONS.update().where(_is(name, number)).values(detail=detail))
+            connection.execute(REVISIONS.update().where(is_revision(name, number)).values(detail=detail))
 
     def keep_share(self, name: str, number: int, error: str, now: float) -> None:
         """Give up promoting a revision: it goes on with the share that it has."""
@@ -253,82 +264,14 @@ class EndpointStore(Database):
             if split is None or split.revision != number:
                 raise ConflictError(f"revision {number} of `{name}` shares its requests with none")
             values = {"percent": split.percent, "error": error}
-            connection.execute(REVISIONS.update().where(_is(name, number)).values(**values))
+            connection.execute(REVISIONS.update().where(is_revision(name, number)).values(**values))
             self._event(connection, name, "traffic", f"revision {number} keeps {split.percent} %: {error}", now)
-
-    def share(self, name: str, number: int, percent: int, now: float) -> Revision:
-        """Ask that a revision gets so much of the requests: at once if it has a share, else when it is ready.
-
-        With all of them, one that has a share takes the rest once it has the replicas for it.
-
-        Raises:
-            ConflictError: nothing serves that it could share with, or it was never built.
-        """
-        with self._write() as connection:
-            endpoint, revision = self._endpoint(connection, name), self._revision(connection, name, number)
-            if percent < WHOLE and endpoint.serving is None:
-                raise ConflictError(f"nothing of `{name}` serves that revision {number} could share with")
-            changed, wanted = REVISIONS.update().where(_is(name, number)), f"revision {number} is to have {percent} %"
-            if endpoint.split is not None and number == endpoint.split.revision and percent < WHOLE:
-                connection.execute(changed.values(percent=percent))
-                connection.execute(SPLITS.update().where(SPLITS.c.endpoint == name).values(percent=percent))
-                wanted = _split_text(endpoint.serving, number, percent)
-            elif number in endpoint.shares or revision.state in PENDING:
-                values = {"percent": percent, "asked": self._bump(connection, "asked"), "error": ""}
-                # Since now: a promotion that finds no room gives up as a rollout does.
-                later = {"since": now} if number in endpoint.shares else {}
-                connection.execute(changed.values(**values, **later))
-            else:
-                self._ask_again(connection, revision, percent, now)
-            self._event(connection, name, "traffic", wanted, now)
-            return self._revision(connection, name, number)
-
-    def unite(self, name: str, now: float) -> Endpoint:
-        """All requests to the serving revision: take a split away, and what is rolled out to have one."""
-        with self._write() as connection:
-            endpoint = self._endpoint(connection, name)
-            if endpoint.serving is not None and endpoint.split is not None:
-                self._unite(connection, endpoint, endpoint.serving, now)
-            for state in (RevisionState.BUILT, RevisionState.STARTING):
-                mine = and_(REVISIONS.c.endpoint == name, REVISIONS.c.state == str(state))
-                for row in connection.execute(select(REVISIONS).where(mine, REVISIONS.c.percent < WHOLE)).all():
-                    self._move_revision(connection, revision_of(row), RevisionState.SUPERSEDED, now, {})
-            return self._endpoint(connection, name)
-
-    def roll_back(self, name: str, number: int | None, now: float) -> Revision:
-        """Ask for an earlier revision again: `number`, or the one that served before.
-
-        Raises:
-            NotFoundError: there is no such revision.
-            ConflictError: it has never been built, or serves already.
-        """
-        with self._write() as connection:
-            endpoint = self._endpoint(connection, name)
-            if number is None:
-                retired = and_(REVISIONS.c.endpoint == name, REVISIONS.c.state == str(RevisionState.RETIRED))
-                alone = func.coalesce(REVISIONS.c.percent, WHOLE) == WHOLE
-                latest = select(REVISIONS.c.number).where(retired, alone).order_by(REVISIONS.c.since.desc()).limit(1)
-                number = connection.execute(latest).scalar()
-                if number is None:
-                    raise ConflictError(f"`{name}` has no earlier revision to go back to", f"`puna ps {name}`")
-            revision = self._revision(connection, name, number)
-            if number in endpoint.shares or revision.state in (RevisionState.BUILT, RevisionState.STARTING):
-                raise ConflictError(f"revision {number} of `{name}` is {revision.state} already")
-            self._ask_again(connection, revision, WHOLE, now)
-            return self._revision(connection, name, number)
-
-    def _ask_again(self, connection: Connection, revision: Revision, percent: int, now: float) -> None:
-        """Roll a revision out that has been built before."""
-        name, number = revision.endpoint, revision.number
-        if not revision.bundle:
-            raise ConflictError(f"revision {number} of `{name}` was never built", f"`puna rebuild {name}`")
-        values = {"asked": self._bump(connection, "asked"), "failures": 0, "error": "", "hint": "", "detail": ""}
-        self._move_revision(connection, revision, RevisionState.BUILT, now, values | {"percent": percent})
 
     def clear_failures(self, name: str, number: int) -> None:
         """Forget a revision's failures: it has run long enough since."""
         with self._write(routes=False) as connection:
-            connection.execute(REVISIONS.update().where(_is(name, number)).values(failures=0, error="", detail=""))
+            mine = REVISIONS.update().where(is_revision(name, number))
+            connection.execute(mine.values(failures=0, error="", detail=""))
 
     def add_event(self, endpoint: str, kind: str, message: str, now: float) -> None:
         """Record that something happened."""
@@ -353,11 +296,13 @@ class EndpointStore(Database):
             return [Event(**row._mapping) for row in connection.execute(ordered)]
 
 
-def _split_text(serving: int | None, number: int, percent: int) -> str:
+def split_text(serving: int | None, number: int, percent: int) -> str:
+    """Two revisions that share requests, in words."""
     return f"revision {serving} has {WHOLE - percent} %, revision {number} {percent} %"
 
 
-def _is(endpoint: str, number: int) -> Any:
+def is_revision(endpoint: str, number: int) -> Any:
+    """The condition that a row of the table is one revision."""
     return and_(REVISIONS.c.endpoint == endpoint, REVISIONS.c.number == number)
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, select
 
 from puna.deploy import metering
-from puna.deploy.database import Database, check_move
+from puna.deploy.database import check_move
 from puna.deploy.records import Replica
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
+from puna.deploy.store_endpoints import EndpointStore
 from puna.deploy.tables import BUILDS, REPLICAS, REVISIONS
 from puna.errors import NotFoundError
 
 
-class ReplicaStore(Database):
+class ReplicaStore(EndpointStore):
     """Replicas; what they held of a GPU is counted with each move."""
 
     def replicas(self, endpoint: str | None = None) -> list[Replica]:
@@ -74,18 +75,52 @@ class ReplicaStore(Database):
             ConflictError: the move is not in the table.
         """
         with self._write() as connection:
-            before = self._replica(connection, replica_id)
-            check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
-            metering.count(connection, before, now, is_gone=state is ReplicaState.GONE)
-            if state is ReplicaState.GONE:
-                connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
-                return before
-            changed = REPLICAS.update().where(REPLICAS.c.id == replica_id)
-            connection.execute(changed.values(state=str(state), since=now, **values))
-            message = f"{replica_id}: {before.state} -> {state}"
-            why = values.get("reason")
-            self._event(connection, before.endpoint, "replica", f"{message}: {why}" if why else message, now)
-            return self._replica(connection, replica_id)
+            return self._move_replica(connection, replica_id, state, now, values)
+
+    def _move_replica(
+        self, connection: Connection, replica_id: str, state: ReplicaState, now: float, values: Mapping[str, Any]
+    ) -> Replica:
+        before = self._replica(connection, replica_id)
+        check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
+        metering.count(connection, before, now, is_gone=state is ReplicaState.GONE)
+        if state is ReplicaState.GONE:
+            connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
+            return before
+        changed = REPLICAS.update().where(REPLICAS.c.id == replica_id)
+        connection.execute(changed.values(state=str(state), since=now, **values))
+        message = f"{replica_id}: {before.state} -> {state}"
+        why = values.get("reason")
+        self._event(connection, before.endpoint, "replica", f"{message}: {why}" if why else message, now)
+        return self._replica(connection, replica_id)
+
+    def admit_replica(self, replica_id: str, schema: object, now: float, **values: Any) -> None:
+        """A replica is ready; its revision keeps what it said of its inputs, when the build did not find out.
+
+        Raises:
+            ConflictError: the move is not in the table.
+        """
+        with self._write() as connection:
+            replica = self._move_replica(connection, replica_id, ReplicaState.READY, now, values)
+            if isinstance(schema, Mapping):
+                mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)
+                kept = connection.execute(select(REVISIONS.c.schema).where(mine)).scalar()
+                if kept is None:
+                    connection.execute(REVISIONS.update().where(mine).values(schema=dict(schema)))
+
+    def wake_replica(self, replica_id: str, reason: str, now: float) -> None:
+        """A replica woke: its endpoint wants it, and all others of its revision that are ready, until nobody calls.
+
+        Raises:
+            ConflictError: the move is not in the table.
+        """
+        with self._write() as connection:
+            values = {"reason": reason, "tier": "awake"}
+            woken = self._move_replica(connection, replica_id, ReplicaState.READY, now, values)
+            ours = [r for r in self._replicas(connection, woken.endpoint) if r.revision == woken.revision]
+            ready = sum(r.state is ReplicaState.READY for r in ours)
+            found = self._endpoints(connection, woken.endpoint)  # none: it was deleted
+            if found and found[0].wish_of(woken.revision)[0] < ready:
+                self._set_wish(connection, found[0], ready, "a request woke it", now, woken.revision)
 
     def fail_replica(self, replica_id: str, reason: str, lines: str, now: float) -> None:
         """Record that a replica died by itself: its revision counts it and keeps its last lines."""
@@ -106,12 +141,6 @@ class ReplicaStore(Database):
         """Give a build's GPU back."""
         with self._write(routes=False) as connection:
             connection.execute(BUILDS.update().where(BUILDS.c.id == build_id).values(gpu="", fraction=0.0))
-
-    def set_schema(self, endpoint: str, number: int, schema: Mapping[str, Any]) -> None:
-        """Keep what a replica said of its inputs, when the build did not find out."""
-        mine = and_(REVISIONS.c.endpoint == endpoint, REVISIONS.c.number == number)
-        with self._write() as connection:
-            connection.execute(REVISIONS.update().where(mine).values(schema=dict(schema)))
 
 
 def _replica(row: Row[Any]) -> Replica:

@@ -133,6 +133,7 @@ BUILDS = Table(
     _text("hint"),
     _text("detail"),
     Column("arguments", JSON, nullable=True),
+    Column("owner", String(16), nullable=True),
 )
 
 BUILD_STEPS = Table(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 from puna.deploy.control import Control
-from puna.deploy.records import Endpoint
 from puna.deploy.splits import WHOLE
-from puna.deploy.states import PENDING, RevisionState
-from puna.errors import ConflictError, NotFoundError, UsageError
+from puna.errors import UsageError
 
 
 def divide(control: Control, name: str, shares: Mapping[int, int]) -> int:
@@ -34,11 +31,7 @@ def divide(control: Control, name: str, shares: Mapping[int, int]) -> int:
         raise UsageError(f"{_said(asked)}: the shares of one or two revisions must make up 100 %", usage)
     if len(asked) == 1:
         return promote(control, name, *asked)
-    others = [number for number in asked if number != endpoint.serving]
-    if len(others) != 1:
-        serves = f"revision {endpoint.serving} serves" if endpoint.serving is not None else "nothing serves yet"
-        raise ConflictError(f"`{name}`: {serves}, and it must be one of the two", f"`puna ps {name}`")
-    return control.store.share(name, others[0], asked[others[0]], control.clock()).number
+    return control.store.divide(name, asked, control.clock())
 
 
 def promote(control: Control, name: str, number: int | None = None) -> int:
@@ -48,14 +41,9 @@ def promote(control: Control, name: str, number: int | None = None) -> int:
         NotFoundError: there is no such revision.
         ConflictError: there is no second one, or it was never built.
     """
-    store, now = control.store, control.clock()
-    endpoint = store.endpoint(name)
-    number = _second(control, endpoint) if number is None else store.revision(name, number).number
-    if number == endpoint.serving:
-        _unite(control, endpoint)
-    else:
-        store.share(name, number, WHOLE, now)
-    return number
+    promoted = control.store.promote(name, number, control.clock())
+    control.wake()  # builds may have been cancelled
+    return promoted
 
 
 def roll_back(control: Control, name: str, number: int | None = None) -> int:
@@ -65,39 +53,9 @@ def roll_back(control: Control, name: str, number: int | None = None) -> int:
         NotFoundError: there is no such revision.
         ConflictError: there is none before, it was never built, or has a share already.
     """
-    store = control.store
-    endpoint = store.endpoint(name)
-    coming = [r for r in store.revisions(name) if r.state in PENDING and r.percent < WHOLE]
-    if endpoint.serving is not None and number in (None, endpoint.serving) and (endpoint.split or coming):
-        _unite(control, endpoint)
-        return endpoint.serving
-    if endpoint.split is not None and number == endpoint.split.revision:
-        raise ConflictError(
-            f"revision {number} of `{name}` has {endpoint.split.percent} %", f"`puna promote {name} {number}`"
-        )
-    return store.roll_back(name, number, control.clock()).number
-
-
-def _second(control: Control, endpoint: Endpoint) -> int:
-    """The revision that has a share beside the one that serves, or is to have one."""
-    if endpoint.split is not None:
-        return endpoint.split.revision
-    coming = [r for r in control.store.revisions(endpoint.name) if r.state in PENDING and r.percent < WHOLE]
-    if not coming:
-        name = endpoint.name
-        raise ConflictError(f"no second revision of `{name}` has a share", f"`puna promote {name} REVISION`")
-    return max(coming, key=lambda revision: revision.asked).number
-
-
-def _unite(control: Control, endpoint: Endpoint) -> None:
-    """All requests to the revision that serves; what is on its way to a share is given up."""
-    store, name = control.store, endpoint.name
-    store.unite(name, control.clock())
-    for revision in store.revisions(name):
-        is_coming = revision.state in (RevisionState.QUEUED, RevisionState.BUILDING) and revision.percent < WHOLE
-        if is_coming and revision.build_id:
-            with contextlib.suppress(ConflictError, NotFoundError):  # it ended in between
-                store.cancel_build(revision.build_id, control.clock())
+    revision = control.store.roll_back(name, number, control.clock())
+    control.wake()
+    return revision.number
 
 
 def _said(shares: Mapping[int, int]) -> str:
