@@ -56,10 +56,14 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
     """Run everything until SIGTERM or SIGINT; `progress.note` is told the address once all is up.
 
     Raises:
-        UsageError: the address cannot be listened on, or not safely.
+        UsageError: the address cannot be listened on, or not safely; a limit of builds is no number.
         MachineError: the port is in use, or a process does not start.
         ConflictError: another `puna up` runs in this home.
     """
+    from puna.build import limits
+
+    limits.slots()
+    limits.Limits.of_environment()
     progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
     front.check()
     public, host, tls = front.public_url, front.host, front.tls
@@ -204,9 +208,10 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
-    from puna.deploy import commands, log_limits, model_sources
+    from puna.build import limits
+    from puna.deploy import log_limits, model_sources
     from puna.deploy.api import create_app
-    from puna.deploy.builder import ONE_BY_ONE, Builder
+    from puna.deploy.builder import MODELS, Builder
     from puna.deploy.control import Control
     from puna.deploy.history import History
     from puna.deploy.launching import Launching
@@ -217,6 +222,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     from puna.deploy.retention import Sweeper
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
+    from puna.deploy.turns import Slots
     from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
@@ -231,8 +237,8 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     launching = Launching(store, home, secrets)
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
-    builder = Builder(store, home, between=Sweeper(store, home).look)
-    models = Builder(store, home, slots=dataclasses.replace(ONE_BY_ONE, kinds=commands.KINDS))  # a merge takes minutes
+    builder = Builder(store, home, between=Sweeper(store, home).look, slots=Slots(building=limits.slots()))
+    models = Builder(store, home, slots=MODELS)  # a merge of minutes keeps no deploy waiting
     history = History(memories, loads, store.snapshot)
     logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateTable
 from deploy.conftest import World
 from puna.deploy.migrations import MIGRATIONS, migrate, schema_number
 from puna.deploy.records import Order, Settings
-from puna.deploy.states import BuildState, ReplicaState, RevisionState
+from puna.deploy.states import BuildState, ReplicaState
 from puna.deploy.store import Store
 from puna.deploy.tables import METADATA
 from puna.errors import ConflictError, MachineError, NotFoundError, UsageError

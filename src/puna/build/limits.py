@@ -12,7 +12,7 @@ from pathlib import Path
 
 from puna.errors import BuildError, MachineError, UsageError
 
-TIMEOUT, DISK = "PUNA_BUILD_TIMEOUT_S", "PUNA_BUILD_DISK_GIB"
+TIMEOUT, DISK, SLOTS = "PUNA_BUILD_TIMEOUT_S", "PUNA_BUILD_DISK_GIB", "PUNA_BUILD_SLOTS"
 """Set in the environment of `puna up`."""
 MOST_FILES = 65536
 MOST_PROCESSES = 4096
@@ -103,6 +103,15 @@ def size_bytes(path: Path) -> int:
                 continue
             sizes[about.st_dev, about.st_ino] = about.st_blocks * 512
     return sum(sizes.values())
+
+
+def slots() -> int:
+    """How many environments and bundles are built at once: as many as there are cores, but two to four, unless said.
+
+    Raises:
+        UsageError: what is said is no number over 0.
+    """
+    return max(1, round(_number(SLOTS, min(max(len(os.sched_getaffinity(0)), 2), 4))))
 
 
 def _number(name: str, default: float) -> float:

@@ -46,6 +46,8 @@ ROOM_S, LOOK_S = 30.0, 0.1  # how long, and how often, a validation looks for th
 OTHERS_S = 300.0
 """So long it waits for a GPU on which another build tries its app; then its first replica shows whether it works."""
 ONE_BY_ONE = Slots(building=1, trying=1, guests=0)
+MODELS = Slots(commands.KINDS, building=1, trying=1, guests=0)
+"""Merges and publishings: each takes the memory of a model."""
 
 T = TypeVar("T")
 
