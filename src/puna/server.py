@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from puna.backends.local import LocalBackend
+    from puna.deploy.builder import Builder
     from puna.deploy.store import Store
     from puna.serve.door import Counts
 
@@ -208,10 +209,8 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
-    from puna.build import limits
     from puna.deploy import log_limits, model_sources
     from puna.deploy.api import create_app
-    from puna.deploy.builder import MODELS, Builder
     from puna.deploy.control import Control
     from puna.deploy.history import History
     from puna.deploy.launching import Launching
@@ -219,10 +218,8 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     from puna.deploy.rebuilds import Rebuilds
     from puna.deploy.reconciler import Reconciler
     from puna.deploy.repositories import Repositories
-    from puna.deploy.retention import Sweeper
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
-    from puna.deploy.turns import Slots
     from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
@@ -237,8 +234,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     launching = Launching(store, home, secrets)
     zygotes = Keeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
-    builder = Builder(store, home, between=Sweeper(store, home).look, slots=Slots(building=limits.slots()))
-    models = Builder(store, home, slots=MODELS)  # a merge of minutes keeps no deploy waiting
+    builder, models = _builders(store, home)
     history = History(memories, loads, store.snapshot)
     logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 
@@ -267,6 +263,17 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
         store.close()
+
+
+def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
+    """One for endpoints and runtimes; one for models: a merge of minutes keeps no deploy waiting."""
+    from puna.build import limits
+    from puna.deploy.builder import MODELS, Builder
+    from puna.deploy.retention import Sweeper
+    from puna.deploy.turns import Slots
+
+    slots, sweeper = Slots(building=limits.slots()), Sweeper(store, home)
+    return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)
 
 
 def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -> None:
