@@ -220,11 +220,13 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     from puna.deploy.repositories import Repositories
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
+    from puna.deploy.timeline import Timeline
     from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
+    store.timeline = Timeline()
     backend = LocalBackend(home, owner_fd)
     _bury(store, backend, time.time())
     loads = Loads()
@@ -236,7 +238,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder, models = _builders(store, home)
     history = History(memories, loads, store.snapshot)
-    logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
+    logs = log_limits.Keeper(home, partial(_alive, store, backend), store.timeline)
 
     def wake() -> None:
         builder.wake()
@@ -287,6 +289,11 @@ def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -
                 "a loop of the control plane ended (%s) and begins again", getattr(loop, "__qualname__", loop)
             )
             stopped.wait(LOOP_AGAIN_S)
+
+
+def _alive(store: Store, backend: LocalBackend) -> set[str]:
+    """The replicas and zygotes whose logs stay."""
+    return {replica.id for replica in store.replicas()} | {zygote.name for zygote in backend.zygotes()}
 
 
 def _hush() -> None:
