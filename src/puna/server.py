@@ -20,7 +20,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ REPLICA_GRACE_S = 10.0
 """Then replicas have so long for `finalize`."""
 LOOP_AGAIN_S = 1.0
 LOG = logging.getLogger("puna.server")
+Loop = Callable[[threading.Event], None]
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -251,9 +252,16 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
+    loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
+    try:
+        _run_control(home, app, backend, [*loops, backend.watch.run, partial(metering, store), logs.run])
+    finally:
+        store.close()
+
+
+def _run_control(home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop]) -> None:
+    """Serve until SIGTERM, the loops beside; the first two start replicas."""
     stopped = threading.Event()
-    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store), logs.run]
     threads = [threading.Thread(target=keep_on, args=(loop, stopped), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
@@ -264,7 +272,6 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
         for thread in threads[:2]:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
-        store.close()
 
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
@@ -278,7 +285,7 @@ def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
     return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)
 
 
-def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -> None:
+def keep_on(loop: Loop, stopped: threading.Event) -> None:
     """Run one of the control plane's loops until `stopped`: no error of its own ends it for good."""
     while not stopped.is_set():
         try:
