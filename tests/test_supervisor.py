@@ -178,5 +178,5 @@ def test_the_supervisors_death_by_sigkill_takes_every_child_along(family: tuple[
 def test_a_child_that_never_starts_ends_puna_up_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
     process = supervise(tmp_path, "raise SystemExit('no such module: foo')", "control plane")
     output, _ = process.communicate(timeout=20)
-    assert "ERROR the control plane does not start (exit status 1)" in output
+    assert "ERROR the control plane does not start: it ended (status 1)" in output
     assert "no such module: foo" in output

@@ -7,6 +7,7 @@ needs it: `python -m puna.server control` and `python -m puna.server gateway`.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import dataclasses
 import faulthandler
@@ -32,6 +33,7 @@ from puna.deploy.figures import Memories
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.errors import PunaError
 from puna.front import Front, Tls
+from puna.heartbeat import BEAT_EVERY_S, Heart
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole, write_state
@@ -49,8 +51,9 @@ GATEWAY_GRACE_S = 30.0
 REPLICA_GRACE_S = 10.0
 """Then replicas have so long for `finalize`."""
 LOOP_AGAIN_S = 1.0
+STATE_EVERY_S = 1.0
+"""How often it is looked whether clients can find us."""
 LOG = logging.getLogger("puna.server")
-Loop = Callable[[threading.Event], None]
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -83,10 +86,18 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         up = threading.Event()
         threading.Thread(target=_wait_until_up, args=(host, number, tls is not None, up), daemon=True).start()
 
+        home.state.unlink(missing_ok=True)  # of one that was killed
+        state_at = 0.0
+
         def tick() -> None:
-            if up.is_set() and not supervisor.is_up:
-                supervisor.is_up = True
+            nonlocal state_at
+            if not up.is_set() or time.monotonic() < state_at:
+                return
+            state_at = time.monotonic() + STATE_EVERY_S
+            if not home.state.exists():
                 write_state(home, url)
+            if not supervisor.is_up:
+                supervisor.is_up = True
                 progress.note(f"puna is up at {url}{f', called {public}' if public else ''}")
                 with contextlib.suppress(PunaError):  # the control plane has just died: `puna console`, then
                     if sys.stdout.isatty() and host in ("127.0.0.1", "localhost", "::1"):
@@ -98,9 +109,10 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
             # The end of this pipe is what every child, guards included, takes as the end.
             for fd in (writer, reader, shared.counts_fd, *memories):
                 os.close(fd)
-            home.state.unlink(missing_ok=True)
-            home.control_socket.unlink(missing_ok=True)
-            home.drop_sockets()
+            with contextlib.suppress(OSError):  # a disk that is away: the next `puna up` clears up
+                home.state.unlink(missing_ok=True)
+                home.control_socket.unlink(missing_ok=True)
+                home.drop_sockets()
 
 
 def _few_files() -> str:
@@ -142,7 +154,8 @@ def _control_spec(home: Home, owner_fd: int, url: str, memories: Memories) -> Sp
     command = [sys.executable, "-m", "puna.server", "control", "--owner-fd", str(owner_fd), "--url", url]
     command += ["--figures-fds", _listed(memories)]
     fds = (owner_fd, *memories)
-    return Spec("control plane", tuple(command), home.logs / "control.log", _env(home), fds, REPLICA_GRACE_S + 5)
+    log, grace_s = home.logs / "control.log", REPLICA_GRACE_S + 5
+    return Spec("control plane", tuple(command), log, _env(home), fds, grace_s, beats=True)
 
 
 def _listed(memories: Memories) -> str:
@@ -165,7 +178,7 @@ def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, front: 
     if front.tls is not None:
         command += ["--certificate", str(front.tls.certificate), "--key", str(front.tls.key)]
     log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared.fds)
-    return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2)
+    return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2, beats=True)
 
 
 def _env(home: Home) -> dict[str, str]:
@@ -207,7 +220,7 @@ def watch_owner(fd: int) -> None:
     threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
-def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
+def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Heart) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
     from puna.deploy import log_limits, model_sources
@@ -221,13 +234,11 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     from puna.deploy.repositories import Repositories
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
-    from puna.deploy.timeline import Timeline
     from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
-    store.timeline = Timeline()
     backend = LocalBackend(home, owner_fd)
     _bury(store, backend, time.time())
     loads = Loads()
@@ -239,7 +250,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder, models = _builders(store, home)
     history = History(memories, loads, store.snapshot)
-    logs = log_limits.Keeper(home, partial(_alive, store, backend), store.timeline)
+    logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
 
     def wake() -> None:
         builder.wake()
@@ -252,26 +263,20 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories) -> None:
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
-    loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
-    try:
-        _run_control(home, app, backend, [*loops, backend.watch.run, partial(metering, store), logs.run])
-    finally:
-        store.close()
-
-
-def _run_control(home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop]) -> None:
-    """Serve until SIGTERM, the loops beside; the first two start replicas."""
     stopped = threading.Event()
+    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
+    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store), logs.run]
     threads = [threading.Thread(target=keep_on, args=(loop, stopped), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
     try:
-        _serve(app, _control_socket(home), Front(), grace_s=1, on_stop=_hush)
+        _serve(app, _control_socket(home), Front(), heart.beat, grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
+        store.close()
 
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
@@ -285,7 +290,7 @@ def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
     return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)
 
 
-def keep_on(loop: Loop, stopped: threading.Event) -> None:
+def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -> None:
     """Run one of the control plane's loops until `stopped`: no error of its own ends it for good."""
     while not stopped.is_set():
         try:
@@ -296,11 +301,6 @@ def keep_on(loop: Loop, stopped: threading.Event) -> None:
                 "a loop of the control plane ended (%s) and begins again", getattr(loop, "__qualname__", loop)
             )
             stopped.wait(LOOP_AGAIN_S)
-
-
-def _alive(store: Store, backend: LocalBackend) -> set[str]:
-    """The replicas and zygotes whose logs stay."""
-    return {replica.id for replica in store.replicas()} | {zygote.name for zygote in backend.zygotes()}
 
 
 def _hush() -> None:
@@ -334,7 +334,7 @@ def _control_socket(home: Home) -> socket.socket:
     return bound
 
 
-def gateway(home: Home, shared: Shared, index: int, front: Front) -> None:
+def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) -> None:
     """One gateway process on the inherited socket."""
     # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -352,19 +352,23 @@ def gateway(home: Home, shared: Shared, index: int, front: Front) -> None:
     gc.set_threshold(20_000, 20, 20)
     counts = Counts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
-    _serve(app, bound, front, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
+    _serve(app, bound, front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
 
 
 def _serve(
     app: object,
     bound: socket.socket,
     front: Front,
+    beat: Callable[[], None],
     *,
     grace_s: float,
     on_stop: Callable[[], None] | None = None,
     counts: Counts | None = None,
 ) -> None:
-    """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`."""
+    """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`.
+
+    `beat` is called every second from the first one on in which clients are let in.
+    """
     import uvicorn
 
     from puna.serve.clients import ClientLimits
@@ -390,8 +394,17 @@ def _serve(
         ssl_keyfile=str(front.tls.key) if front.tls else None,
     )
 
+    class Beating(Server):
+        async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self._beat_on()
+
+        def _beat_on(self) -> None:
+            beat()
+            asyncio.get_running_loop().call_later(BEAT_EVERY_S, self._beat_on)
+
     most = descriptors.for_clients(descriptors.raise_limit())
-    server = Server(config, counts, ClientLimits(most, front.per_address))
+    server = Beating(config, counts, ClientLimits(most, front.per_address))
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
@@ -419,6 +432,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m puna.server")
     parser.add_argument("role", choices=["control", "gateway"])
     parser.add_argument("--owner-fd", type=int, required=True)
+    parser.add_argument("--beat-fd", type=int, default=-1)
     parser.add_argument("--url", default="")
     parser.add_argument("--listen-fd", type=int, default=-1)
     parser.add_argument("--counts-fd", type=int, default=-1)
@@ -433,14 +447,15 @@ def main(arguments: list[str]) -> None:
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
+    heart = Heart(options.beat_fd)
     if options.role == "control":
-        control(Home.default(), options.owner_fd, options.url, memories)
+        control(Home.default(), options.owner_fd, options.url, memories, heart)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
         origins = tuple(options.cors_origin)
         front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
         shared = Shared(options.listen_fd, options.counts_fd, memories)
-        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front)
+        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heart)
 
 
 if __name__ == "__main__":

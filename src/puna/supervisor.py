@@ -2,7 +2,9 @@
 
 Light on purpose: the standard library only, so that it starts at once and has little to die of. Children get the
 listening socket and the read end of a pipe as file descriptors; the write end is here alone, so the kernel tells
-every child when this process ends, however it ends.
+every child when this process ends, however it ends. Each child has a heartbeat (puna/heartbeat.py); one that is silent
+is ended and started again like one that died. What the machine refuses (descriptors, processes, space) is a start that
+failed, and is tried again.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from puna.artifacts import write_json
+from puna.backends import strays
 from puna.errors import ConflictError, MachineError, UsageError
+from puna.heartbeat import Pulse, Share
 from puna.home import Home
 from puna.progress import Progress
 
@@ -35,6 +39,7 @@ BOOT_FAILURES = 3
 """Deaths of one child before everything is up, after which `puna up` gives up."""
 LOG_LINES = 20
 KILL_WAIT_S = 2.0
+SWEEP_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Spec:
     fds: tuple[int, ...] = ()
     grace_s: float = 10.0
     """How long it may take to end after SIGTERM."""
+    beats: bool = False
+    """It is given `--beat-fd` and has to be heard over it."""
 
 
 @dataclass
@@ -57,9 +64,17 @@ class Child:
     spec: Spec
     process: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
+    """Readable when the process has ended; -1 where there is none, which costs a tenth of a second."""
+    beat_fd: int = -1
+    pulse: Pulse | None = None
+    share: Share = field(default_factory=Share)
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    ending: str = ""
+    """Why it is being ended."""
+    refused: str = ""
+    """Why it could not be started, when it could not."""
 
 
 def listen(host: str, port: int, *, tls: bool, insecure: bool) -> socket.socket:
@@ -124,6 +139,7 @@ class Supervisor:
         self._progress = progress
         self._selector = selectors.DefaultSelector()
         self._signals = 0
+        self._sweep_at = 0.0
 
     def run(self, tick: Callable[[], None], on_stop: Callable[[], None]) -> None:
         """Keep the children running until SIGTERM or SIGINT; `on_stop` is called before they are ended.
@@ -133,14 +149,16 @@ class Supervisor:
         Raises:
             MachineError: a child cannot be brought up; with the last lines of its log.
         """
+        strays.adopt()
         with self._wakened_by_signals():
             try:
                 while not self._signals:
                     self._start_due(time.monotonic())
-                    self._reap(self._selector.select(0.1))
-                    tick()
+                    self._turn()
+                    with contextlib.suppress(OSError):  # the disk is full, or away: the next turn tries again
+                        tick()
                 on_stop()
-                self._progress.note("stopping: requests in flight may finish")
+                self._note("stopping: requests in flight may finish")
                 self._end_all()
             finally:
                 self._kill_all()
@@ -153,47 +171,112 @@ class Supervisor:
                 self._start(child, now)
 
     def _start(self, child: Child, now: float) -> None:
-        spec = child.spec
-        with spec.log.open("ab") as log:
+        try:
+            self._launch(child, now)
+        except OSError as error:  # no descriptors, no processes, no memory: it may be otherwise in a moment
+            self._release(child)
+            child.failures += 1
+            before, child.refused = child.refused, f"could not be started: {error.strerror or error}"
+            self._try_again(child, now, child.refused, say=child.refused != before)
+        else:
+            child.ending = child.refused = ""
+
+    def _launch(self, child: Child, now: float) -> None:
+        spec, command, fds = child.spec, list(child.spec.command), list(child.spec.fds)
+        with contextlib.ExitStack() as stack:
+            log = _open_log(spec.log)
+            stack.callback(os.close, log)
+            if spec.beats:
+                child.beat_fd, writer = os.pipe()
+                stack.callback(os.close, writer)
+                os.set_blocking(child.beat_fd, False)
+                command += ["--beat-fd", str(writer)]
+                fds.append(writer)
             # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
             child.process = subprocess.Popen(
-                spec.command,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=dict(spec.env),
-                pass_fds=spec.fds,
+                pass_fds=fds,
                 start_new_session=True,
             )
         child.started = now
-        child.pidfd = os.pidfd_open(child.process.pid)
-        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        if spec.beats:
+            child.pulse, child.share = Pulse(now), Share()
+            self._selector.register(child.beat_fd, selectors.EVENT_READ, child)
+        with contextlib.suppress(OSError):
+            child.pidfd = os.pidfd_open(child.process.pid)
+            self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
-    def _reap(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        for key, _ in ready:
-            if isinstance(key.data, Child):
-                self._died(key.data, time.monotonic())
+    def _turn(self) -> None:
+        """Wait for a moment: hear who beats, see who has ended, end who is silent."""
+        for key, _ in self._selector.select(0.1):
+            child = key.data
+            if isinstance(child, Child) and key.fd == child.beat_fd and child.pulse is not None:
+                self._hear(child, child.pulse)
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY_S
+            strays.sweep({child.process.pid for child in self.children if child.process is not None})
+        for child in self.children:
+            if child.process is not None and child.process.poll() is not None:
+                self._died(child, now)
+            elif child.process is not None and child.pulse is not None and not self._signals:
+                starved = child.pulse.suspicious and child.share.starved(child.process.pid, now)
+                why = child.pulse.turn(now, starved)
+                if why and not child.ending:
+                    child.ending = f"was ended: {why}"
+                    child.process.kill()
+
+    def _hear(self, child: Child, pulse: Pulse) -> None:
+        try:
+            data = os.read(child.beat_fd, 4096)
+        except OSError:
+            data = b""
+        pulse.heard(data)
+        if not data:
+            self._selector.unregister(child.beat_fd)
 
     def _died(self, child: Child, now: float) -> None:
         status = self._collect(child)
         if self._signals:
             return
         child.failures = 1 if now - child.started > SETTLED_S else child.failures + 1
-        delay_s = min(FIRST_RESTART_S * 2 ** (child.failures - 1), LAST_RESTART_S)
+        self._try_again(child, now, child.ending or f"ended ({status})")
+
+    def _try_again(self, child: Child, now: float, what: str, say: bool = True) -> None:
+        """Start it again after a moment that grows; before everything is up, one that keeps failing is fatal."""
+        delay_s = min(FIRST_RESTART_S * 2 ** min(child.failures - 1, 20), LAST_RESTART_S)
         child.restart_at = now + delay_s
+        name, log = child.spec.name, child.spec.log
         if not self.is_up and child.failures >= BOOT_FAILURES:
-            lines = child.spec.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            message = f"the {child.spec.name} does not start (exit {status})"
-            raise MachineError(message, f"see {child.spec.log}", "\n".join(lines))
-        self._progress.note(f"the {child.spec.name} ended ({status}); it starts again in {delay_s:g} s")
+            message = f"the {name} does not start: it {what}"
+            raise MachineError(message, f"see {log}", "\n".join(last_lines(log)))
+        if say:
+            self._note(f"the {name} {what}; it starts again in {delay_s:g} s")
 
     def _collect(self, child: Child) -> str:
         assert child.process is not None
         code = child.process.wait()
-        self._selector.unregister(child.pidfd)
-        os.close(child.pidfd)
         child.process = None
+        self._release(child)
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+
+    def _release(self, child: Child) -> None:
+        """Close what was ours of a process that is no more, or never was."""
+        for fd in (child.pidfd, child.beat_fd):
+            if fd >= 0:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(fd)
+                os.close(fd)
+        child.pidfd = child.beat_fd = -1
+        child.pulse = None
+
+    def _note(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # its log is full, or its terminal has gone: that ends nobody
+            self._progress.note(text)
 
     # -- end ---------------------------------------------------------------------------------------------------------
 
@@ -207,13 +290,15 @@ class Supervisor:
                 child.process.terminate()
             deadline = time.monotonic() + max((c.spec.grace_s for c in group), default=0.0)
             while any(c.process for c in group) and time.monotonic() < deadline and self._signals < 2:
-                self._reap(self._selector.select(0.1))
+                self._turn()
 
     def _kill_all(self) -> None:
         for child in self.children:
             if child.process is not None:
                 child.process.kill()
-                self._collect(child)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel holds it: it ends when it can
+                    child.process.wait(KILL_WAIT_S)
+                    self._collect(child)
         self._selector.close()
 
     @contextlib.contextmanager
@@ -236,6 +321,26 @@ class Supervisor:
                 signal.signal(number, handler)
             reader.close()
             writer.close()
+
+
+def _open_log(path: Path) -> int:
+    """The log of a child, to be appended to; nowhere when it cannot be had, because a log is no reason not to serve."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def last_lines(path: Path) -> list[str]:
+    """The end of a log; nothing when there is none."""
+    try:
+        return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return []
 
 
 def write_state(home: Home, url: str) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,12 @@ INPUT_SCHEMA = {"prompt": {"datatype": "STRING", "required": True, "shape": [1],
 class Up:
     """One `puna up`."""
 
-    def __init__(self, root: Path, gateways: int = 1, files: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, root: Path, gateways: int = 1, files: tuple[int, int] | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         """`files`: the soft and the hard limit of open files that it begins with."""
         self.home = Home(root)
-        self.env = {**os.environ, "PUNA_HOME": str(root)}
+        self.env = {**os.environ, **(env or {}), "PUNA_HOME": str(root)}
         self.log = root / "up.log"
         with self.log.open("ab") as log:
             command = [sys.executable, "-c", RUN_UP, str(gateways)]
@@ -103,9 +105,10 @@ class Up:
         """Processes of this home whose command line has `role`: `server control`, `server gateway`, `guard`."""
         found = []
         for pid in family(self.home.root):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if role in command:
-                found.append(pid)
+            with contextlib.suppress(OSError):  # it has just ended
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if role in command:
+                    found.append(pid)
         return found
 
     def worker_pids(self, name: str = "app") -> list[int]:

@@ -45,13 +45,14 @@ def descendants(root: int) -> list[int]:
     found: list[int] = []
     todo = [root]
     while todo:
-        mine = _children(todo.pop())
+        mine = children(todo.pop())
         found += mine
         todo += mine
     return found
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies among them; none where the kernel keeps no such lists."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):

@@ -1,7 +1,4 @@
-"""What the gateways report: requests in flight and waiting, kept in memory only, forgotten after 5 s.
-
-All times are of the machine's monotonic clock, which its processes share: no clock that is set scales anything down.
-"""
+"""What the gateways report: requests in flight and waiting, kept in memory only, forgotten after 5 s."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class EndpointLoad:
     in_flight: int = 0
     queued: int = 0
     last_request: float = 0.0
-    """0 when there was none."""
+    """Unix seconds; 0 when there was none."""
     requests_total: int = 0
     replicas: Mapping[str, int] = field(default_factory=dict)
     """Replica id -> requests in flight."""

@@ -92,6 +92,8 @@ class Call:
     """Replicas that died with it."""
     deaths: int = 0
     """How many of them may have died of it."""
+    moved: bool = False
+    """A replica let its time pass without beginning, and it went on elsewhere."""
     _aborted: BaseException | None = None
     _pending: asyncio.Future[Any] | None = None
 

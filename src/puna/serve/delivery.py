@@ -172,8 +172,7 @@ async def _pass_on(stream: EventStream, call: Call) -> str:
         await call.hold(exchange.more())
         await stream.events(exchange.take())
         call.first_byte = call.first_byte or time.perf_counter()
-    while left := exchange.take():
-        await stream.events(left)
+    await stream.events(exchange.take())
     return exchange.error
 
 

@@ -14,7 +14,7 @@ from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.call import Call, Stage, Told
 from puna.serve.deadlines import Deadlines
-from puna.serve.link import Link, Lost, Reply
+from puna.serve.link import Link, Lost, Reply, Unbegun
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 from puna.serve.routing import Affinity, beginnings, choose
 from puna.serve.waiting_room import WaitingRoom
@@ -34,7 +34,7 @@ HOPELESS: dict[str, str] = {
 
 @dataclass
 class Tally:
-    """What a lane has seen since the gateway began; times are of the monotonic clock."""
+    """What a lane has seen since the gateway began; times are Unix seconds."""
 
     requests_total: int = 0
     last_request: float = 0.0
@@ -209,7 +209,7 @@ class Lane:
             raise why_not
         call.owner, call.told = self, told
         self.tally.requests_total += 1
-        self.tally.last_request = time.monotonic()
+        self.tally.last_request = time.time()
         self._seek(call)
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
@@ -218,7 +218,7 @@ class Lane:
             return
         told, call.told = call.told, None
         self.leave(call)
-        self.tally.last_request = time.monotonic()
+        self.tally.last_request = time.time()
         if told is not None:
             told(reply, error)
 
@@ -322,6 +322,9 @@ class Lane:
             return
         self._deadlines.remove(call)
         assert call.link is not None
+        if isinstance(error, Unbegun):
+            self._unbegun(call)
+            return
         if isinstance(error, Lost):
             call.tried += (call.link.replica_id,)
             call.deaths += error.started
@@ -348,7 +351,27 @@ class Lane:
             if not exchange.started:
                 call.abort(DeadlineError(f"{call.endpoint}: its replica did not wake", f"puna logs {call.endpoint}"))
                 return
-        call.abort(too_long(call.endpoint, limit_s))
+        if exchange is not None and not exchange.started and call.stage is Stage.SENT:
+            self._unbegun(call)
+        else:
+            call.abort(too_long(call.endpoint, limit_s))
+
+    def _unbegun(self, call: Call) -> None:
+        """Its replica may be sick, or lost in a long call of somebody else: it goes on elsewhere, once."""
+        assert call.link is not None and call.exchange is not None
+        call.link.stall()
+        if call.moved:
+            call.abort(too_long(call.endpoint, self.route.inference_time_s))
+            return
+        call.moved = True
+        call.link.abandon(call.exchange)
+        try:
+            if self.heir is not None:
+                self.heir.adopt(call)
+            else:
+                self._seek(call)
+        except PunaError as why_not:
+            self.end(call, None, why_not)
 
     def close(self) -> None:
         """The endpoint is gone: refuse those who wait, finish what is in flight."""

@@ -23,13 +23,8 @@ load generator for a request, medians of three: four ahead 181 us, eight 155, si
 AHEAD_WEIGHT = 0.2
 REFUSED_PAUSE_S = 0.25
 """How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
-MAX_BUFFERED_BYTES = 4 << 20
-"""Of a stream's events that wait for its client; one alone may be larger. A client that reads so much slower than the
-app writes loses its stream: with what is being sent it costs twice as much at most."""
-EVENT_BYTES = 64
-"""What an event costs beside its own bytes."""
-TAKEN_BYTES = 256 << 10
-"""So much is taken at a time: what is taken waits in a transport, where it is not counted."""
+MAX_BUFFERED_EVENTS = 4096
+"""A client that reads its stream this much slower than the app writes it loses it: memory is not endless."""
 
 
 class Lost(Exception):
@@ -43,6 +38,10 @@ class Lost(Exception):
 
 class Refused(Exception):
     """The worker takes nothing more and never touched this request: it goes elsewhere, as if it had not been here."""
+
+
+class Unbegun(Exception):
+    """The request's time passed in the worker's queue: `infer` was never called for it."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,12 @@ class Exchange:
     error: str = ""
     """Why a begun stream ended early."""
     _events: deque[bytes] = field(default_factory=deque)
-    _waiting_bytes: int = 0
     _more: asyncio.Future[None] | None = None
 
     def take(self) -> list[bytes]:
-        """The stream's next events, each one JSON: all that are here, unless they are large."""
-        events: list[bytes] = []
-        taken = 0
-        while self._events and taken < TAKEN_BYTES:
-            events.append(self._events.popleft())
-            taken += len(events[-1]) + EVENT_BYTES
-        self._waiting_bytes -= taken
+        """The stream's events that have arrived since the last call, each one JSON."""
+        events = list(self._events)
+        self._events.clear()
         return events
 
     def more(self) -> asyncio.Future[None]:
@@ -149,6 +143,7 @@ class Link(asyncio.Protocol):
         self._hello = False
         self._greeted = False
         self._draining = False
+        self._stalled = False
         self._next_id = 0
         self._gone = asyncio.Event()
 
@@ -160,7 +155,7 @@ class Link(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Listed, connected, and the worker has said that it is ready."""
-        return self.listed and self._hello and not self._draining
+        return self.listed and self._hello and not self._draining and not self._stalled
 
     @property
     def places(self) -> int:
@@ -234,6 +229,10 @@ class Link(asyncio.Protocol):
         if not exchange.started:
             self._forget(exchange)  # should STARTED be on its way already, it takes the place back
 
+    def stall(self) -> None:
+        """It let a request's time pass without beginning: it is given nothing more before it says something."""
+        self._stalled = True
+
     def _write(self, frame: bytes) -> None:
         """All frames of one turn of the loop go out together: under load a system call costs more than a frame."""
         if not self._unsent:
@@ -255,6 +254,9 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames, or pieces of them."""
+        if self._stalled:
+            self._stalled = False
+            self._on_change()
         try:
             for kind, request_id, payload in self._decoder.feed(data):
                 if request_id:
@@ -267,7 +269,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
         exchanges, self._exchanges = self._exchanges, {}
-        self._transport, self._hello, self._draining = None, False, False
+        self._transport, self._hello, self._draining, self._stalled = None, False, False, False
         for place, exchange in enumerate(exchanges.values()):
             # A worker begins with calls in the order in which they came: of the first it may have died untold.
             may_have_begun = exchange.started or place < self.concurrency
@@ -325,6 +327,8 @@ class Link(asyncio.Protocol):
             self._draining = True
             self._loop.call_later(REFUSED_PAUSE_S, self._rested)
             exchange._finish(None, Refused())
+        elif reply.status == 504 and not exchange.started:
+            exchange._finish(None, Unbegun())
         else:
             if not exchange.found_asleep:
                 took_s = self._loop.time() - exchange.sent
@@ -343,13 +347,11 @@ class Link(asyncio.Protocol):
     def _chunk(self, exchange: Exchange, payload: bytes) -> None:
         if exchange.abandoned:
             return
-        if exchange._events and exchange._waiting_bytes + len(payload) > MAX_BUFFERED_BYTES:
+        if len(exchange._events) >= MAX_BUFFERED_EVENTS:
             self.abandon(exchange)
-            exchange._events.clear()
             exchange._finish(None, None, "the client reads too slowly")
             return
         exchange._events.append(payload)
-        exchange._waiting_bytes += len(payload) + EVENT_BYTES
         exchange._notify()
 
     def _forget(self, exchange: Exchange) -> None:
