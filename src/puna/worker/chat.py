@@ -14,8 +14,8 @@ _OURS = ("tokenize", "return_dict", "return_tensors", "chat_template", "conversa
 _lock = threading.Lock()  # fast tokenizers say "Already borrowed" when two threads set them up at once
 
 
-def prompt_of(tokenizer: Any, body: Dict[str, Any]) -> List[int]:
-    """The prompt of a chat completion.
+def prompt_of(tokenizer: Any, body: Dict[str, Any], named: str = "") -> List[int]:
+    """The prompt of a chat completion; `named`: the template hears of that tool only.
 
     Raises:
         Refusal: the messages make no sense, or the template refuses them.
@@ -23,7 +23,7 @@ def prompt_of(tokenizer: Any, body: Dict[str, Any]) -> List[int]:
     if not getattr(tokenizer, "chat_template", None):
         raise Refusal("this model has no chat template: POST /v1/completions with a `prompt`", "messages")
     messages = _messages(body.get("messages"))
-    options = _template_options(body)
+    options = _template_options(body, named)
     try:
         with _lock:
             text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
@@ -39,7 +39,7 @@ def encode(tokenizer: Any, text: str, special: bool) -> List[int]:
         return list(tokenizer.encode(text, add_special_tokens=special))
 
 
-def _template_options(body: Dict[str, Any]) -> Dict[str, Any]:
+def _template_options(body: Dict[str, Any], named: str) -> Dict[str, Any]:
     extra = body.get("chat_template_kwargs") or {}
     if not isinstance(extra, dict):
         raise Refusal("`chat_template_kwargs` must be an object, not %s" % shown(extra), "chat_template_kwargs")
@@ -51,26 +51,16 @@ def _template_options(body: Dict[str, Any]) -> Dict[str, Any]:
     if goes_on:
         options["continue_final_message"] = True
     choice = body.get("tool_choice")
-    tools = _tools(body.get("tools"))
+    tools = [tool for tool in body.get("tools") or () if not named or tool["function"]["name"] == named]
     if tools and choice != "none":
         options["tools"] = tools
     if choice is not None:
-        if not isinstance(choice, (str, dict)):
-            raise Refusal("`tool_choice` must be a text or an object, not %s" % shown(choice), "tool_choice")
         options["tool_choice"] = choice
     if body.get("reasoning_effort") is not None:
         options.setdefault("reasoning_effort", body["reasoning_effort"])
     if isinstance(body.get("documents"), list):
         options["documents"] = body["documents"]
     return options
-
-
-def _tools(value: Any) -> List[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in value):
-        raise Refusal("`tools` must be a list of objects with a `type`, not %s" % shown(value), "tools")
-    return value
 
 
 def _messages(value: Any) -> List[Dict[str, Any]]:

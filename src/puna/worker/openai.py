@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 import json
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from puna.worker import chat, engine, protocol, sampling
 from puna.worker.calls import Call
-from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.choices import Choice, Form
+from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal, Score
 from puna.worker.generation import Gain, Generation
 from puna.worker.refusal import Refusal
+from puna.worker.tools import Tools
 
 PATHS = ("chat", "completion")
 COMPLETION_TOKENS = 16  # OpenAI's own default
@@ -52,9 +55,21 @@ class Job:
         self.streams = sampling.flag(body, "stream")
         self.tells_usage = self.streams and _include_usage(body)
         self.params = sampling.read(body, call.head["path"], model.extras)
+        asked = Tools(body, model.extras)
+        constraint = asked.constraint()
+        if constraint is not None and "constraint" in self.params:
+            raise Refusal("`tool_choice` and another parameter both hold the reply to a form", "tool_choice")
+        if constraint is not None:
+            self.params["constraint"] = constraint
         tokenizer = model.tokenizer()
-        self.prompts = [chat.prompt_of(tokenizer, body)] if self.is_chat else prompts_of(tokenizer, body)
-        self.params["max_tokens"] = self._room(sampling.max_tokens(body))
+        named = "" if asked.is_held else asked.named
+        self.prompts = [chat.prompt_of(tokenizer, body, named)] if self.is_chat else prompts_of(tokenizer, body)
+        self.form = Form(self.is_chat, tokenizer, self.params.get("top"), asked)
+        self.echoes = _echoes(tokenizer, body, self.prompts) if self.params.get("echo") else []
+        self.scores: Dict[int, List[Score]] = {}
+        most = self._room(sampling.max_tokens(body))
+        self.only_echoes = most == 0  # engines give one token at least
+        self.params["max_tokens"] = max(1, most)
         self.adapter = _adapter(call, model)
         self.choices = len(self.prompts) * int(self.params.get("n", 1))
         self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + binascii.hexlify(os.urandom(12)).decode()
@@ -74,7 +89,7 @@ class Job:
                 "this model's maximum context length is %d tokens; the prompt has %d and the reply may have %s"
                 % (limit, longest, asked or "1 at least"), where, "context_length_exceeded",
             )  # fmt: skip
-        return asked or limit - longest
+        return limit - longest if asked is None else asked
 
     def gains(self) -> Iterator[Gain]:
         """What the choices gain, as it comes; counts the reply's tokens.
@@ -84,12 +99,22 @@ class Job:
         """
         work = Generation(self.model, self.prompts, self.params, self.adapter, lambda: self.call.is_answered)
         ended = 0
-        for gain in work.run():
-            self.reply_tokens += len(gain[1].token_ids)
-            ended += gain[1].finish_reason is not None
-            yield gain
+        for index, delta in work.run():
+            if delta.prompt_scores is not None:
+                self.scores[index * len(self.prompts) // self.choices] = delta.prompt_scores
+            if self.only_echoes:
+                delta = Delta(index, "", [], "length")
+            self.reply_tokens += len(delta.token_ids)
+            ended += delta.finish_reason is not None
+            yield index, delta
         if ended < self.choices and not self.call.is_answered:
             raise RuntimeError("the engine ended %d of %d replies without a reason" % (self.choices - ended, ended))
+
+    def echo(self, choice: Choice, index: int) -> None:
+        """Put the prompt before its choice, where that was asked for."""
+        if self.echoes:
+            number = index * len(self.prompts) // self.choices
+            choice.echo(self.echoes[number], self.prompts[number], self.scores.get(number))
 
     def usage(self) -> Dict[str, int]:
         """Tokens so far."""
@@ -137,6 +162,12 @@ def prompts_of(tokenizer: Any, body: Dict[str, Any]) -> List[List[int]]:
     return [chat.encode(tokenizer, p, special) if isinstance(p, str) else p for p in many]
 
 
+def _echoes(tokenizer: Any, body: Dict[str, Any], prompts: List[List[int]]) -> List[str]:
+    prompt = body["prompt"]
+    many = prompt if isinstance(prompt, list) and len(prompt) == len(prompts) and not _are_ids(prompt) else [prompt]
+    return [p if isinstance(p, str) else tokenizer.decode(prompts[at]) for at, p in enumerate(many)]
+
+
 def _are_ids(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
@@ -161,22 +192,15 @@ def _include_usage(body: Dict[str, Any]) -> bool:
 
 
 def _whole(job: Job) -> bytes:
-    texts = [[] for _ in range(job.choices)]  # type: List[List[str]]
-    reasons = [""] * job.choices
+    choices = [Choice(job.form, index) for index in range(job.choices)]
     for index, delta in job.gains():
-        texts[index].append(delta.text)
-        reasons[index] = delta.finish_reason or reasons[index]
-    choices = [_choice(job, i, "".join(parts), reasons[i]) for i, parts in enumerate(texts)]
-    reply = job.document("chat.completion" if job.is_chat else "text_completion", choices)
+        choices[index].add(delta)
+    for index, choice in enumerate(choices):
+        job.echo(choice, index)
+    told = [choice.whole() for choice in choices] if not job.call.is_answered else []
+    reply = job.document("chat.completion" if job.is_chat else "text_completion", told)
     reply["usage"] = job.usage()
     return protocol.encode_reply(job.call.request_id, 200, protocol.dumps(reply))
-
-
-def _choice(job: Job, index: int, text: str, reason: str) -> Dict[str, Any]:
-    if not job.is_chat:
-        return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
 
 def _stream(job: Job, emit: Emit) -> bytes:
@@ -184,9 +208,10 @@ def _stream(job: Job, emit: Emit) -> bytes:
     call = job.call
     gains = job.gains()
     first = next(gains, None)
+    choices = [Choice(job.form, index) for index in range(job.choices)]
 
-    def send(choices: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
-        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", choices)
+    def send(told: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
+        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", told)
         if job.tells_usage:
             chunk["usage"] = usage
         emit(call, protocol.encode(protocol.CHUNK, call.request_id, chunk))
@@ -195,27 +220,16 @@ def _stream(job: Job, emit: Emit) -> bytes:
     emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))
     if job.is_chat:
         for index in range(job.choices):
-            send([_piece(job, index, {"role": "assistant", "content": ""}, None)])
-    if first is not None:
-        _send_gain(job, send, *first)
-        for index, delta in gains:
-            _send_gain(job, send, index, delta)
+            delta = {"role": "assistant", "content": ""}
+            send([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+    echoed: Set[int] = set()
+    for index, gain in itertools.chain([first] if first else [], gains):
+        if index not in echoed:
+            echoed.add(index)
+            job.echo(choices[index], index)
+        choices[index].add(gain)
+        for piece in choices[index].pieces():
+            send([piece])
     if job.tells_usage:
         send([], job.usage())
     return protocol.encode(protocol.END, call.request_id, {})
-
-
-def _send_gain(job: Job, send: Callable[..., None], index: int, delta: Delta) -> None:
-    if not job.is_chat:
-        if delta.text or delta.finish_reason:
-            send([_piece(job, index, delta.text, delta.finish_reason)])
-        return
-    if delta.text:
-        send([_piece(job, index, {"content": delta.text}, None)])
-    if delta.finish_reason:
-        send([_piece(job, index, {}, delta.finish_reason)])
-
-
-def _piece(job: Job, index: int, what: Any, reason: Optional[str]) -> Dict[str, Any]:
-    key = "delta" if job.is_chat else "text"
-    return {"index": index, key: what, "logprobs": None, "finish_reason": reason}

@@ -54,6 +54,11 @@ def read(body: Dict[str, Any], path: str, extras: Collection[str]) -> Dict[str, 
             params["constraint"] = _constraint(name, body[name])
         elif name not in params:
             params[name] = _formed(name, body, path)
+    top, beside = params.pop("logprobs", None), params.pop("top_logprobs", None)
+    if beside is not None and top is not True:
+        raise Refusal("`top_logprobs` needs `logprobs`: true", "top_logprobs")
+    if top is not None:
+        params["top"] = (beside or 0) if path == "chat" else top
     if params.get("min_tokens"):
         most = max_tokens(body)
         if most is not None and params["min_tokens"] > most:
@@ -65,8 +70,9 @@ def read(body: Dict[str, Any], path: str, extras: Collection[str]) -> Dict[str, 
 
 
 def max_tokens(body: Dict[str, Any]) -> Optional[int]:
-    """How long the reply may be, by either of its names; None when the request does not say."""
-    found = [number(body, name, 1, 2**31 - 1, True) for name in ("max_completion_tokens", "max_tokens")]
+    """How long the reply may be, by either of its names; None when the request does not say; 0 only with `echo`."""
+    least = 0 if body.get("echo") is True else 1
+    found = [number(body, name, least, 2**31 - 1, True) for name in ("max_completion_tokens", "max_tokens")]
     return next((int(value) for value in found if value is not None), None)
 
 

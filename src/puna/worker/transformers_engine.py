@@ -17,7 +17,7 @@ from puna.worker.transformers_shared import Shared
 CONCURRENCY = 32  # rows of one batch: more would each wait longer for every step
 REPLACEMENT = "\ufffd"  # what an unfinished character decodes to
 EXTRAS = ("presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "allowed_token_ids",
-          "skip_special_tokens", "include_stop_str_in_output")  # fmt: skip
+          "skip_special_tokens", "include_stop_str_in_output", "logprobs", "top_logprobs", "echo")  # fmt: skip
 # What a model's own generation_config.json says of these holds for requests that do not, as on vLLM.
 OF_MODEL = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 

@@ -12,7 +12,7 @@ import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker import vllm_bake, vllm_sleep
-from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal, Score
 from puna.worker.parameters import FORMS
 from puna.worker.vllm_defaults import MAX_CONCURRENCY, is_cuda
 from puna.worker.vllm_loop import Desk, Loop
@@ -41,6 +41,8 @@ class VllmEngine(Engine):
         self.can_sleep = is_cuda() and bool(getattr(config.model_config, "enable_sleep_mode", False))
         known = set(inspect.signature(importlib.import_module("vllm").SamplingParams).parameters)
         self.extras = tuple(name for name in OWN if name in known)
+        if {"logprobs", "prompt_logprobs"} <= known and "output_kind" in known:
+            self.extras += ("logprobs", "top_logprobs", "echo")
         if any(field in known for field, _ in FORM_FIELDS):
             self.extras += FORMS
         self._copy: Optional[vllm_sleep.KeptCopy] = None
@@ -88,20 +90,26 @@ class VllmEngine(Engine):
             for delta in deltas:
                 yield delta
                 for index in range(1, copies + 1):
-                    yield Delta(index, delta.text, delta.token_ids, delta.finish_reason)
+                    copy = Delta(index, delta.text, delta.token_ids, delta.finish_reason)
+                    copy.scores = delta.scores
+                    yield copy
 
     def _deltas(self, prompt: List[int], sampling: Any, options: Dict[str, Any]) -> Iterator[Delta]:
         desk = Desk(self._loop, wants_all=True)
         # Without deltas in the engine (before 2025), each output repeats all text so far.
         sent: Optional[Dict[int, List[int]]] = None if hasattr(sampling, "output_kind") else {}
-        told = 0
+        told, top = 0, getattr(sampling, "logprobs", None)
         try:
             arguments = self._arguments(prompt, sampling)
             desk.add("%d" % next(self._llm.request_counter), arguments, options)
             while desk.pending:
                 for _, output in desk.receive():
+                    asked = _prompt_scores(prompt, output, top) if told == 0 else None
                     for choice in output.outputs:
                         delta = _delta(choice, sent)
+                        delta.prompt_scores = asked
+                        if top is not None and choice.logprobs:
+                            delta.scores = [_score(choice.logprobs[at], t, top) for at, t in enumerate(delta.token_ids)]
                         told += len(delta.token_ids)
                         if delta.finish_reason == ERROR:
                             raise _given_up(sampling, told)
@@ -180,6 +188,11 @@ def _extras(params: Dict[str, Any]) -> Dict[str, Any]:
     """`logit_bias` and the constraint, taken out of `params`, as vLLM has them."""
     found: Dict[str, Any] = {}
     bias, constraint = params.pop("logit_bias", None), params.pop("constraint", None)
+    top, echo = params.pop("top", None), params.pop("echo", False)
+    if top is not None:
+        found["logprobs"] = top
+        if echo:
+            found["prompt_logprobs"] = top
     if bias:
         found["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
     if constraint:
@@ -187,6 +200,19 @@ def _extras(params: Dict[str, Any]) -> Dict[str, Any]:
         field, kind = next((f, getattr(module, k)) for f, k in FORM_FIELDS if hasattr(module, k))
         found[field] = kind(**constraint)
     return found
+
+
+def _score(at_place: Any, token: int, top: int) -> Score:
+    """vLLM's `{token id: Logprob}` of one place, the chosen token's among them."""
+    ranked = sorted((found.rank or 0, other, float(found.logprob)) for other, found in at_place.items())
+    return float(at_place[token].logprob), [(other, value) for _, other, value in ranked[:top]]
+
+
+def _prompt_scores(prompt: List[int], output: Any, top: Optional[int]) -> Optional[List[Score]]:
+    found = getattr(output, "prompt_logprobs", None)
+    if top is None or not found:
+        return None
+    return [_score(found[place], prompt[place], top) for place in range(1, len(prompt))]
 
 
 def _given_up(sampling: Any, told: int) -> Exception:
