@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, or_, select
 from puna.deploy.database import Database
 from puna.deploy.records import Delivery
 from puna.deploy.states import DeliveryState
-from puna.deploy.tables import DELIVERIES
+from puna.deploy.tables import DELIVERIES, ENDPOINTS
 from puna.errors import NotFoundError
 
 KEPT = 2000
@@ -26,9 +26,14 @@ class DeliveryStore(Database):
         """Write a delivery down, with a number for its `id`; one that was had before, by key or body, is ignored.
 
         What comes again makes no row: whoever has caught a delivery could push out all others with it, itself at last.
+
+        Raises:
+            NotFoundError: its endpoint was deleted.
         """
         endpoint = delivery.endpoint
         with self._write(routes=False) as connection:
+            if connection.execute(select(ENDPOINTS.c.name).where(ENDPOINTS.c.name == endpoint)).first() is None:
+                raise NotFoundError(f"there is no endpoint `{endpoint}`", "`puna ps` lists them")
             before = self._before(connection, delivery)
             if before is not None and delivery.outcome is DeliveryState.QUEUED:
                 delivery = dataclasses.replace(delivery, outcome=DeliveryState.IGNORED, message=AGAIN)
