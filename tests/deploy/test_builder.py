@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from deploy.conftest import gpus, make_source
 from puna.artifacts import Bundle, Source, drafting
 from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.build.environment import Environment
+from puna.deploy import builder
 from puna.deploy.actions import Drain
 from puna.deploy.builder import Builder, RealTools
 from puna.deploy.logs import build_log
 from puna.deploy.plan import Actual, plan
 from puna.deploy.records import Build, Order, Settings
-from puna.deploy.states import BuildState, ReplicaState, RevisionState
+from puna.deploy.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.deploy.store import Store
-from puna.errors import AppError, BuildError
+from puna.deploy.turns import Slots
+from puna.errors import AppError, BuildError, ConflictError
 from puna.home import Home
 from puna.spec.runtime import RuntimeSpec
 
@@ -287,3 +292,181 @@ def test_one_that_sleeps_on_too_small_a_share_is_left_asleep(site: Site) -> None
     site.builder.build_next()
     assert "no GPU is free" in site.log(build) and site.store.snapshot().waiting == ()
     assert site.store.replica(half.id).state is ReplicaState.ASLEEP
+
+
+def test_a_log_that_cannot_be_written_ends_the_build_as_failed_and_nothing_else(site: Site) -> None:
+    build = site.queue()
+    build_log(site.home, build.id).mkdir()  # nobody writes there
+    other = site.queue("other")
+    site.builder.build_next()
+    site.builder.build_next()
+    failed = site.store.build(build.id)
+    assert failed.state is BuildState.FAILED and "Error" in failed.error
+    assert site.store.revision("app", 1).state is RevisionState.FAILED
+    assert site.store.build(other.id).state is BuildState.SUCCEEDED
+
+
+def test_a_log_that_takes_no_more_lines_ends_no_build(site: Site) -> None:
+    build = site.queue()
+    path = build_log(site.home, build.id)
+
+    def breaks() -> None:
+        path.unlink()
+        path.mkdir()
+
+    site.tools.during = breaks
+    site.builder.build_next()
+    assert site.store.build(build.id).state is BuildState.SUCCEEDED
+
+
+@contextlib.contextmanager
+def full_disk(store: Store) -> Iterator[None]:
+    """SQLite's own `database or disk is full`: no page more than there are."""
+
+    def limit(connection: Any, _: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    store.engine.dispose()
+    event.listen(store.engine, "connect", limit)
+    with contextlib.suppress(OperationalError):
+        while True:  # until no page of those that there are is free
+            store.add_event("x", "x", "x" * 500, 1.0)
+    try:
+        yield
+    finally:
+        event.remove(store.engine, "connect", limit)
+        store.engine.dispose()
+
+
+def test_the_builder_goes_on_when_a_full_disk_has_room_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "IDLE_S", 0.05)
+    build, other = site.queue(), site.queue("other")
+    stop, is_full = threading.Event(), threading.Event()
+    blocked = full_disk(site.store)
+
+    def during() -> None:
+        if not is_full.is_set():
+            blocked.__enter__()
+            is_full.set()
+
+    site.tools.during = during
+    thread = threading.Thread(target=site.builder.run, args=(stop,))
+    thread.start()
+    try:
+        assert is_full.wait(20)
+        with pytest.raises(OperationalError, match="full"):
+            site.store.add_event("app", "x", "x" * 5000, 1.0)
+        assert site.store.build(build.id).state is BuildState.RUNNING
+        blocked.__exit__(None, None, None)
+        until(lambda: not site.store.unended_builds())
+    finally:
+        stop.set()
+        thread.join()
+    ended = {site.store.build(one.id).state for one in (build, other)}
+    assert ended <= {BuildState.SUCCEEDED, BuildState.FAILED}
+    assert {r.state for r in site.store.revisions()} <= {RevisionState.BUILT, RevisionState.FAILED}
+    failed = [b for b in (site.store.build(build.id), site.store.build(other.id)) if b.state is BuildState.FAILED]
+    assert all("full" in b.error for b in failed)
+
+
+def until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def test_an_initialize_that_hangs_keeps_no_other_endpoint_from_being_built(site: Site) -> None:
+    site.builder.slots = Slots(building=2)
+    hangs, stop = threading.Event(), threading.Event()
+
+    def during() -> None:
+        if site.tools.launches[-1].env.get("HANGS"):
+            hangs.wait(30)
+
+    site.tools.during = during
+    hanging = [site.queue(f"hanging-{n}", settings=Settings(env={"HANGS": "1"})) for n in range(4)]
+    thread = threading.Thread(target=site.builder.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: len(site.tools.launches) == 4)
+        other, again = site.queue("other"), site.queue("hanging-0")
+        site.builder.wake()
+        until(lambda: site.store.build(other.id).state is BuildState.SUCCEEDED)
+        assert {site.store.build(one.id).state for one in hanging} == {BuildState.RUNNING}
+        assert site.store.build(again.id).state is BuildState.QUEUED, "an endpoint's builds take turns"
+        hangs.set()
+        until(lambda: not site.store.unended_builds())
+    finally:
+        hangs.set()
+        stop.set()
+        thread.join()
+    assert site.store.build(again.id).state is BuildState.SUCCEEDED
+
+
+def test_a_place_to_be_tried_is_waited_for_and_the_wait_can_be_cancelled(site: Site) -> None:
+    site.builder.slots = Slots(building=2, trying=1, guests=0)
+    hangs, stop = threading.Event(), threading.Event()
+    site.tools.during = lambda: hangs.wait(30) and None
+    site.queue("hanging")
+    thread = threading.Thread(target=site.builder.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: len(site.tools.launches) == 1)
+        waiting = site.queue("waiting")
+        until(lambda: "waiting for a place" in (site.log(waiting) if build_log(site.home, waiting.id).exists() else ""))
+        site.store.cancel_build(waiting.id, 2.0)
+        until(lambda: site.store.build(waiting.id).state is BuildState.CANCELLED)
+    finally:
+        hangs.set()
+        until(lambda: not site.store.unended_builds())
+        stop.set()
+        thread.join()
+
+
+def test_a_validation_waits_for_a_gpu_that_another_build_has(site: Site) -> None:
+    site.builder.slots, site.capacity = Slots(building=2), gpus(1)
+    stop, first = threading.Event(), threading.Event()
+    site.tools.during = lambda: first.wait(30) and None if len(site.tools.launches) == 1 else None
+    builds = [site.queue("one"), site.queue("two")]
+    thread = threading.Thread(target=site.builder.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: any(fraction for _, fraction in site.store.snapshot().waiting))
+        assert [gpu for gpu, _ in site.store.snapshot().reserved] == ["0"] and len(site.tools.launches) == 1
+        first.set()
+        until(lambda: not site.store.unended_builds())
+    finally:
+        first.set()
+        stop.set()
+        thread.join()
+    assert [launch.gpu for launch in site.tools.launches] == ["0", "0"]
+    assert {site.store.build(one.id).state for one in builds} == {BuildState.SUCCEEDED}
+
+
+def test_nothing_is_swept_while_a_bundle_is_made_and_what_was_made_is_in_use(site: Site) -> None:
+    told: list[set[str]] = []
+    site.builder.between = lambda in_use: told.append(set(in_use))
+    build = site.queue()
+    site.tools.during = site.builder._look_between
+    with site.builder.bundling(build):
+        site.builder._look_between()
+    assert told == []
+    site.builder.build_next()
+    site.builder._look_between()
+    assert told == [{site.store.revision("app", 1).bundle}, set()]
+
+
+def test_a_build_that_is_cancelled_at_its_last_moment_ends_cancelled(site: Site) -> None:
+    build = site.queue()
+    site.tools.during = lambda: site.store.cancel_build(build.id, 2.0) and None
+    site.builder.build_next()
+    assert site.store.build(build.id).state is BuildState.CANCELLED
+    assert site.store.revision("app", 1).state is RevisionState.CANCELLED
+
+
+def test_a_step_moves_as_the_table_says(site: Site) -> None:
+    build = site.queue()
+    with pytest.raises(ConflictError, match="step bundle of build .* cannot go from `pending` to `done`"):
+        site.store.set_step(build.id, "bundle", StepState.DONE)
