@@ -54,6 +54,7 @@ LOOP_AGAIN_S = 1.0
 STATE_EVERY_S = 1.0
 """How often it is looked whether clients can find us."""
 LOG = logging.getLogger("puna.server")
+Loop = Callable[[threading.Event], None]
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -234,11 +235,13 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.deploy.repositories import Repositories
     from puna.deploy.secrets import Secrets
     from puna.deploy.store import Store
+    from puna.deploy.timeline import Timeline
     from puna.deploy.usage import metering
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
+    store.timeline = Timeline()
     backend = LocalBackend(home, owner_fd)
     _bury(store, backend, time.time())
     loads = Loads()
@@ -250,7 +253,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder, models = _builders(store, home)
     history = History(memories, loads, store.snapshot)
-    logs = log_limits.Keeper(home, lambda: {r.id for r in store.replicas()} | {z.name for z in backend.zygotes()})
+    logs = log_limits.Keeper(home, partial(_alive, store, backend), store.timeline)
 
     def wake() -> None:
         builder.wake()
@@ -263,9 +266,17 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
     app = create_app(store, home, control=made)
+    loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
+    try:
+        loops += [backend.watch.run, partial(metering, store), logs.run]
+        _run_control(home, app, backend, loops, heart)
+    finally:
+        store.close()
+
+
+def _run_control(home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], heart: Heart) -> None:
+    """Serve until SIGTERM, the loops beside; the first two start replicas."""
     stopped = threading.Event()
-    loops: list[Callable[[threading.Event], None]] = [autoscaler.run, reconciler.run, builder.run, history.run]
-    loops += [models.run, rebuilds.run, backend.watch.run, partial(metering, store), logs.run]
     threads = [threading.Thread(target=keep_on, args=(loop, stopped), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
@@ -276,7 +287,6 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
         for thread in threads[:2]:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
-        store.close()
 
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
@@ -290,7 +300,7 @@ def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
     return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)
 
 
-def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -> None:
+def keep_on(loop: Loop, stopped: threading.Event) -> None:
     """Run one of the control plane's loops until `stopped`: no error of its own ends it for good."""
     while not stopped.is_set():
         try:
@@ -301,6 +311,11 @@ def keep_on(loop: Callable[[threading.Event], None], stopped: threading.Event) -
                 "a loop of the control plane ended (%s) and begins again", getattr(loop, "__qualname__", loop)
             )
             stopped.wait(LOOP_AGAIN_S)
+
+
+def _alive(store: Store, backend: LocalBackend) -> set[str]:
+    """The replicas and zygotes whose logs stay."""
+    return {replica.id for replica in store.replicas()} | {zygote.name for zygote in backend.zygotes()}
 
 
 def _hush() -> None:

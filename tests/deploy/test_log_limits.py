@@ -16,6 +16,10 @@ from puna.home import Home
 NOW = 1_764_072_000.0
 
 
+def age_s(changed: float) -> float:
+    return NOW - changed
+
+
 def lines(path: Path) -> list[int]:
     return [int(line.text) for line in reversed(list(log_lines.backwards(path, "x")))]
 
@@ -62,7 +66,7 @@ def test_old_logs_of_replicas_that_ended_go_by_count_size_and_age(home: Home) ->
         make(replica_log(home, "many", f"many-{number}"), 100, 4000.0 + number)
         make(replica_log(home, "large", f"large-{number}"), 3 * 8192, 4000.0 + number)
         make(replica_log(home, "old", f"old-{number}"), 100, 2500.0 * number)
-    hold(home, {"many-7", "large-6"}, NOW, limits)
+    hold(home, {"many-7", "large-6"}, age_s, limits)
 
     def left(name: str) -> list[str]:
         return sorted(path.stem for path in logs.replica_logs(home, name))
@@ -75,7 +79,7 @@ def test_old_logs_of_replicas_that_ended_go_by_count_size_and_age(home: Home) ->
 def test_a_log_that_has_just_begun_is_nobodys_yet_and_stays(home: Home) -> None:
     for number in range(8):
         make(replica_log(home, "app", f"app-{number}"), 100, 60.0)
-    hold(home, set(), NOW, Limits(count=1))
+    hold(home, set(), age_s, Limits(count=1))
     assert len(View(home, "app").files()) == 8
 
 
@@ -84,6 +88,6 @@ def test_builds_and_puna_itself_have_limits_too(home: Home) -> None:
     paths = [build_log(home, "b1"), home.logs / "gateway-0.log", replica_log(home, "app", "app-1")]
     for path in paths:
         path.write_text("line\n" * 100_000)
-    hold(home, {"app-1"}, NOW, limits)
+    hold(home, {"app-1"}, age_s, limits)
     assert all(path.stat().st_blocks * 512 <= 16384 for path in paths)
     assert logs.last_lines(paths[0], 10**6).count("line\n") >= 4096 // 5 - 1

@@ -10,6 +10,7 @@ import pytest
 from deploy.conftest import gpus
 from deploy.walk import Walk
 from puna.backends.base import Capacity
+from puna.deploy.actions import Action, Drain
 from puna.deploy.plan import Actual, back_off_s, plan
 from puna.deploy.records import Snapshot
 from puna.deploy.splits import WHOLE
@@ -36,6 +37,20 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
     for _ in range(150):  # drains, back-offs and cleared failures come to an end too
         asked = walk.step()
     assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY, ReplicaState.ASLEEP}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_clock_that_is_set_by_hours_changes_no_action_of_a_walk(seed: int) -> None:
+    share, capacity = [1.0, 0.1][seed % 2], gpus(1 + seed % 3)
+    calm = Walk(random.Random(seed), capacity, trouble_share=share, pace=1.00013)
+    jumpy = Walk(random.Random(seed), capacity, trouble_share=share, pace=1.00013, jumps=random.Random(seed))
+    for _ in range(600):
+        assert [_without_times(action) for action in jumpy.step()] == [_without_times(one) for one in calm.step()]
+    assert jumpy.ahead != 0 and calm.replicas.keys() == jumpy.replicas.keys()
+
+
+def _without_times(action: Action) -> Action:
+    return replace(action, deadline=round(action.deadline, 3)) if isinstance(action, Drain) else action
 
 
 def test_in_quieter_walks_replicas_sleep_wake_and_make_room_and_no_rule_is_broken() -> None:

@@ -42,7 +42,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitServe
 def control(world: World) -> Control:
     secrets = Secrets(world.store, world.home.key)
     real = Repositories(secrets, world.home)
-    parts = {"pull": real.pull, "head": real.head, "clock": lambda: world.now}
+    parts = {"pull": real.pull, "head": real.head, "clock": lambda: world.now, "steady": lambda: world.now}
     return Control(world.store, world.home, Loads(), secrets, **parts)
 
 

@@ -20,6 +20,7 @@ from puna.deploy.states import (
     ReplicaState,
     RevisionState,
 )
+from puna.deploy.timeline import Timeline
 
 BAD = 0.5  # of the revisions cannot start at all
 
@@ -48,6 +49,22 @@ class Walk:
     chaos: bool = True
     trouble_share: float = 1.0
     """How much of the usual trouble with deploys and deaths there is; with little, replicas live to sleep."""
+    pace: float = 1.0
+    """A crooked one lets no pause end exactly at a step, where the last bit of a number decides."""
+    jumps: random.Random | None = None
+    """Sets the wall clock, by hours in either direction; None: it is never set."""
+    ahead: float = 0.0
+    """The wall clock is so much before the one that nobody sets, which is `now`."""
+    timeline: Timeline | None = None
+
+    def __post_init__(self) -> None:
+        if self.jumps is not None:
+            self.timeline = Timeline(lambda: self.wall, lambda: self.now)
+
+    @property
+    def wall(self) -> float:
+        """What is written down."""
+        return self.now + self.ahead
 
     # ---- what the world does ---------------------------------------------------------------------------------
 
@@ -65,7 +82,7 @@ class Walk:
         before = self.endpoints.get(name) or Endpoint(name, True, settings, None, "", 0.0, 0)
         self.endpoints[name] = replace(before, active=True, settings=settings, reason="")
         revision = Revision(
-            name, self.count, RevisionState.BUILT, "s", None, None, "e", "b", settings, None, 0, self.now, self.count
+            name, self.count, RevisionState.BUILT, "s", None, None, "e", "b", settings, None, 0, self.wall, self.count
         )
         share = self.rng.choice([WHOLE, 10, 50])
         self.revisions[name, self.count] = replace(revision, percent=share)
@@ -110,7 +127,7 @@ class Walk:
         key, dice = (name, endpoint.split.revision), self.rng.random()
         if dice < 0.5:
             self.count += 1
-            self.revisions[key] = replace(self.revisions[key], percent=WHOLE, asked=self.count, since=self.now)
+            self.revisions[key] = replace(self.revisions[key], percent=WHOLE, asked=self.count, since=self.wall)
         elif dice < 0.8:
             percent = self.rng.choice([1, 30, 99])
             self.revisions[key] = replace(self.revisions[key], percent=percent)
@@ -149,7 +166,10 @@ class Walk:
     # ---- what the plan does ----------------------------------------------------------------------------------
 
     def step(self) -> list[a.Action]:
-        self.now += self.rng.choice([0.2, 0.2, 1.0]) if self.chaos else 1.0
+        self.now += self.pace * (self.rng.choice([0.2, 0.2, 1.0]) if self.chaos else 1.0)
+        if self.jumps is not None and self.jumps.random() < 0.05:
+            by_s = self.jumps.choice([-1, 1]) * self.jumps.choice([2.0, 60.0, 3600.0, 7200.0, 86400.0])
+            self.ahead += by_s * self.jumps.uniform(0.9, 1.1)
         if self.chaos:
             self.trouble()
         self.processes()
@@ -157,6 +177,8 @@ class Walk:
             tuple(self.endpoints.values()), tuple(self.revisions.values()), tuple(self.replicas.values())
         )
         self.busy = {r: self.rng.randrange(2) for r in self.replicas} if self.chaos else {}
+        if self.timeline is not None:
+            snapshot = self.timeline.snapshot(snapshot)
         before = {name: ready for name, ready in self.ready_of_serving().items() if self.rolling(name)}
         asked = plan(snapshot, Actual(self.capacity, dict(self.seen), self.busy), self.now)
         for action in asked:
@@ -169,7 +191,15 @@ class Walk:
             case a.Start(name, number, gpu, fraction):
                 self.count += 1
                 new = Replica(
-                    f"r{self.count}", self.count, name, number, ReplicaState.STARTING, gpu, fraction, self.now, self.now
+                    f"r{self.count}",
+                    self.count,
+                    name,
+                    number,
+                    ReplicaState.STARTING,
+                    gpu,
+                    fraction,
+                    self.wall,
+                    self.wall,
                 )
                 self.replicas[new.id] = new
                 self.seen[new.id] = Observed(new.id, Phase.STARTING)
@@ -186,7 +216,7 @@ class Walk:
                 ):
                     assert not self.busy.get(replica_id), "one that wakes is ended for another's sake"
                     self.evicted += 1
-                self.move(replica_id, ReplicaState.DRAINING, deadline=deadline)
+                self.move(replica_id, ReplicaState.DRAINING, deadline=deadline + self.ahead)
             case a.Stop(replica_id):
                 if self.replicas[replica_id].state is not ReplicaState.STOPPING:
                     self.move(replica_id, ReplicaState.STOPPING)
@@ -195,7 +225,7 @@ class Walk:
                 key = (failed.endpoint, failed.revision)
                 if key in self.revisions:
                     old = self.revisions[key]
-                    self.revisions[key] = replace(old, failures=old.failures + 1, failed_at=self.now)
+                    self.revisions[key] = replace(old, failures=old.failures + 1, failed_at=self.wall)
             case a.Forget(replica_id):
                 self.move(replica_id, ReplicaState.GONE)
                 del self.replicas[replica_id]
@@ -265,14 +295,14 @@ class Walk:
 
     def move(self, replica_id: str, state: ReplicaState, **values: Any) -> Replica:
         check_move(replica_id, REPLICA_MOVES, self.replicas[replica_id].state, state)
-        self.replicas[replica_id] = replace(self.replicas[replica_id], state=state, since=self.now, **values)
+        self.replicas[replica_id] = replace(self.replicas[replica_id], state=state, since=self.wall, **values)
         return self.replicas[replica_id]
 
     def mark(self, name: str, number: int, state: RevisionState) -> None:
         before = self.revisions[name, number]
         check_move(f"{name} {number}", REVISION_MOVES, before.state, state)
         failures = 0 if state is RevisionState.SERVING else before.failures
-        self.revisions[name, number] = replace(before, state=state, since=self.now, failures=failures)
+        self.revisions[name, number] = replace(before, state=state, since=self.wall, failures=failures)
 
     # ---- what must hold --------------------------------------------------------------------------------------
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from puna.serve.connection import Connection, Limits
+from puna.serve.arrival import Limits
+from puna.serve.clients import Unread
+from puna.serve.connection import Connection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
@@ -194,27 +197,90 @@ def test_a_client_that_never_reads_is_hung_up_on(sockets: Path) -> None:
     raw_story(sockets, play, Hasty)
 
 
-def test_a_stream_whose_client_does_not_read_ends_and_frees_its_place(sockets: Path) -> None:
+@pytest.mark.parametrize("size", [200, 20_000, 1 << 20])
+def test_a_stream_whose_client_does_not_read_costs_some_bytes_ends_and_frees_its_place(
+    sockets: Path, size: int
+) -> None:
+    """However large its events are; another request on the same connection to the worker is answered meanwhile."""
+    sent = 0
+
     async def flood(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        nonlocal sent
+        if body == b"small":
+            worker.send(protocol.encode_reply(request_id, 200, body))
+            return
         worker.send(protocol.encode(protocol.STARTED, request_id))
         worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
-        for _ in range(200):
-            for _ in range(100):
-                worker.event(request_id, OUT="x" * 1000)
-            await asyncio.sleep(0)
-            if (protocol.CANCEL, request_id) in worker.seen:
-                break
+        while (protocol.CANCEL, request_id) not in worker.seen and sent < 256 << 20:
+            for _ in range(1 + 100_000 // size):
+                worker.event(request_id, OUT="x" * size)
+                sent += size
+            await worker._writers[-1].drain()
         worker.send(protocol.encode(protocol.END, request_id, {}))
 
     async def play(world: World, connect: Connect) -> None:
         worker = await world.serve(flood)
+        before = resident_bytes()
         raw = await connect()
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
         raw.writer.write(post(json.dumps({}).encode(), path="/v2/models/e/generate_stream"))
-        await worker.until_seen(protocol.CANCEL)
+        other = await connect()
+        while (protocol.CANCEL, 1) not in worker.seen:
+            other.writer.write(post(b"small"))
+            assert (await asyncio.wait_for(other.reply(), 5))[2] == b"small"
         await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
+        assert sent < 64 << 20 and resident_bytes() - before < 48 << 20  # this process plays client and worker as well
 
     raw_story(sockets, play)
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_stream_that_is_read_gets_all_its_events_however_fast_they_come(sockets: Path) -> None:
+    async def burst(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode(protocol.STARTED, request_id))
+        worker.send(protocol.encode(protocol.BEGIN, request_id, {}))
+        for number in range(30_000):
+            worker.event(request_id, n=number)
+        worker.send(protocol.encode(protocol.CHUNK, request_id, json.dumps("x" * (10 << 20)).encode()))
+        worker.send(protocol.encode(protocol.END, request_id, {}))
+
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve(burst)
+        reply = await world.client.post("/v2/models/e/generate_stream", headers=KEY, content=b"{}")
+        events = [json.loads(line[6:]) for line in reply.text.split("\n\n") if line.startswith("data: ")]
+        assert [event["n"] for event in events[:30_000]] == list(range(30_000))
+        assert [len(event) for event in events[30_000:]] == [10 << 20]
+
+    raw_story(sockets, play)
+
+
+def test_replies_that_nobody_reads_are_bounded_in_all(sockets: Path) -> None:
+    class Small(Connection):
+        unread = Unread(40 << 20)
+
+    async def large(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        worker.send(protocol.encode_reply(request_id, 200, b"x" * (15 << 20)))
+
+    async def play(world: World, connect: Connect) -> None:
+        await world.serve(large)
+        for _ in range(6):
+            raw = await connect()
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            raw.writer.write(post(b"large"))
+            await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
+            await asyncio.sleep(0.1)
+        held = sum(c.transport.get_write_buffer_size() for c in world.gateway_connections())
+        assert 0 < held <= Small.unread.most_bytes and Small.unread.bytes <= Small.unread.most_bytes
+        reading = await connect()
+        reading.writer.write(post(b"large"))
+        assert len((await reading.reply())[2]) == 15 << 20
+        await until(lambda: Small.unread.bytes <= Small.unread.most_bytes)
+
+    raw_story(sockets, play, Small)
 
 
 def test_a_wish_for_another_protocol_is_passed_over_and_the_body_and_the_next_request_are_kept(sockets: Path) -> None:
@@ -304,13 +370,13 @@ def test_who_connects_and_says_nothing_or_sends_a_body_drop_by_drop_is_hung_up_o
         for path, length in ((INFER, 100), (INFER, 100_000), ("/api/v1/hooks/e", 100), ("/api/v1/sources", 100_000)):
             raw = await connect()
             raw.writer.write(post(b"", path=path, length=length))
-            with contextlib.suppress(ConnectionError):
-                for _ in range(200):  # a byte now and then buys no time
-                    raw.writer.write(b"x")
+            began = asyncio.get_running_loop().time()
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the last byte may come too late
+                while not (raw.reader.at_eof() or raw.reader._buffer):  # type: ignore[attr-defined]
+                    raw.writer.write(b"x")  # a byte now and then buys no time
                     await asyncio.sleep(0.02)
-                    if raw.reader.at_eof() or raw.reader._buffer:  # type: ignore[attr-defined]
-                        break
-            assert (await raw.reply())[0] == 408 and await raw.is_hung_up(), path
+                assert (await raw.reply())[0] == 408, path
+            assert await raw.is_hung_up() and asyncio.get_running_loop().time() - began < 5
 
     raw_story(sockets, play, Hasty)
 

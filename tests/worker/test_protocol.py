@@ -72,3 +72,25 @@ def test_json_is_such_as_every_reader_takes(value: Any, text: str) -> None:
     assert protocol.dumps(value).decode() == text
     ((_, _, payload),) = protocol.Decoder().feed(protocol.encode(protocol.CHUNK, 1, value))
     assert payload.decode() == text
+
+
+def test_what_does_not_fit_into_a_frame_is_refused_with_its_size_before_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_PAYLOAD_BYTES", 109)
+    frame = protocol.encode_reply(1, 200, b"x" * 98)
+    assert protocol.Decoder().feed(frame) == [(protocol.REPLY, 1, b"\0\xc8" + b"x" * 98)]
+    with pytest.raises(protocol.TooLongError, match="it has 101 bytes; at most 100 can be sent"):
+        protocol.encode_reply(1, 200, b"x" * 99)
+    with pytest.raises(protocol.ProtocolError):
+        protocol.Decoder().feed(frame[:3] + b"\xff" + frame[4:])
+
+
+def test_large_frames_come_out_as_they_went_in_whatever_the_pieces() -> None:
+    frames = [(protocol.CHUNK, n, bytes([n]) * size) for n, size in enumerate((5, 300_000, 0, 65_537, 70_000, 1), 1)]
+    data = b"".join(protocol.encode(*frame) for frame in frames)
+    for step in (1 << 18, 99_991, 4096):
+        decoder, found = protocol.Decoder(), []
+        for start in range(0, len(data), step):
+            found += decoder.feed(data[start : start + step])
+        assert found == frames

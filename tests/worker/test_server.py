@@ -518,3 +518,22 @@ def sleepers(parent: int) -> list[int]:
         if int(fields[1]) == parent and name == "sleep":
             found.append(int(entry.name))
     return found
+
+
+def test_a_reply_that_is_too_long_to_be_sent_fails_at_once_with_the_reason_and_the_worker_goes_on(
+    app: Write, start: Start
+) -> None:
+    source = """
+        class InferlessPythonModel:
+            def infer(self, inputs):
+                return {"text": "x" * (int(inputs["prompt"]) << 20)}
+    """
+    worker = start(app(source))
+    client = worker.ready()
+    client.send(1, {"prompt": "257"})
+    request_id, status, body = client.reply()
+    assert (request_id, status) == (1, 500)
+    assert "the reply is too long" in body["error"] and f"at most {protocol.MAX_PAYLOAD_BYTES - 9}" in body["error"]
+    client.send(2, {"prompt": "0"})
+    assert client.reply()[:2] == (2, 200)
+    assert "the reply is too long" in worker.text()

@@ -42,7 +42,7 @@ class RuntimeText(BaseModel):
 
 
 class Links:
-    """One-time tokens, as digests, in memory only: a restart forgets them."""
+    """One-time tokens, as digests, in memory only: a restart forgets them. Times are of the monotonic clock."""
 
     def __init__(self) -> None:
         """None yet."""
@@ -77,14 +77,14 @@ def routes(control: Control) -> APIRouter:
         """A link that opens the console once, within a quarter of an hour; for the local administrator only."""
         if request.state.key is not None:
             raise ForbiddenError("only this machine's own user may make links", "run `puna console` there")
-        token = links.make(control.clock())
+        token = links.make(control.steady())
         return {"url": f"{control.base_url.rstrip('/')}/#/open/{token}", "expires_s": LINK_LIVES_S}
 
     @router.post("/console/sessions", status_code=201)
     def post_session(body: NewSession) -> Json:
         """Turn a link's token into an administrator's key of twelve hours."""
         now = control.clock()
-        if not links.use(body.token, now):
+        if not links.use(body.token, control.steady()):
             raise UnauthorizedError("this link was used already, or is too old", "`puna console` prints another")
         key, text = keys.make("console", ["admin"], None, SESSION_LIVES_S, now)
         control.store.add_key(key)

@@ -139,7 +139,7 @@ def show(control: Control, endpoint: Endpoint) -> Json:
 
 
 def _show(control: Control, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica]) -> Json:
-    now = control.clock()
+    now = control.steady()
     in_flight = {r.id: control.loads.in_flight(r.id, now) for r in replicas}
     view = views.endpoint_view(endpoint, revisions, replicas, control.url(endpoint.name), in_flight)
     if endpoint.split is not None:

@@ -32,6 +32,7 @@ class LoadReport(BaseModel):
 
     gateway: str
     at: float
+    """On the monotonic clock."""
     endpoints: dict[str, dict[str, Any]]
     usage: UsageReport | None = None
 

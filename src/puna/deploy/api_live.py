@@ -61,12 +61,12 @@ class Board:
         """Over the control plane's parts."""
         self._control = control
         self._lock = threading.Lock()
-        self._made: tuple[float, Texts] = (0.0, {})
+        self._made: tuple[float, Texts] = (float("-inf"), {})
         self._builds: tuple[int, Texts] = (-1, {})
 
     def look(self) -> Texts:
         """What can be sent, at most a fifth of a second old; a text that has not changed is the same object."""
-        now = self._control.clock()
+        now = self._control.steady()
         with self._lock:
             at, before = self._made
             if not 0 <= now - at < 0.2:

@@ -101,6 +101,9 @@ class Control:
     history: History | None = None
     """Figures over time; None where nobody takes them."""
     clock: Callable[[], float] = field(default=time.time)
+    """Unix seconds: what is written down, and when keys expire."""
+    steady: Callable[[], float] = field(default=time.monotonic)
+    """Seconds of a clock that nobody sets: how long ago something was."""
 
     def url(self, endpoint: str) -> str:
         """Where an endpoint is called."""

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import ArgumentError
 
 from puna.deploy.tables import COUNTERS, EVENTS
+from puna.deploy.timeline import Timeline
 from puna.errors import ConflictError, UsageError
 
 BUSY_TIMEOUT_MS = 10_000
@@ -33,6 +34,8 @@ class Database:
             UsageError: `url` names no database that can be used here.
         """
         self.engine = _engine(url)
+        self.timeline: Timeline | None = None
+        """How long a GPU was held is reckoned by it, once it is set: the wall clock may be."""
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._writes = 0  # transactions that this process has written: what was read before may be kept until the next

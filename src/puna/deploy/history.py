@@ -67,10 +67,10 @@ class History:
     def run(self, stopped: threading.Event) -> None:
         """Take a row in `every_s` until `stopped`."""
         while not stopped.wait(self._every_s):
-            self.take(time.time())
+            self.take(time.time(), time.monotonic())
 
-    def take(self, now: float) -> None:
-        """Take one row of every endpoint."""
+    def take(self, now: float, at: float) -> None:
+        """Take one row of every endpoint; `at` is the moment on the monotonic clock."""
         now_counted, snapshot = counted(self._memories), self._snapshot()
         ready: dict[str, int] = {}
         for replica in snapshot.replicas:
@@ -80,7 +80,7 @@ class History:
         with self._lock:
             self._series = {name: self._series.get(name) or _Series() for name in names}
             for name, series in self._series.items():
-                load = self._loads.endpoint(name, now)
+                load = self._loads.endpoint(name, at)
                 latest = now_counted.get(name, Counted())
                 before = series.counted[-1] if series.counted else latest
                 point = _point(now, before, latest)

@@ -1,4 +1,7 @@
-"""What the gateways report: requests in flight and waiting, kept in memory only, forgotten after 5 s."""
+"""What the gateways report: requests in flight and waiting, kept in memory only, forgotten after 5 s.
+
+All times are of the machine's monotonic clock, which its processes share: no clock that is set scales anything down.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class EndpointLoad:
     in_flight: int = 0
     queued: int = 0
     last_request: float = 0.0
-    """Unix seconds; 0 when there was none."""
+    """0 when there was none."""
     requests_total: int = 0
     replicas: Mapping[str, int] = field(default_factory=dict)
     """Replica id -> requests in flight."""

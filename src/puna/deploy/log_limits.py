@@ -7,11 +7,11 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from puna.deploy.timeline import Timeline
 from puna.home import Home
 
 LOG = logging.getLogger("puna.logs")
@@ -41,18 +41,21 @@ class Limits:
 LIMITS = Limits()
 
 
-def hold(home: Home, alive: Collection[str], now: float, limits: Limits = LIMITS) -> None:
-    """Bring every log within its limits; those of the replicas and zygotes that are `alive` stay, with their ends."""
+def hold(home: Home, alive: Collection[str], age_s: Callable[[float], float], limits: Limits = LIMITS) -> None:
+    """Bring every log within its limits; those of the replicas and zygotes that are `alive` stay, with their ends.
+
+    `age_s` says how long ago a file's time was.
+    """
     for path in home.logs.glob("*.log"):
         cut(path, limits.log_bytes)
     for path in home.folder("logs", "builds").glob("*.log"):
         cut(path, limits.build_bytes)
     for folder in home.folder("logs", "endpoints").iterdir():
         if folder.is_dir():
-            _hold_endpoint(folder, alive, now, limits)
+            _hold_endpoint(folder, alive, age_s, limits)
 
 
-def _hold_endpoint(folder: Path, alive: Collection[str], now: float, limits: Limits) -> None:
+def _hold_endpoint(folder: Path, alive: Collection[str], age_s: Callable[[float], float], limits: Limits) -> None:
     found: list[tuple[float, Path, int]] = []
     for path in folder.glob("*.log"):
         cut(path, limits.log_bytes)
@@ -60,12 +63,12 @@ def _hold_endpoint(folder: Path, alive: Collection[str], now: float, limits: Lim
             about = path.stat()
         except FileNotFoundError:
             continue
-        found.append((about.st_mtime, path, about.st_blocks * 512))
+        found.append((age_s(about.st_mtime), path, about.st_blocks * 512))
     taken = 0
-    for number, (changed, path, size_bytes) in enumerate(sorted(found, reverse=True)):
+    for number, (age, path, size_bytes) in enumerate(sorted(found)):
         taken += size_bytes
-        is_over = number >= limits.count or taken > limits.endpoint_bytes or now - changed > limits.age_s
-        if is_over and path.stem not in alive and now - changed > min(STRAY_S, limits.age_s):
+        is_over = number >= limits.count or taken > limits.endpoint_bytes or age > limits.age_s
+        if is_over and path.stem not in alive and age > min(STRAY_S, limits.age_s):
             path.unlink(missing_ok=True)
             taken -= size_bytes
 
@@ -102,14 +105,16 @@ def _punch(fd: int, length: int) -> bool:
 class Keeper:
     """Holds the logs of a running Puna within their limits."""
 
-    def __init__(self, home: Home, replicas: Callable[[], Collection[str]], limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, home: Home, replicas: Callable[[], Collection[str]], timeline: Timeline, limits: Limits = LIMITS
+    ) -> None:
         """`replicas` tells the ids of those that are alive."""
-        self._home, self._replicas, self._limits = home, replicas, limits
+        self._home, self._replicas, self._timeline, self._limits = home, replicas, timeline, limits
 
     def run(self, stopped: threading.Event) -> None:
         """Look every few seconds, until `stopped`."""
         while not stopped.wait(EVERY_S):
             try:
-                hold(self._home, self._replicas(), time.time(), self._limits)
+                hold(self._home, self._replicas(), self._timeline.age_s, self._limits)
             except Exception:  # the log has it: one bad look must not let the disk fill up
                 LOG.exception("logs were not held within their limits")

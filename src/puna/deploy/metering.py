@@ -9,18 +9,25 @@ from sqlalchemy import Connection, select
 
 from puna.deploy.states import HOLDING, ReplicaState
 from puna.deploy.tables import USAGE, USAGE_MARKS
+from puna.deploy.timeline import Timeline
 
 HOUR_S = 3600
 
 
-def count(connection: Connection, replica: Any, now: float, *, is_gone: bool = False) -> None:
-    """Count one replica's share of its GPU since it was counted last; `replica` is as it was until `now`."""
+def count(
+    connection: Connection, replica: Any, now: float, timeline: Timeline | None = None, *, is_gone: bool = False
+) -> None:
+    """Count one replica's share of its GPU since it was counted last; `replica` is as it was until `now`.
+
+    By the `timeline`, where there is one: a clock that was set meanwhile is no time that a GPU was held.
+    """
     if not replica.gpu or replica.fraction <= 0:
         return
     name = f"replica {replica.id}"
     since = max(mark(connection, name) or 0.0, replica.created)
     if ReplicaState(replica.state) in HOLDING:
-        for hour, seconds in _hours(since, now):
+        held_s = timeline.between(since, now) if timeline is not None else now - since
+        for hour, seconds in _hours(now - held_s, now):
             add(connection, (hour, replica.endpoint, ""), "", gpu_s=seconds * replica.fraction)
     if is_gone:
         connection.execute(USAGE_MARKS.delete().where(USAGE_MARKS.c.name == name))

@@ -322,7 +322,7 @@ class _Endpoint:
                 self._rest(replica, f"{wanted} wanted: {why}")
         missing = wanted - len(mine)
         missing -= self._hold_asleep(revision, missing, most - max(wanted, min(len(mine), most)))
-        if missing <= 0 or self.now < revision.failed_at + back_off_s(revision.failures):
+        if missing <= 0 or 0 <= self.now - revision.failed_at < back_off_s(revision.failures):
             return False
         for _ in range(missing):
             gpu = room.take(revision)

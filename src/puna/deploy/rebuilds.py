@@ -55,7 +55,7 @@ class Rebuilds:
 
         A delivery waits while its endpoint is being built: all that come meanwhile are one rebuild then.
         """
-        store, now = self._control.store, self._control.clock()
+        store, now = self._control.store, self._control.steady()
         queued = store.queued_deliveries()
         waits = self._busy | (self._building() if queued else set())
         found: list[tuple[str, Callable[[], None]]] = [

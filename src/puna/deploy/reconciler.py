@@ -31,7 +31,7 @@ from puna.deploy.actions import (
 from puna.deploy.launching import Launching
 from puna.deploy.load import Loads
 from puna.deploy.plan import Actual, plan
-from puna.deploy.records import Replica
+from puna.deploy.records import Replica, Snapshot
 from puna.deploy.secrets import Secrets
 from puna.deploy.states import ReplicaState, RevisionState
 from puna.deploy.store import Store
@@ -70,7 +70,9 @@ class Reconciler:
         self.store, self.backend, self.loads = store, backend, loads or Loads()
         self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
         self.zygotes = zygotes
+        self._at = 0.0  # the step's moment on the monotonic clock
         self._observed: Mapping[str, Observed] = {}
+        self._desired = Snapshot()
         self._asked: dict[str, tuple[float, str]] = {}  # replica id -> when it was asked to sleep or wake, and why
         self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
             Start: self._start,
@@ -103,22 +105,25 @@ class Reconciler:
                 except Exception:  # the log has it, and the loop goes on: one bad step must not end all serving
                     LOG.exception("a step of the reconciler failed")
                     stop.wait(1.0)
-                changed.wait(self._pause_s(time.time()))
+                changed.wait(self._pause_s())
         finally:
             unsubscribe()
 
-    def _pause_s(self, now: float) -> float:
-        starts = [r.created for r in self.store.snapshot().replicas if r.state is ReplicaState.STARTING]
-        return min(max(SOONEST_S, (now - max(starts)) * LATENESS), INTERVAL_S) if starts else INTERVAL_S
+    def _pause_s(self) -> float:
+        starts = [r.created for r in self._desired.replicas if r.state is ReplicaState.STARTING]
+        return min(max(SOONEST_S, (self._at - max(starts)) * LATENESS), INTERVAL_S) if starts else INTERVAL_S
 
     def step(self, now: float) -> list[Action]:
         """One look and what follows from it; the actions are returned for whoever watches."""
         # The backend first: a replica that is added in between is then missing from its list, and has 10 s to appear.
         self._observed = {seen.replica_id: seen for seen in self.backend.list()}
-        desired = self.store.snapshot()
+        desired, self._at = self.store.snapshot(), now
+        if self.store.timeline is not None:
+            desired, self._at = self.store.timeline.snapshot(desired), self.store.timeline.now()
+        self._desired = desired
         self._end_unknown({r.id for r in desired.replicas})
-        in_flight = {r.id: self.loads.in_flight(r.id, now) for r in desired.replicas}
-        actions = plan(desired, Actual(self.backend.capacity(), self._observed, in_flight), now)
+        in_flight = {r.id: self.loads.in_flight(r.id, self._at) for r in desired.replicas}
+        actions = plan(desired, Actual(self.backend.capacity(), self._observed, in_flight), self._at)
         for action in actions:
             try:
                 self._acts[type(action)](action, now)
@@ -129,7 +134,7 @@ class Reconciler:
         still = {action.replica_id for action in actions if isinstance(action, Sleep | Wake)}
         self._asked = {replica_id: asked for replica_id, asked in self._asked.items() if replica_id in still}
         if self.zygotes is not None:
-            self.zygotes.step(self.store.snapshot(), now)
+            self.zygotes.step(self.store.snapshot(), now, self._at)
         return actions
 
     def _end_unknown(self, known: set[str]) -> None:
@@ -164,19 +169,19 @@ class Reconciler:
         values = {"pid": seen.pid, "concurrency": concurrency, "reason": f"initialize ended{ready}"}
         self.store.admit_replica(action.replica_id, seen.schema.get("schema"), now, **values)
 
-    def _sleep(self, action: Sleep, now: float) -> None:
-        if self._may_ask(action.replica_id, action.reason, now, SLEEP_TAKES_S):
+    def _sleep(self, action: Sleep, _: float) -> None:
+        if self._may_ask(action.replica_id, action.reason, SLEEP_TAKES_S):
             self.backend.sleep(action.replica_id)
 
-    def _wake(self, action: Wake, now: float) -> None:
-        if self._may_ask(action.replica_id, "it is wanted", now, WAKE_TAKES_S):
+    def _wake(self, action: Wake, _: float) -> None:
+        if self._may_ask(action.replica_id, "it is wanted", WAKE_TAKES_S):
             self.backend.wake(action.replica_id)
 
-    def _may_ask(self, replica_id: str, why: str, now: float, again_s: float) -> bool:
+    def _may_ask(self, replica_id: str, why: str, again_s: float) -> bool:
         """It was not asked just now: the first sleep of a large model takes seconds."""
-        if replica_id in self._asked and now - self._asked[replica_id][0] < again_s:
+        if replica_id in self._asked and self._at - self._asked[replica_id][0] < again_s:
             return False
-        self._asked[replica_id] = now, why
+        self._asked[replica_id] = self._at, why
         return True
 
     def _changed(self, action: Changed, now: float) -> None:
@@ -189,7 +194,7 @@ class Reconciler:
             self.store.wake_replica(action.replica_id, reason, now)
 
     def _drain(self, action: Drain, now: float) -> None:
-        values = {"reason": action.reason, "deadline": action.deadline}
+        values = {"reason": action.reason, "deadline": now + action.deadline - self._at}
         self.store.move_replica(action.replica_id, ReplicaState.DRAINING, now, **values)
 
     def _stop(self, action: Stop, now: float) -> None:

@@ -97,7 +97,7 @@ class Sweeper:
             self._artifacts(bundles, caches, named)
             self._environments(environments, named, now)
             for path in app_logs:
-                if path.name not in named.endpoints and _age_s(path, now) > STRAY_S:
+                if path.name not in named.endpoints and self._age_s(_changed(path), now) > STRAY_S:
                     shutil.rmtree(path, ignore_errors=True)
         return named.is_settled
 
@@ -110,7 +110,7 @@ class Sweeper:
             uploaded = _changed(path)
             if path.name in short:
                 self._deployed[path.name] = uploaded
-            elif uploaded == self._deployed.get(path.name) or now - uploaded > self.kept.unused_s:
+            elif uploaded == self._deployed.get(path.name) or self._age_s(uploaded, now) > self.kept.unused_s:
                 _remove(path)
         self._deployed = {name: at for name, at in self._deployed.items() if name in short}
 
@@ -131,7 +131,7 @@ class Sweeper:
             if path.name in short:
                 _use(path / MARKER, now)
                 continue
-            if now - _changed(path / MARKER) <= self.kept.unused_s:
+            if self._age_s(_changed(path / MARKER), now) <= self.kept.unused_s:
                 continue
             lock = path.with_name(f".{path.name}.lock")
             with lock.open("a") as file:
@@ -144,9 +144,12 @@ class Sweeper:
                 shutil.rmtree(path, ignore_errors=True)
                 lock.unlink()
 
+    def _age_s(self, changed: float, now: float) -> float:
+        return now - changed if self.store.timeline is None else self.store.timeline.age_s(changed)
+
     def _workspace(self, path: Path, now: float) -> None:
         """A working copy that a killed control plane left; one whose guard is there is still worked in."""
-        if not self.home.guard_socket(path.name).exists() and _age_s(path, now) > STRAY_S:
+        if not self.home.guard_socket(path.name).exists() and self._age_s(_changed(path), now) > STRAY_S:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -164,10 +167,6 @@ def _changed(path: Path) -> float:
 def _use(path: Path, now: float) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.utime(path, (now, now))
-
-
-def _age_s(path: Path, now: float) -> float:
-    return now - _changed(path)
 
 
 def _remove(path: Path) -> None:

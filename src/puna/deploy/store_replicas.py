@@ -82,7 +82,7 @@ class ReplicaStore(EndpointStore):
     ) -> Replica:
         before = self._replica(connection, replica_id)
         check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
-        metering.count(connection, before, now, is_gone=state is ReplicaState.GONE)
+        metering.count(connection, before, now, self.timeline, is_gone=state is ReplicaState.GONE)
         if state is ReplicaState.GONE:
             connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
             return before
@@ -127,7 +127,7 @@ class ReplicaStore(EndpointStore):
         with self._write() as connection:
             replica = self._replica(connection, replica_id)
             check_move(f"replica `{replica_id}`", REPLICA_MOVES, replica.state, ReplicaState.FAILED)
-            metering.count(connection, replica, now)
+            metering.count(connection, replica, now, self.timeline)
             row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
             connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
             mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)

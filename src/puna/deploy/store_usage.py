@@ -39,7 +39,7 @@ class UsageStore(Database):
         """Count what every replica has held of a GPU until `now`."""
         with self._write(routes=False, snapshot=False) as connection:
             for replica in connection.execute(select(REPLICAS).where(REPLICAS.c.gpu != "")):
-                metering.count(connection, replica, now)
+                metering.count(connection, replica, now, self.timeline)
 
     def skip_usage(self, replicas: Collection[str], now: float) -> None:
         """Count nothing of what is past for these: they ended unseen."""

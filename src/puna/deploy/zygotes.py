@@ -56,6 +56,7 @@ class History:
 
     deaths: int = 0
     last_death: float = 0.0
+    """On the monotonic clock."""
     refused: str = ""
     """Why an import makes forks unsafe."""
     was_ready: bool = False
@@ -100,13 +101,14 @@ class Keeper:
         self._names: dict[Key, str] = {}
         self._seen: dict[str, Zygote] = {}
         self._history: dict[str, History] = {}
-        self._looked = 0.0
+        self._looked = self._at = 0.0
 
-    def step(self, snapshot: Snapshot, now: float) -> list[Warm | Cool]:
-        """One look and what follows from it, twice a second at most."""
-        if 0 <= now - self._looked < LOOK_EVERY_S:
+    def step(self, snapshot: Snapshot, now: float, at: float | None = None) -> list[Warm | Cool]:
+        """One look and what follows from it, twice a second at most; `at` is the moment on the monotonic clock."""
+        self._at = now if at is None else at
+        if 0 <= self._at - self._looked < LOOK_EVERY_S:
             return []
-        self._looked = now
+        self._looked = self._at
         keys = wanted(snapshot)
         self._names = {key: name for key in keys if (name := self._name(key, now))}
         names: dict[str, bool] = {}
@@ -115,7 +117,7 @@ class Keeper:
         seen = {zygote.name: zygote for zygote in self._backend.zygotes()}
         for zygote in seen.values():
             self._learn(zygote, now)
-        actions = plan(names, seen.values(), self._history, now)
+        actions = plan(names, seen.values(), self._history, self._at)
         for action in actions:
             self._act(action, now)
         self._seen = {zygote.name: zygote for zygote in self._backend.zygotes()} if actions else seen
@@ -159,9 +161,9 @@ class Keeper:
         before = self._history.get(zygote.name, History())
         if zygote.phase is Phase.EXITED:
             refused = (zygote.reason or "it says not why") if zygote.refused else ""
-            is_first = before.was_ready and now - before.last_death >= STEADY_S
+            is_first = before.was_ready and self._at - before.last_death >= STEADY_S
             deaths = 1 if is_first else before.deaths + 1
-            after = History(deaths, now, refused)
+            after = History(deaths, self._at, refused)
             what = "refuses, each start imports for itself" if refused else "died and will be begun again"
             self._tell(zygote.name, f"the zygote {what}: {zygote.reason}", now)
         elif zygote.phase is Phase.READY and not before.was_ready:
@@ -180,7 +182,7 @@ class Keeper:
             self._backend.warm(self._prepare.zygote(*key))
         except (PunaError, OSError) as error:
             before = self._history.get(action.name, History())
-            self._history[action.name] = History(before.deaths + 1, now)
+            self._history[action.name] = History(before.deaths + 1, self._at)
             self._tell(action.name, f"the zygote could not be begun: {error}", now)
 
     def _tell(self, name: str, message: str, now: float) -> None:

@@ -35,34 +35,36 @@ class Autoscaler:
         while not stopped.is_set():
             self._wake.clear()
             try:
-                self.step(time.time())
+                self.step(time.time(), time.monotonic())
             except Exception:  # the log of the control plane has it; the next look may succeed
                 LOG.exception("the autoscaler could not look at the endpoints")
             self._wake.wait(INTERVAL_S)
 
-    def step(self, now: float) -> None:
-        """Look at every endpoint that serves, once."""
+    def step(self, now: float, at: float | None = None) -> None:
+        """Look at every endpoint that serves, once; `now` is written down, `at` (monotonic) is what decides."""
+        at = now if at is None else at
         snapshot = self._store.snapshot()
         for endpoint in snapshot.endpoints:
             if endpoint.active:
                 for revision in endpoint.shares:
-                    self._look(endpoint, revision, snapshot, now)
+                    self._look(endpoint, revision, snapshot, (now, at))
         served = {(endpoint.name, revision) for endpoint in snapshot.endpoints for revision in endpoint.shares}
         self._states = {key: state for key, state in self._states.items() if key in served}
 
-    def _look(self, endpoint: Endpoint, revision: int, snapshot: Snapshot, now: float) -> None:
+    def _look(self, endpoint: Endpoint, revision: int, snapshot: Snapshot, clocks: tuple[float, float]) -> None:
+        now, at = clocks
         wished, _ = endpoint.wish_of(revision)
         state = self._states.get((endpoint.name, revision))
         if state is None or state.replicas != wished:
             state = State(wished)  # somebody else changed the wish, or this control plane has just begun
         if endpoint.split is None:
-            reported = self._loads.endpoint(endpoint.name, now)
+            reported = self._loads.endpoint(endpoint.name, at)
         else:
-            reported = self._loads.revision(endpoint.name, revision, now, is_first=revision == endpoint.serving)
+            reported = self._loads.revision(endpoint.name, revision, at, is_first=revision == endpoint.serving)
         load = Load(reported.in_flight, reported.queued, reported.last_request or None)
         low, high = endpoint.limits(revision)
         limits = Limits(low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s)
-        wish = decide(load, limits, state, now)
+        wish = decide(load, limits, state, at)
         self._states[endpoint.name, revision] = wish.state
         if wish.replicas != wished:
             try:

@@ -36,6 +36,28 @@ class ClientLimits:
     """This machine's own addresses are not limited: who comes from there may be a proxy with everybody behind it."""
 
 
+class Unread:
+    """What waits in memory for clients that do not read it: past a limit, who has been stuck longest is hung up on."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self._held: dict[Client, int] = {}
+
+    def add(self, client: Client, size: int) -> None:
+        """So much waits for this one from now on."""
+        self.remove(client)
+        self._held[client] = size
+        self.bytes += size
+        while self.bytes > self.most_bytes and len(self._held) > 1:
+            longest = next(iter(self._held))
+            self.remove(longest)
+            longest.hang_up()
+
+    def remove(self, client: Client) -> None:
+        """It has read, or is gone; harmless when nothing was waiting."""
+        self.bytes -= self._held.pop(client, 0)
+
+
 class Clients:
     """Those connected to one server."""
 

@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from puna.serve.arrival import Arrival, Awaited, Limits
+from puna.serve.clients import Unread
 from puna.serve.corked import CorkedProtocol
 from puna.serve.http import JSON_BYTES, Header
 
@@ -21,6 +22,8 @@ MAX_SHORT_BODY_BYTES = 65536
 """Longer ones take ASGI's way, which can pause the client."""
 LONG_WAY = frozenset((b"content-encoding", JSON_BYTES))
 """Headers of requests whose body has to be looked at first."""
+MAX_UNREAD_BYTES = 512 << 20
+"""Two replies of the largest size may wait for their clients at the same time, or many smaller ones."""
 TOO_SLOW = (408, b"the request took too long to arrive")
 TOO_LARGE = (431, b"the request's head is too large")
 NO_HTTP = (400, b"this is no HTTP request")
@@ -101,6 +104,8 @@ class Connection(CorkedProtocol):
     """One client."""
 
     limits = Limits()
+    unread = Unread(MAX_UNREAD_BYTES)
+    """Of all connections of this process."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -224,11 +229,13 @@ class Connection(CorkedProtocol):
         """The client reads more slowly than we write."""
         self._stuck, self._stuck_bytes = self.loop.time(), self.transport.get_write_buffer_size()
         super().pause_writing()
+        self.unread.add(self, self._stuck_bytes)
 
     def resume_writing(self) -> None:
         """It has caught up."""
         self._stuck = 0.0
         super().resume_writing()
+        self.unread.remove(self)
 
     def _unset_keepalive_if_required(self) -> None:
         """uvicorn's timer for each pause between requests is not used: `_look` sees to it."""
@@ -236,6 +243,7 @@ class Connection(CorkedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._timer.cancel()
+        self.unread.remove(self)
         request, self._request = self._request, None
         super().connection_lost(exc)
         if self.on_lost is not None:

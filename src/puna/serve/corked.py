@@ -7,6 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+LARGE_BYTES = 1 << 18
+"""More is written as it comes: another copy would cost more than the system call."""
+
 
 class Corked:
     """A transport that keeps what is written until the end of the loop's turn; all else is the transport's own."""
@@ -36,7 +39,10 @@ class Corked:
         """Send now."""
         parts, self._parts = self._parts, []
         if parts and not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
+            if sum(map(len, parts)) <= LARGE_BYTES:
+                parts = [b"".join(parts)]
+            for part in parts:
+                self._transport.write(part)
 
     def close(self) -> None:
         """Send what is left, then close."""

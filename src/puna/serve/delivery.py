@@ -172,7 +172,8 @@ async def _pass_on(stream: EventStream, call: Call) -> str:
         await call.hold(exchange.more())
         await stream.events(exchange.take())
         call.first_byte = call.first_byte or time.perf_counter()
-    await stream.events(exchange.take())
+    while left := exchange.take():
+        await stream.events(left)
     return exchange.error
 
 

@@ -34,7 +34,7 @@ HOPELESS: dict[str, str] = {
 
 @dataclass
 class Tally:
-    """What a lane has seen since the gateway began; times are Unix seconds."""
+    """What a lane has seen since the gateway began; times are of the monotonic clock."""
 
     requests_total: int = 0
     last_request: float = 0.0
@@ -209,7 +209,7 @@ class Lane:
             raise why_not
         call.owner, call.told = self, told
         self.tally.requests_total += 1
-        self.tally.last_request = time.time()
+        self.tally.last_request = time.monotonic()
         self._seek(call)
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
@@ -218,7 +218,7 @@ class Lane:
             return
         told, call.told = call.told, None
         self.leave(call)
-        self.tally.last_request = time.time()
+        self.tally.last_request = time.monotonic()
         if told is not None:
             told(reply, error)
 

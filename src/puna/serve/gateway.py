@@ -185,7 +185,7 @@ class Gateway:
     async def _tell(self, loads: Mapping[str, object], *, at_once: bool = False) -> None:
         now = time.time()
         usage = self.usage.report(now, at_once=at_once)
-        body = orjson.dumps({"gateway": self.id, "at": now, "endpoints": loads, "usage": usage})
+        body = orjson.dumps({"gateway": self.id, "at": time.monotonic(), "endpoints": loads, "usage": usage})
         await self.control.fetch("POST", "/internal/load", body)
         if usage is not None:
             self.usage.arrived()

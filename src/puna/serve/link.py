@@ -23,8 +23,13 @@ load generator for a request, medians of three: four ahead 181 us, eight 155, si
 AHEAD_WEIGHT = 0.2
 REFUSED_PAUSE_S = 0.25
 """How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
-MAX_BUFFERED_EVENTS = 4096
-"""A client that reads its stream this much slower than the app writes it loses it: memory is not endless."""
+MAX_BUFFERED_BYTES = 4 << 20
+"""Of a stream's events that wait for its client; one alone may be larger. A client that reads so much slower than the
+app writes loses its stream: with what is being sent it costs twice as much at most."""
+EVENT_BYTES = 64
+"""What an event costs beside its own bytes."""
+TAKEN_BYTES = 256 << 10
+"""So much is taken at a time: what is taken waits in a transport, where it is not counted."""
 
 
 class Lost(Exception):
@@ -84,12 +89,17 @@ class Exchange:
     error: str = ""
     """Why a begun stream ended early."""
     _events: deque[bytes] = field(default_factory=deque)
+    _waiting_bytes: int = 0
     _more: asyncio.Future[None] | None = None
 
     def take(self) -> list[bytes]:
-        """The stream's events that have arrived since the last call, each one JSON."""
-        events = list(self._events)
-        self._events.clear()
+        """The stream's next events, each one JSON: all that are here, unless they are large."""
+        events: list[bytes] = []
+        taken = 0
+        while self._events and taken < TAKEN_BYTES:
+            events.append(self._events.popleft())
+            taken += len(events[-1]) + EVENT_BYTES
+        self._waiting_bytes -= taken
         return events
 
     def more(self) -> asyncio.Future[None]:
@@ -347,11 +357,13 @@ class Link(asyncio.Protocol):
     def _chunk(self, exchange: Exchange, payload: bytes) -> None:
         if exchange.abandoned:
             return
-        if len(exchange._events) >= MAX_BUFFERED_EVENTS:
+        if exchange._events and exchange._waiting_bytes + len(payload) > MAX_BUFFERED_BYTES:
             self.abandon(exchange)
+            exchange._events.clear()
             exchange._finish(None, None, "the client reads too slowly")
             return
         exchange._events.append(payload)
+        exchange._waiting_bytes += len(payload) + EVENT_BYTES
         exchange._notify()
 
     def _forget(self, exchange: Exchange) -> None:

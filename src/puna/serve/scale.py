@@ -15,7 +15,7 @@ class Load:
     queued: int = 0
     """Requests that wait for a replica."""
     last_request: float | None = None
-    """When a request last came or ended, in Unix seconds; None: never since the reports began."""
+    """When a request last came or ended, on the monotonic clock; None: never since the reports began."""
 
 
 @dataclass(frozen=True)

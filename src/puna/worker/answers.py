@@ -33,6 +33,9 @@ def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
         except BadOutput as error:
             calllog.note(str(error), call.trace)
             return failure(call, 500, str(error))
+        except protocol.TooLongError as error:
+            calllog.note("the reply is too long: %s" % error, call.trace)
+            return failure(call, 500, "the reply is too long: %s" % error)
         except scope.Cancelled:
             return protocol.encode(protocol.END, call.request_id, {})
         except BaseException as error:  # noqa: BLE001 - the caller sees HTTP 500, the log all of it

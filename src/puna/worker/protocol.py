@@ -13,6 +13,7 @@ from typing import Any
 
 HEADER = struct.Struct(">IBQ")
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
+LARGE_BYTES = 65536  # from here on a copy costs more than a view that saves it
 
 # from the gateway (request_id says which request) or from the owner (request_id 0)
 # REQUEST is JSON {"path", "deadline_s": float left, "trace": str, "model_name", "model_version"} NEWLINE, then the
@@ -52,6 +53,10 @@ class ProtocolError(Exception):
     """The other side sent something that is no frame."""
 
 
+class TooLongError(Exception):
+    """What is to be sent does not fit into a frame: the other side would take it for garbage and hang up."""
+
+
 _write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # made once: json.dumps makes one a call
 
 
@@ -75,9 +80,15 @@ def _finite(value: Any) -> Any:
 
 
 def encode(kind: int, request_id: int = 0, payload: Any = b"") -> bytes:
-    """One frame as bytes; a payload that is not bytes is written as JSON."""
+    """One frame as bytes; a payload that is not bytes is written as JSON.
+
+    Raises:
+        TooLongError: it would be longer than MAX_PAYLOAD_BYTES.
+    """
     if not isinstance(payload, (bytes, bytearray, memoryview)):
         payload = dumps(payload)
+    if len(payload) > MAX_PAYLOAD_BYTES - 9:
+        raise TooLongError("it has %d bytes; at most %d can be sent" % (len(payload), MAX_PAYLOAD_BYTES - 9))
     return HEADER.pack(len(payload) + 9, kind, request_id) + bytes(payload)
 
 
@@ -134,7 +145,12 @@ class Decoder:
                 raise ProtocolError("frame of %d bytes" % length)
             if len(self._buffer) - start < 4 + length:
                 break
-            frames.append((kind, request_id, bytes(self._buffer[start + HEADER.size : start + 4 + length])))
-            start += 4 + length
+            end = start + 4 + length
+            if length > LARGE_BYTES:
+                with memoryview(self._buffer) as view:
+                    frames.append((kind, request_id, bytes(view[start + HEADER.size : end])))
+            else:
+                frames.append((kind, request_id, bytes(self._buffer[start + HEADER.size : end])))
+            start = end
         del self._buffer[:start]
         return frames
