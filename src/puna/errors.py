@@ -25,8 +25,10 @@ PunaError
 ├── MachineError              the machine refuses: port in use, disk full (exit 6, HTTP 507)
 └── ServeError                one request cannot be served (exit 7)
     ├── QueueFullError        HTTP 429, with retry_after_s
+    │   └── RateLimitError    a key has asked for more than it may
     ├── DeadlineError         HTTP 504
     ├── ReplicaDiedError      HTTP 502
+    │   └── PoisonError       replicas die of this very request (HTTP 500)
     ├── UnavailableError      HTTP 503
     └── TooLargeError         HTTP 413
 """
@@ -34,6 +36,7 @@ PunaError
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -194,6 +197,14 @@ class QueueFullError(ServeError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimitError(QueueFullError):
+    """A key has asked for more than it may; it can come back after `retry_after_s`, a whole number, at least 1."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, hint: str = "") -> None:
+        super().__init__(message, max(1, math.ceil(retry_after_s)))
+        self.hint = hint or f"retry after {self.retry_after_s} s"
+
+
 class DeadlineError(ServeError):
     """The request's time ran out."""
 
@@ -204,6 +215,12 @@ class ReplicaDiedError(ServeError):
     """The replica died after its reply had begun, or twice before."""
 
     http_status = 502
+
+
+class PoisonError(ReplicaDiedError):
+    """Replicas have died of this very request: it is given to no more of them for a while."""
+
+    http_status = 500
 
 
 class UnavailableError(ServeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deploy.conftest import GIB, World, gpu_world
 from puna.deploy.states import EndpointState, ReplicaState, RevisionState
 from puna.deploy.views import state_of
@@ -309,3 +311,31 @@ def test_scaling_up_beyond_the_room_says_how_many_run(world: World) -> None:
     world.settle(15)
     assert len(world.ready()) == 2
     assert "needs a whole GPU" in world.endpoint().reason
+
+
+def die_of_a_request(world: World, number: int, *, told: str) -> None:
+    """The one replica dies while it has a request; a gateway tells `before` it is seen, or `after`."""
+    (replica,) = world.ready()
+    death = {"replica": replica, "revision": number, "key": "k", "survived": 1}
+    if told == "before":
+        world.loads.deaths.report("g", "app", {"deaths": [death]}, world.now)
+    world.backend.kill(replica, "ended", 1)
+    world.step()
+    if told == "after":
+        for revision in world.loads.deaths.report("g", "app", {"deaths": [death]}, world.now).uncount:
+            world.store.uncount_failure("app", revision)
+
+
+@pytest.mark.parametrize("told", ["before", "after"])
+def test_deaths_of_somebodys_request_hold_no_endpoint_back(world: World, told: str) -> None:
+    number = world.deploy(min_replica=1)
+    world.settle()
+    for _ in range(8):
+        die_of_a_request(world, number, told=told)
+        assert world.revision(number).failures == 0
+        world.step()
+        assert [r.state for r in world.store.replicas("app")].count(ReplicaState.STARTING) == 1, "at once"
+        world.settle(10)
+    assert world.endpoint().reason == "" and len(world.ready()) == 1
+    die_of_a_request(world, number, told="never")
+    assert world.revision(number).failures == 1, "what nobody explains is counted"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -14,9 +16,29 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stories.conftest import Up, write_app
+from stories.conftest import Callers, Up, write_app
 
 pytestmark = pytest.mark.process
+
+
+FATAL = """
+import ctypes, os, time
+class InferlessPythonModel:
+    def initialize(self):
+        print("ready", flush=True)
+    def infer(self, inputs):
+        kind = inputs["prompt"].split()[0]
+        if kind == "exit":
+            os._exit(1)
+        if kind == "segfault":
+            ctypes.string_at(0)
+        if kind == "overrun":
+            time.sleep(3600)
+        time.sleep(0.005)
+        return {"out": "v1:" + inputs["prompt"], "pid": str(os.getpid())}
+    def finalize(self):
+        pass
+"""
 
 
 class Loops:
@@ -71,3 +93,69 @@ def test_a_key_with_one_loop_is_served_beside_one_with_a_hundred_and_fifty(up: U
         up.until(lambda: many.statuses[429] > 0, what="a full room")
         assert [ask(client, keys[1]) for _ in range(21)] == [200] * 21
     assert many.statuses[200] and many.statuses[429] and not set(many.statuses) - {200, 429}
+
+
+def died(up: Up, name: str) -> int:
+    """How many replicas of an endpoint have died."""
+    return sum(event["kind"] == "died" for event in up.client.events(name))
+
+
+@pytest.fixture(scope="module")
+def fatal(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An endpoint whose replica some inputs kill, each in its way."""
+    folder = write_app(tmp_path_factory.mktemp("fatal") / "fatal")
+    (folder / "app.py").write_text(FATAL)
+    shared_up.deploy(folder, "fatal", max_replica=1, min_replica=1, inference_time_s=3)
+    yield "fatal"
+
+
+def test_inputs_that_kill_replicas_are_refused_while_every_other_caller_is_answered(shared_up: Up, fatal: str) -> None:
+    up = shared_up
+    bad = str(up.client.create_key(["infer"], name="bad")["key"])
+    with Callers(up, fatal, 4) as callers:
+        callers.more(50)
+        for number, text in enumerate(("exit a", "segfault b", "exit c"), 1):
+            first = up.call(text, fatal, bad)
+            assert first.status_code == 502 and "2 replicas died" in first.text, first.text
+            again = up.call(text, fatal)
+            assert again.status_code == 500 and "puna logs fatal" in again.text, again.text
+            up.until(lambda n=number: died(up, fatal) == 2 * n, what="two deaths more")  # type: ignore[misc]
+            callers.more(20)
+        up.until(lambda: up.call("fine", fatal, bad).status_code == 429, what="an end to what one key can kill")
+        refused = up.call("fine", fatal, bad)
+        assert 0 < int(refused.headers["retry-after"]) <= 600 and "puna logs fatal" in refused.text
+        callers.more(50)
+    assert callers.failed() == []
+    endpoint = up.client.endpoint(fatal)
+    assert endpoint["state"] == "ready" and not endpoint["reason"], endpoint
+    kinds = [event["message"] for event in up.client.events(fatal) if event["kind"] == "poison"]
+    assert len(kinds) == 4, kinds
+
+
+def test_a_gateway_and_a_control_plane_that_are_new_refuse_what_the_old_ones_did(shared_up: Up, fatal: str) -> None:
+    up, before = shared_up, died(shared_up, fatal) + 2
+    assert up.call("exit once", fatal).status_code == 502
+    assert up.call("exit once", fatal).status_code == 500
+    up.until(lambda: died(up, fatal) == before, what="two deaths more")
+    for role in ("puna.server control", "puna.server gateway"):
+        (pid,) = up.pids(role)
+        os.kill(pid, signal.SIGKILL)
+        up.until(lambda p=pid, r=role: up.pids(r) not in ([], [p]), what=f"a new {role}")  # type: ignore[misc]
+        up.until(lambda: up.call("fine", fatal).status_code == 200, what="an answer")
+        time.sleep(1.5)  # a gateway tells what it knows twice a second
+        assert up.call("exit once", fatal).status_code == 500
+    assert died(up, fatal) == before
+
+
+def test_an_input_that_overruns_its_time_again_and_again_does_not_hold_its_endpoint_back(
+    shared_up: Up, fatal: str
+) -> None:
+    up = shared_up
+    before = died(up, fatal)
+    for number in (1, 2):
+        assert up.call("overrun a", fatal).status_code == 504
+        up.until(lambda n=number: died(up, fatal) == before + n, what="the end of the replica")  # type: ignore[misc]
+        assert up.call("fine", fatal).status_code == 200
+    again = up.call("overrun a", fatal)
+    assert again.status_code == 500 and "2 replicas died of this very request" in again.text
+    assert up.client.endpoint(fatal)["reason"] == ""

@@ -73,6 +73,8 @@ class Fail:
     replica_id: str
     reason: str
     lines: str
+    counts: bool = True
+    """False: it died of somebody's request, and its revision is not held back for it."""
 
 
 @dataclass(frozen=True)

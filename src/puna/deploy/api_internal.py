@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from puna.deploy import views
 from puna.deploy.adapters import Adapters
 from puna.deploy.control import Control
+from puna.deploy.deaths import MAX_DEATHS_OF_KEY
 
 Json = dict[str, Any]
 MAX_WAIT_S = 60.0
@@ -52,12 +54,30 @@ def routes(control: Control) -> APIRouter:
     async def post_load(report: LoadReport) -> Json:
         """Take a gateway's report."""
         control.loads.report(report.gateway, report.at, report.endpoints)
+        await run_in_threadpool(_take_deaths, control, report)
         used = report.usage
         if used is not None:
             await run_in_threadpool(control.store.add_usage, used.process, used.number, used.rows, control.clock())
         return {"version": control.store.version}
 
     return router
+
+
+def _take_deaths(control: Control, report: LoadReport) -> None:
+    """Write down what a report says of replicas that died with requests, and what all gateways are to refuse now."""
+    store, now = control.store, control.clock()
+    for name, load in report.endpoints.items():
+        news = control.loads.deaths.report(report.gateway, name, load, time.monotonic())
+        for revision in news.uncount:
+            store.uncount_failure(name, revision)
+        for digest in news.poison:
+            said = f"replicas die of one request (digest {digest[:12]}): equal ones are answered 500 for 10 min"
+            store.add_event(name, "poison", said, now)
+        for key in news.blocked:
+            said = f"{MAX_DEATHS_OF_KEY} replicas died of requests of key {key}: it is answered 429 for a while"
+            store.add_event(name, "poison", said, now)
+        if news.poison or news.blocked:
+            store.touch_routes()
 
 
 def table(control: Control, adapters: Adapters) -> Json:
@@ -67,7 +87,10 @@ def table(control: Control, adapters: Adapters) -> Json:
     def socket(replica_id: str) -> str:
         return str(control.home.replica_socket(replica_id))
 
-    return views.routes(version, snapshot, keys, socket, adapters.of)
+    def refused(endpoint: str, revision: int) -> Json:
+        return dict(control.loads.deaths.refused(endpoint, revision, time.monotonic()))
+
+    return views.routes(version, snapshot, keys, socket, adapters.of, refused)
 
 
 async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.deploy.deaths import Deaths
+
 REPORT_LIVES_S = 5.0
 
 
@@ -49,6 +51,8 @@ class Loads:
     def __init__(self, on_waiting: Callable[[], None] | None = None) -> None:
         """`on_waiting` is called after a report with waiting requests, so that nobody waits for a timer."""
         self.on_waiting = on_waiting
+        self.deaths = Deaths()
+        """What `report` is told of deaths is taken by whoever can write it down."""
         self._lock = threading.Lock()
         self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
         # When the last request came, to an endpoint and to each of two revisions that share one: outlives the gateway

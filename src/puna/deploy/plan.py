@@ -59,6 +59,8 @@ class Actual:
     """By replica id."""
     in_flight: Mapping[str, int] = field(default_factory=dict)
     """By replica id; absent is none."""
+    excused: frozenset[str] = frozenset()
+    """Replicas that died of somebody's request."""
 
 
 def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
@@ -66,12 +68,16 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
     actions: list[Action] = []
     replicas: list[Replica] = []
     failures: dict[tuple[str, int], Fail] = {}
+    serving = {(endpoint.name, endpoint.serving) for endpoint in desired.endpoints}
     for replica in desired.replicas:
         action = _fact(replica, actual, now)
+        if isinstance(action, Fail) and replica.id in actual.excused:
+            # Of a second revision each death counts: whether it dies of what the first one answers is the question.
+            action = replace(action, counts=(replica.endpoint, replica.revision) not in serving)
         if action is not None:
             actions.append(action)
             replica = _after(replica, action, now)
-        if isinstance(action, Fail):
+        if isinstance(action, Fail) and action.counts:
             failures[replica.endpoint, replica.revision] = action
         replicas.append(replica)
     running = [r for r in replicas if r.state is not ReplicaState.FAILED]

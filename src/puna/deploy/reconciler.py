@@ -123,7 +123,8 @@ class Reconciler:
         self._desired = desired
         self._end_unknown({r.id for r in desired.replicas})
         in_flight = {r.id: self.loads.in_flight(r.id, self._at) for r in desired.replicas}
-        actions = plan(desired, Actual(self.backend.capacity(), self._observed, in_flight), self._at)
+        actual = Actual(self.backend.capacity(), self._observed, in_flight, self.loads.deaths.excused())
+        actions = plan(desired, actual, self._at)
         for action in actions:
             try:
                 self._acts[type(action)](action, now)
@@ -203,7 +204,10 @@ class Reconciler:
         self.backend.stop(action.replica_id, action.grace_s)
 
     def _fail(self, action: Fail, now: float) -> None:
-        self.store.fail_replica(action.replica_id, action.reason, action.lines, now)
+        replica = self.store.replica(action.replica_id)
+        self.store.fail_replica(action.replica_id, action.reason, action.lines, now, counts=action.counts)
+        if action.counts and self.loads.deaths.count(action.replica_id, time.monotonic()):
+            self.store.uncount_failure(replica.endpoint, replica.revision)
 
     def _forget(self, action: Forget, now: float) -> None:
         self.backend.forget(action.replica_id)

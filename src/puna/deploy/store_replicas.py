@@ -13,7 +13,7 @@ from puna.deploy.database import check_move
 from puna.deploy.records import Replica
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.deploy.store_endpoints import EndpointStore
-from puna.deploy.tables import BUILDS, REPLICAS, REVISIONS
+from puna.deploy.tables import BUILDS, ENDPOINTS, REPLICAS, REVISIONS
 from puna.errors import NotFoundError
 
 
@@ -122,20 +122,34 @@ class ReplicaStore(EndpointStore):
             if found and found[0].wish_of(woken.revision)[0] < ready:
                 self._set_wish(connection, found[0], ready, "a request woke it", now, woken.revision)
 
-    def fail_replica(self, replica_id: str, reason: str, lines: str, now: float) -> None:
-        """Record that a replica died by itself: its revision counts it and keeps its last lines."""
+    def fail_replica(self, replica_id: str, reason: str, lines: str, now: float, *, counts: bool = True) -> None:
+        """Record that a replica died by itself: its revision counts it and keeps its last lines.
+
+        Not when `counts` is false: then it died of somebody's request.
+        """
         with self._write() as connection:
             replica = self._replica(connection, replica_id)
             check_move(f"replica `{replica_id}`", REPLICA_MOVES, replica.state, ReplicaState.FAILED)
             metering.count(connection, replica, now, self.timeline)
             row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
             connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
+            if not counts:
+                self._event(connection, replica.endpoint, "died", f"{replica_id}: {reason}, of a request", now)
+                return
             mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)
             counted = (
                 REVISIONS.update().where(mine).values(failures=REVISIONS.c.failures + 1, failed_at=now, error=reason)
             )
             connection.execute(counted.values(detail=lines) if lines else counted)
             self._event(connection, replica.endpoint, "died", f"{replica_id}: {reason}", now)
+
+    def uncount_failure(self, endpoint: str, number: int) -> None:
+        """Take back the count of a death that turned out to be a request's doing, if the revision serves."""
+        serves = select(ENDPOINTS.c.name).where(ENDPOINTS.c.name == endpoint, ENDPOINTS.c.serving == number)
+        mine = and_(REVISIONS.c.endpoint == endpoint, REVISIONS.c.number == number, REVISIONS.c.failures > 0)
+        less = {"failures": REVISIONS.c.failures - 1, "error": "", "detail": ""}
+        with self._write() as connection:
+            connection.execute(REVISIONS.update().where(mine, serves.exists()).values(**less))
 
     def release(self, build_id: str) -> None:
         """Give a build's GPU back."""

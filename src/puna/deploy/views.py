@@ -33,8 +33,13 @@ def routes(
     keys: Sequence[Key],
     socket: Callable[[str], str],
     adapters: Callable[[str], Mapping[str, str]] = lambda bundle: {},
+    refused: Callable[[str, int], Json] = lambda endpoint, revision: {},
 ) -> Json:
-    """The gateways' table; `socket` gives the path of a replica's socket by its id, `adapters` those of a bundle."""
+    """The gateways' table.
+
+    `socket` gives the path of a replica's socket by its id, `adapters` those of a bundle, `refused` the requests and
+    keys that replicas of a revision die of.
+    """
     return {
         "version": version,
         "keys": [
@@ -49,7 +54,7 @@ def routes(
             for key in keys
         ],
         "endpoints": {
-            endpoint.name: _route(endpoint, revisions, replicas, socket, adapters)
+            endpoint.name: _route(endpoint, revisions, replicas, (socket, adapters, refused))
             for endpoint, revisions, replicas in by_endpoint(snapshot)
         },
     }
@@ -71,8 +76,7 @@ def _route(
     endpoint: Endpoint,
     revisions: Sequence[Revision],
     replicas: Sequence[Replica],
-    socket: Callable[[str], str],
-    adapters: Callable[[str], Mapping[str, str]],
+    of: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]], Callable[[str, int], Json]],
 ) -> Json:
     route = {
         "revision": endpoint.serving or 0,
@@ -85,7 +89,7 @@ def _route(
         "min_replica": endpoint.settings.min_replica,
         "created": endpoint.created,
     }
-    parts = [_part(endpoint, number, revisions, replicas, (socket, adapters)) for number in endpoint.shares]
+    parts = [_part(endpoint, number, revisions, replicas, of) for number in endpoint.shares]
     first = parts[0] if parts else {"schema": None, "adapters": {}, "replicas": []}
     return {**route, **first, "split": parts[1] if len(parts) > 1 else None}
 
@@ -95,20 +99,21 @@ def _part(
     number: int,
     revisions: Collection[Revision],
     replicas: Collection[Replica],
-    paths: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]]],
+    of: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]], Callable[[str, int], Json]],
 ) -> Json:
-    """What is said of one revision that serves; `paths` are those of sockets and of adapters."""
+    """What is said of one revision that serves; `of` says its sockets, its adapters, and what is refused for it."""
     revision = next((r for r in revisions if r.number == number), None)
     serves = [r for r in replicas if r.state in SERVING and r.revision == number and endpoint.active]
     return {
         "revision": number,
         "percent": endpoint.shares[number],
         "schema": revision.schema if revision else None,
-        "adapters": paths[1](revision.bundle) if revision else {},
+        "adapters": of[1](revision.bundle) if revision else {},
         "replicas": [
-            {"id": r.id, "epoch": r.epoch, "socket": paths[0](r.id), "concurrency": r.concurrency, "tier": r.tier}
+            {"id": r.id, "epoch": r.epoch, "socket": of[0](r.id), "concurrency": r.concurrency, "tier": r.tier}
             for r in serves
         ],
+        **{"poison": {}, "blocked": {}, **of[2](endpoint.name, number)},
     }
 
 

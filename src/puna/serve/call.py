@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -45,6 +46,42 @@ class Owner(Protocol):
 
     def leave(self, call: Call) -> None:
         """Nobody waits for it any more."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Calls that a replica had when it died: once one is found to be the cause, the others were not."""
+
+    calls: list[Call] = field(default_factory=list)
+    patience_s: float = math.inf
+    """How long they are tried one after the other; then all that are left go together again."""
+    until: float = math.inf
+    """When that is over, on the loop's clock; known once the first of them is tried."""
+
+    def release(self) -> None:
+        """Let all go together that are left."""
+        for call in self.calls:
+            if call.suspicion is not None:
+                call.suspicion.alone = False
+            if call.ticket is not None:
+                call.ticket.alone = False
+        self.calls = []  # with their bodies
+
+
+@dataclass(eq=False)
+class Suspicion:
+    """A call whose body a replica has died with."""
+
+    digest: str
+    age_s: float
+    """How long a replica has taken to die with it, at most."""
+    group: Group
+    alone: bool = True
+    """It is to be tried where nobody else can come to harm."""
+    has_passed: bool = False
+    """It has run for longer than a replica took to die."""
+    is_proved: bool = False
+    """A replica has died with it that had nothing else."""
 
 
 @dataclass(eq=False, slots=True)
@@ -94,6 +131,7 @@ class Call:
     """How many of them may have died of it."""
     moved: bool = False
     """A replica let its time pass without beginning, and it went on elsewhere."""
+    suspicion: Suspicion | None = None
     _aborted: BaseException | None = None
     _pending: asyncio.Future[Any] | None = None
 
@@ -106,6 +144,16 @@ class Call:
             self.tier = ASLEEP
             self.wake_s = min(exchange.wake_s, out_s) if exchange.started else out_s
         self.infer_s = out_s - self.wake_s
+
+    @property
+    def is_suspect(self) -> bool:
+        """It is to run alone."""
+        return self.suspicion is not None and self.suspicion.alone
+
+    @property
+    def most_deaths(self) -> int:
+        """How many replicas may die with it: one more where nobody knows whether they died of it."""
+        return 1 if self.suspicion is None or self.suspicion.is_proved else 2
 
     async def hold(self, future: asyncio.Future[Any]) -> Any:
         """Wait for `future`, or for `abort`, whichever comes first; while streaming."""

@@ -12,14 +12,22 @@ from typing import Any
 from puna.deploy.splits import WHOLE
 from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.call import Call, Stage, Told
+from puna.serve.call import Call, Group, Stage, Suspicion, Told
 from puna.serve.deadlines import Deadlines
-from puna.serve.link import Link, Lost, Reply, Unbegun
+from puna.serve.isolation import PATIENCE_S, Isolation
+from puna.serve.link import Exchange, Link, Lost, Reply, Unbegun
+from puna.serve.poison import Poison, digest
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 from puna.serve.routing import Affinity, beginnings, choose
-from puna.serve.waiting_room import WaitingRoom
+from puna.serve.waiting_room import Ticket, WaitingRoom
 
 ZYGOTE = "zygote"
+OVERRUN = 504
+"""A worker's answer for a call that goes on: it may still die of it."""
+ATTRIBUTED_BYTES = 1 << 20
+"""A larger body is not kept once its client has gone, and what dies of it then is the app's own fault."""
+TOLD_S = 30.0
+"""A death is told with every report for so long: one may be lost, and a control plane that is new must know too."""
 MAX_TRIES = 5
 """Replicas that may die before they began with a request, until it is given up all the same."""
 
@@ -40,6 +48,8 @@ class Tally:
     last_request: float = 0.0
     cold_s: list[float] = field(default_factory=list)
     """Cold waits since the last report."""
+    deaths: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    """Of replicas that had requests: when, on the loop's clock, and what is told of it."""
 
 
 class Moved(Exception):
@@ -64,6 +74,8 @@ class Lane:
         self.split: Split | None = None
         self.heir: Lane | None = None
         """Where what was accepted here goes on, once this lane's revision has no share any more."""
+        self.poison = Poison(route.name)
+        self._isolation = Isolation(self.pump)
         self._affinity = Affinity()
         self._has_engine = False
         self._on_cold = on_cold
@@ -72,12 +84,16 @@ class Lane:
 
     def update(self, route: EndpointRoute) -> None:
         """Take a newer route: dial new replicas, retire those that are gone, wake or refuse those who wait."""
+        now = asyncio.get_running_loop().time()
+        if route.revision != self.route.revision:
+            self.poison = Poison(route.name)  # another app dies of other things
+        self.poison.learn(route.poison, route.blocked, now)
         self.route = route
         self._has_engine = bool(route.schema and route.schema.get("engine"))
         listed = {(replica.id, replica.epoch): replica for replica in route.replicas}
         for key, replica in listed.items():
             if key not in self.links or self.links[key].closed:
-                self.links[key] = Link(replica, self.pump)
+                self.links[key] = Link(replica, self.pump, self._died)
                 task = asyncio.get_running_loop().create_task(self.links[key].run())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -104,7 +120,7 @@ class Lane:
 
     def adopt(self, call: Call) -> None:
         """Go on with a call that another lane had accepted: it is not refused for want of a place."""
-        call.owner = self
+        call.owner, call.suspicion = self, None
         call.split = self.route.revision if call.split else 0
         why_not = self.refusal()
         if why_not is not None:
@@ -147,8 +163,10 @@ class Lane:
 
     def pump(self) -> None:
         """Give free places to those who wait, in their order."""
+        if self._isolation.link is not None:
+            self._isolation.settle(lambda: any(ticket.alone for ticket in self.room))
         while (ticket := self.room.first()) is not None:
-            link = choose(self.links.values(), ticket.tried)
+            link = self._find(ticket)
             if link is None:
                 break
             self.room.grant(ticket, link)
@@ -156,16 +174,22 @@ class Lane:
             return
         if not self.ready:
             self.room.turned_cold()
-        elif ticket.tried:  # the first in line has been where there is a place; those behind may not have been
+        elif ticket.tried or ticket.alone:  # what is no place for the first in line may be one for those behind
             for ticket in self.room:
-                link = choose(self.links.values(), ticket.tried)
+                link = self._find(ticket)
                 if link is not None:
                     self.room.grant(ticket, link)
-                elif not ticket.tried:
+                elif not ticket.tried and not ticket.alone:
                     return
 
+    def _find(self, ticket: Ticket) -> Link | None:
+        if ticket.alone:
+            return self._isolation.find(self.links.values(), ticket.tried)
+        return choose(self.links.values(), ticket.tried)
+
     def sweep(self, now: float) -> None:
-        """End the waits that have been too long."""
+        """End the waits that have been too long, and the suspicions that are over."""
+        self.poison.sweep(now)
         for ticket in self.room.expired(now, self.route.inference_time_s):
             waited = f"{self.route.name}: no replica was free within {now - ticket.entered_at:.0f} s"
             ticket.wake(DeadlineError(waited, f"puna scale {self.route.name} --max-replica ..."))
@@ -207,6 +231,8 @@ class Lane:
         why_not = self.refusal()
         if why_not is not None:
             raise why_not
+        if self.poison:
+            self._check(call)
         call.owner, call.told = self, told
         self.tally.requests_total += 1
         self.tally.last_request = time.monotonic()
@@ -217,6 +243,8 @@ class Lane:
         if call.stage is Stage.ENDED:
             return
         told, call.told = call.told, None
+        if call.suspicion is not None and reply is not None and reply.status != OVERRUN:
+            self.poison.lived(call.suspicion.digest)
         self.leave(call)
         self.tally.last_request = time.monotonic()
         if told is not None:
@@ -233,6 +261,11 @@ class Lane:
             self._deadlines.remove(call)
             assert call.link is not None and call.exchange is not None
             call.timed(asyncio.get_running_loop().time())
+            if call.suspicion is not None and stage is Stage.STREAMING:
+                if call.exchange.ended and not call.exchange.error:
+                    self.poison.lived(call.suspicion.digest)
+            if len(call.body) > ATTRIBUTED_BYTES:
+                call.exchange.call = None
             call.link.abandon(call.exchange)
 
     def _seek(self, call: Call, max_queue: int | None = None) -> None:
@@ -249,10 +282,14 @@ class Lane:
         limit = self.route.max_queue if max_queue is None else max_queue
         call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
         call.ticket.asleep = call.tier == ASLEEP
+        if call.is_suspect:
+            call.ticket.alone = True
         if cold:
             self._on_cold()
 
     def _choose(self, call: Call) -> Link | None:
+        if call.is_suspect:
+            return self._isolation.find(self.links.values(), call.tried)
         # Only an engine's replica remembers what it has read.
         if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
             call.beginnings = call.beginnings or beginnings(call.body)
@@ -271,9 +308,17 @@ class Lane:
             self.end(call, None, error)
             return
         assert call.ticket is not None and isinstance(call.ticket.granted, Link)
-        link = call.ticket.granted
+        link, was_alone = call.ticket.granted, call.ticket.alone
         self._waited(call, asyncio.get_running_loop().time())
-        self._send(call, link)
+        try:
+            if self.poison:
+                self._check(call)
+            if call.is_suspect and not was_alone:  # since it came, a replica has died with an equal one
+                self._seek(call, len(self.room) + 1)
+            else:
+                self._send(call, link)
+        except PunaError as why_not:
+            self.end(call, None, why_not)
 
     def _waited(self, call: Call, now: float) -> None:
         ticket, call.ticket = call.ticket, None
@@ -305,7 +350,9 @@ class Lane:
             self._affinity.served(call.beginnings, link.replica_id)
         call.stage, call.link = Stage.SENT, link
         call.exchange = link.send(head, call.body, partial(self._heard, call))
-        call.sent = call.exchange.sent
+        call.sent, call.exchange.call = call.exchange.sent, call
+        if call.suspicion is not None and call.suspicion.alone:
+            self._isolation.seat(call.exchange, call.suspicion.group, call.suspicion.age_s)
         self._deadlines.add(call, call.sent + limit_s)
 
     def _heard(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
@@ -329,15 +376,73 @@ class Lane:
             call.tried += (call.link.replica_id,)
             call.deaths += error.started
         try:
-            if call.deaths > 1 or len(call.tried) > MAX_TRIES:
+            if call.deaths > call.most_deaths or len(call.tried) > MAX_TRIES:
                 message = f"{self.route.name}: {len(call.tried)} replicas died with this request"
                 raise ReplicaDiedError(message, f"puna logs {self.route.name}")
+            if self.poison:
+                self._check(call)
             if self.heir is not None:
                 self.heir.adopt(call)
             else:
                 self._seek(call)
         except PunaError as why_not:
             self.end(call, None, why_not)
+
+    # -- deaths ----------------------------------------------------------------------------------------------------
+
+    def _check(self, call: Call) -> None:
+        """Refuse what is known to kill, and put what may under suspicion.
+
+        Raises:
+            PoisonError: replicas die of this body.
+            RateLimitError: they die of this key's bodies.
+        """
+        now = asyncio.get_running_loop().time()
+        self.poison.check_key(call.key, now)
+        found = call.suspicion.digest if call.suspicion else _digest(call)
+        suspect = self.poison.check(found, now)
+        if suspect is not None and call.suspicion is None:
+            call.suspicion = Suspicion(found, suspect.age_s, Group([call]))
+
+    def _died(self, link: Link, begun: list[Exchange]) -> None:
+        """A replica has died by itself, with these: put them under suspicion, or find one guilty."""
+        now = asyncio.get_running_loop().time()
+        told = {"replica": link.route.id, "revision": link.route.revision, "survived": link.survived, "key": ""}
+        group, culprit = Group(), begun[0] if len(begun) == 1 else self._isolation.guest
+        for exchange in begun:
+            call = exchange.call
+            if call is None:  # it was given up long before `infer` was called for it, or is too large to be kept
+                continue
+            before = call.suspicion
+            if culprit is not None and exchange is not culprit and culprit in begun:
+                call.deaths -= 1
+                continue
+            age_s = now - exchange.sent
+            found = before.digest if before else _digest(call)
+            self.poison.died(found, now, age_s, alone=len(begun) == 1)
+            call.suspicion = Suspicion(found, age_s, group, is_proved=len(begun) == 1)
+            group.calls.append(call)
+            if exchange is culprit and before is not None:
+                self._acquit(before.group, call)
+            if len(begun) == 1:
+                told["key"] = call.key
+        if all(call.deaths == 0 for call in group.calls):
+            group.patience_s = PATIENCE_S  # next time they will be tried one by one to the end
+        if not group.calls:
+            return
+        self.tally.deaths = [(at, death) for at, death in self.tally.deaths if now - at < TOLD_S]
+        self.tally.deaths.append((now, told))
+        self._on_cold()
+
+    def _acquit(self, group: Group, culprit: Call) -> None:
+        """A replica that died with all of these has died of one."""
+        assert culprit.suspicion is not None
+        for call in group.calls:
+            if call is not culprit and call.suspicion is not None and call.suspicion.group is group:
+                call.deaths -= 1
+                if call.suspicion.digest != culprit.suspicion.digest:
+                    self.poison.lived(call.suspicion.digest)
+        group.release()
 
     def _late(self, call: Call) -> None:
         limit_s, exchange = self.route.inference_time_s, call.exchange
@@ -386,6 +491,9 @@ class Lane:
         busy = {link.replica_id: link.outstanding for link in self.links.values()}
         for key in [key for key, link in self.links.items() if not link.listed and link.outstanding == 0]:
             del self.links[key]
+        now = asyncio.get_running_loop().time()
+        deaths = [death for at, death in self.tally.deaths if now - at < TOLD_S]
+        poison = [[self.route.revision, *found] for found in self.poison.told(now).items()]
         return {
             "in_flight": sum(busy.values()),
             "queued": len(self.room),
@@ -393,6 +501,8 @@ class Lane:
             "requests_total": self.tally.requests_total,
             "replicas": busy,
             "cold": cold,
+            "deaths": deaths,
+            "poison": poison,
         }
 
 
@@ -418,6 +528,10 @@ class Split:
         lane = self.lane if is_second else first
         call.split = lane.route.revision
         return lane
+
+
+def _digest(call: Call) -> str:
+    return digest(call.path, call.body, call.adapter["name"] if call.adapter else "")
 
 
 def too_long(endpoint: str, limit_s: float) -> DeadlineError:

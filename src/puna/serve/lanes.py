@@ -10,6 +10,9 @@ from puna.serve.dispatch import Lane, Split
 from puna.serve.routes_table import EndpointRoute, Table
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
+JOINED = ("cold", "deaths", "poison")
+"""Lists in a load report."""
+
 
 class Lanes:
     """All endpoints of one gateway."""
@@ -92,7 +95,8 @@ class Lanes:
                 rest = lane.load()
                 load["replicas"] = {**rest["replicas"], **load["replicas"]}
                 load["in_flight"] += rest["in_flight"]
-                load["cold"] += rest["cold"]
+                for key in JOINED:
+                    load[key] += rest[key]
         self._closing = [lane for lane in self._closing if lane.in_flight]
         return loads
 
@@ -105,7 +109,7 @@ def _load(lane: Lane) -> dict[str, Any]:
     second = lane.split.lane.load()
     parts = {str(lane.route.revision): load, str(lane.split.lane.route.revision): second}
     return {
-        **{key: load[key] + second[key] for key in ("in_flight", "queued", "requests_total", "cold")},
+        **{key: load[key] + second[key] for key in ("in_flight", "queued", "requests_total", *JOINED)},
         "last_request": max(load["last_request"], second["last_request"]),
         "replicas": {**load["replicas"], **second["replicas"]},
         "revisions": {

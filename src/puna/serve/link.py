@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -23,6 +23,8 @@ load generator for a request, medians of three: four ahead 181 us, eight 155, si
 AHEAD_WEIGHT = 0.2
 REFUSED_PAUSE_S = 0.25
 """How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
+CANCELLED = 64
+"""Requests that are remembered when they are given up unbegun: the worker may have begun just then, and die of one."""
 MAX_BUFFERED_BYTES = 4 << 20
 """Of a stream's events that wait for its client; one alone may be larger. A client that reads so much slower than the
 app writes loses its stream: with what is being sent it costs twice as much at most."""
@@ -88,6 +90,8 @@ class Exchange:
     """Nobody waits for it any more; it only holds its place until the worker has finished with it."""
     error: str = ""
     """Why a begun stream ended early."""
+    call: Any = None
+    """What it is for, for as long as the worker has it."""
     _events: deque[bytes] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _more: asyncio.Future[None] | None = None
@@ -130,8 +134,16 @@ class Exchange:
 class Link(asyncio.Protocol):
     """A replica as the gateway holds it: a connection that is made again whenever it breaks, and its requests."""
 
-    def __init__(self, route: ReplicaRoute, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free."""
+    def __init__(
+        self,
+        route: ReplicaRoute,
+        on_change: Callable[[], None],
+        on_death: Callable[[Link, list[Exchange]], None] | None = None,
+    ) -> None:
+        """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free.
+
+        `on_death` is called before that when the worker went away by itself, with what it may have died of.
+        """
         self.route = route
         self.concurrency = route.concurrency
         self.revision = b"%d" % route.revision
@@ -143,12 +155,15 @@ class Link(asyncio.Protocol):
         """How its process came to be: `zygote` or `spawn`."""
         self.closed = False
         """`run` has ended; this link will not connect again."""
-        self._on_change = on_change
+        self.is_reserved = False
+        """It is one suspect's: nobody else is given a place."""
+        self._on_change, self._on_death = on_change, on_death
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._decoder = protocol.Decoder()
         self._exchanges: dict[int, Exchange] = {}
         self._unsent: list[bytes] = []
+        self._cancelled: OrderedDict[int, Any] = OrderedDict()
         self._call_s = 1.0  # how long a call took lately; an unknown app counts as slow
         self._hello = False
         self._greeted = False
@@ -170,12 +185,24 @@ class Link(asyncio.Protocol):
     @property
     def places(self) -> int:
         """Requests that may be out at a time: as many as the worker runs, and a few more when they are short."""
+        if self.is_reserved:
+            return 0
         if self.asleep:
             return self.concurrency
         for below_s, ahead in AHEAD:
             if self._call_s < below_s:
                 return self.concurrency + ahead
         return self.concurrency
+
+    @property
+    def calls(self) -> list[Any]:
+        """What its requests are for; None for one that nobody waits for and that is not known."""
+        return [exchange.call for exchange in self._exchanges.values()]
+
+    @property
+    def survived(self) -> int:
+        """Requests that came here and are over."""
+        return self._next_id - len(self._exchanges)
 
     @property
     def outstanding(self) -> int:
@@ -237,6 +264,9 @@ class Link(asyncio.Protocol):
         exchange.abandoned = True
         self._write(protocol.encode(protocol.CANCEL, exchange.request_id))
         if not exchange.started:
+            self._cancelled[exchange.request_id] = exchange.call
+            if len(self._cancelled) > CANCELLED:
+                self._cancelled.popitem(last=False)
             self._forget(exchange)  # should STARTED be on its way already, it takes the place back
 
     def stall(self) -> None:
@@ -278,12 +308,16 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
-        exchanges, self._exchanges = self._exchanges, {}
+        exchanges = list(self._exchanges.values())
+        # A worker begins with calls in the order in which they came: of the first it may have died untold.
+        begun = {e: None for place, e in enumerate(exchanges) if e.started or place < self.concurrency}
         self._transport, self._hello, self._draining, self._stalled = None, False, False, False
-        for place, exchange in enumerate(exchanges.values()):
-            # A worker begins with calls in the order in which they came: of the first it may have died untold.
-            may_have_begun = exchange.started or place < self.concurrency
-            exchange._finish(None, Lost(may_have_begun), "the replica died after its reply had begun")
+        if begun and self.listed and self._on_death is not None:
+            self._on_death(self, list(begun))
+        self._exchanges = {}
+        for exchange in exchanges:
+            exchange._finish(None, Lost(exchange in begun), "the replica died after its reply had begun")
+            exchange.call = None
         self._gone.set()
         self._on_change()
 
@@ -309,7 +343,8 @@ class Link(asyncio.Protocol):
         exchange = self._exchanges.get(request_id)
         if kind == protocol.STARTED:
             if exchange is None:
-                exchange = self._exchanges[request_id] = Exchange(request_id, None, abandoned=True)
+                exchange = self._exchanges[request_id] = Exchange(request_id, None, self._loop.time(), abandoned=True)
+                exchange.call = self._cancelled.pop(request_id, None)
             exchange.started, exchange.found_asleep = True, bool(payload)
             if payload:
                 self._woken(exchange, float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000)
@@ -368,6 +403,7 @@ class Link(asyncio.Protocol):
 
     def _forget(self, exchange: Exchange) -> None:
         if self._exchanges.pop(exchange.request_id, None) is not None:
+            exchange.call = None
             self._close_if_idle()
             self._on_change()
 

@@ -55,6 +55,10 @@ class EndpointRoute:
     """A second revision that has a share of the requests."""
     percent: int = 0
     """Of a second revision: its share."""
+    poison: Mapping[str, float] = field(default_factory=dict)
+    """Bodies that its replicas die of, by digest: seconds for which they are refused."""
+    blocked: Mapping[str, float] = field(default_factory=dict)
+    """Keys whose bodies have killed too many of them: seconds for which they are refused."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:
         # What is not said of the second one is as with the first.
         split=_endpoint(name, {**raw, "split": None, **split}) if split else None,
         percent=int(raw.get("percent") or 0),
+        poison=dict(raw.get("poison") or {}),
+        blocked=dict(raw.get("blocked") or {}),
     )
 
 

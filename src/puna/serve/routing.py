@@ -70,6 +70,12 @@ def choose(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
     return best
 
 
+def least_loaded(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
+    """The replica that is the soonest without requests, full or not, an awake one first; None: there is none."""
+    usable = [c for c in candidates if c.usable and c.replica_id not in tried]
+    return min(usable, key=lambda c: (c.asleep, c.outstanding), default=None)
+
+
 class Affinity:
     """Which replica last served the beginning of a body; the beginnings not seen for longest are forgotten."""
 

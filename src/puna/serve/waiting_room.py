@@ -36,6 +36,8 @@ class Ticket:
     """Replicas that died with this request."""
     key: str = ""
     """The API key that it came with: whose turn it takes."""
+    alone: bool = False
+    """It has to have a replica for itself."""
     asleep: bool = False
     """When it entered, all that were ready slept."""
     granted: object = None
