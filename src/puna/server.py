@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from puna import descriptors
 from puna.backends.base import Phase
+from puna.backends.renewal import Listener, renew_logs
 from puna.deploy import figures
 from puna.deploy.figures import Memories
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
@@ -53,6 +54,7 @@ REPLICA_GRACE_S = 10.0
 LOOP_AGAIN_S = 1.0
 STATE_EVERY_S = 1.0
 """How often it is looked whether clients can find us."""
+BACKLOG = 256
 LOG = logging.getLogger("puna.server")
 Loop = Callable[[threading.Event], None]
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -281,7 +283,7 @@ def _run_control(home: Home, app: object, backend: LocalBackend, loops: Sequence
     for thread in threads:
         thread.start()
     try:
-        _serve(app, _control_socket(home), Front(), heart.beat, grace_s=1, on_stop=_hush)
+        _serve(app, Kept(home), Front(), heart.beat, grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
@@ -335,18 +337,39 @@ def _bury(store: Store, backend: LocalBackend, now: float) -> None:
             store.move_replica(replica.id, ReplicaState.STOPPING, now, reason="`puna up` had ended")
 
 
-def _control_socket(home: Home) -> socket.socket:
-    """Bound here, not by uvicorn, which would open it to everybody (0666)."""
-    path = home.control_socket
-    path.unlink(missing_ok=True)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        bound.bind(str(path))
-    finally:
-        os.umask(before)
-    bound.listen(256)
-    return bound
+class Kept:
+    """What a process of `puna up` holds by name: its log, and the control plane its socket too."""
+
+    def __init__(self, home: Home | None = None, bound: socket.socket | None = None) -> None:
+        """Listens on the control socket of `home`, or on `bound`, which has no name.
+
+        Bound here, not by uvicorn, which would open it to everybody (0666).
+        """
+        self._home, self._bound, self._is_told = home, bound, False
+        self._listener = None if home is None else Listener(str(home.control_socket), BACKLOG)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What is listened on to begin with."""
+        return [one for one in (self._bound, self._listener.socket if self._listener else None) if one]
+
+    def renewed(self) -> socket.socket | None:
+        """Get back what somebody has deleted; the control socket when it is another now."""
+        try:
+            for path in renew_logs():
+                LOG.warning("%s was deleted; this process writes to a new one", path)
+            if self._home is None or self._listener is None or not self._listener.is_lost:
+                return None
+            path = str(self._home.control_socket)
+            self._listener = Listener(path, BACKLOG)
+        except (OSError, PunaError) as error:
+            if not self._is_told:
+                LOG.error("what was deleted cannot be made again, and is tried every second: %s", error)
+            self._is_told = True
+            return None
+        LOG.warning("%s was deleted; the control plane listens there again", path)
+        self._is_told = False
+        return self._listener.socket
 
 
 def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) -> None:
@@ -367,12 +390,12 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
     gc.set_threshold(20_000, 20, 20)
     counts = Counts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
-    _serve(app, bound, front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
+    _serve(app, Kept(bound=bound), front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
 
 
 def _serve(
     app: object,
-    bound: socket.socket,
+    kept: Kept,
     front: Front,
     beat: Callable[[], None],
     *,
@@ -380,7 +403,7 @@ def _serve(
     on_stop: Callable[[], None] | None = None,
     counts: Counts | None = None,
 ) -> None:
-    """uvicorn on a socket that is bound already, until SIGTERM; then what is in flight has `grace_s`.
+    """uvicorn on the socket that is kept, until SIGTERM; then what is in flight has `grace_s`.
 
     `beat` is called every second from the first one on in which clients are let in.
     """
@@ -419,7 +442,7 @@ def _serve(
             asyncio.get_running_loop().call_later(BEAT_EVERY_S, self._beat_on)
 
     most = descriptors.for_clients(descriptors.raise_limit())
-    server = Beating(config, counts, ClientLimits(most, front.per_address))
+    server = Beating(config, counts, ClientLimits(most, front.per_address), kept.renewed)
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
@@ -428,7 +451,7 @@ def _serve(
         uvicorns_own(number, frame)
 
     server.handle_exit = handle_exit
-    server.run(sockets=[bound])
+    server.run(sockets=kept.sockets)
 
 
 def _stop_replicas(backend: LocalBackend) -> None:

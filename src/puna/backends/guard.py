@@ -29,9 +29,11 @@ from typing import Any
 
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
+from puna.backends import renewal
 from puna.backends.liveness import CLOSED, PING_EVERY_S, Liveness, Page, is_ending, make_page
 from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
 from puna.backends.ration import Ration
+from puna.backends.renewal import Listener
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
@@ -41,6 +43,7 @@ EXIT_OVERRUN, EXIT_CLOSED = 70, 72
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
 CONNECT_EVERY_S = 0.005
+BACKLOG = 16
 WHAT = {"run": "it", "serve": "initialize", "zygote": "its imports"}
 OUT_OF_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "MemoryError", "CUDA error: out of memory")
 
@@ -59,7 +62,8 @@ class Guard:
         self.kill_at: dict[str, float] = {}  # why -> when
         self.poll = select.poll()
         self.clients: dict[int, tuple[socket.socket, bytearray]] = {}
-        self.listener: socket.socket | None = None
+        self.listener: Listener | None = None
+        self.next_look = self.begun + renewal.EVERY_S
         self.link: socket.socket | None = None
         self.link_buffer = bytearray()
         self.oom_kills, self.ration = oom_kills(), Ration(config.get("memory_bytes", 0))
@@ -82,7 +86,7 @@ class Guard:
             if fd >= 0:
                 self.poll.register(fd, select.POLLIN)
         if self.listener is not None:
-            self.poll.register(self.listener, select.POLLIN)
+            self.poll.register(self.listener.socket, select.POLLIN)
         self._adopt() if "adopted" in self.config else self._spawn()
         while not (self.is_run and self.phase == "exited"):
             self._turn()
@@ -94,7 +98,7 @@ class Guard:
             elif fd == self.config["owner_fd"]:
                 if not os.read(fd, 4096):
                     self.end()
-            elif self.listener is not None and fd == self.listener.fileno():
+            elif self.listener is not None and fd == self.listener.socket.fileno():
                 self._accept()
             elif self.link is not None and fd == self.link.fileno():
                 self._read_link()
@@ -107,15 +111,18 @@ class Guard:
                 self._end_worker(why)
         self._end_worker(self.ration.excess(now))
         self._check_pulse(now)
+        if now >= self.next_look:
+            self.next_look = now + renewal.EVERY_S
+            self._renew()
         if self.phase == "starting" and self.link is None and not self.is_run:
             self._connect()
 
     def _timeout_ms(self) -> float | None:
-        if self.phase == "exited":
-            return None
         if self.phase == "starting" and self.link is None and not self.is_run:
             return CONNECT_EVERY_S * 1000
-        at = min((*self.kill_at.values(), self.ration.next_look))
+        looks = () if self.is_run else (self.next_look,)
+        more = () if self.phase == "exited" else (*self.kill_at.values(), self.ration.next_look)
+        at = min((*looks, *more), default=float("inf"))
         if self.liveness is not None:
             at = min(at, self.liveness.next_ping)
         return None if at == float("inf") else max(0.0, at - time.monotonic()) * 1000 + 1
@@ -131,14 +138,40 @@ class Guard:
         if sick and not is_ending(self.worker_pid):
             self._end_worker(sick)
 
+    def _renew(self) -> None:
+        """Get back what somebody has deleted: without its files a guard cannot be found, nor told to end."""
+        if self.listener is None:
+            return
+        try:
+            renewal.renew_logs()
+            if not self.listener.is_lost:
+                return
+            if self.is_zygote:  # nobody asks it for forks any more, and what lies there is its successor's
+                self._kill_all()
+                os._exit(0)
+            found = Listener(self.config["guard_socket"], BACKLOG)
+        except OSError:
+            return  # a full disk, no descriptors: the next look may have more luck
+        self.poll.unregister(self.listener.socket)
+        self.listener.socket.close()
+        self.listener = found
+        self.poll.register(found.socket, select.POLLIN)
+        with contextlib.suppress(OSError):
+            lock = os.open(self.config["lock"], os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write_record()
+
     def end(self) -> None:
         """Kill everything, leave no file, exit."""
+        self._kill_all()
+        self._remove_files()
+        os._exit(0)
+
+    def _kill_all(self) -> None:
         if self._spares() and self.phase != "exited":
             os.kill(self.worker_pid, signal.SIGKILL)
         elif not self._spares():
             kill_tree()
-        self._remove_files()
-        os._exit(0)
 
     def _remove_files(self) -> None:
         for key in () if self.is_run else ("socket", "guard_socket", "record", "lock"):
@@ -311,7 +344,7 @@ class Guard:
 
     def _accept(self) -> None:
         assert self.listener is not None
-        client, _ = self.listener.accept()
+        client, _ = self.listener.socket.accept()
         client.settimeout(1.0)
         self.clients[client.fileno()] = (client, bytearray())
         self.poll.register(client, select.POLLIN)
@@ -383,7 +416,7 @@ def log_size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def claim(config: dict[str, Any]) -> socket.socket | None:
+def claim(config: dict[str, Any]) -> Listener | None:
     """Listen on the guard's socket; None when a living guard of this replica has it."""
     lock = os.open(config["lock"], os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -391,13 +424,9 @@ def claim(config: dict[str, Any]) -> socket.socket | None:
     except OSError:
         return None
     os.umask(0o077)
-    for key in ("guard_socket", "socket"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(config[key])
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(config["guard_socket"])
-    listener.listen(16)
-    return listener
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(config["socket"])
+    return Listener(config["guard_socket"], BACKLOG)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from puna.backends.watch import LOOK_EVERY_S, Watch, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 
+LOG = logging.getLogger("puna.backend")
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -41,6 +43,9 @@ class LocalBackend:
         self._zygotes = Zygotes(home, owner_fd)
         self.watch = Watch(home, devices)
         self._last_seen: dict[str, Observed] = {}
+        self._born: dict[str, int] = {}
+        """When the worker of each began: with its process id, a name that is never used again."""
+        self._is_told = False
 
     def capacity(self) -> Capacity:
         """The machine's room; devices are looked up once."""
@@ -113,8 +118,20 @@ class LocalBackend:
         """Every replica whose guard has left a trace; one whose guard was killed has exited."""
         ids = sorted(path.stem for path in self._home.sockets.glob("*.guard"))
         seen = [self._observe(replica_id) for replica_id in ids]
+        seen += self._nameless({one.replica_id for one in seen})
+        self._born = {one.replica_id: self._born.get(one.replica_id) or processes.start_ticks(one.pid) for one in seen}
         self._last_seen = {one.replica_id: one for one in seen}
         return seen
+
+    def _nameless(self, found: set[str]) -> Sequence[Observed]:
+        """Those whose sockets somebody has deleted and whose workers live: their guards are back within a second."""
+        lost = [one for name, one in self._last_seen.items() if name not in found and one.pid]
+        alive = [one for one in lost if processes.start_ticks(one.pid) == self._born.get(one.replica_id)]
+        if alive and not self._is_told:
+            names = ", ".join(one.replica_id for one in alive)
+            LOG.warning("sockets in %s were deleted; what runs listens again by itself: %s", self._home.sockets, names)
+        self._is_told = bool(alive)
+        return [one for one in alive if one.phase is not Phase.EXITED and not _is_zombie(one.pid)]
 
     def forget(self, replica_id: str) -> None:
         """Drop what is remembered of a replica that has exited, its working copy too; a living one stays."""

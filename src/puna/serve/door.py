@@ -202,9 +202,15 @@ class Server(uvicorn.Server):  # type: ignore[misc]
     """As uvicorn's, on sockets that are bound already."""
 
     def __init__(
-        self, config: uvicorn.Config, counts: Counts | None = None, limits: ClientLimits = ClientLimits()
+        self,
+        config: uvicorn.Config,
+        counts: Counts | None = None,
+        limits: ClientLimits = ClientLimits(),
+        renewed: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
+        """`renewed` is asked once a second for a socket in place of the one that is listened on; None: it stays."""
         super().__init__(config)
+        self._renewed = renewed
         self._counts, self._limits = counts, limits
         if counts is not None:
             self.server_state.connections = Counted(counts)
@@ -221,4 +227,15 @@ class Server(uvicorn.Server):  # type: ignore[misc]
 
         tls, backlog = self.config.ssl, self.config.backlog
         clients = Clients(self._limits, self.server_state.connections)
-        self.servers = [Door(bound, make, tls, backlog, self._counts, clients) for bound in sockets or ()]
+        self._door: Callable[[socket.socket], Door]
+        self._door = lambda bound: Door(bound, make, tls, backlog, self._counts, clients)
+        self.servers = [self._door(bound) for bound in sockets or ()]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0 and (bound := self._renewed()) is not None:
+            for door in self.servers:
+                door.close()
+            self.servers = [self._door(bound)]
+        ended: bool = await super().on_tick(counter)
+        return ended

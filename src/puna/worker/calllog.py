@@ -82,8 +82,9 @@ class CallLog(io.TextIOBase):
 
     def _out(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
-        while data:
-            data = data[os.write(self._fd, data) :]
+        with contextlib.suppress(OSError):  # a full disk takes no more lines: no reason for `print` to fail a request
+            while data:
+                data = data[os.write(self._fd, data) :]
 
     def flush(self) -> None:
         """Nothing waits: whole lines are out, and a part of a line waits for its end."""

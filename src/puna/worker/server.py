@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
-from puna.worker import answers, busy, calllog, engine, family, faults, protocol
+from puna.worker import answers, busy, calllog, engine, family, faults, protocol, renewal
 from puna.worker.calls import Book, Call
 from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
@@ -69,15 +69,7 @@ class Server:
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(self.path)
-        finally:
-            os.umask(before)
-        listener.listen(64)
+        listener = renewal.Listener(self.path)
         if self.asked:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
@@ -143,10 +135,13 @@ class Server:
 
     # -- connections
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: renewal.Listener) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, _ = listener.socket.accept()
+            except socket.timeout:
+                listener = self._renewed(listener)
+                continue
             except OSError as error:
                 calllog.note("accept failed: %s" % error)  # out of file descriptors, most likely
                 if error.errno in CLOSED:
@@ -160,6 +155,20 @@ class Server:
                 self._connections.append(connection)
             self._someone_came.set()
             self._thread(self._read, connection)
+
+    @staticmethod
+    def _renewed(listener: renewal.Listener) -> renewal.Listener:
+        """The listener, or another at its path when that is not its own any more; logs that were deleted, too."""
+        try:
+            renewal.renew_logs()
+            if not listener.is_lost:
+                return listener
+            found = renewal.Listener(listener.path)
+        except OSError:
+            return listener  # a full disk, no descriptors: the next look may have more luck
+        listener.socket.close()
+        calllog.note("this worker's socket was deleted; it listens at the same place again")
+        return found
 
     def _read(self, connection: Connection) -> None:
         decoder = protocol.Decoder()
