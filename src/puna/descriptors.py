@@ -46,7 +46,7 @@ def for_clients(limit: int) -> int:
 
 def for_bodies(limit: int) -> int:
     """How many are for bodies on disk."""
-    return limit // 4
+    return min(512, limit // 4)
 
 
 def for_forwarding(limit: int) -> int:

@@ -86,6 +86,11 @@ class Home:
         return self.folder("caches")
 
     @property
+    def spool(self) -> Path:
+        """Large bodies of requests while those wait: files without names, gone with their process."""
+        return self.folder("spool")
+
+    @property
     def logs(self) -> Path:
         """Build logs and call logs."""
         return self.folder("logs")

@@ -381,7 +381,13 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
     from puna.serve.gateway import Gateway, GatewaySettings
 
     settings = GatewaySettings(
-        home.control_socket, f"g{index}", memories=shared.memories, index=index, cors_origins=front.cors_origins
+        home.control_socket,
+        f"g{index}",
+        spool=home.spool,
+        most_spooled=descriptors.for_bodies(descriptors.raise_limit()),
+        memories=shared.memories,
+        index=index,
+        cors_origins=front.cors_origins,
     )
     app = Gateway(settings)
     # What is here now stays, and requests leave no cycles behind: the collector need not look at either all the time.

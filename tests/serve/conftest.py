@@ -49,11 +49,15 @@ class StubWorker:
         hello["born"] = self.born
         writer.write(protocol.encode(protocol.HELLO, 0, hello))
         decoder = protocol.Decoder()
+        pieces: dict[int, list[bytes]] = {}
         while data := await reader.read(1 << 16):
             for kind, request_id, payload in decoder.feed(data):
                 self.seen.append((kind, request_id))
-                if kind == protocol.REQUEST:
+                if kind == protocol.BODY:
+                    pieces.setdefault(request_id, []).append(payload)
+                elif kind == protocol.REQUEST:
                     head, body = protocol.decode_request(payload)
+                    body = b"".join([*pieces.pop(request_id, ()), body])
                     self.heads.append(head)
                     task = asyncio.ensure_future(self.handler(self, request_id, head, body))
                     self._tasks.add(task)

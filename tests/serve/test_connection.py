@@ -61,7 +61,10 @@ Connect = Callable[[], Awaitable[Raw]]
 
 
 def raw_story(
-    folder: Path, play: Callable[[World, Connect], Awaitable[None]], http: type[Connection] = Connection
+    folder: Path,
+    play: Callable[[World, Connect], Awaitable[None]],
+    http: type[Connection] = Connection,
+    **settings: Any,
 ) -> None:
     """A story whose clients are hung up in the end."""
 
@@ -78,7 +81,7 @@ def raw_story(
             for raw in opened:
                 raw.writer.transport.abort()
 
-    story(folder, whole, http)
+    story(folder, whole, http, **settings)
 
 
 def test_pipelined_requests_are_answered_in_order_also_when_the_first_is_the_slowest(sockets: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from puna.serve.link import Exchange, Link, Reply
 from puna.serve.routes_table import ASLEEP
+from puna.serve.spool import Body
 from puna.serve.waiting_room import Ticket
 
 REVISION = b"x-puna-revision"
@@ -91,7 +92,7 @@ class Call:
     endpoint: str
     path: str
     """As protocol.REQUEST lists them."""
-    body: bytes
+    body: Body
     trace: str
     version: str = "1"
     json_bytes: int = 0

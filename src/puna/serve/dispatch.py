@@ -292,7 +292,8 @@ class Lane:
             return self._isolation.find(self.links.values(), call.tried)
         # Only an engine's replica remembers what it has read.
         if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
-            call.beginnings = call.beginnings or beginnings(call.body)
+            body = call.body
+            call.beginnings = call.beginnings or beginnings(body if isinstance(body, bytes) else body.beginning)
             return self._affinity.choose(self.links.values(), call.beginnings, call.tried)
         return choose(self.links.values(), call.tried)
 
@@ -368,6 +369,9 @@ class Lane:
                 told(None, None)
             return
         self._deadlines.remove(call)
+        if isinstance(error, PunaError):
+            self.end(call, None, error)
+            return
         assert call.link is not None
         if isinstance(error, Unbegun):
             self._unbegun(call)
@@ -531,7 +535,8 @@ class Split:
 
 
 def _digest(call: Call) -> str:
-    return digest(call.path, call.body, call.adapter["name"] if call.adapter else "")
+    body = call.body if isinstance(call.body, bytes) else call.body.fingerprint
+    return digest(call.path, body, call.adapter["name"] if call.adapter else "")
 
 
 def too_long(endpoint: str, limit_s: float) -> DeadlineError:

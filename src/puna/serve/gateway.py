@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from puna import __version__
 from puna.deploy import figures
 from puna.deploy.figures import Memories
 from puna.errors import MethodError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
-from puna.serve import cors, delivery, encoding, http
+from puna.serve import cors, delivery, http
 from puna.serve.access import Access
 from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.connection import Request
@@ -33,6 +34,7 @@ from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
 from puna.serve.routes_table import Follower, Table
+from puna.serve.spool import MOST_FILES, Spool
 from puna.serve.usage import Meter
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
@@ -58,6 +60,10 @@ class GatewaySettings:
     id: str = ""
     max_body_bytes: int = MAX_BODY_BYTES
     startup_allowance_s: float = STARTUP_ALLOWANCE_S
+    spool: Path | None = None
+    """The folder for large bodies while their requests wait; None: where temporary files are."""
+    most_spooled: int = MOST_FILES
+    """So many of them at a time."""
     memories: Memories = figures.NONE
     """Where the gateways of this port keep their figures; this one's is at `index`."""
     index: int = 0
@@ -72,6 +78,7 @@ class Gateway:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
         self.access = Access()
+        self.spool = Spool(settings.spool or Path(tempfile.gettempdir()), settings.most_spooled)
         self.metrics, self.usage = Metrics(settings.memories, settings.index), Meter()
         self.control = ControlPlane(settings.control_socket)
         self.has_cors = bool(settings.cors_origins)
@@ -138,6 +145,7 @@ class Gateway:
             for link in lane.links.values():
                 link.close()
         await self.control.close()
+        self.spool.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -260,10 +268,11 @@ class Gateway:
         call.key = self._permit(scope, call.endpoint)
         self._version(self._lane(call.endpoint), call)  # refused before its body is read
         call.path = "stream" if call.path == "generate_stream" else "infer"
-        limit_bytes = self.settings.max_body_bytes
-        call.body = await http.read_body(scope, receive, limit_bytes)
-        if packed := http.header(scope, b"content-encoding"):
-            call.body = encoding.decoded(call.body, packed, limit_bytes)
+        async with self.spool.body(scope, receive, self.settings.max_body_bytes) as call.body:
+            return await self._pass_on(scope, receive, send, call)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
+        """An inference request that has arrived, to its endpoint; returns the status."""
         call.json_bytes = _json_bytes(scope, call)
         lane = self._lane(call.endpoint)
         if lane.split is not None:

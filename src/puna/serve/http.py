@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import orjson
@@ -41,34 +41,44 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
+async def pieces(scope: Scope, receive: Receive, limit_bytes: int) -> AsyncIterator[bytes]:
+    """The request's body as it comes; one whose stated length is over the limit is not begun.
+
+    Raises:
+        TooLargeError: so it is.
+        Disconnected: the client went away.
+    """
+    stated = header(scope, b"content-length")
+    if stated.isdigit() and int(stated) > limit_bytes:
+        raise too_large(limit_bytes)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        more = message.get("more_body", False)
+        if body := message.get("body", b""):
+            yield body
+
+
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The request's whole body.
+    """The request's whole body, in memory.
 
     Raises:
         TooLargeError: it is longer than `limit_bytes`.
         Disconnected: the client went away.
     """
-    stated = header(scope, b"content-length")
-    if stated.isdigit() and int(stated) > limit_bytes:
-        await _discard(receive)
-        raise too_large(limit_bytes)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise Disconnected
-    body = message.get("body", b"")
-    if not message.get("more_body") and len(body) <= limit_bytes:
-        return bytes(body)
-    parts, size = [body], len(body)
-    while message.get("more_body") and size <= limit_bytes:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-    if size > limit_bytes:
-        await _discard(receive)
-        raise too_large(limit_bytes)
-    return b"".join(parts)
+    parts, size = [], 0
+    try:
+        async for piece in pieces(scope, receive, limit_bytes):
+            parts.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
+                raise too_large(limit_bytes)
+    except TooLargeError:
+        await discard(receive)
+        raise
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def too_large(limit_bytes: int) -> TooLargeError:
@@ -76,7 +86,9 @@ def too_large(limit_bytes: int) -> TooLargeError:
     return TooLargeError(f"the body is larger than {limit_bytes} bytes")
 
 
-async def _discard(receive: Receive) -> None:
+async def discard(receive: Receive) -> None:
+    """Read the rest of a body that was refused, for a moment, so that its client gets to read why."""
+
     async def swallow() -> None:
         while True:
             message = await receive()

@@ -11,7 +11,9 @@ from typing import Any, cast
 
 import orjson
 
+from puna.errors import MachineError
 from puna.serve.routes_table import ASLEEP, AWAKE, ReplicaRoute
+from puna.serve.spool import Body, Spooled
 from puna.worker import protocol
 
 RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -75,6 +77,8 @@ class Exchange:
     """When, on the loop's clock."""
     place: int = 1
     """How many were out when it was sent, itself included."""
+    is_sent: bool = True
+    """The worker has all of it; a long body takes a while."""
     started: bool = False
     """`infer` has been called for it."""
     found_asleep: bool = False
@@ -164,6 +168,9 @@ class Link(asyncio.Protocol):
         self._exchanges: dict[int, Exchange] = {}
         self._unsent: list[bytes] = []
         self._cancelled: OrderedDict[int, Any] = OrderedDict()
+        self._writable = asyncio.Event()  # the worker reads as fast as long bodies are written
+        self._writable.set()
+        self._pumps: set[asyncio.Task[None]] = set()
         self._call_s = 1.0  # how long a call took lately; an unknown app counts as slow
         self._hello = False
         self._greeted = False
@@ -247,15 +254,41 @@ class Link(asyncio.Protocol):
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def send(self, head: dict[str, Any], body: bytes, heard: Heard) -> Exchange:
+    def send(self, head: dict[str, Any], body: Body, heard: Heard) -> Exchange:
         """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
         exchange = Exchange(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
         exchange.found_asleep = self.asleep
         self._exchanges[exchange.request_id] = exchange
-        payload = orjson.dumps(head) + b"\n" + body
-        self._write(protocol.encode(protocol.REQUEST, exchange.request_id, payload))
+        if isinstance(body, bytes):
+            self._write(_request(exchange.request_id, head, body))
+        else:
+            exchange.is_sent = False
+            pump = self._loop.create_task(self._pump(exchange, head, body))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
         return exchange
+
+    async def _pump(self, exchange: Exchange, head: dict[str, Any], body: Spooled) -> None:
+        """Send a body from the disk, piece by piece, each when the worker has read those before."""
+        offset = 0
+        try:
+            while not exchange.is_sent:
+                piece = await body.read(offset)
+                await self._writable.wait()
+                if exchange.ended or exchange.abandoned:
+                    return
+                offset += len(piece)
+                if offset < body.size:
+                    self._write(protocol.encode(protocol.BODY, exchange.request_id, piece))
+                else:
+                    self._write(_request(exchange.request_id, head, piece))
+                    exchange.is_sent = True
+        except (OSError, MachineError) as error:
+            self._write(protocol.encode(protocol.CANCEL, exchange.request_id))
+            known = error if isinstance(error, MachineError) else MachineError(f"a body was not to be read: {error}")
+            exchange._finish(None, known)
+            self._forget(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """The client went away or ran out of time: tell the worker; the place stays taken while `infer` runs."""
@@ -282,7 +315,15 @@ class Link(asyncio.Protocol):
     def _flush(self) -> None:
         frames, self._unsent = self._unsent, []
         if self._transport is not None:
-            self._transport.write(b"".join(frames))
+            self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def pause_writing(self) -> None:
+        """The worker reads more slowly than we write."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._writable.set()
 
     # -- what the worker says ---------------------------------------------------------------------------------------
 
@@ -310,7 +351,8 @@ class Link(asyncio.Protocol):
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
         exchanges = list(self._exchanges.values())
         # A worker begins with calls in the order in which they came: of the first it may have died untold.
-        begun = {e: None for place, e in enumerate(exchanges) if e.started or place < self.concurrency}
+        begun = {e: None for n, e in enumerate(exchanges) if e.started or (n < self.concurrency and e.is_sent)}
+        self._writable.set()
         self._transport, self._hello, self._draining, self._stalled = None, False, False, False
         if begun and self.listed and self._on_death is not None:
             self._on_death(self, list(begun))
@@ -415,3 +457,10 @@ class Link(asyncio.Protocol):
     def _hang_up(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _request(request_id: int, head: dict[str, Any], body: bytes) -> bytes:
+    """A REQUEST's frame; the body is copied once, here."""
+    said = orjson.dumps(head)
+    length = 9 + len(said) + 1 + len(body)
+    return b"".join((protocol.HEADER.pack(length, protocol.REQUEST, request_id), said, b"\n", body))

@@ -27,6 +27,7 @@ PING = 5
 SLEEP = 6  # give memory back once nothing runs; ASLEEP or AWAKE says what came of it
 WAKE = 7  # a REQUEST does so too: nobody has to ask first
 FORK = 8  # to a zygote, with the owner's pipe and a page as passed files: JSON, the config of guard and worker
+BODY = 9  # a piece of a long body; its REQUEST follows the last but one and brings the last: CANCEL drops them
 
 # from the worker
 HELLO = 65  # first frame on each connection: JSON {"state", "concurrency", "schema", "pid", "tier", "can_sleep"...}

@@ -30,6 +30,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.number = sock, id(self)
+        self.bodies: Dict[int, List[bytes]] = {}  # what came of long ones, whose REQUEST is still to come
         self._lock = threading.Lock()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
 
@@ -189,7 +190,10 @@ class Server:
     def _frame(self, connection: Connection, kind: int, request_id: int, payload: bytes) -> None:
         if kind == protocol.REQUEST:
             self._request(connection, request_id, payload)
+        elif kind == protocol.BODY:
+            connection.bodies.setdefault(request_id, []).append(payload)
         elif kind == protocol.CANCEL:
+            connection.bodies.pop(request_id, None)
             self.book.cancel((connection.number, request_id))
         elif kind == protocol.DRAIN:
             self.state = "draining"
@@ -206,6 +210,9 @@ class Server:
 
     def _request(self, connection: Connection, request_id: int, payload: bytes) -> None:
         head, body = protocol.decode_request(payload)
+        before = connection.bodies.pop(request_id, None)
+        if before is not None:
+            body = b"".join([*before, body])
         deadline = time.monotonic() + float(head.get("deadline_s", DEFAULT_DEADLINE_S))
         call = Call((connection.number, request_id), head, body, deadline, connection.send)
         refusal = self.book.add(call)

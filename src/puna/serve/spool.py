@@ -1,0 +1,242 @@
+"""Bodies while their requests wait and are passed on: small ones in memory, large ones in files without a name.
+
+A body is written as it comes and sent to its worker as that reads it, so the memory that it takes does not depend on
+its length. What touches a file runs in threads: where a disk is slow, only its own request waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TypeVar
+
+from puna.errors import MachineError, TooLargeError, UnavailableError
+from puna.serve import http
+from puna.serve.encoding import Unpacker, unpacked, unpackers
+from puna.serve.http import Receive, Scope
+
+MEMORY_BYTES = 1 << 20
+"""A longer body goes to disk."""
+ALL_MEMORY_BYTES = 64 << 20
+"""Of the bodies in memory together; past it the shorter ones go to disk as well."""
+PIECE_BYTES = 256 << 10
+"""Written, and read, at a time: to be copied in some 50 us."""
+RESERVE_BYTES = 256 << 20
+"""Of the disk, left to others."""
+MOST_FILES = 256
+BEGINNING_BYTES = 4096
+THREADS = 4
+T = TypeVar("T")
+
+
+class Spooled:
+    """A body on disk."""
+
+    def __init__(self, file: IO[bytes], pool: ThreadPoolExecutor) -> None:
+        self.size = 0
+        self.beginning = b""
+        """Its first bytes."""
+        self._file, self._pool = file, pool
+        self._hash = hashlib.blake2b(digest_size=16)  # made as it is written: afterwards it would be read for it
+        self._lock = threading.Lock()  # a number that is closed may be another body's by the time it is read
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What equal bodies have in common."""
+        return self._hash.digest()
+
+    async def read(self, offset: int) -> bytes:
+        """The next piece, from there on.
+
+        Raises:
+            MachineError: the disk cannot be read.
+        """
+        piece = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, offset)
+        if not piece:
+            raise MachineError("the body was not to be read again from the server's disk", "look at the disk")
+        return piece
+
+    def append(self, pieces: list[bytes]) -> None:
+        """Write more; in a thread.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self.beginning = self.beginning or b"".join(pieces)[:BEGINNING_BYTES]
+        _check_room(self._file)
+        for piece in pieces:
+            self.size += len(piece)
+            self._hash.update(piece)
+            while piece:
+                piece = piece[os.write(self._file.fileno(), piece) :]
+
+    def close(self) -> None:
+        """Nobody needs it any more."""
+        self._is_closed = True
+        with contextlib.suppress(RuntimeError):  # the gateway ends: the kernel takes the file
+            self._pool.submit(self._close)
+
+    def _read(self, offset: int) -> bytes:
+        with self._lock:
+            return b"" if self._is_closed else os.pread(self._file.fileno(), PIECE_BYTES, offset)
+
+    def _close(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._file.close()
+
+
+Body = bytes | Spooled
+
+
+class Spool:
+    """Takes bodies in, and holds to what they may take together."""
+
+    def __init__(self, folder: Path, most_files: int = MOST_FILES, memory_bytes: int = ALL_MEMORY_BYTES) -> None:
+        self._folder, self._most_files, self._memory_bytes = folder, most_files, memory_bytes
+        self._pool = ThreadPoolExecutor(THREADS, "spool")
+        self.files = self.bytes_in_memory = 0
+
+    def close(self) -> None:
+        """The gateway ends."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def body(self, scope: Scope, receive: Receive, limit_bytes: int) -> AsyncIterator[Body]:
+        """A request's whole body, unpacked, until the end of the block.
+
+        Raises:
+            TooLargeError: it is longer than `limit_bytes`.
+            EncodingError: it is packed in a way that is not read here.
+            UsageError: it is not packed as it says.
+            MachineError: it has no place on the disk.
+            UnavailableError: too many bodies are here already.
+            Disconnected: the client went away.
+        """
+        intake = Intake(self, limit_bytes)
+        try:
+            packed = unpackers(http.header(scope, b"content-encoding"))
+            try:
+                async for piece in http.pieces(scope, receive, limit_bytes):
+                    await self._take(intake, packed, piece)
+            except TooLargeError:
+                await http.discard(receive)
+                raise
+            for unpacker in packed:
+                unpacker.finish()
+            yield await intake.whole()
+        finally:
+            intake.close()
+
+    async def _take(self, intake: Intake, packed: list[Unpacker], piece: bytes) -> None:
+        if not packed:
+            await intake.add(piece)
+            return
+        stages = unpacked(packed, piece)
+        while (plain := await self.threaded(next, stages, b"")) != b"":
+            await intake.add(plain)
+
+    def open(self) -> Spooled:
+        """A new file; in a thread.
+
+        Raises:
+            OSError: there can be none.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = tempfile.TemporaryFile(dir=self._folder, buffering=0)
+        return Spooled(file, self._pool)
+
+    def has_memory(self, size: int) -> bool:
+        """Whether a body of so many bytes may stay in memory."""
+        return size <= MEMORY_BYTES and self.bytes_in_memory + size <= self._memory_bytes
+
+    def admit(self) -> None:
+        """Count one more file.
+
+        Raises:
+            UnavailableError: there are enough.
+        """
+        if self.files >= self._most_files:
+            raise UnavailableError(f"{self.files} large requests are waiting here already", "try again later")
+        self.files += 1
+
+    async def threaded(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call it in a thread of the spool's own."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+
+class Intake:
+    """One body on its way in."""
+
+    def __init__(self, spool: Spool, limit_bytes: int) -> None:
+        self._spool, self._limit_bytes = spool, limit_bytes
+        self._pieces: list[bytes] = []
+        self._waiting = self._size = 0  # bytes in `_pieces`, and of all
+        self._counted = 0  # of them as bytes in memory
+        self._file: Spooled | None = None
+        self._is_admitted = False
+
+    async def add(self, piece: bytes) -> None:
+        """One more piece, written before this returns unless it is kept in memory."""
+        self._size += len(piece)
+        if self._size > self._limit_bytes:
+            raise http.too_large(self._limit_bytes)
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        if self._file is not None:
+            if self._waiting >= PIECE_BYTES:
+                await self._write()
+        elif self._spool.has_memory(self._waiting - self._counted) and self._size <= MEMORY_BYTES:
+            self._count(self._waiting)
+        else:
+            await self._write()
+
+    async def whole(self) -> Body:
+        """All of it."""
+        if self._file is None:
+            return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        await self._write()
+        return self._file
+
+    def close(self) -> None:
+        """Give back what it took."""
+        self._count(0)
+        if self._file is not None:
+            self._file.close()
+        if self._is_admitted:
+            self._spool.files -= 1
+
+    def _count(self, size: int) -> None:
+        self._spool.bytes_in_memory += size - self._counted
+        self._counted = size
+
+    async def _write(self) -> None:
+        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        self._count(0)
+        try:
+            if self._file is None:
+                self._spool.admit()
+                self._is_admitted = True
+                self._file = await self._spool.threaded(self._spool.open)
+            await self._spool.threaded(self._file.append, pieces)
+        except OSError as error:
+            why = error.strerror or str(error)
+            message = f"this request's body of over {MEMORY_BYTES >> 20} MiB has no place on the server's disk: {why}"
+            raise MachineError(message, "free some of the disk that PUNA_HOME is on") from None
+
+
+def _check_room(file: IO[bytes]) -> None:
+    disk = os.fstatvfs(file.fileno())
+    if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+        raise OSError(errno.ENOSPC, f"less than {RESERVE_BYTES >> 20} MiB are left")
