@@ -192,8 +192,8 @@ class QueueFullError(ServeError):
 
     http_status = 429
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
-        super().__init__(message, f"retry after {retry_after_s} s, or raise max_replica")
+    def __init__(self, message: str, retry_after_s: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint or f"retry after {retry_after_s} s, or raise max_replica")
         self.retry_after_s = retry_after_s
 
 

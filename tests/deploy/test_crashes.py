@@ -135,10 +135,9 @@ class Life:
         """What the loops do for a while."""
         for _ in range(steps):
             self.now += 0.5
-            for name, job in self.rebuilds.due():
+            for _name, job in self.rebuilds.due():
                 with contextlib.suppress(NotFoundError):
                     job()
-                self.rebuilds._busy.discard(name)
             self.builder.build_next()
             self.backend.tick(self.now)
             self.reconciler.step(self.now)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from puna.spec.project import Project
 from puna.spec.repository import Address, Repository, address
 
 TIMEOUT_S = 300.0
+"""Of all that is asked for one fetch."""
 MAX_FILE_BYTES = 1 << 30  # of one file that git writes: the pack of a shallow fetch
 MAX_MEMORY_BYTES = 2 << 30  # a pack may say of a few bytes that they are a huge file, and git makes room for it
 MAX_TREE_BYTES, MAX_TREE_FILES = 4 * archive.MAX_BYTES, 5 * archive.MAX_FILES
@@ -76,8 +78,8 @@ def head(repository: Repository, credential: Credential | None = None) -> str:
         UsageError: the host may not be asked.
         MachineError: git is not installed.
     """
-    with _settings(repository, credential) as settings:
-        told = _git(["ls-remote", "--", repository.url, repository.ref], settings, repository)
+    with _settings(repository, credential) as session:
+        told = _git(["ls-remote", "--", repository.url, repository.ref], session, repository)
     found = re.match(r"[0-9a-f]{40,64}", told)
     if found is None:
         raise _no_branch(repository)
@@ -98,18 +100,18 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
     home.sources.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=home.sources, prefix=f".draft-{os.getpid()}-git-") as temporary,
-        _settings(repository, credential) as settings,
+        _settings(repository, credential) as session,
     ):
         files, store = Path(temporary) / "files" / repository.name, Path(temporary) / "store"
         files.mkdir(parents=True)
-        _git(["init", "-q", "--bare", "--template=", str(store)], settings, repository)
+        _git(["init", "-q", "--bare", "--template=", str(store)], session, repository)
         fetching = ["fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph"]
-        _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], settings, repository, store)
-        commit = _git(["rev-parse", "refs/puna/head"], settings, repository, store).strip()
-        _measure(repository, settings, store)
+        _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], session, repository, store)
+        commit = _git(["rev-parse", "refs/puna/head"], session, repository, store).strip()
+        _measure(repository, session, store)
         out = [f"--work-tree={files}", "-c", "core.bare=false"]
         part = repository.folder or "."
-        _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", part], settings, repository, store)
+        _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", part], session, repository, store)
         source.check_links(files)  # before anything is read: what a link leads to would be told in an error
         folder = _inside(files, repository)
         project = source.check(folder)
@@ -117,7 +119,7 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         return Fetched(source.snapshot(folder, home), commit, project)
 
 
-def _measure(repository: Repository, settings: Mapping[str, str], store: Path) -> None:
+def _measure(repository: Repository, session: _Session, store: Path) -> None:
     """Refuse a tree that is too large, before any of it is written."""
     listing = ["ls-tree", "-r", "-l", "-z", "refs/puna/head", *(["--", repository.folder] if repository.folder else [])]
     too_large = ProjectError(
@@ -125,7 +127,7 @@ def _measure(repository: Repository, settings: Mapping[str, str], store: Path) -
         "name the folder that holds app.py, or keep data elsewhere",
     )
     try:
-        entries = _git(listing, settings, repository, store).split("\0")[:-1]
+        entries = _git(listing, session, repository, store).split("\0")[:-1]
     except bounded.OutputError:
         raise too_large from None
     sizes = [size for size in (entry.partition("\t")[0].split()[3] for entry in entries) if size.isdigit()]
@@ -157,9 +159,19 @@ def _no_pointers(folder: Path) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _Session:
+    """How git is run for one repository, and until when."""
+
+    env: Mapping[str, str]
+    until: float
+    """`time.monotonic()`."""
+
+
 @contextmanager
-def _settings(repository: Repository, credential: Credential | None) -> Iterator[dict[str, str]]:
+def _settings(repository: Repository, credential: Credential | None) -> Iterator[_Session]:
     """The environment in which git asks this repository and nobody else, as nobody but `credential`."""
+    until = time.monotonic() + TIMEOUT_S
     where = address(repository.url)
     ip = _resolved(where)
     env = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR", "SSL_CERT_FILE")}
@@ -178,7 +190,7 @@ def _settings(repository: Repository, credential: Credential | None) -> Iterator
         # The address that was looked at is the one that is asked, whatever the name means a moment later.
         "http.curloptResolve": f"{where.host}:{where.port}:{f'[{ip}]' if ':' in ip else ip}",
         "http.lowSpeedLimit": "1000",
-        "http.lowSpeedTime": "60",
+        "http.lowSpeedTime": "30",
         "core.hooksPath": os.devnull,
         "pack.threads": "2",  # each has its own share of the memory
         "core.protectNTFS": "true",
@@ -195,7 +207,7 @@ def _settings(repository: Repository, credential: Credential | None) -> Iterator
         env["GIT_CONFIG_COUNT"] = str(len(config))
         for number, (name, value) in enumerate(config.items()):
             env |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-        yield env
+        yield _Session(env, until)
 
 
 @contextmanager
@@ -255,13 +267,13 @@ def _is_public(text: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _git(arguments: list[str], env: Mapping[str, str], repository: Repository, store: Path | None = None) -> str:
+def _git(arguments: list[str], session: _Session, repository: Repository, store: Path | None = None) -> str:
     where = [f"--git-dir={store}"] if store is not None else []
-    if shutil.which("git", path=env.get("PATH")) is None:
+    if shutil.which("git", path=session.env.get("PATH")) is None:
         raise MachineError("git is not installed", "apt-get install git")
-    bounds = Bounds(TIMEOUT_S, MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
+    bounds = Bounds(max(session.until - time.monotonic(), 0.0), MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
     try:
-        status, told, said = bounded.run(["git", *where, *arguments], env, bounds)
+        status, told, said = bounded.run(["git", *where, *arguments], session.env, bounds)
     except bounded.TimeError:
         raise ProjectError(
             f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"

@@ -41,7 +41,7 @@ from puna.deploy.methods import Methods
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
 from puna.deploy.texts import Texts
-from puna.errors import PunaError, UsageError
+from puna.errors import PunaError, QueueFullError, UsageError
 from puna.home import Home
 
 LOG = logging.getLogger("puna.api")
@@ -117,7 +117,10 @@ def _about(app: FastAPI, control: Control) -> None:
 
 async def _puna_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PunaError)  # registered for no other
-    return told(request.url.path, error.as_json(), error.http_status)
+    reply = told(request.url.path, error.as_json(), error.http_status)
+    if isinstance(error, QueueFullError):
+        reply.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return reply
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from puna.deploy import orders, pages, shares, traffic, views
 from puna.deploy.api_sources import ModelName, Repository, wanted_model
 from puna.deploy.bodies import Number
 from puna.deploy.control import Control
-from puna.deploy.keys import restrict, visible
+from puna.deploy.keys import owner, restrict, visible
 from puna.deploy.orders import Wanted
 from puna.deploy.pages import Paged
 from puna.deploy.records import Endpoint, Replica, Revision
@@ -88,14 +91,15 @@ def _changing(router: APIRouter, control: Control) -> None:
     store = control.store
 
     @router.post("/endpoints", status_code=202)
-    def post_endpoint(body: Deploy, request: Request) -> Json:
+    async def post_endpoint(body: Deploy, request: Request) -> Json:
         """Deploy a source, a repository's newest commit or a model; the same as now makes no new revision."""
         restrict(request.state.key, body.name)
         git = body.git.model_dump() if body.git else None
         model = wanted_model(body.model) if body.model is not None else None
         wanted = Wanted(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
         wanted = dataclasses.replace(wanted, percent=body.traffic)
-        return orders.deploy(control, wanted, request.state.key)
+        call = partial(orders.deploy, control, wanted, request.state.key)
+        return await _asking(control, request, call, asks=wanted.source is None)
 
     @router.patch("/endpoints/{name}")
     def patch_endpoint(name: str, body: dict[str, Any], request: Request) -> Json:
@@ -114,9 +118,11 @@ def _changing(router: APIRouter, control: Control) -> None:
         return show(control, store.set_active(name, False, control.clock()))
 
     @router.post("/endpoints/{name}/rebuild", status_code=202)
-    def post_rebuild(name: str, request: Request) -> Json:
+    async def post_rebuild(name: str, request: Request) -> Json:
         """Build again, as a new revision: a repository's newest commit, or the newest revision's source."""
-        return orders.rebuild(control, name, key=request.state.key)
+        endpoint = await run_in_threadpool(store.endpoint, name)
+        call = partial(orders.rebuild, control, name, key=request.state.key)
+        return await _asking(control, request, call, asks=bool(endpoint.settings.git))
 
     @router.post("/endpoints/{name}/rollback", status_code=202)
     def post_rollback(name: str, body: Rollback | None = None) -> Json:
@@ -130,6 +136,13 @@ def _changing(router: APIRouter, control: Control) -> None:
         store.delete_endpoint(name, control.clock())
         control.wake()
         return {"deleted": name}
+
+
+async def _asking(control: Control, request: Request, call: Callable[[], Json], asks: bool) -> Json:
+    """Do what may ask other machines: then among those that do, else as any handler."""
+    if asks:
+        return await control.fetches.run(owner(request.state.key), call)
+    return await run_in_threadpool(call)
 
 
 def show(control: Control, endpoint: Endpoint) -> Json:

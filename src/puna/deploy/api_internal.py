@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from puna.deploy import views
 from puna.deploy.adapters import Adapters
@@ -18,6 +19,8 @@ from puna.deploy.deaths import MAX_DEATHS_OF_KEY
 Json = dict[str, Any]
 MAX_WAIT_S = 60.0
 LOOK_S = 0.5
+THREADS = 8
+"""Of their own: whatever handlers of the API wait for, gateways are told of replicas and heard at once."""
 
 
 class UsageReport(BaseModel):
@@ -43,21 +46,23 @@ def routes(control: Control) -> APIRouter:
     """The handlers."""
     router = APIRouter()
     adapters = Adapters(control.home)
+    threads = CapacityLimiter(THREADS)
 
     @router.get("/routes")
     async def get_routes(since: int = -1, wait_s: float = 0) -> Json:
         """The route table, once it is another than version `since` or `wait_s` is over."""
-        await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S))
-        return await run_in_threadpool(table, control, adapters)
+        await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S), threads)
+        return await to_thread.run_sync(table, control, adapters, limiter=threads)
 
     @router.post("/load")
     async def post_load(report: LoadReport) -> Json:
         """Take a gateway's report."""
         control.loads.report(report.gateway, report.at, report.endpoints)
-        await run_in_threadpool(_take_deaths, control, report)
+        await to_thread.run_sync(_take_deaths, control, report, limiter=threads)
         used = report.usage
         if used is not None:
-            await run_in_threadpool(control.store.add_usage, used.process, used.number, used.rows, control.clock())
+            call = partial(control.store.add_usage, used.process, used.number, used.rows, control.clock())
+            await to_thread.run_sync(call, limiter=threads)
         return {"version": control.store.version}
 
     return router
@@ -93,7 +98,7 @@ def table(control: Control, adapters: Adapters) -> Json:
     return views.routes(version, snapshot, keys, socket, adapters.of, refused)
 
 
-async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float) -> None:
+async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float, threads: CapacityLimiter) -> None:
     """Return when the table's version is not `since`, or after `wait_s`."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -111,7 +116,7 @@ async def _changed(control: Control, adapters: Adapters, since: int, wait_s: flo
                 await asyncio.wait_for(changed.wait(), min(LOOK_S, until - loop.time()))
             except TimeoutError:
                 # Publishing writes files, not the database: what it did becomes a version of the table here.
-                if await run_in_threadpool(adapters.have_changed):
-                    await run_in_threadpool(control.store.touch_routes)
+                if await to_thread.run_sync(adapters.have_changed, limiter=threads):
+                    await to_thread.run_sync(control.store.touch_routes, limiter=threads)
     finally:
         unsubscribe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from puna.deploy import reach
 from puna.deploy.control import Control, WantedModel
+from puna.deploy.keys import owner
+from puna.deploy.records import Key
 from puna.deploy.settings import endpoint_name, parse_git
 
 Json = dict[str, Any]
@@ -59,22 +62,32 @@ def routes(control: Control) -> APIRouter:
     router = APIRouter(tags=["sources"])
 
     @router.post("/sources/from-git")
-    def post_from_git(body: Repository, request: Request) -> Json:
+    async def post_from_git(body: Repository, request: Request) -> Json:
         """Fetch a repository's newest commit as a source, with what its project file says; nothing is deployed."""
-        said = parse_git(body.model_dump(), {})
-        reach.credential(control.store.endpoints(), request.state.key, body.credential, body.url)
-        pulled = control.pull(said)
-        shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": endpoint_name(pulled.name)}
-        shown |= {"settings": dict(pulled.settings)}
-        return shown | {"runtime": pulled.runtime, "runtime_version": pulled.runtime_version}
+        key = request.state.key
+        return await control.fetches.run(owner(key), partial(_from_git, control, body, key))
 
     @router.post("/sources/from-model")
-    def post_from_model(body: FromModel, request: Request) -> Json:
+    async def post_from_model(body: FromModel, request: Request) -> Json:
         """Make the app of a model as a source, with the settings that it gets; nothing is deployed."""
-        wanted = wanted_model(body.model, body.engine)
-        reach.credential(control.store.endpoints(), request.state.key, wanted.credential)
-        made = control.make(wanted)
-        shown: Json = {"digest": made.source, "name": made.name, "settings": dict(made.settings)}
-        return shown | {"model": made.model, "engine": made.engine}
+        key = request.state.key
+        return await control.fetches.run(owner(key), partial(_from_model, control, body, key))
 
     return router
+
+
+def _from_git(control: Control, body: Repository, key: Key | None) -> Json:
+    said = parse_git(body.model_dump(), {})
+    reach.credential(control.store.endpoints(), key, body.credential, body.url)
+    pulled = control.pull(said)
+    shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": endpoint_name(pulled.name)}
+    shown |= {"settings": dict(pulled.settings)}
+    return shown | {"runtime": pulled.runtime, "runtime_version": pulled.runtime_version}
+
+
+def _from_model(control: Control, body: FromModel, key: Key | None) -> Json:
+    wanted = wanted_model(body.model, body.engine)
+    reach.credential(control.store.endpoints(), key, wanted.credential)
+    made = control.make(wanted)
+    shown: Json = {"digest": made.source, "name": made.name, "settings": dict(made.settings)}
+    return shown | {"model": made.model, "engine": made.engine}

@@ -32,7 +32,7 @@ from puna.deploy.room import Room
 from puna.deploy.secrets import Secrets
 from puna.deploy.states import BuildState, StepState
 from puna.deploy.store import Store
-from puna.deploy.turns import Slots, next_build, subject
+from puna.deploy.turns import Slots, is_free, next_build, subject
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
 from puna.publish import adapters
@@ -281,10 +281,10 @@ class Builder:
 
     def _take_place(self, build: Build) -> bool:
         with self._lock:
-            is_free = self.slots.is_free(self.slots.trying, list(self._tried.values()), build.owner)
-            if is_free:
+            has_place = is_free(self.slots.trying, list(self._tried.values()), build.owner, self.slots.guests)
+            if has_place:
                 self._tried[build.id] = build.owner
-            return is_free
+            return has_place
 
 
 class _Work:

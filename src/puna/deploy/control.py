@@ -9,6 +9,7 @@ from typing import Any
 
 from puna.backends.devices import NVML, Devices
 from puna.deploy import figures
+from puna.deploy.fetches import Fetches
 from puna.deploy.figures import Memories
 from puna.deploy.history import History
 from puna.deploy.load import Loads
@@ -88,6 +89,8 @@ class Control:
     """The commit at the end of what they name, without fetching it."""
     make: Callable[[WantedModel], Made] = _no_models
     """Makes the app of a model."""
+    fetches: Fetches = field(default_factory=Fetches)
+    """Where handlers ask other machines."""
     wake_rebuilds: Callable[[], None] = _nothing
     """Called after a repository's change was written down."""
     warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote

@@ -109,3 +109,8 @@ def visible(key: Key | None, endpoint: str) -> bool:
 def masked(text: str) -> str:
     """A text with the secret part of every key in it replaced: for logs and errors."""
     return SHAPE.sub(lambda m: f"puna_{m[1]}_***", text)
+
+
+def owner(key: Key | None) -> str:
+    """Whose builds and fetches are a key's; those of the local administrator are nobody's."""
+    return key.id if key is not None else ""

@@ -114,6 +114,8 @@ BODIES = {
     "put_file": ("application/octet-stream", "The file's content."),
     "post_hook": ("application/json", "What the sender says, signed with the endpoint's secret."),
 }
+ASKING = {"post_from_git", "post_from_model", "post_endpoint", "post_rebuild"}
+"""Operations that may ask other machines: not more than so many at once."""
 NAMING = {"get_machine"}
 """Operations whose query names things that may not be there."""
 KEY = r"^[\x21-\x7e]{1,255}$"
@@ -151,6 +153,7 @@ REFUSALS = {
     409: "The thing is in a state that forbids this, or the same call is in flight.",
     413: "The body is too long.",
     422: "The Idempotency-Key came before, with another call.",
+    429: "Too many repositories and models are being fetched; `Retry-After` says when to ask again.",
     500: "It failed here; the message says how.",
     503: "The control plane starts again; ask once more in a second.",
     507: "The machine refuses: disk full, no such device.",
@@ -292,6 +295,8 @@ def _refuse(path: str, method: str, operation: Json) -> None:
         statuses |= {401, 403, 409, 413, 507}
     if method != "get" and operation["security"]:
         statuses.add(422)
+    if operation["operationId"] in ASKING:
+        statuses.add(429)
     for status in sorted(statuses):
         error = {"application/json": {"schema": {"$ref": f"{REF}Error"}}}
         operation["responses"][str(status)] = {"description": REFUSALS[status], "content": error}

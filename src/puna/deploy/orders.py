@@ -11,6 +11,7 @@ from puna.backends import mounts
 from puna.deploy import reach, sources
 from puna.deploy import settings as reading
 from puna.deploy.control import Control, WantedModel
+from puna.deploy.keys import owner
 from puna.deploy.records import Delivery, Endpoint, Key, Order, Revision, Settings
 from puna.deploy.settings import check_name
 from puna.deploy.splits import WHOLE
@@ -69,7 +70,7 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
 
     before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
     _check_parts(control, order_of(before, None).settings, key)
-    queued = control.store.deploy(wanted.name, order_of, control.clock(), _owner(key))
+    queued = control.store.deploy(wanted.name, order_of, control.clock(), owner(key))
     return _shown(control, queued)
 
 
@@ -150,8 +151,8 @@ def rebuild(
             source = pulled.source
         return Order(source, newest.runtime, newest.runtime_version, settings)
 
-    owner, now = REPOSITORY if deliveries else _owner(key), control.clock()
-    queued = control.store.rebuild(name, order_of, now, only_changed=only_changed, owner=owner, deliveries=deliveries)
+    asker, now = REPOSITORY if deliveries else owner(key), control.clock()
+    queued = control.store.rebuild(name, order_of, now, only_changed=only_changed, owner=asker, deliveries=deliveries)
     # Of an older commit, perhaps, when it is unchanged: only files outside its folder have changed.
     commit = {"commit": pulled.commit} if pulled is not None else {}
     return _shown(control, queued) | commit
@@ -189,7 +190,7 @@ def patch(
 
     planned = change_of(store.endpoint(name), store.newest_alive(name))
     _check_parts(control, planned.settings, key)  # before the transaction: it looks at folders
-    number = store.change(name, change_of, control.clock(), active=active, owner=_owner(key))
+    number = store.change(name, change_of, control.clock(), active=active, owner=owner(key))
     control.wake()
     return number
 
@@ -219,11 +220,6 @@ def _revised(base: Revision | None, settings: Settings) -> Change:
         return Change(settings)
     order = Order(base.source, base.runtime, base.runtime_version, settings, _aim(base))
     return Change(settings, order, base if base.bundle else None)
-
-
-def _owner(key: Key | None) -> str:
-    """Whose build it is; nobody's are the local administrator's."""
-    return key.id if key is not None else ""
 
 
 def _shown(control: Control, queued: Queued) -> Json:

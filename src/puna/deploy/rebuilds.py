@@ -7,17 +7,18 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from urllib.parse import urlsplit
 
 from puna.deploy import orders
 from puna.deploy.control import Control
-from puna.deploy.records import Delivery, Settings
+from puna.deploy.records import Delivery, Endpoint, Settings
 from puna.deploy.states import DeliveryState
 from puna.errors import BuildError, NotFoundError, PunaError
 
 LOG = logging.getLogger("puna.rebuilds")
 LOOK_S = 1.0
-AT_ONCE = 4
-"""Repositories that are asked at the same time: a slow one holds up nobody else."""
+AT_ONCE, OF_ONE_HOST = 16, 4
+"""Repositories that are asked at the same time, and those of one host: a slow one holds up nobody else's."""
 
 
 class Rebuilds:
@@ -28,6 +29,8 @@ class Rebuilds:
         self._control = control
         self._woken = threading.Event()
         self._busy: set[str] = set()
+        self._hosts: dict[str, str] = {}
+        """Endpoint -> the host that is asked for it."""
         self._asked: dict[str, float] = {}
         self._seen: dict[str, str] = {}
         """Endpoint -> the commit, or the error, that the last look found: each is written down once."""
@@ -56,23 +59,36 @@ class Rebuilds:
         A delivery waits while its endpoint is being built: all that come meanwhile are one rebuild then.
         """
         store, now = self._control.store, self._control.steady()
-        queued = store.queued_deliveries()
-        waits = self._busy | (self._building() if queued else set())
-        found: list[tuple[str, Callable[[], None]]] = [
-            (name, partial(self.rebuild, name, deliveries)) for name, deliveries in queued.items() if name not in waits
-        ]
-        taken = self._busy | {name for name, _ in found}
-        endpoints = store.snapshot().endpoints
-        for known in (self._seen, self._asked):
+        queued, endpoints = store.queued_deliveries(), store.snapshot().endpoints
+        building = self._building() if queued else set()
+        hosts = [self._hosts.get(name, "") for name in list(self._busy)]
+        for known in (self._seen, self._asked, self._hosts):
             for name in known.keys() - {endpoint.name for endpoint in endpoints}:
                 del known[name]
-        for endpoint in endpoints:
-            settings, name = endpoint.settings, endpoint.name
-            if settings.git and settings.auto_rebuild and settings.poll_s and name not in taken:
-                if now >= self._asked.setdefault(name, now) + settings.poll_s:
-                    self._asked[name] = now
-                    found.append((name, partial(self.look, name, settings)))
+        found: list[tuple[str, Callable[[], None]]] = []
+        # Those that are told of go first: a look can be late.
+        for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.name not in queued):
+            name, host = endpoint.name, urlsplit(endpoint.settings.git.get("url", "")).hostname or ""
+            if name in self._busy or hosts.count(host) >= OF_ONE_HOST:
+                continue
+            if name in queued and name not in building:
+                found.append((name, partial(self.rebuild, name, queued[name])))
+            elif self._is_to_be_looked_at(endpoint, now):
+                found.append((name, partial(self.look, name, endpoint.settings)))
+            else:
+                continue
+            hosts.append(host)
+            self._hosts[name] = host
         return found
+
+    def _is_to_be_looked_at(self, endpoint: Endpoint, now: float) -> bool:
+        settings, name = endpoint.settings, endpoint.name
+        if not (settings.git and settings.auto_rebuild and settings.poll_s):
+            return False
+        if now < self._asked.setdefault(name, now) + settings.poll_s:
+            return False
+        self._asked[name] = now
+        return True
 
     def _building(self) -> set[str]:
         """Endpoints whose builds have not ended."""

@@ -23,9 +23,10 @@ class Slots:
     guests: int = 2
     """Places beyond each number, for keys that hold none of these: nobody's builds can hold all."""
 
-    def is_free(self, limit: int, holders: Collection[str], owner: str) -> bool:
-        """Whether one of `limit` places is free for `owner`; `holders` are the owners of those that are taken."""
-        return len(holders) < limit or (owner not in holders and len(holders) < limit + self.guests)
+
+def is_free(places: int, holders: Collection[str], owner: str, guests: int) -> bool:
+    """Whether a place is free for `owner`; who holds none finds `guests` more. `holders` hold those that are taken."""
+    return len(holders) < places or (owner not in holders and len(holders) < places + guests)
 
 
 def is_past(build: Build, step: str) -> bool:
@@ -50,8 +51,8 @@ def next_build(
     under_way = [build.owner for build in running]
     building = [build.owner for build in running if not is_past(build, "bundle")]
     for build in sorted(queued, key=lambda build: (turns.get(subject(build), 0), build.created)):
-        has_place = slots.is_free(slots.building, building, build.owner)
-        has_place = has_place and slots.is_free(slots.under_way, under_way, build.owner)
+        has_place = is_free(slots.building, building, build.owner, slots.guests)
+        has_place = has_place and is_free(slots.under_way, under_way, build.owner, slots.guests)
         if has_place and subject(build) not in busy and digests.get(build.id) not in made:
             return build
     return None
