@@ -115,6 +115,6 @@ def test_calls_of_an_async_infer_meet_on_its_loop(app: Write, start: Start) -> N
                 await self.all_here.wait()  # alone, it would wait until its deadline
                 return {"text": inputs["prompt"]}
     """
-    client = start(app(source)).ready()
+    client = start(app(source), "--concurrency", "5").ready()
     replies = ask(client, list("abcde"))
     assert replies == {letter: (200, {"text": letter}) for letter in "abcde"}

@@ -67,7 +67,7 @@ def replies(client: Any, prompts: list[str]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def client(app: Write, start: Start) -> Any:
-    worker = start(app(APP))
+    worker = start(app(APP), "--concurrency", "32")  # `widest` and the hook are the app's own, so it must ask
     client = worker.client()
     client.socket.settimeout(120)  # importing torch on a busy machine
     said = client.until(protocol.HELLO)

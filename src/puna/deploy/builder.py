@@ -381,10 +381,22 @@ class _Work:
         report = self.home.folder("logs", "builds") / f"{self.build.id}.json"
         try:
             limit_s = settings.startup_timeout_s + settings.inference_time_s
-            return self.tools.validate(launch, report, limit_s, self.cancelled)
+            schema = self.tools.validate(launch, report, limit_s, self.cancelled)
+            return self._judged(schema, settings.container_concurrency)
         finally:
             workspace.remove(run, self.home)
             self.store.release(self.build.id)
+
+    def _judged(self, schema: Mapping[str, Any], asked: int) -> Mapping[str, Any]:
+        """The schema with how many calls of `infer` run at once, which the log says too."""
+        found = schema.get("concurrency")
+        if not isinstance(found, Mapping):
+            return schema
+        if asked:
+            self.log(f"infer by itself: {found.get('text')}")
+            found = {"limit": asked, "text": f"{asked} at once: container_concurrency says so"}
+        self.log(f"concurrency: {found.get('text')}")
+        return {**schema, "concurrency": dict(found)}
 
     def _place(self, revision: Revision) -> str | None:
         """A GPU for the validation, an empty text for the CPU; None when even those that sleep leave no room."""

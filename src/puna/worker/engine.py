@@ -87,6 +87,9 @@ class Engine:
         """Have everything compiled that is compiled at first use, into caches on disk."""
 
 
+SAFE = "_puna_meets_nobody"
+"""On methods that the worker has made safe for many threads."""
+
 _engines: List[Engine] = []
 _alone: List[bool] = []
 _mourners: List[Callable[[str], Any]] = []

@@ -13,6 +13,7 @@ from puna.worker import (
     standin,
     transformers_adapter,
     transformers_generate,
+    transformers_tokenizer,
     vllm_defaults,
     vllm_llm,
     vllm_memory,
@@ -35,6 +36,8 @@ def install(concurrency: int = 0) -> None:
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,
         "transformers.generation.utils": transformers_generate.shim,
+        "transformers.tokenization_utils_fast": transformers_tokenizer.shim,
+        "transformers.tokenization_utils_tokenizers": transformers_tokenizer.shim,
         **share.HOOKS,
     }
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):

@@ -8,11 +8,10 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import busy, calllog, family, faults, hooks, share, standin
+from puna.worker import busy, calllog, family, faults, hooks, late, share, standin
 from puna.worker.runner import App
 from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.validate import validate
@@ -36,14 +35,14 @@ def main(arguments: List[str]) -> int:
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
     family.adopt_orphans()
     if command == "zygote":
-        _leave_no_trace()
+        late.leave_no_trace()
         standin.install()
         hooks.install()
         Zygote(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
         _watch_parent(int(options["parent-fd"]))
     report = os.path.abspath(options.get("report", ""))
-    _leave_no_trace()
+    late.leave_no_trace()
     app = App(options["app"])
     if command == "validate":
         share.settle()
@@ -92,13 +91,6 @@ def parse(arguments: List[str]) -> Any:
     if needed is None or not needed <= set(options) or len(options) * 2 != len(pairs):
         raise SystemExit(USAGE)
     return command, options
-
-
-def _leave_no_trace() -> None:
-    """Give the names `puna...` and the zip's place on sys.path back: the app may have a `puna` of its own."""
-    for name in [n for n in sys.modules if n.split(".")[0] == "puna"]:
-        del sys.modules[name]
-    sys.path[:] = [p for p in sys.path if os.path.abspath(p) != _ROOT]
 
 
 def _watch_parent(fd: int) -> None:
@@ -160,5 +152,4 @@ def _run_exit_functions() -> None:
         calllog.note("an exit function raised:\n" + faults.whole(error))
 
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _kept: List[socket.socket] = []  # a socket that is collected closes

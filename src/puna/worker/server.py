@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
-from puna.worker import answers, busy, calllog, engine, family, faults, protocol, renewal
+from puna.worker import answers, busy, calllog, concurrency, engine, family, faults, protocol, renewal
 from puna.worker.calls import Book, Call
 from puna.worker.outbox import BRIEF_S, Post
 from puna.worker.runner import App
@@ -22,7 +22,6 @@ DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose
 SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
 EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE, EXIT_CLOSED = 1, 70, 71, 72
 CLOSED = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)  # the listening socket's number is nobody's, or another file's
-ASYNC_CONCURRENCY = 100  # calls of an `async def infer` that wait for something; the loop takes turns among them
 
 
 class Connection:
@@ -47,11 +46,12 @@ class Connection:
 class Server:
     """Owns the socket and the book of calls; `run` is the life of a worker."""
 
-    def __init__(self, app: App, path: str, concurrency: int) -> None:
-        """`concurrency` is 0 when nobody asked for one: then the app decides, once it has been initialized."""
-        self.app, self.path, self.concurrency, self.threads = app, path, concurrency, max(1, concurrency)
+    def __init__(self, app: App, path: str, asked: int) -> None:
+        """`asked` is the concurrency, 0 when nobody asked for one: then the app decides, once it is initialized."""
+        self.app, self.path, self.concurrency, self.threads = app, path, asked, max(1, asked)
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
+        self.verdict = concurrency.Verdict(self.threads)
         self.book = Book(self.threads, self._late, self._poisoned, self._refused)
         self.post = Post()
         self._failed_to_sleep = False
@@ -124,15 +124,13 @@ class Server:
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
             "tier": self.nap.tier, "can_sleep": self._can_sleep, "born": self.born, "timings": self.timings,
             "streaming": self.app.passes_handler, "engine": engine.described(),
+            "verdict": self.verdict.as_json(),
         }  # fmt: skip
 
     def _places(self) -> int:
         """How many calls run at once."""
-        if self.app.batches is not None:
-            return max(self.concurrency, 2 * self.app.batches.size)  # one batch runs, the next one gathers
-        if self.concurrency > 0:
-            return self.concurrency
-        return engine.concurrency() or (ASYNC_CONCURRENCY if self.app.is_async else 1)
+        self.verdict = concurrency.verdict(self.app, self.concurrency)
+        return self.verdict.limit
 
     # -- connections
 

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from puna.worker import calllog, engine, faults, protocol
+from puna.worker import calllog, concurrency, engine, faults, protocol
 from puna.worker.runner import App
 from puna.worker.schema import Schema
 from puna.worker.stream import StreamHandler
@@ -73,6 +73,8 @@ def validate(app: App, path: str) -> bool:
         report.phase("import", app.load)
         report.fields["schema"] = app.schema.as_json()  # classes in app.py may have replaced the file's
         report.phase("initialize", app.initialize)
+        found = concurrency.verdict(app)
+        report.fields["schema"]["concurrency"] = found.as_json()
         result = report.phase("infer", lambda: _infer(app, app.schema))
         outputs: List[Dict[str, Any]] = report.phase("output", lambda: write_outputs(result, True, app.outputs))
         report.fields["outputs"] = outputs

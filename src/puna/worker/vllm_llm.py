@@ -112,6 +112,7 @@ def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
         with loop.at_a_desk():
             return method(self, *arguments, **options)
 
+    setattr(call, engines.SAFE, not only_adds)
     return call
 
 

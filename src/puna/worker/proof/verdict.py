@@ -1,0 +1,67 @@
+"""The proof of one app: its `infer` as it is after `initialize`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+from puna.worker import engine as engines
+from puna.worker.proof.reading import Reading
+from puna.worker.proof.source import Sources
+from puna.worker.proof.values import PLAIN, Arguments, NotProved, Own, value
+from puna.worker.runner import App
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+
+
+def why_not(app: App) -> str:
+    """Where calls of `infer` could meet, as `app.py:14 keeps self.prompt`; empty when they cannot."""
+    reading = Reading(Sources(app.folder))
+    try:
+        _must_be_alone(reading)
+        for one in engines.all_engines():
+            _must_be_untouched(getattr(one, "_model", None), reading)
+        reading.prove(app.model.infer, _arguments(app, reading))
+    except NotProved as fault:
+        return _told(fault, reading, app)
+    return ""
+
+
+def _arguments(app: App, reading: Reading) -> Arguments:
+    if app.typed is not None and not reading.is_plain_model(app.typed.request):
+        raise NotProved("infer gets a %s, which has code of its own" % app.typed.request.__name__)
+    given = [value(Own(), PLAIN)]
+    if app.passes_handler:
+        given.append(value(Own("handler")))
+    return Arguments(given)
+
+
+def _told(fault: NotProved, reading: Reading, app: App) -> str:
+    line = getattr(fault.node, "lineno", 0)
+    path = reading.files[-1] if reading.files else ""
+    if not line or not path:
+        return fault.what
+    return "%s:%d %s" % (os.path.relpath(path, app.folder), line, fault.what)
+
+
+def _must_be_alone(reading: Reading) -> None:
+    """No thread that the app has started may change things while they are read."""
+    me = threading.get_ident()
+    for ident, frame in sys._current_frames().items():
+        at: Any = frame if ident != me else None
+        while at is not None:
+            if reading.sources.is_mine(at.f_code):
+                name = os.path.relpath(at.f_code.co_filename, reading.sources.folder)
+                raise NotProved("%s:%d runs in a thread beside infer" % (name, at.f_lineno))
+            at = at.f_back
+
+
+def _must_be_untouched(model: Any, reading: Reading) -> None:
+    """A model in which the app has put no code of its own."""
+    for module in model.modules() if hasattr(model, "modules") else ():
+        ours = [f for name in HOOKS for f in getattr(module, name, {}).values()]
+        ours += [v for v in vars(module).values() if callable(v) and not hasattr(v, "modules")]
+        if any(reading.known.is_apps(f) for f in ours) or reading.known.is_apps_class(type(module)):
+            raise NotProved("the model runs code of the app's (a hook, or a layer)")
