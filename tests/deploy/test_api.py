@@ -130,6 +130,23 @@ def test_replicas_show_what_they_are_busy_with(api: TestClient, world: World) ->
     assert (shown["id"], shown["state"], shown["in_flight"]) == (replica, "ready", 2)
 
 
+def test_how_many_calls_a_replica_runs_at_once_is_shown_with_the_reason(api: TestClient, world: World) -> None:
+    kept = {"limit": 1, "text": "one at a time: app.py:14 keeps self.prompt"}
+    world.backend.schema = {**world.backend.schema, "schema": {"inputs": [], "flags": {}}, "verdict": kept}
+    world.deploy(min_replica=1)
+    world.settle(10)
+    shown = api.get("/api/v1/endpoints/app").json()
+    assert shown["concurrency"] == shown["revisions"][0]["concurrency"] == kept
+    world.backend.schema = {**world.backend.schema, "verdict": {"limit": 8, "text": "8 at once: infer keeps nothing"}}
+    (replica,) = world.ready()
+    world.backend.kill(replica)  # the next one says something else, and it is the one that runs
+    world.settle(20)
+    assert api.get("/api/v1/endpoints/app").json()["concurrency"]["limit"] == 8
+    world.deploy(container_concurrency=4)
+    shown = api.get("/api/v1/endpoints/app").json()["revisions"][0]["concurrency"]
+    assert shown == {"limit": 4, "text": "4 at once: container_concurrency says so"}
+
+
 def test_a_source_is_uploaded_once_and_named_by_its_digest(api: TestClient, world: World) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as archive:

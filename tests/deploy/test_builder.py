@@ -245,6 +245,20 @@ def test_keys_in_a_build_log_are_masked(site: Site) -> None:
     assert "puna_0123abcd_***" in site.log(build) and "x" * 43 not in site.log(build)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(0, "one at a time: app.py:14 keeps self.prompt"), (8, "8 at once: container_concurrency says so")],
+)
+def test_how_many_calls_run_at_once_stands_in_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch, asked: int, said: str
+) -> None:
+    told = {"limit": 1, "text": "one at a time: app.py:14 keeps self.prompt"}
+    monkeypatch.setitem(SCHEMA, "concurrency", told)
+    build = site.queue(settings=Settings(container_concurrency=asked))
+    site.builder.build_next()
+    assert f"concurrency: {said}" in site.log(build)
+
+
 def test_the_real_bundle_carries_the_app(site: Site) -> None:
     source = make_source(site.home)
     environment = Environment(site.home.environments / "e", "e" * 64, Path("/python"), ())

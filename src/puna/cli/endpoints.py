@@ -12,11 +12,18 @@ from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import UsageError
 
 
-def ps(json: AsJson = False) -> None:
-    """List endpoints and their replicas."""
+def ps(
+    name: Annotated[str | None, typer.Argument(help="One endpoint only, with more of it.", show_default=False)] = None,
+    json: AsJson = False,
+) -> None:
+    """List endpoints and their replicas, or show one."""
     from puna.client import Client
 
     with Client() as client:
+        if name is not None:
+            one = client.endpoint(name)
+            output.data(one) if json else _show_one(one)
+            return
         found = client.endpoints()
     if json:
         output.data(found)
@@ -29,6 +36,26 @@ def ps(json: AsJson = False) -> None:
         rows.append((one["name"], one["label"], revision, _replicas(one), _warm(one), one["url"], why))
     headings = ("endpoint", "state", "revision", "replicas", "warm", "url", "why")
     output.table(headings, rows, empty="no endpoints yet: puna deploy FOLDER")
+
+
+def _show_one(endpoint: dict[str, Any]) -> None:
+    traffic = ", ".join(f"revision {part['revision']}: {part['percent']} %" for part in endpoint["traffic"])
+    at_once = endpoint["concurrency"]
+    facts = {
+        "endpoint": endpoint["name"],
+        "state": endpoint["label"],
+        "serves": traffic or "nothing yet",
+        "url": endpoint["url"],
+        "replicas": _replicas(endpoint),
+        "calls per replica": at_once["text"] if at_once else "known once it has run",
+        "wanted": f"{endpoint['wish']}: {endpoint['wish_reason']}" if endpoint["wish_reason"] else endpoint["wish"],
+        "warm": _warm(endpoint),
+        "why": endpoint["reason"] or "",
+    }
+    output.pairs({key: value for key, value in facts.items() if value != ""})
+    rows = [(r["id"], r["state"], r["tier"], r["revision"], r["in_flight"], r["reason"]) for r in endpoint["replicas"]]
+    if rows:
+        output.table(("replica", "state", "tier", "revision", "in flight", "why"), rows)
 
 
 def _replicas(endpoint: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "build": Command("builds:app", "List, show, follow and cancel builds."),
         "deploy": Command("deploy:deploy", "Build a folder, a git repository or a model and roll it out."),
         "call": Command("call:call", "Call an endpoint: puna call my-app prompt='What is AI?'."),
-        "ps": Command("endpoints:ps", "List endpoints and their replicas."),
+        "ps": Command("endpoints:ps", "List endpoints and their replicas, or show one: puna ps my-app."),
         "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),
         "events": Command("endpoints:events", "Show what happened to an endpoint, and why."),
         "usage": Command("usage:usage", "Show requests and GPU-seconds by endpoint, key, day or hour; --csv."),

@@ -23,7 +23,7 @@ from puna.build import environment as environments
 from puna.build import validation
 from puna.build.bundle import ModelRef
 from puna.build.environment import Environment
-from puna.deploy import commands, keys
+from puna.deploy import commands, keys, views
 from puna.deploy.launching import environment_of, mounts_of
 from puna.deploy.logs import build_log
 from puna.deploy.napping import Sleepers
@@ -382,21 +382,13 @@ class _Work:
         try:
             limit_s = settings.startup_timeout_s + settings.inference_time_s
             schema = self.tools.validate(launch, report, limit_s, self.cancelled)
-            return self._judged(schema, settings.container_concurrency)
+            told = views.concurrency_view(schema, settings.container_concurrency)
+            if told is not None:
+                self.log(f"concurrency: {told['text']}")
+            return schema
         finally:
             workspace.remove(run, self.home)
             self.store.release(self.build.id)
-
-    def _judged(self, schema: Mapping[str, Any], asked: int) -> Mapping[str, Any]:
-        """The schema with how many calls of `infer` run at once, which the log says too."""
-        found = schema.get("concurrency")
-        if not isinstance(found, Mapping):
-            return schema
-        if asked:
-            self.log(f"infer by itself: {found.get('text')}")
-            found = {"limit": asked, "text": f"{asked} at once: container_concurrency says so"}
-        self.log(f"concurrency: {found.get('text')}")
-        return {**schema, "concurrency": dict(found)}
 
     def _place(self, revision: Revision) -> str | None:
         """A GPU for the validation, an empty text for the CPU; None when even those that sleep leave no room."""

@@ -168,7 +168,8 @@ class Reconciler:
         ready = f" after {seen.ready_s:.1f} s" if seen.ready_s is not None else ""
         concurrency = int(str(seen.schema.get("concurrency") or 1))
         values = {"pid": seen.pid, "concurrency": concurrency, "reason": f"initialize ended{ready}"}
-        self.store.admit_replica(action.replica_id, seen.schema.get("schema"), now, **values)
+        verdict = seen.schema.get("verdict")
+        self.store.admit_replica(action.replica_id, seen.schema.get("schema"), now, verdict, **values)
 
     def _sleep(self, action: Sleep, _: float) -> None:
         if self._may_ask(action.replica_id, action.reason, SLEEP_TAKES_S):

@@ -71,6 +71,14 @@ class Replica(Shape):
     reason: str
 
 
+class Concurrency(Shape):
+    """How many calls of `infer` one replica runs at once."""
+
+    limit: int
+    text: str
+    """The same with its reason: the line that keeps something of a request, when one does."""
+
+
 class Revision(Shape):
     """One immutable version of an endpoint."""
 
@@ -86,6 +94,8 @@ class Revision(Shape):
     environment: str
     bundle: str
     build_id: str | None
+    concurrency: Concurrency | None
+    """Null as long as the app has not run."""
     created: float
     since: float
     failures: int
@@ -134,6 +144,8 @@ class Endpoint(Shape):
     """Who gets how much of the requests, the revision that serves first."""
     schema_: Json | None = Field(alias="schema")
     """The inputs that its app declares."""
+    concurrency: Concurrency | None
+    """Of the revision that serves."""
     replicas: list[Replica]
     revisions: list[Revision]
     """Newest first."""

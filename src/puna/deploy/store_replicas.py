@@ -93,8 +93,10 @@ class ReplicaStore(EndpointStore):
         self._event(connection, before.endpoint, "replica", f"{message}: {why}" if why else message, now)
         return self._replica(connection, replica_id)
 
-    def admit_replica(self, replica_id: str, schema: object, now: float, **values: Any) -> None:
+    def admit_replica(self, replica_id: str, schema: object, now: float, verdict: object = None, **values: Any) -> None:
         """A replica is ready; its revision keeps what it said of its inputs, when the build did not find out.
+
+        `verdict` is what it said of how many calls it runs at once; that wins over what the build found out.
 
         Raises:
             ConflictError: the move is not in the table.
@@ -104,8 +106,11 @@ class ReplicaStore(EndpointStore):
             if isinstance(schema, Mapping):
                 mine = and_(REVISIONS.c.endpoint == replica.endpoint, REVISIONS.c.number == replica.revision)
                 kept = connection.execute(select(REVISIONS.c.schema).where(mine)).scalar()
-                if kept is None:
-                    connection.execute(REVISIONS.update().where(mine).values(schema=dict(schema)))
+                said = dict(schema if kept is None else kept)
+                if isinstance(verdict, Mapping):
+                    said["concurrency"] = dict(verdict)
+                if said != kept:
+                    connection.execute(REVISIONS.update().where(mine).values(schema=said))
 
     def wake_replica(self, replica_id: str, reason: str, now: float) -> None:
         """A replica woke: its endpoint wants it, and all others of its revision that are ready, until nobody calls.

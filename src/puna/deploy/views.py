@@ -137,6 +137,7 @@ def endpoint_view(
         "revision": endpoint.serving,
         "traffic": traffic_view(endpoint, revisions),
         "schema": serving.schema if serving else None,
+        "concurrency": _concurrency_of(serving) if serving else None,
         "replicas": [replica_view(r, in_flight.get(r.id, 0)) for r in replicas],
         "revisions": [revision_view(r) for r in revisions],
         "wish": sum(endpoint.wish_of(number)[0] for number in endpoint.shares) or endpoint.wish,
@@ -206,6 +207,7 @@ def revision_view(revision: Revision) -> Json:
         "environment": revision.environment,
         "bundle": revision.bundle,
         "build_id": revision.build_id,
+        "concurrency": _concurrency_of(revision),
         "created": revision.created,
         "since": revision.since,
         "failures": revision.failures,
@@ -213,6 +215,22 @@ def revision_view(revision: Revision) -> Json:
         "hint": revision.hint,
         "detail": revision.detail,
     }
+
+
+def _concurrency_of(revision: Revision) -> Json | None:
+    return concurrency_view(revision.schema, revision.settings.container_concurrency)
+
+
+def concurrency_view(schema: Mapping[str, Any] | None, asked: int) -> Json | None:
+    """How many calls of `infer` one replica runs at once, and why; None as long as the app has not run.
+
+    `asked` is container_concurrency, which wins over what the worker has found out; lists of requests are the app's.
+    """
+    told = (schema or {}).get("concurrency")
+    if asked and not (schema or {}).get("flags", {}).get("batch_size"):
+        text = f"{asked} at once" if asked > 1 else "one at a time"
+        return {"limit": asked, "text": f"{text}: container_concurrency says so"}
+    return {"limit": int(told["limit"]), "text": str(told["text"])} if isinstance(told, Mapping) else None
 
 
 def masked_env(env: Mapping[str, str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ function overview(e) {
   const body = e.schema ? exampleBody(e.schema) : { inputs: [] };
   const chat = { model: e.name, messages: [{ role: "user", content: "What is AI?" }] };
   return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.wish], ["Why", e.wish_reason],
-    ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),
+    ["Calls per replica", e.concurrency?.text ?? "known once it has run"], ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),
   cards("Replicas", ["Replica", "State", "Tier", "Revision", "In flight", "Since"], e.replicas.length ? e.replicas.map((r) => row(h("code", {}, r.id), badge(r.state), r.tier, r.revision, r.in_flight, ago(r.since)))
     : [h("tr", {}, h("td", { colspan: 6 }, "No replica runs: the next request starts one."))]),
   h("div", { class: "halves" }, panels([...ofInputs(e, body), ["OpenAI's client (apps with an engine)", ofChat(e, chat)[1][1]]]))];
