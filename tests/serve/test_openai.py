@@ -148,6 +148,30 @@ async def test_a_key_for_other_endpoints_hears_neither_yes_nor_no(world: World) 
     assert (await world.client.get("/v1/models")).json()["data"] == []
 
 
+@in_a_world
+async def test_an_adapter_that_nobody_serves_does_not_exist_and_what_is_served_is_named(world: World) -> None:
+    await world.serve(adapters={"acme/tone": "/adapters/tone"}, schema=ENGINE)
+    digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
+    key: dict[str, Any] = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"], "expires": None}
+    table = world.control.table
+    for endpoints in (["e"], ["f"], None):
+        keys = {"keys": [key | {"endpoints": endpoints}]}
+        world.control.table = lambda keys=keys: table() | keys  # type: ignore[method-assign,misc]
+        world.control.set(*world.workers, adapters={"acme/tone": "/adapters/tone"}, schema=ENGINE)
+        wanted = None if endpoints is None else tuple(endpoints)
+        await until(lambda wanted=wanted: next(iter(world.gateway.access._keys.values())).endpoints == wanted)  # type: ignore[misc]
+        for model in ("acme/law", "acme/law:2", "e:law"):
+            reply = await world.client.post(CHAT, json={**ASK, "model": model})
+            if endpoints == ["f"] and model == "e:law":
+                assert error_of(reply, 403)["code"] == "permission_denied"
+                continue
+            error = error_of(reply, 404)
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            assert ("acme/tone" in error["message"]) is (endpoints != ["f"]), error
+        if endpoints == ["f"]:  # one that is served to others is as unknown as one that is not
+            assert error_of(await world.client.post(CHAT, json={**ASK, "model": "acme/tone"}), 404)
+
+
 async def two_words(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
     """A stream of two events; breaks off when the body says so, and waits for ever before its end when told to."""
     worker.send(protocol.encode(protocol.STARTED, request_id))

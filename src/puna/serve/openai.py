@@ -41,6 +41,7 @@ CLIENT_GONE = 499
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The body is parsed here to find its `model`, and everyone waits meanwhile; a full context of 128k tokens is 1 MB."""
 OWNER = "puna"
+NAMED = 8  # models that an error names
 
 # Error -> OpenAI's type and code; the first row that fits. Clients choose their exception by the status.
 KINDS: tuple[tuple[type[PunaError], str, str | None], ...] = (
@@ -103,13 +104,16 @@ class OpenAI:
         if packed := http.header(scope, b"content-encoding"):
             call.body = encoding.decoded(call.body, packed, self.max_body_bytes)
         model, is_stream = asked_of(call.body)
-        target = find(model, [lane.route for lane in self.lanes.by_name.values()])
+        authorization, now = http.header(scope, b"authorization"), time.time()
+        key = self.access.holder(authorization, now)
         # A key for some endpoints hears nothing of the others, not even which there are.
+        target = find(model, [lane.route for lane in self._open_to(key)])
+        if target is None and (key.endpoints is None or _is_adapters(model, key)):
+            raise self._unknown(model, key)
         asked = target.endpoint if target else model
-        call.key = self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=asked).id
+        call.key = self.access.check(authorization, now, endpoint=asked).id
         if target is None:
-            hint = f"GET {MODELS} lists what this key may call"
-            raise NotFoundError(f"the model `{model}` does not exist: no endpoint and no adapter is called so", hint)
+            raise self._unknown(model, key)
         lane = self.lanes.find(target.endpoint)
         call.endpoint = target.endpoint
         if lane.split is not None and (not target.adapter or target.adapter in lane.split.lane.route.adapters):
@@ -122,6 +126,17 @@ class OpenAI:
             reply = await lane.serve(call)
             assert reply is not None, "only a stream begins without its reply"
             return await delivery.whole(send, call, reply)
+
+    def _open_to(self, key: KeyRoute) -> list[Lane]:
+        """What the key may call."""
+        return [lane for name, lane in self.lanes.by_name.items() if key.endpoints is None or name in key.endpoints]
+
+    def _unknown(self, model: str, key: KeyRoute) -> NotFoundError:
+        served = [str(one["id"]) for one in _models(self._open_to(key), key)]
+        told = ", ".join(served[:NAMED]) + (" ..." if len(served) > NAMED else "")
+        what = f"this key may call {told or 'no model yet'}"
+        hint = f"GET {MODELS} lists what this key may call"
+        return NotFoundError(f"the model `{model}` does not exist: no endpoint or adapter is called so; {what}", hint)
 
     async def _about(self, method: str, path: str, key: KeyRoute, send: Send, call: Call) -> int:
         """The models, and paths that are not here."""
@@ -160,6 +175,12 @@ def asked_of(body: bytes) -> tuple[str, bool]:
     if not isinstance(model, str) or not model:
         raise UsageError("the body must be a JSON object with a `model`: the endpoint's name")
     return model, document.get("stream") is True
+
+
+def _is_adapters(model: str, key: KeyRoute) -> bool:
+    """Whether the name can only be an adapter's: `owner/name`, or `endpoint:name` of one that the key is for."""
+    name, colon, _ = model.partition(":")
+    return "/" in name or (bool(colon) and name in (key.endpoints or ()))
 
 
 def find(model: str, routes: Sequence[EndpointRoute]) -> Target | None:
