@@ -76,3 +76,12 @@ def test_forget_removes_the_working_copy(local: LocalBackend, launch: Make, home
 def test_an_id_that_is_no_file_name_is_refused(local: LocalBackend, launch: Make, name: str) -> None:
     with pytest.raises(ValueError, match="cannot be a replica's id"):
         local.start(replace(launch("r1"), replica_id=name))
+
+
+def test_replicas_on_a_cpu_are_told_of_fewer_threads_the_more_there_are(local: LocalBackend, launch: Make) -> None:
+    for number, name in enumerate(("r1", "r2"), 1):
+        local.start(launch(name))
+        pid = wait_for(local, Phase.READY, name, 30).pid
+        told = dict(item.partition("=")[::2] for item in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+        assert told["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert told["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // number))

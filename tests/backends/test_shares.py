@@ -72,6 +72,19 @@ def test_what_the_app_says_of_threads_stays_and_what_it_says_of_its_share_does_n
     assert (env["OMP_NUM_THREADS"], env["PUNA_GPU_FRACTION"], env["CUDA_VISIBLE_DEVICES"]) == ("2", "0.5", "0")
 
 
+@pytest.mark.parametrize(("replicas", "threads"), [(1, "16"), (2, "8"), (5, "3"), (40, "1")])
+def test_replicas_without_a_gpu_share_the_cores_by_number_and_do_not_spin(replicas: int, threads: str) -> None:
+    found = shares.of(replace(LAUNCH, gpu=""), Capacity(16, GIB), replicas)
+    env = shares.environment(found, {})
+    assert env == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    own = {"OMP_NUM_THREADS": "5", "OMP_WAIT_POLICY": "ACTIVE"}
+    assert shares.environment(found, own) == own | {"CUDA_VISIBLE_DEVICES": ""}
+    some = shares.of(replace(LAUNCH, gpu="", vcpu=4), Capacity(16, GIB), replicas)
+    assert shares.environment(some, {})["OMP_NUM_THREADS"] == "4"
+    on_a_gpu = shares.of(replace(LAUNCH, gpu="0"), Capacity(16, GIB, (Gpu(0, "T4", 15 * GIB),)), replicas)
+    assert "OMP_NUM_THREADS" not in shares.environment(on_a_gpu, {})
+
+
 def test_a_whole_machine_is_told_nothing_but_its_gpu() -> None:
     assert shares.environment(share(ONE), {}) == {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert shares.environment(share(ONE, ""), {}) == {"CUDA_VISIBLE_DEVICES": ""}

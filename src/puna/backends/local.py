@@ -77,7 +77,8 @@ class LocalBackend:
             str(launch.app),
         ]
         argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic()), "--log", "cri"]
-        share = shares.of(launch, self._capacity)
+        others = [i for i, one in self._last_seen.items() if one.phase is not Phase.EXITED and i != launch.replica_id]
+        share = shares.of(launch, self._capacity, 1 + len(others))
         config = _config(launch, argv, share, self._choose_cores(launch.replica_id, share)) | {
             "mode": "serve",
             "owner_fd": self._owner_fd,
@@ -235,7 +236,7 @@ def validate(
     with tempfile.TemporaryDirectory(prefix="puna-") as folder:
         argv = [str(launch.python), "-I", str(worker_pyz(Path(folder))), "validate"]
         argv += ["--app", str(launch.app), "--report", str(report)]
-        share = shares.of(launch, machine.capacity(devices))
+        share = shares.of(launch, machine.capacity(devices), 1)
         config = _config(launch, mounts.wrapped(launch.mounts, argv), share) | {
             "mode": "run",
             "owner_fd": 0,

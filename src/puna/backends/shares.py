@@ -33,6 +33,8 @@ class Share:
     gpu_total_bytes: int = 0
     cores: int = 0
     """0: all."""
+    threads: int = 0
+    """Of all cores, those that are fair beside the other replicas; 0: not said."""
     memory_bytes: int = 0
     """0: all, and the kernel sees to it."""
 
@@ -52,18 +54,20 @@ class Share:
         return {"gpu": self.gpu, "gpu_bytes": self.gpu_bytes, "gpu_fraction": self.gpu_fraction}
 
 
-def of(launch: Launch, capacity: Capacity) -> Share:
-    """The share that a launch asks for."""
+def of(launch: Launch, capacity: Capacity, replicas: int = 0) -> Share:
+    """The share that a launch asks for; `replicas`: how many the machine has with this one, 0 where nobody says."""
     gpu = next((gpu for gpu in capacity.gpus if str(gpu.index) == launch.gpu), None)
     part = launch.gpu_fraction / (max(1, len(capacity.gpus)) if launch.gpu else 1)
     cores = launch.vcpu or (capacity.cpus * part if part < 1 else 0)
     memory = launch.memory_bytes or (int(capacity.memory_bytes * part) if part < 1 else 0)
+    held = min(max(1, round(cores)), capacity.cpus) if 0 < cores < capacity.cpus else 0
     return Share(
         gpu=launch.gpu,
         gpu_bytes=int(gpu.memory_bytes * launch.gpu_fraction) if gpu else 0,
         gpu_fraction=launch.gpu_fraction,
         gpu_total_bytes=gpu.memory_bytes if gpu else 0,
-        cores=min(max(1, round(cores)), capacity.cpus) if 0 < cores < capacity.cpus else 0,
+        cores=held,
+        threads=max(1, capacity.cpus // replicas) if replicas and not launch.gpu and not held else 0,
         memory_bytes=memory if memory < capacity.memory_bytes else 0,
     )
 
@@ -76,8 +80,13 @@ def environment(share: Share, own: Mapping[str, str], cores: Iterable[int] = ())
     told, wished = {"CUDA_VISIBLE_DEVICES": share.gpu}, {}
     if share.gpu:
         told["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA's own order is by speed; the index is the driver's
+    if share.cores or share.threads:
+        wished["OMP_NUM_THREADS"] = str(share.cores or share.threads)
+    if share.threads:
+        # OpenMP's threads wait for each other by spinning, each step of a model many times: where a core is somebody
+        # else's meanwhile, that costs all of its time. 32 tokens, two threads, a busy machine: 62 s; asleep: 1.5 s.
+        wished["OMP_WAIT_POLICY"] = "PASSIVE"
     if share.cores:
-        wished["OMP_NUM_THREADS"] = str(share.cores)
         told["PUNA_CORES"] = ",".join(map(str, cores))  # empty where nobody is to be told apart
     if share.is_part:
         told["PUNA_GPU_FRACTION"] = f"{share.gpu_fraction:g}"
