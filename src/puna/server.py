@@ -385,6 +385,7 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
         f"g{index}",
         spool=home.spool,
         most_spooled=descriptors.for_bodies(descriptors.raise_limit()),
+        most_forwarded=descriptors.for_forwarding(descriptors.hard()),
         memories=shared.memories,
         index=index,
         cors_origins=front.cors_origins,

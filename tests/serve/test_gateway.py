@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 import uvloop
 
+from puna.serve import forward
 from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
 from puna.worker import protocol
@@ -379,3 +380,75 @@ def test_without_a_control_plane_inference_goes_on_and_the_api_says_503(sockets:
         worker.die()
 
     uvloop.run(asyncio.wait_for(main(), 20))
+
+
+HOOK = "/api/v1/hooks/e"
+
+
+async def _drip(world: World, count: int, size: int) -> list[asyncio.StreamWriter]:
+    """So many deliveries whose last byte never comes."""
+    writers = []
+    for _ in range(count):
+        _, writer = await asyncio.open_connection("127.0.0.1", world.client.base_url.port)
+        writer.write(f"POST {HOOK} HTTP/1.1\r\nhost: h\r\ncontent-length: {size + 1}\r\n\r\n".encode() + b"x" * size)
+        writers.append(writer)
+    return writers
+
+
+def test_bodies_of_strangers_are_held_here_bounded_in_all_and_passed_on_whole(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        await world.serve()
+        control, size = world.gateway.control, 4 << 20
+        writers = await _drip(world, 8, size)
+        await until(lambda: control._held_bytes >= 7 * size)
+        assert control._open == 0 and HOOK not in world.control.forwarded, "the control plane sees nothing of it yet"
+        refused = await world.client.post(HOOK, content=b"x" * size)
+        assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+        assert control._held_bytes <= forward.ALL_STRANGERS_BYTES
+        assert (await world.client.get("/api/v1/endpoints")).status_code == 200
+        assert (await world.client.post(INFER, headers=KEY, content=b"x" * 100_000)).status_code == 200
+        for writer in writers:
+            writer.transport.abort()
+        await until(lambda: control._held_bytes == 0)
+        reply = await world.client.post(HOOK, content=b"signed")
+        assert reply.status_code == 200 and reply.json()["body"] == "signed"
+        await until(lambda: control._held_bytes == 0)
+        assert (await world.client.post(HOOK, content=b"x" * (6 << 20))).status_code == 413
+
+    story(sockets, play)
+
+
+def test_who_has_a_key_is_passed_on_as_it_comes_however_long_and_an_unknown_one_is_refused(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        await world.serve()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield b"x" * (1 << 20)
+            assert world.gateway.control._open == 1, "it is on its way already"
+            assert world.gateway.control._held_bytes == 0
+
+        reply = await world.client.put("/api/v1/sources", headers=KEY, content=pieces())
+        assert reply.status_code == 200 and reply.json()["body"] == "x" * 100
+        unknown = {"authorization": f"Bearer puna_0123abcd_{'y' * 43}"}
+        refused = await world.client.put("/api/v1/sources", headers=unknown, content=b"x" * (6 << 20))
+        assert refused.status_code == 401 and world.control.forwarded.count("/api/v1/sources") == 1
+
+    story(sockets, play)
+
+
+def test_only_so_many_requests_are_passed_on_at_a_time_and_strangers_get_half_of_them(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        await world.serve()
+        control = world.gateway.control
+        control._open = 2
+        assert (await world.client.post(HOOK, content=b"x")).status_code == 503
+        assert (await world.client.put("/api/v1/sources", headers=KEY, content=b"x")).status_code == 200
+        await until(lambda: control._open == 2)
+        control._open = 4
+        assert (await world.client.put("/api/v1/sources", headers=KEY, content=b"x")).status_code == 503
+        control._open = 0
+        assert (await world.client.post(HOOK, content=b"x")).status_code == 200
+        await until(lambda: control._open == 0)
+
+    story(sockets, play, most_forwarded=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import resource
 import socket
 import tempfile
 import time
@@ -102,6 +103,32 @@ def test_connections_that_are_in_use_are_kept_while_others_are_hung_up_on(up: Up
             with hoarded(up, HARD):
                 for _ in range(5):
                     assert client.post("/v2/models/app/infer", content=json.dumps(body)).status_code == 200
+
+
+def test_deliveries_of_webhooks_that_trickle_or_are_many_and_large_hold_up_nobody_and_fill_no_memory(up: Up) -> None:
+    head = b"POST /api/v1/hooks/app HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n"
+    control, gateway = up.pids("puna.server control")[0], up.pids("puna.server gateway")[0]
+    times(up, 2)
+    before = {pid: resident_mib(pid) for pid in (control, gateway)}
+    with hoarded(up, 148, head % 1000 + b"x"):
+        assert max(times(up)) < PROMPT_S
+    size = 49 << 17  # almost as long as a delivery may be
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            url = urlsplit(up.url)
+            sender = stack.enter_context(socket.create_connection((str(url.hostname), url.port), timeout=30))
+            with contextlib.suppress(OSError):  # refused: too much is there already
+                sender.sendall(head % size + b"x" * (size - 1))
+        assert max(times(up)) < PROMPT_S
+        assert resident_mib(control) - before[control] < 48, "nothing of it comes so far"
+        assert resident_mib(gateway) - before[gateway] < 128
+    assert httpx.post(f"{up.url}/api/v1/hooks/app", content=b"{}", timeout=30).status_code == 403
+
+
+def resident_mib(pid: int) -> float:
+    """Memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 def test_replies_have_one_date_whoever_made_them(up: Up) -> None:

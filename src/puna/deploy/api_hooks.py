@@ -17,18 +17,22 @@ from puna.deploy.states import DeliveryState
 from puna.errors import ConflictError, NotFoundError
 
 Json = dict[str, Any]
+ALL_BYTES = 32 << 20
+"""Of deliveries at one time: their sender is known only when they have been read."""
+DELIVERY_S = 30.0
 
 
 def routes(control: Control) -> APIRouter:
     """The handlers."""
     router = APIRouter(tags=["webhooks"])
     store = control.store
+    deliveries = bodies.Budget(ALL_BYTES, DELIVERY_S)
 
     @router.post("/hooks/{name}", status_code=202)
     async def post_hook(name: str, request: Request) -> JSONResponse:
         """What GitHub, GitLab or the Hugging Face Hub call after a push; needs no key, but the endpoint's secret."""
-        body = await bodies.read(request, webhooks.MAX_BYTES, "delivery", "send push events only")
-        taken = await run_in_threadpool(take, control, name, dict(request.headers), body)
+        async with deliveries.body(request, webhooks.MAX_BYTES, "delivery", "send push events only") as body:
+            taken = await run_in_threadpool(take, control, name, dict(request.headers), body)
         status = 202 if taken.outcome is DeliveryState.QUEUED else 200
         return JSONResponse(
             {"delivery": taken.id, "outcome": taken.outcome, "message": taken.message}, status_code=status

@@ -1,18 +1,35 @@
-"""Everything that is not inference goes to the control plane over its Unix socket, streaming both ways."""
+"""Everything that is not inference goes to the control plane over its Unix socket, streaming both ways.
+
+What comes without a known key is read whole first, within limits of its own: whoever sends drop by drop, or very much,
+occupies a client's place here and nothing of the control plane.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import orjson
 
-from puna.errors import NotFoundError, UnavailableError
-from puna.serve.http import JSON, Header, Receive, Scope, Send, reply
+from puna.errors import NotFoundError, PunaError, TooLargeError, UnauthorizedError, UnavailableError
+from puna.serve.http import (
+    JSON,
+    Disconnected,
+    Header,
+    Receive,
+    Scope,
+    Send,
+    advice,
+    discard,
+    header,
+    pieces,
+    reply,
+    too_large,
+)
 
 FORWARDED: Header = (b"x-puna-forwarded", b"1")
 # Of one connection, not of the message (RFC 9110, 7.6.1); the transfer's own framing is made anew on each side.
@@ -21,16 +38,30 @@ HOP_BY_HOP = frozenset(
     + (b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
 INTERNAL_TIMEOUT_S = 30.0
+CLIENT_GONE = 499
 HEALTH_TIMEOUT_S = 3.0
 DOWN = UnavailableError(
     "the control plane is restarting; inference goes on meanwhile", "try again in a second, or look at `puna up`"
 )
 
 
+STRANGER_BYTES = 5 << 20
+"""The longest body of a request without a known key: a webhook's delivery."""
+ALL_STRANGERS_BYTES = 32 << 20
+"""Of such bodies, together, until they are answered."""
+MOST_OPEN = 512
+TABLE_S = 0.5
+"""A key may be some milliseconds older than the table that names it."""
+BUSY = UnavailableError("too many requests are here at one time", "try again in a second")
+
+
 class ControlPlane:
     """The gateway's way to the control plane."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, knows: Callable[[str], bool], most_open: int = MOST_OPEN) -> None:
+        """`knows` tells whether an `Authorization` header holds a good key; `most_open` requests are out at a time."""
+        self._knows, self._most_open = knows, most_open
+        self._open = self._held_bytes = 0
         # No connection is kept: one over a Unix socket costs 50 us, and a kept one may belong to a control plane
         # that has died meanwhile.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
@@ -89,15 +120,70 @@ class ControlPlane:
             await reply(send, 404, orjson.dumps(error.as_json()))
             return 404
         try:
-            response = await self._transport.handle_async_request(_request(scope, receive))
-        except httpx.TransportError:
-            await reply(send, DOWN.http_status, orjson.dumps(DOWN.as_json()), [JSON, (b"retry-after", b"1")])
-            return DOWN.http_status
+            if await self._is_known(scope):
+                return await self._out(_request(scope, _body(receive)), receive, send, self._most_open)
+            async with self._whole(scope, receive) as body:
+                return await self._out(_request(scope, body), receive, send, self._most_open // 2)
+        except Disconnected:
+            return CLIENT_GONE
+        except PunaError as error:
+            again = [(b"retry-after", b"1")] if isinstance(error, UnavailableError) else []
+            await reply(send, error.http_status, orjson.dumps(error.as_json()), [JSON, *advice(error), *again])
+            return error.http_status
+
+    async def _out(self, request: httpx.Request, receive: Receive, send: Send, most: int) -> int:
+        if self._open >= most:
+            raise BUSY
+        self._open += 1
         try:
-            await self._pass_back(response, receive, send)
+            try:
+                response = await self._transport.handle_async_request(request)
+            except httpx.TransportError:
+                raise DOWN from None
+            try:
+                await self._pass_back(response, receive, send)
+            finally:
+                await response.aclose()
+            return response.status_code
         finally:
-            await response.aclose()
-        return response.status_code
+            self._open -= 1
+
+    async def _is_known(self, scope: Scope) -> bool:
+        """Whether the request may be passed on as it comes: its key is good, or it has no body."""
+        if not _has_body(scope):
+            return True
+        authorization = header(scope, b"authorization")
+        if self._knows(authorization):
+            return True
+        stated = header(scope, b"content-length")
+        if authorization and not (stated.isdigit() and int(stated) <= STRANGER_BYTES):
+            await asyncio.sleep(TABLE_S)  # made just now, perhaps
+            if not self._knows(authorization):
+                raise UnauthorizedError("this key is unknown or revoked", "make another: puna key create")
+            return True
+        return False
+
+    @contextlib.asynccontextmanager
+    async def _whole(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
+        """The body of somebody unknown, held until the end of the block."""
+        parts, size = [], 0
+        try:
+            try:
+                async for piece in pieces(scope, receive, STRANGER_BYTES):
+                    parts.append(piece)
+                    size += len(piece)
+                    self._held_bytes += len(piece)
+                    if size > STRANGER_BYTES:
+                        raise too_large(STRANGER_BYTES)
+                    if self._held_bytes > ALL_STRANGERS_BYTES:
+                        raise BUSY
+            except TooLargeError:
+                parts = []
+                await discard(receive)
+                raise
+            yield b"".join(parts)
+        finally:
+            self._held_bytes -= size
 
     async def _pass_back(self, response: httpx.Response, receive: Receive, send: Send) -> None:
         headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() not in HOP_BY_HOP]
@@ -119,7 +205,11 @@ def is_internal(path: str) -> bool:
     return posixpath.normpath("/" + path.lstrip("/")).split("/")[1].lower() == "internal"
 
 
-def _request(scope: Scope, receive: Receive) -> httpx.Request:
+def _has_body(scope: Scope) -> bool:
+    return bool(header(scope, b"transfer-encoding")) or header(scope, b"content-length") not in ("", "0")
+
+
+def _request(scope: Scope, body: bytes | AsyncIterator[bytes]) -> httpx.Request:
     headers = [
         (name, value.strip(b" \t"))  # as HTTP means it; with blanks around it the value would be refused here
         for name, value in scope["headers"]
@@ -139,7 +229,7 @@ def _request(scope: Scope, receive: Receive) -> httpx.Request:
         scope["method"],
         url,
         headers=headers,
-        content=_body(receive) if has_body else None,
+        content=body if has_body else None,
         extensions={"timeout": httpx.Timeout(None).as_dict()},
     )
 

@@ -18,13 +18,22 @@ import orjson
 from puna import __version__
 from puna.deploy import figures
 from puna.deploy.figures import Memories
-from puna.errors import MethodError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError, UsageError
+from puna.errors import (
+    ForbiddenError,
+    MethodError,
+    NotFoundError,
+    PunaError,
+    ReplicaDiedError,
+    UnauthorizedError,
+    UnavailableError,
+    UsageError,
+)
 from puna.serve import cors, delivery, http
 from puna.serve.access import Access
 from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.connection import Request
 from puna.serve.dispatch import Lane
-from puna.serve.forward import ControlPlane
+from puna.serve.forward import MOST_OPEN, ControlPlane
 from puna.serve.health import PATHS as PROBES
 from puna.serve.health import Health
 from puna.serve.http import Disconnected, Receive, Scope, Send
@@ -64,6 +73,8 @@ class GatewaySettings:
     """The folder for large bodies while their requests wait; None: where temporary files are."""
     most_spooled: int = MOST_FILES
     """So many of them at a time."""
+    most_forwarded: int = MOST_OPEN
+    """So many requests to the control plane at a time."""
     memories: Memories = figures.NONE
     """Where the gateways of this port keep their figures; this one's is at `index`."""
     index: int = 0
@@ -80,7 +91,7 @@ class Gateway:
         self.access = Access()
         self.spool = Spool(settings.spool or Path(tempfile.gettempdir()), settings.most_spooled)
         self.metrics, self.usage = Metrics(settings.memories, settings.index), Meter()
-        self.control = ControlPlane(settings.control_socket)
+        self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
@@ -292,6 +303,16 @@ class Gateway:
         if call.version != LIVE_VERSION and call.version not in served:
             message = f"{call.endpoint} has no version {call.version} that serves"
             raise NotFoundError(message, f"leave /versions/{call.version} out, or ask for {' or '.join(served) or 1}")
+
+    def _knows(self, authorization: str) -> bool:
+        """Whether this is a key, whatever it may do."""
+        try:
+            self.access.holder(authorization, time.time())
+        except ForbiddenError:
+            return True
+        except UnauthorizedError:
+            return False
+        return True
 
     def _lane(self, name: str) -> Lane:
         if self._follower is not None and self._follower.table.version < 0:
