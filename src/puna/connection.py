@@ -79,14 +79,16 @@ class Connection:
                 return items
             asked["after"] = page["next"]
 
-    def _call(self, method: str, path: str, **request: Any) -> Json:
+    def _call(
+        self, method: str, path: str, *, read: Callable[[httpx.Response], Json] | None = None, **request: Any
+    ) -> Json:
         """One call; where the connection breaks it is made once more, under a key by which it is not done twice."""
         self._knock()
         if method != "GET":
             request["headers"] = {"idempotency-key": secrets.token_urlsafe(18), **request.get("headers", {})}
         start = _position(request.get("content"))
         try:
-            return read_json(self._http.request(method, f"/api/v1{path}", **request))
+            return (read or read_json)(self._http.request(method, f"/api/v1{path}", **request))
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             if start is None:  # what was to be sent cannot be read again
                 raise unreachable(self._where, error) from None
@@ -176,6 +178,19 @@ def read_json(reply: httpx.Response) -> Json:
         raise error_of(reply)
     value: Json = reply.json()
     return value
+
+
+def read_health(reply: httpx.Response) -> Json:
+    """The reply's JSON, also when it says that a part does not work.
+
+    Raises:
+        PunaError: it says something else.
+    """
+    try:
+        value: Json = reply.json()
+    except ValueError:
+        value = {}
+    return value if "status" in value else read_json(reply)
 
 
 def unreachable(where: str, error: Exception) -> UnavailableError:

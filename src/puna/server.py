@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from puna.backends.local import LocalBackend
     from puna.deploy.builder import Builder
     from puna.deploy.store import Store
+    from puna.deploy.vitals import Vitals
     from puna.serve.door import Counts
 
 GATEWAY_GRACE_S = 30.0
@@ -239,6 +240,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.deploy.store import Store
     from puna.deploy.timeline import Timeline
     from puna.deploy.usage import metering
+    from puna.deploy.vitals import Vitals
     from puna.deploy.zygotes import Keeper
     from puna.serve.autoscaler import Autoscaler
 
@@ -267,28 +269,54 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     made = dataclasses.replace(made, warm=zygotes.view, history=history, memories=memories, make=make)
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
-    app = create_app(store, home, control=made)
+    vitals = Vitals(store, home, loads, [_name(autoscaler.run), _name(reconciler.run)])
+    app = create_app(store, home, control=dataclasses.replace(made, vitals=vitals))
     loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
     try:
         loops += [backend.watch.run, partial(metering, store), logs.run]
-        _run_control(home, app, backend, loops, heart)
+        _run_control(home, app, backend, loops, vitals, heart)
     finally:
         store.close()
 
 
-def _run_control(home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], heart: Heart) -> None:
+def _run_control(
+    home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], vitals: Vitals, heart: Heart
+) -> None:
     """Serve until SIGTERM, the loops beside; the first two start replicas."""
     stopped = threading.Event()
-    threads = [threading.Thread(target=keep_on, args=(loop, stopped), daemon=True) for loop in loops]
+    turns = [(loop, vitals.turns(_name(loop), stopped)) for loop in loops]
+    threads = [threading.Thread(target=keep_on, args=turn, daemon=True) for turn in turns]
+    threads.append(threading.Thread(target=keep_on, args=(vitals.run, stopped), daemon=True))
     for thread in threads:
         thread.start()
     try:
-        _serve(app, Kept(home), Front(), heart.beat, grace_s=1, on_stop=_hush)
+        _serve(app, Kept(home), Front(), partial(_beat, vitals, heart), grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
             thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
         _stop_replicas(backend)
+
+
+def _beat(vitals: Vitals, heart: Heart) -> None:
+    """From the event loop: say how it is, and see whether handlers still get a thread."""
+    from starlette.concurrency import run_in_threadpool
+
+    now = time.monotonic()
+    heart.beat(vitals.illness(now))
+    if vitals.handlers_asked(now):
+        asked = asyncio.get_running_loop().create_task(run_in_threadpool(vitals.handlers_answered))
+        _asked.add(asked)
+        asked.add_done_callback(_asked.discard)
+
+
+_asked: set[asyncio.Task[None]] = set()
+"""Kept: the loop itself does not."""
+
+
+def _name(loop: Loop) -> str:
+    owner = getattr(loop, "__self__", None)
+    return type(owner).__name__.lower() if owner is not None else getattr(loop, "__name__", "metering")
 
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from puna.connection import Connection, Json
+from puna.connection import Connection, Json, read_health
 
 
 class MachineCalls(Connection):
     """The machine, its use, its health."""
 
     def health(self) -> Json:
-        """Version and address of the control plane."""
-        return self._call("GET", "/health")
+        """What of the control plane works, its version and address; a part that does not work raises nothing."""
+        return self._call("GET", "/health", read=read_health)
 
     def usage(self, since: str = "30d", until: str = "", by: str = "endpoint", endpoint: str = "") -> Json:
         """Requests and GPU-seconds by `endpoint`, `key`, `day`, `hour`, or several of them with commas."""

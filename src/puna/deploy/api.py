@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ from puna.deploy.methods import Methods
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
 from puna.deploy.texts import Texts
+from puna.deploy.vitals import OK
 from puna.errors import PunaError, QueueFullError, UsageError
 from puna.home import Home
 
@@ -106,9 +108,12 @@ def _about(app: FastAPI, control: Control) -> None:
     """Addresses about the API itself."""
 
     @app.get("/api/v1/health", tags=["health"])
-    async def health() -> dict[str, str]:
-        """Whether it is there, which version, and where the gateway is called."""
-        return {"status": "ok", "version": puna.__version__, "url": control.base_url}
+    async def health() -> JSONResponse:
+        """What of it works, which version it is, and where the gateway is called; 503 when a part does not work."""
+        parts = control.vitals.parts(time.monotonic()) if control.vitals else {}
+        is_well = all(state == OK for state in parts.values())
+        told = {"status": OK if is_well else "failing", "version": puna.__version__, "url": control.base_url}
+        return JSONResponse({**told, "parts": parts}, 200 if is_well else 503)
 
     @app.get("/api/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -15,6 +15,7 @@ from puna.deploy.history import History
 from puna.deploy.load import Loads
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
+from puna.deploy.vitals import Vitals
 from puna.errors import MachineError
 from puna.home import Home
 
@@ -103,6 +104,8 @@ class Control:
     """What the gateways count."""
     history: History | None = None
     """Figures over time; None where nobody takes them."""
+    vitals: Vitals | None = None
+    """What of it works; None where nobody looks."""
     clock: Callable[[], float] = field(default=time.time)
     """Unix seconds: what is written down, and when keys expire."""
     steady: Callable[[], float] = field(default=time.monotonic)

@@ -37,6 +37,7 @@ class Database:
         self.timeline: Timeline | None = None
         """How long a GPU was held is reckoned by it, once it is set: the wall clock may be."""
         self._lock = threading.RLock()
+        self._writer = 0
         self._listeners: list[Callable[[], None]] = []
         self._writes = 0  # transactions that this process has written: what was read before may be kept until the next
         if self.engine.dialect.name == "sqlite":
@@ -66,6 +67,28 @@ class Database:
         with self._write():
             pass
 
+    @property
+    def writer(self) -> int:
+        """The thread (its id for the kernel) whose turn it is to write; 0: nobody's."""
+        return self._writer
+
+    @property
+    def is_file(self) -> bool:
+        """It is a file here: what holds it up holds it up on this machine."""
+        return self.engine.dialect.name == "sqlite"
+
+    def check(self, *, write: bool) -> None:
+        """Read, take the lock of those who write, and with `write` change a counter.
+
+        Raises:
+            SQLAlchemyError: what the database says.
+        """
+        with self._read() as connection:
+            self._counter(connection, "routes")
+        with self._write(routes=False, snapshot=False) as connection:
+            if write:
+                self._bump(connection, "checks")
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after each change of the routes, from the thread that made it; returns the way to end it."""
         self._listeners.append(listener)
@@ -82,9 +105,13 @@ class Database:
         # One writer in this process; BEGIN IMMEDIATE keeps other processes out (a deferred transaction that turns
         # from reading to writing fails at once when another writer got between).
         with self._lock:
-            with self.engine.connect().execution_options(puna_write=True) as connection, connection.begin():
-                yield connection
-                version = self._bump(connection, "routes") if routes else None
+            outer, self._writer = self._writer, threading.get_native_id()
+            try:
+                with self.engine.connect().execution_options(puna_write=True) as connection, connection.begin():
+                    yield connection
+                    version = self._bump(connection, "routes") if routes else None
+            finally:
+                self._writer = outer
             self._writes += snapshot
             if version is not None:
                 self._version = version

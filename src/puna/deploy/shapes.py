@@ -41,9 +41,12 @@ class Error(Shape):
 
 
 class Health(Shape):
-    """Version and address of this Puna."""
+    """What of this Puna works, its version and address."""
 
     status: str
+    """`ok`, or `failing` with HTTP status 503."""
+    parts: dict[str, str]
+    """`ok`, or what is wrong with it: database, loops, handlers, gateways, sockets, replicas."""
     version: str
     url: str
     """Where the gateway is called."""
