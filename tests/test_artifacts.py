@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from puna.artifacts import Dataset, Model, drafting, file_digest, tree_digest, write_json, write_text
+from puna.artifacts import Artifact, Dataset, Model, drafting, file_digest, tree_digest, write_json, write_text
 from puna.errors import ConflictError, MachineError, NotFoundError
 
 
@@ -86,3 +88,28 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "a", {"b": 1})
     assert json.loads((tmp_path / "a").read_text()) == {"b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_damage_is_what_was_written_later_and_differs_and_the_same_artifact_takes_its_place(tmp_path: Path) -> None:
+    def make() -> Artifact:
+        with drafting("thing", tmp_path) as draft:
+            (draft.path / "a").write_text("one")
+            (draft.path / "b").write_text("two")
+        assert draft.final is not None
+        return Artifact.open(draft.final)
+
+    made = make()
+    later = time.time() + 60
+    os.utime(made.path / "a", (later, later))
+    assert made.damage() == ""
+    (made.path / "a").write_text("eno")
+    os.utime(made.path / "a", (later, later))
+    assert made.damage() == "a has changed"
+    assert make().path == made.path and made.damage() == ""
+    (made.path / "b").unlink()
+    assert made.damage() == "b is missing"
+    make()
+    assert made.damage() == "" and (made.path / "b").read_text() == "two"
+    (made.path / "manifest.json").write_text("")
+    assert make().damage() == ""
+    assert [path.name for path in tmp_path.iterdir()] == [made.path.name]

@@ -82,6 +82,7 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
     """
     parts = [_part(model) for model in sorted(models, key=lambda model: model.name)]
     shared = _shared_base(source, models)
+    _check_origins(source, models)
     with drafting("bundle", home.bundles) as draft:
         _link(source.path / "files", draft.path / "app")
         draft.known |= {n.replace("files/", "app/", 1): d for n, d in source.manifest.files.items()}
@@ -99,6 +100,17 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
         draft.config = about
     assert draft.final is not None
     return Bundle.open(draft.final)
+
+
+def _check_origins(source: Source, models: Sequence[ModelRef]) -> None:
+    """What a bundle is made of by links must be what its digests say."""
+    if why := source.damage():
+        raise ProjectError(f"the source {source.digest[:SHORT]} is damaged: {why}", "`puna deploy` it once more")
+    for model in models:
+        for path in (model.path, *([model.base.path] if model.base else [])):
+            if (path / MANIFEST).is_file() and (why := Artifact.open(path).damage()):
+                ref = f"{model.name}:{model.version}"
+                raise NotFoundError(f"the files of {ref} are damaged: {why} in {path}", "publish it again")
 
 
 def _part(model: ModelRef) -> dict[str, Any]:

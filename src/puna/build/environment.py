@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import IO
 
 from puna.artifacts import SHORT, write_json, write_text
-from puna.build import builder_user, command, surroundings, system
+from puna.build import builder_user, command, integrity, surroundings, system
 from puna.build.builder_user import BuilderUser
 from puna.build.command import BuildCancelledError
+from puna.build.integrity import Damage
 from puna.build.limits import Limits, Watch
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
@@ -30,7 +31,7 @@ from puna.spec.runtime import RuntimeSpec, has_nvidia
 
 MARKER = "environment.json"
 _WAIT_S = 0.2
-_GONE = ".gone-"
+_GONE, _ASIDE = ".gone-", ".damaged-"
 _WORKPLACES = ("venv", "scratch", "run")
 """What a build writes to, below its environment's folder."""
 _TAIL_LINES = 20
@@ -100,7 +101,11 @@ def build(
     """
     path = home.environments / spec.digest[:SHORT]
     with _lock(home.environments / f".{path.name}.lock", log, cancelled):
-        if (path / MARKER).is_file() and (path / "venv" / "bin" / "python").exists():
+        if (path / MARKER).is_file():
+            found = integrity.damage(path)
+            if found:
+                log(f"environment {path.name} is damaged: {found}; it is built again")
+                return _mend(spec, path, found, log, cancelled)
             log(f"environment {path.name} is there already")
             os.utime(path / MARKER)  # when it was used last
             return Environment.open(path)
@@ -113,6 +118,34 @@ def build(
         except BaseException:  # whoever asked for the build sees it; only the half environment goes
             _clear(path)
             raise
+
+
+def _mend(
+    spec: RuntimeSpec, path: Path, found: Damage, log: Callable[[str], None], cancelled: Callable[[], bool]
+) -> Environment:
+    """Build a damaged environment again; when that fails it is what it was: some of its apps may not miss a thing."""
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
+    _forget_cached(path, found.changed, log)
+    path.rename(aside)
+    path.mkdir(mode=0o700)
+    try:
+        built = _build(spec, path, log, cancelled)
+    except BaseException:  # whoever asked for the build sees it
+        _clear(path)
+        aside.rename(path)
+        raise
+    _clear(aside)
+    log(f"environment {path.name} is whole again")
+    return built
+
+
+def _forget_cached(path: Path, changed: tuple[str, ...], log: Callable[[str], None]) -> None:
+    """What was changed in place was changed in uv's cache as well, where it is one file with two names."""
+    if packages := sorted(integrity.owners(path, changed)):
+        log(f"taken out of the cache, which has the same files: {', '.join(packages)}")
+        env = {**os.environ, "UV_CACHE_DIR": surroundings.uv_cache(), "NO_COLOR": "1"}
+        subprocess.run([*find_uv(), "cache", "clean", "-q", *packages], env=env, capture_output=True, check=False)
 
 
 def _clear(path: Path) -> None:
@@ -183,6 +216,7 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         seconds = time.monotonic() - started
         both(f"environment {path.name}: {len(packages)} packages in {seconds:.1f} s")
     about = {"digest": spec.digest, "seconds": seconds, "packages": len(packages), "cuda_version": spec.cuda_version}
+    integrity.record(path)
     write_json(path / MARKER, about)
     return Environment.open(path)
 

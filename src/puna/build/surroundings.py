@@ -57,7 +57,7 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
         "HOME": str(scratch / "home"),
         "TMPDIR": str(scratch / "tmp"),
         "VIRTUAL_ENV": str(venv),
-        "UV_CACHE_DIR": _uv_cache(),
+        "UV_CACHE_DIR": uv_cache(),
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_PYTHON_INSTALL_DIR": _uv_pythons(),
         "UV_NO_PROGRESS": "1",
@@ -76,7 +76,8 @@ def path_after(venv: Path) -> str:
     return os.pathsep.join([str(venv / "bin"), *outer])
 
 
-def _uv_cache() -> str:
+def uv_cache() -> str:
+    """Where uv keeps packages."""
     # The user's own cache, so that packages are hard links and a second environment costs seconds.
     if given := os.environ.get("UV_CACHE_DIR"):
         return given

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.backends import mounts
-from puna.deploy import reach, sources
+from puna.deploy import damage, reach, sources
 from puna.deploy import settings as reading
 from puna.deploy.control import Control, WantedModel
 from puna.deploy.keys import owner
@@ -70,8 +70,18 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
 
     before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
     _check_parts(control, order_of(before, None).settings, key)
-    queued = control.store.deploy(wanted.name, order_of, control.clock(), owner(key))
+    damaged = _damaged(control, before)
+    queued = control.store.deploy(
+        wanted.name, order_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
+    )
     return _shown(control, queued)
+
+
+def _damaged(control: Control, endpoint: Endpoint | None) -> set[int]:
+    """The revisions that serve an endpoint from files which are not as they were built."""
+    shares = endpoint.shares if endpoint is not None else {}
+    revisions = [control.store.revision(endpoint.name, number) for number in shares] if endpoint is not None else []
+    return {revision.number for revision in revisions if damage.of(control.home, revision)}
 
 
 def settings_of(wanted: Wanted, before: Endpoint | None) -> Settings:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from puna.backends.base import Backend, Launch, Observed, Phase
+from puna.deploy import damage
 from puna.deploy.actions import (
     Action,
     Admit,
@@ -43,6 +44,7 @@ LOG = logging.getLogger("puna.reconciler")
 INTERVAL_S = 0.2
 SOONEST_S, LATENESS = 0.02, 0.05  # while a replica starts: a look every 20 ms, then every 5 % of what it has taken
 UNKNOWN_GRACE_S = 5.0
+DAMAGE_EVERY_S = 30.0
 SLEEP_TAKES_S, WAKE_TAKES_S = 60.0, 10.0
 """An answer is awaited so long before a replica is asked again."""
 
@@ -67,12 +69,13 @@ class Reconciler:
 
         Without `zygotes` none are kept.
         """
-        self.store, self.backend, self.loads = store, backend, loads or Loads()
+        self.store, self.backend, self.home, self.loads = store, backend, home, loads or Loads()
         self.prepare = prepare or Launching(store, home, Secrets(store, home.key))
         self.zygotes = zygotes
         self._at = 0.0  # the step's moment on the monotonic clock
         self._observed: Mapping[str, Observed] = {}
         self._desired = Snapshot()
+        self._looked: dict[tuple[str, int], tuple[float, str]] = {}
         self._asked: dict[str, tuple[float, str]] = {}  # replica id -> when it was asked to sleep or wake, and why
         self._acts: Mapping[type[Any], Callable[[Any, float], None]] = {
             Start: self._start,
@@ -206,9 +209,23 @@ class Reconciler:
 
     def _fail(self, action: Fail, now: float) -> None:
         replica = self.store.replica(action.replica_id)
-        self.store.fail_replica(action.replica_id, action.reason, action.lines, now, counts=action.counts)
+        damaged = self._damaged(replica)
+        reason = action.reason + (f"; {damaged}; `puna rebuild {replica.endpoint}` mends it" if damaged else "")
+        self.store.fail_replica(action.replica_id, reason, action.lines, now, counts=action.counts)
         if action.counts and self.loads.deaths.count(action.replica_id, time.monotonic()):
             self.store.uncount_failure(replica.endpoint, replica.revision)
+
+    def _damaged(self, replica: Replica) -> str:
+        """What of a dead replica's files is not as it was built; looked at once in a while, not at each death."""
+        key = (replica.endpoint, replica.revision)
+        if self._at >= self._looked.get(key, (float("-inf"), ""))[0] + DAMAGE_EVERY_S:
+            try:
+                found = damage.of(self.home, self.store.revision(*key))
+            except (NotFoundError, OSError):  # deleted meanwhile; or the disk is away, which others say
+                found = ""
+            self._looked = {key: one for key, one in self._looked.items() if self._at - one[0] < DAMAGE_EVERY_S}
+            self._looked[key] = self._at, found
+        return self._looked[key][1]
 
     def _forget(self, action: Forget, now: float) -> None:
         self.backend.forget(action.replica_id)

@@ -29,6 +29,10 @@ OrderOf = Callable[[Endpoint | None, Revision | None], Order]
 """What to build, from the endpoint (None: there is none yet) and its revision of the highest number."""
 
 
+def _whole(_revision: Revision) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Queued:
     """What a deploy came to: a new revision, or the one that made it needless."""
@@ -53,15 +57,18 @@ ChangeOf = Callable[[Endpoint, Revision | None], Change]
 class DeployStore(EndpointStore, BuildStore, DeliveryStore):
     """Deploys and builds, from the request to the end; what is asked is judged in the transaction that does it."""
 
-    def deploy(self, name: str, order_of: OrderOf, now: float, owner: str = "") -> Queued:
+    def deploy(
+        self, name: str, order_of: OrderOf, now: float, owner: str = "", is_whole: Callable[[Revision], bool] = _whole
+    ) -> Queued:
         """Make the endpoint or change its settings, and queue a build unless the newest revision is the same.
 
-        `owner` is the key that asked: builds take turns by it.
+        `owner` is the key that asked: builds take turns by it. A revision that is not `is_whole` is built again.
         """
         with self._write() as connection:
             found = self._endpoints(connection, name)
             order = order_of(found[0] if found else None, self._newest(connection, name))
             same = self._unchanged(connection, name, order)
+            same = same if same is None or is_whole(same) else None
             self._save_endpoint(connection, name, order.settings, now, active=True)
             made = same or self._queue(connection, name, order, now, owner)
             return Queued(made, is_unchanged=same is not None)
@@ -138,7 +145,9 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
             return None
         last = revision_of(row)
         same = (last.source, last.runtime, last.runtime_version) == (order.source, order.runtime, order.runtime_version)
-        alive = last.state is RevisionState.SERVING or (last.state in PENDING and last.percent == order.percent)
+        # One whose replicas die is built and tried again: it is not known to serve.
+        serves = last.state is RevisionState.SERVING and not last.failures
+        alive = serves or (last.state in PENDING and last.percent == order.percent)
         return last if same and alive and last.settings.launch == order.settings.launch else None
 
     def _queue(self, connection: Connection, name: str, order: Order, now: float, owner: str) -> Revision:

@@ -1,0 +1,123 @@
+"""Whether a finished environment is still what was built: a look at every file's size and time, some 10 us each.
+
+What was built is written down beside it. Small files have their digest there too, for those whose time alone differs,
+as in a home that was copied. Files that came later are an app's own affair.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import file_digest, write_text
+
+FILES = "files.json"
+SMALL_BYTES = 1 << 20
+PASSED_OVER = "__pycache__"  # whoever imports may write there
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is not as it was built."""
+
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Of other content; the package cache may have it too, where files are links into that."""
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.changed)
+
+    def __str__(self) -> str:
+        """The first file that is missing or changed, and how many there are."""
+        names, what = (self.missing, "is missing") if self.missing else (self.changed, "is not as it was built")
+        more = len(self.missing) + len(self.changed) - 1
+        return f"{names[0]} {what}" + (f", and {more} other files are damaged" if more else "")
+
+
+def record(path: Path) -> None:
+    """Write down what lies in the venv of the environment at `path`."""
+    venv = path / "venv"
+    known = {name: _state(venv / name, about) for name, about in _walk(venv, "")}
+    write_text(path / FILES, json.dumps(known, separators=(",", ":")))
+
+
+def damage(path: Path) -> Damage:
+    """What of the environment at `path` is not as it was built.
+
+    Of one that an older Puna built, packages' own lists tell what is missing; what is there then is written down.
+    """
+    venv = path / "venv"
+    known = _known(path)
+    if known is None:
+        missing = tuple(name for name in _listed(venv) if not os.path.lexists(venv / name))
+        if not missing:
+            record(path)
+        return Damage(missing)
+    missing_, changed = [], []
+    for name, state in known.items():
+        try:
+            about = os.lstat(venv / name)
+        except OSError:
+            missing_.append(name)
+            continue
+        if [about.st_size, about.st_mtime_ns] == state[:2] and not state[2].startswith("->"):
+            continue
+        if _state(venv / name, about)[2] != state[2] or not state[2]:
+            changed.append(name)
+        elif state[2].startswith("->") and not (venv / name).exists():
+            missing_.append(name)  # the interpreter that it leads to
+    return Damage(tuple(missing_), tuple(changed))
+
+
+def _known(path: Path) -> dict[str, list[Any]] | None:
+    """What was written down; None when it was not, or cannot be read."""
+    try:
+        found = json.loads((path / FILES).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def owners(path: Path, names: tuple[str, ...]) -> set[str]:
+    """The packages that these files of the environment at `path` belong to."""
+    found, wanted = set(), set(names)
+    for listing in (path / "venv").glob("lib/python*/site-packages/*.dist-info/RECORD"):
+        if wanted.intersection(_listed_in(path / "venv", listing)):
+            found.add(listing.parent.name.partition("-")[0])
+    return found
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != PASSED_OVER:
+                    yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry.stat(follow_symlinks=False)
+
+
+def _state(path: Path, about: os.stat_result) -> list[Any]:
+    """Size, time, and what tells the content: a digest, a link's target, or nothing of a large file."""
+    if path.is_symlink():
+        return [about.st_size, 0, f"->{os.readlink(path)}"]
+    return [about.st_size, about.st_mtime_ns, file_digest(path) if about.st_size <= SMALL_BYTES else ""]
+
+
+def _listed(venv: Path) -> Iterator[str]:
+    for listing in venv.glob("lib/python*/site-packages/*.dist-info/RECORD"):
+        yield from _listed_in(venv, listing)
+
+
+def _listed_in(venv: Path, listing: Path) -> Iterator[str]:
+    """The files of one package, as it lists them itself."""
+    site = listing.parent.parent
+    with listing.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.reader(file):
+            if row and PASSED_OVER not in row[0]:
+                yield os.path.relpath(os.path.normpath(site / row[0]), venv)
