@@ -81,7 +81,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         number = listener.getsockname()[1]
         url = front.address(number)
         memories = figures.make(gateways)
-        shared = Shared(listener.fileno(), _client_counts(gateways), memories)
+        shared = Shared(listener.fileno(), _client_counts(gateways), _key_counts(gateways), memories)
         specs = [_control_spec(home, reader, public or url, memories)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
@@ -111,7 +111,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
             supervisor.run(tick, listener.close)
         finally:
             # The end of this pipe is what every child, guards included, takes as the end.
-            for fd in (writer, reader, shared.counts_fd, *memories):
+            for fd in (writer, reader, shared.counts_fd, shared.limits_fd, *memories):
                 os.close(fd)
             with contextlib.suppress(OSError):  # a disk that is away: the next `puna up` clears up
                 home.state.unlink(missing_ok=True)
@@ -145,13 +145,15 @@ class Shared:
     listen_fd: int
     counts_fd: int
     """How many clients each has (serve/door.py)."""
+    limits_fd: int
+    """What keys with limits have asked of each (serve/limits.py)."""
     memories: Memories
     """What each has counted (deploy/figures.py)."""
 
     @property
     def fds(self) -> tuple[int, ...]:
         """All of them."""
-        return (self.listen_fd, self.counts_fd, *self.memories)
+        return (self.listen_fd, self.counts_fd, self.limits_fd, *self.memories)
 
 
 def _control_spec(home: Home, owner_fd: int, url: str, memories: Memories) -> Spec:
@@ -173,9 +175,19 @@ def _client_counts(gateways: int) -> int:
     return fd
 
 
+def _key_counts(gateways: int) -> int:
+    """Memory in which they tell each other what keys with limits have asked for (serve/limits.py), as a descriptor."""
+    from puna.serve.limits_memory import size_bytes
+
+    fd = os.memfd_create("puna-limits")
+    os.ftruncate(fd, size_bytes(gateways))
+    return fd
+
+
 def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, front: Front) -> Spec:
     command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
     command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
+    command += ["--limits-fd", str(shared.limits_fd)]
     command += ["--figures-fds", _listed(shared.memories), "--id", f"g{index}"]
     command += [word for origin in front.origins for word in ("--cors-origin", origin)]
     command += ["--keep-alive", str(front.keep_alive_s), "--per-address", str(front.per_address)]
@@ -416,6 +428,7 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
         most_forwarded=descriptors.for_forwarding(descriptors.hard()),
         memories=shared.memories,
         index=index,
+        limits_fd=shared.limits_fd,
         cors_origins=front.cors_origins,
     )
     app = Gateway(settings)
@@ -509,6 +522,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--url", default="")
     parser.add_argument("--listen-fd", type=int, default=-1)
     parser.add_argument("--counts-fd", type=int, default=-1)
+    parser.add_argument("--limits-fd", type=int, default=-1)
     parser.add_argument("--figures-fds", default="")
     parser.add_argument("--id", default="g0")
     parser.add_argument("--certificate", type=Path)
@@ -527,7 +541,7 @@ def main(arguments: list[str]) -> None:
         tls = Tls(options.certificate, options.key) if options.certificate else None
         origins = tuple(options.cors_origin)
         front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
-        shared = Shared(options.listen_fd, options.counts_fd, memories)
+        shared = Shared(options.listen_fd, options.counts_fd, options.limits_fd, memories)
         gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heart)
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sqlite3
+from pathlib import Path
 
 import pytest
 
-from puna.deploy import keys
+from puna.deploy import key_limits, keys, views
+from puna.deploy.store import Store
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
+from puna.serve.routes_table import parse
 
 
 def test_a_key_opens_its_scope_and_what_lies_below() -> None:
@@ -68,3 +73,25 @@ def test_bearer_reads_the_header_and_nothing_else() -> None:
 def test_keys_in_a_text_are_masked() -> None:
     _, text = keys.make("k", ["infer"], None, None, 0.0)
     assert keys.masked(f"curl -H 'Bearer {text}' x") == f"curl -H 'Bearer {text[:13]}_***' x"
+
+
+def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'puna.db'}")
+    key, text = keys.make("old", ["infer"], ["mine"], None, 1.0)
+    store.add_key(key)
+    store.close()
+    with sqlite3.connect(tmp_path / "puna.db") as database:
+        database.execute("ALTER TABLE keys DROP COLUMN limits")
+        database.execute("DELETE FROM schema_version WHERE number >= 8")
+    store = Store(f"sqlite:///{tmp_path / 'puna.db'}")
+    assert keys.identify(text, store.keys(), 2.0) == key
+    view = views.key_view(store.keys()[0])
+    assert view["name"] == "old" and (view["rate"], view["tokens"], view["concurrency"]) == (None, None, None)
+    limits = key_limits.parse({"rate": "10/s", "concurrency": 8})
+    store.add_key(keys.make("new", ["infer"], None, None, 3.0, limits)[0])
+    old, new = store.keys()
+    assert old.limits is None and key_limits.parse(new.limits) == limits
+    table = views.routes(1, store.snapshot(), store.keys(), str)
+    parsed = parse(json.dumps(table).encode()).keys
+    assert parsed[old.id].limits is None and parsed[new.id].limits == limits and parsed[new.id].name == "new"
+    store.close()

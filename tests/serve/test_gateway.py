@@ -32,6 +32,7 @@ class StubControl:
     def __init__(self) -> None:
         self.version = 1
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.limits: dict[str, Any] | None = None
         self.loads: list[dict[str, Any]] = []
         self.forwarded: list[str] = []
         self.changed = asyncio.Event()
@@ -58,7 +59,8 @@ class StubControl:
 
     def table(self) -> dict[str, Any]:
         digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
-        key = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"], "endpoints": None}
+        key: dict[str, Any] = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"]}
+        key |= {"endpoints": None} | ({"name": "ci", "limits": self.limits} if self.limits else {})
         return {"version": self.version, "keys": [key | {"expires": None}], "endpoints": self.endpoints}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

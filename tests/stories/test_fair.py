@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -96,8 +97,10 @@ def test_a_key_with_one_loop_is_served_beside_one_with_a_hundred_and_fifty(up: U
 
 
 def died(up: Up, name: str) -> int:
-    """How many replicas of an endpoint have died."""
-    return sum(event["kind"] == "died" for event in up.client.events(name))
+    """How many replicas of an endpoint have died of requests."""
+    return sum(
+        event["kind"] == "died" and event["message"].endswith("of a request") for event in up.client.events(name)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +162,73 @@ def test_an_input_that_overruns_its_time_again_and_again_does_not_hold_its_endpo
     again = up.call("overrun a", fatal)
     assert again.status_code == 500 and "2 replicas died of this very request" in again.text
     assert up.client.endpoint(fatal)["reason"] == ""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Two gateways on one port."""
+    with tempfile.TemporaryDirectory(prefix="puna-") as root:
+        up = Up(Path(root), gateways=2)
+        up.deploy(write_app(tmp_path_factory.mktemp("two") / "app"), max_replica=1, min_replica=1)
+        yield up
+        up.down()
+
+
+def test_limits_of_a_key_hold_over_two_gateways_and_are_shown(two: Up) -> None:
+    up = two
+    made = up.puna("key", "create", "ci", "--rate", "20/s", "--concurrency", "6", "--json")
+    assert made.returncode == 0, made.stderr
+    key = json.loads(made.stdout)
+    assert (key["rate"], key["tokens"], key["concurrency"]) == ("20/s", None, 6)
+    assert "20/s, 6 at once" in " ".join(up.puna("key", "list").stdout.split())
+    wrong = up.puna("key", "create", "--rate", "fast")
+    assert wrong.returncode == 2 and "10/s" in wrong.stderr + wrong.stdout
+    times, others = [], Counter[int]()
+    url, began, lock = urlsplit(up.url), time.monotonic(), threading.Lock()
+
+    def call() -> None:
+        client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
+        with contextlib.closing(client):
+            while time.monotonic() < began + 4:
+                status = ask(client, key["key"])
+                with lock:
+                    if status == 200:
+                        times.append(time.monotonic())
+                    else:
+                        others[status] += 1
+                if status == 429:
+                    time.sleep(0.02)
+
+    threads = [threading.Thread(target=call) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took_s = max(times) - began
+    assert set(others) == {429}
+    assert len(times) <= 20 * (int(took_s) + 1), "no second has more than 20"
+    assert len(times) >= 20, "and the first one has as many, however busy the machine"
+    unlimited = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
+    with contextlib.closing(unlimited):
+        assert [ask(unlimited, up.key) for _ in range(60)] == [200] * 60
+
+
+def test_calls_at_once_are_counted_over_two_gateways(two: Up, tmp_path: Path) -> None:
+    up = two
+    up.deploy(write_app(tmp_path / "slow", infer_s=1.0), "app", max_replica=1, min_replica=1)
+    key = str(up.client.create_key(["infer"], name="three", limits={"concurrency": 3})["key"])
+    url, statuses = urlsplit(up.url), Counter[int]()
+    clients = [http.client.HTTPConnection(str(url.hostname), url.port, timeout=60) for _ in range(12)]
+    for client in clients:
+        client.connect()
+    threads = [threading.Thread(target=lambda c=c: statuses.update([ask(c, key)])) for c in clients]  # type: ignore[misc]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for client in clients:
+        client.close()
+    assert statuses == {200: 3, 429: 9}
+    again = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
+    with contextlib.closing(again):
+        assert ask(again, key) == 200, "their places are given back"

@@ -16,10 +16,14 @@ class AccessCalls(Connection):
         name: str = "",
         endpoints: Sequence[str] | None = None,
         expires_s: float | None = None,
+        limits: Mapping[str, str | int | None] | None = None,
     ) -> Json:
-        """Make an API key; its text is in the reply's `key`, and nowhere else."""
+        """Make an API key; its text is in the reply's `key`, and nowhere else.
+
+        `limits` are what it may ask for: `{"rate": "10/s", "tokens": "100k/min", "concurrency": 8}`, or some of them.
+        """
         allowed = None if endpoints is None else list(endpoints)
-        body = {"name": name, "scope": list(scope), "endpoints": allowed, "expires_s": expires_s}
+        body = {"name": name, "scope": list(scope), "endpoints": allowed, "expires_s": expires_s, **(limits or {})}
         return self._call("POST", "/keys", json=body)
 
     def console_link(self) -> Json:

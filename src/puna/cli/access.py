@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,9 @@ def create_key(
     scope: Annotated[list[str] | None, typer.Option(help="infer, deploy or admin; may be repeated.")] = None,
     endpoint: Annotated[list[str] | None, typer.Option(help="Only this endpoint; may be repeated.")] = None,
     expires_days: Annotated[float | None, typer.Option(help="Days it works for; for ever when not given.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Most calls in a time: 10/s, 600/min or 5k/h.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Most tokens of OpenAI's paths in a time: 100k/min.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most calls at once, waiting ones included.")] = None,
     json: AsJson = False,
 ) -> None:
     """Make an API key; its text is shown once."""
@@ -27,7 +31,8 @@ def create_key(
 
     expires_s = expires_days * 86400 if expires_days else None
     with Client() as client:
-        made = client.create_key(scope or ["infer"], name=name, endpoints=endpoint, expires_s=expires_s)
+        limits = {"rate": rate, "tokens": tokens, "concurrency": concurrency}
+        made = client.create_key(scope or ["infer"], name=name, endpoints=endpoint, expires_s=expires_s, limits=limits)
     output.data(made) if json else output.line(made["key"])
 
 
@@ -41,8 +46,16 @@ def list_keys(json: AsJson = False) -> None:
     if json:
         output.data(found)
         return
-    rows = [(k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"])) for k in found]
-    output.table(("id", "name", "scope", "endpoints"), rows, empty="no keys yet: puna key create NAME")
+    rows = [
+        (k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"]), _limits(k)) for k in found
+    ]
+    output.table(("id", "name", "scope", "endpoints", "limits"), rows, empty="no keys yet: puna key create NAME")
+
+
+def _limits(key: Mapping[str, Any]) -> str:
+    told = [key.get("rate"), key.get("tokens") and f"{key['tokens']} tokens"]
+    told.append(key.get("concurrency") and f"{key['concurrency']} at once")
+    return ", ".join(filter(None, told))
 
 
 @key_app.command("revoke")

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from puna.deploy import keys, views
+from puna.deploy import key_limits, keys, views
 from puna.deploy.control import Control
 from puna.deploy.pages import Paged
 
@@ -22,6 +22,12 @@ class NewKey(BaseModel):
     scope: list[str]
     endpoints: list[str] | None = None
     expires_s: float | None = None
+    rate: str | None = None
+    """Calls: `10/s`, `600/min`, `5k/h`."""
+    tokens: str | None = None
+    """Tokens of OpenAI's paths, read and written: `100k/min`."""
+    concurrency: int | None = None
+    """Calls at once, those that wait included."""
 
 
 class NewSecret(BaseModel):
@@ -40,7 +46,8 @@ def routes(control: Control) -> APIRouter:
     @router.post("/keys", status_code=201, tags=["keys"])
     def post_key(body: NewKey) -> Json:
         """Make a key; its text is in this reply and nowhere else."""
-        key, text = keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock())
+        limits = key_limits.parse(body.model_dump(include={"rate", "tokens", "concurrency"}))
+        key, text = keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock(), limits)
         store.add_key(key)
         return views.key_view(key) | {"key": text}
 

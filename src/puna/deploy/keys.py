@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 
+from puna.deploy.key_limits import NO_LIMITS, KeyLimits
 from puna.deploy.records import Key
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 
@@ -18,7 +19,12 @@ OPENS = {"infer": {"infer"}, "deploy": {"infer", "deploy"}, "admin": {"infer", "
 
 
 def make(
-    name: str, scope: Sequence[str], endpoints: Sequence[str] | None, expires_s: float | None, now: float
+    name: str,
+    scope: Sequence[str],
+    endpoints: Sequence[str] | None,
+    expires_s: float | None,
+    now: float,
+    limits: KeyLimits = NO_LIMITS,
 ) -> tuple[Key, str]:
     """A new key: what is kept, and what its owner is shown once.
 
@@ -42,6 +48,7 @@ def make(
         endpoints=None if endpoints is None else tuple(endpoints),
         expires=None if expires_s is None else now + expires_s,
         created=now,
+        limits=None if limits == NO_LIMITS else limits.as_json(),
     )
     return key, f"puna_{key_id}_{secret}"
 

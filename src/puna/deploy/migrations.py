@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, func, inspect, select, text
 from puna.deploy.tables import (
     BUILDS,
     DELIVERIES,
+    KEYS,
     METADATA,
     REPLIES,
     REVISIONS,
@@ -59,6 +60,11 @@ def migration_007_owners_of_builds(connection: Connection) -> None:
     _add_column(connection, BUILDS.c.owner)
 
 
+def migration_008_limits_of_keys(connection: Connection) -> None:
+    """What a key may ask for."""
+    _add_column(connection, KEYS.c.limits)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_001_all_tables,
     migration_002_deliveries,
@@ -67,6 +73,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     migration_005_usage,
     migration_006_splits,
     migration_007_owners_of_builds,
+    migration_008_limits_of_keys,
 )
 
 

@@ -322,6 +322,8 @@ class Key:
     """The only endpoints it opens; all when None."""
     expires: float | None
     created: float
+    limits: Mapping[str, Any] | None = None
+    """What it may ask for, as KeyLimits.as_json writes it; None: anything."""
 
 
 @dataclass(frozen=True)

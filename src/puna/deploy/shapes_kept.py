@@ -18,6 +18,12 @@ class Key(Shape):
     """The only endpoints it opens; null for all."""
     expires: float | None
     created: float
+    rate: str | None
+    """Calls that it may make, as `10/s`; null for any number, as with the other limits."""
+    tokens: str | None
+    """Tokens that it may have read and written on OpenAI's paths, as `100k/min`."""
+    concurrency: int | None
+    """Calls that it may have open."""
 
 
 class NewKey(Key):

@@ -167,6 +167,7 @@ KEYS = Table(
     Column("endpoints", JSON, nullable=True),
     Column("expires", Float, nullable=True),
     _number("created"),
+    Column("limits", JSON, nullable=True),
 )
 
 SECRETS = Table(

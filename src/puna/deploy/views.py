@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from puna.deploy import key_limits
 from puna.deploy.records import MASK, Build, Delivery, Endpoint, Event, Key, Replica, Revision, Runtime, Snapshot
 from puna.deploy.splits import WHOLE
 from puna.deploy.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
@@ -50,6 +51,7 @@ def routes(
                 "scope": list(key.scope),
                 "endpoints": None if key.endpoints is None else list(key.endpoints),
                 "expires": key.expires,
+                **({"name": key.name, "limits": key.limits} if key.limits else {}),
             }
             for key in keys
         ],
@@ -277,6 +279,7 @@ def key_view(key: Key) -> Json:
         "endpoints": None if key.endpoints is None else list(key.endpoints),
         "expires": key.expires,
         "created": key.created,
+        **key_limits.parse(key.limits).as_json(),
     }
 
 

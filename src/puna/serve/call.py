@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from puna.serve.limits import Use
 from puna.serve.link import Exchange, Link, Reply
 from puna.serve.routes_table import ASLEEP
 from puna.serve.spool import Body
@@ -133,6 +134,12 @@ class Call:
     moved: bool = False
     """A replica let its time pass without beginning, and it went on elsewhere."""
     suspicion: Suspicion | None = None
+    use: Use | None = None
+    """Where its key has limits: what it has of them."""
+    tokens: int = 0
+    """What its whole reply says that it cost; asked only where its key has limits."""
+    events: int = 0
+    """Of a stream: how many were sent."""
     _aborted: BaseException | None = None
     _pending: asyncio.Future[Any] | None = None
 

@@ -48,8 +48,9 @@ async def _watch(receive: Receive, call: Call) -> None:
 def headers(call: Call) -> list[Header]:
     """What a reply says of its way here; of a request that was refused at the door, only its id."""
     trace = call.trace.encode()
+    limited = call.use.headers(time.monotonic()) if call.use is not None else ()
     if not call.tier:
-        return [(b"x-request-id", trace), (b"x-puna-request-id", trace)]
+        return [(b"x-request-id", trace), (b"x-puna-request-id", trace), *limited]
     told = [
         (b"x-request-id", trace),  # what others call it: OpenAI's client shows it with its errors
         (b"x-puna-request-id", trace),
@@ -57,6 +58,7 @@ def headers(call: Call) -> list[Header]:
         (b"x-puna-wake-ms", b"%.1f" % (call.wake_s * 1000) if call.wake_s else b"0.0"),
         (b"x-puna-infer-ms", b"%.1f" % (call.infer_s * 1000)),
         (b"x-puna-tier", call.tier.encode()),
+        *limited,
     ]
     if call.link is not None:
         told.append((REVISION, call.link.revision))
@@ -95,6 +97,7 @@ class EventStream:
         """Send these, each one JSON."""
         await self._begin()
         self._moved = self._loop.time()
+        self._call.events += len(batch)
         await http.events(self._send, batch)
 
     async def end(self) -> None:

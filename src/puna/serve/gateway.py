@@ -38,11 +38,12 @@ from puna.serve.health import PATHS as PROBES
 from puna.serve.health import Health
 from puna.serve.http import Disconnected, Receive, Scope, Send
 from puna.serve.lanes import Lanes
+from puna.serve.limits import Limits
 from puna.serve.link import Reply
 from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
-from puna.serve.routes_table import Follower, Table
+from puna.serve.routes_table import Follower, KeyRoute, Table
 from puna.serve.spool import MOST_FILES, Spool
 from puna.serve.usage import Meter
 from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
@@ -78,6 +79,8 @@ class GatewaySettings:
     memories: Memories = figures.NONE
     """Where the gateways of this port keep their figures; this one's is at `index`."""
     index: int = 0
+    limits_fd: int = -1
+    """Where they count what keys with limits ask for; -1: this is the only one."""
     cors_origins: tuple[str, ...] = ()
     """Sites whose pages may call inference; `*` is all of them."""
 
@@ -95,7 +98,8 @@ class Gateway:
         self.has_cors = bool(settings.cors_origins)
         self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
-        self.openai = OpenAI(self.lanes, self.access, self.metrics, self.usage, settings.max_body_bytes)
+        self.limits = Limits(settings.limits_fd, settings.index)
+        self.openai = OpenAI(self.lanes, self.access, self.limits, (self.metrics, self.usage), settings.max_body_bytes)
         self.health = Health(self.control.health, self.lanes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
@@ -227,6 +231,9 @@ class Gateway:
             await http.refuse(send, error, delivery.headers(call))
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
+        finally:
+            if call.use is not None:
+                call.use.leave()
         if is_call and scope["method"] == "POST":
             # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
             known = name in self.lanes.by_name
@@ -240,6 +247,8 @@ class Gateway:
         call = Call(request.name, "infer", request.body, self._trace(request.trace))
 
         def told(reply: Reply | None, error: BaseException | None) -> None:
+            if call.use is not None:
+                call.use.leave()
             if reply is not None:
                 status = reply.status
                 request.reply(status, delivery.reply_headers(call, reply), reply.body)
@@ -255,12 +264,15 @@ class Gateway:
                 self.usage.count(call, status)
 
         try:
-            call.key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint).id
+            key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint)
+            call.key = key.id
             if len(call.body) > self.settings.max_body_bytes:
                 raise http.too_large(self.settings.max_body_bytes)
             lane = self._lane(call.endpoint)
             if lane.split is not None:
                 lane = lane.split.pick(lane, call, request.header(REVISION))
+            if key.limits is not None:
+                self.limits.enter(call, key)
             lane.begin(call, told)
         except PunaError as error:
             told(None, error)
@@ -270,14 +282,17 @@ class Gateway:
         self._numbers += 1
         return given if given and TRACE.fullmatch(given) else f"{self._trace_prefix}-{self._numbers:x}"
 
-    def _permit(self, scope: Scope, endpoint: str | None) -> str:
-        """The id of the request's key, which may use `endpoint`."""
-        return self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint).id
+    def _permit(self, scope: Scope, endpoint: str | None) -> KeyRoute:
+        """The request's key, which may use `endpoint`."""
+        return self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
-        call.key = self._permit(scope, call.endpoint)
+        key = self._permit(scope, call.endpoint)
+        call.key = key.id
         self._version(self._lane(call.endpoint), call)  # refused before its body is read
+        if key.limits is not None:
+            self.limits.enter(call, key)
         call.path = "stream" if call.path == "generate_stream" else "infer"
         async with self.spool.body(scope, receive, self.settings.max_body_bytes) as call.body:
             return await self._pass_on(scope, receive, send, call)

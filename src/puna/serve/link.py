@@ -94,6 +94,8 @@ class Exchange:
     """Nobody waits for it any more; it only holds its place until the worker has finished with it."""
     error: str = ""
     """Why a begun stream ended early."""
+    tokens: int = 0
+    """What a stream that has ended cost, as the worker says."""
     call: Any = None
     """What it is for, for as long as the worker has it."""
     _events: deque[bytes] = field(default_factory=deque)
@@ -401,7 +403,9 @@ class Link(asyncio.Protocol):
         elif kind == protocol.CHUNK:
             self._chunk(exchange, payload)
         elif kind == protocol.END:
-            exchange._finish(None, None, str(orjson.loads(payload or b"{}").get("error") or ""))
+            told = orjson.loads(payload or b"{}")
+            exchange.tokens = int(told.get("tokens") or 0)
+            exchange._finish(None, None, str(told.get("error") or ""))
             self._forget(exchange)
 
     def _woken(self, exchange: Exchange, wake_s: float) -> None:

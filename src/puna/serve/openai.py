@@ -29,6 +29,7 @@ from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.dispatch import Lane
 from puna.serve.http import Disconnected, Header, Receive, Scope, Send
 from puna.serve.lanes import Lanes
+from puna.serve.limits import Limits
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
 from puna.serve.usage import Meter
@@ -70,8 +71,11 @@ class Target:
 class OpenAI:
     """Answers everything under /v1."""
 
-    def __init__(self, lanes: Lanes, access: Access, metrics: Metrics, usage: Meter, max_body_bytes: int) -> None:
-        self.lanes, self.access, self.metrics, self.usage = lanes, access, metrics, usage
+    def __init__(
+        self, lanes: Lanes, access: Access, limits: Limits, counted: tuple[Metrics, Meter], max_body_bytes: int
+    ) -> None:
+        self.lanes, self.access, self.limits = lanes, access, limits
+        self.metrics, self.usage = counted
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
@@ -94,6 +98,9 @@ class OpenAI:
             await _refuse(send, error, call)
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
+        finally:
+            if call.use is not None:
+                call.use.leave(_tokens(call), time.monotonic())
         if call.path and scope["method"] == "POST":
             self.metrics.answered(call.endpoint, status, call, began)
             if call.endpoint:  # with a key that may call it
@@ -111,11 +118,14 @@ class OpenAI:
         if target is None and (key.endpoints is None or _is_adapters(model, key)):
             raise self._unknown(model, key)
         asked = target.endpoint if target else model
-        call.key = self.access.check(authorization, now, endpoint=asked).id
+        key = self.access.check(authorization, now, endpoint=asked)
+        call.key = key.id
         if target is None:
             raise self._unknown(model, key)
         lane = self.lanes.find(target.endpoint)
         call.endpoint = target.endpoint
+        if key.limits is not None:
+            self.limits.enter(call, key)
         if lane.split is not None and (not target.adapter or target.adapter in lane.split.lane.route.adapters):
             lane = lane.split.pick(lane, call, http.header(scope, REVISION))
         if target.adapter:
@@ -125,6 +135,8 @@ class OpenAI:
                 return await delivery.streamed(send, call, lane, _failed, DONE)
             reply = await lane.serve(call)
             assert reply is not None, "only a stream begins without its reply"
+            if call.use is not None:
+                call.tokens = _usage(reply.body)
             return await delivery.whole(send, call, reply)
 
     def _open_to(self, key: KeyRoute) -> list[Lane]:
@@ -218,6 +230,21 @@ def _has_engine(lane: Lane) -> bool:
     if not route.active or route.state in (EndpointState.EMPTY, EndpointState.FAILED):
         return False
     return route.schema is None or bool(route.schema.get("engine"))
+
+
+def _usage(body: bytes) -> int:
+    """The tokens that a whole reply says it has cost; 0: it says nothing of them."""
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return 0
+    usage = told.get("usage") if isinstance(told, dict) else None
+    return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+
+
+def _tokens(call: Call) -> int:
+    """What a call has cost. Of a stream that broke off the worker says nothing: then each of its events counts one."""
+    return call.tokens or (call.exchange.tokens if call.exchange is not None else 0) or call.events
 
 
 def _failed(text: str) -> bytes:

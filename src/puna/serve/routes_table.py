@@ -9,6 +9,9 @@ from typing import Any
 
 import orjson
 
+from puna.deploy import key_limits
+from puna.deploy.key_limits import KeyLimits
+
 DEFAULT_MAX_QUEUE = 100
 LONG_POLL_S = 20.0
 RETRY_S = 0.1
@@ -72,6 +75,10 @@ class KeyRoute:
     endpoints: tuple[str, ...] | None
     """The endpoints that it may call; None: all."""
     expires: float | None
+    name: str = ""
+    """What its owner calls it; of a key with limits."""
+    limits: KeyLimits | None = None
+    """What it may ask for; None: anything."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,9 @@ def parse(body: bytes) -> Table:
 def _key(raw: Mapping[str, Any]) -> KeyRoute:
     allowed = raw.get("endpoints")
     endpoints = None if allowed is None else tuple(allowed)
-    return KeyRoute(raw["id"], raw["salt"], raw["sha256"], tuple(raw["scope"]), endpoints, raw.get("expires"))
+    limits = key_limits.parse(raw["limits"]) if raw.get("limits") else None
+    scope, name = tuple(raw["scope"]), str(raw.get("name") or "")
+    return KeyRoute(raw["id"], raw["salt"], raw["sha256"], scope, endpoints, raw.get("expires"), name, limits)
 
 
 def _endpoint(name: str, raw: Mapping[str, Any]) -> EndpointRoute:

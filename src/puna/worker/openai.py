@@ -232,4 +232,4 @@ def _stream(job: Job, emit: Emit) -> bytes:
             send([piece])
     if job.tells_usage:
         send([], job.usage())
-    return protocol.encode(protocol.END, call.request_id, {})
+    return protocol.encode(protocol.END, call.request_id, {"tokens": job.usage()["total_tokens"]})

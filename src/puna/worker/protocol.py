@@ -35,7 +35,9 @@ READY = 66  # initialize has ended and the warm-up too: JSON as HELLO
 REPLY = 67  # status u16, body; ends the request
 BEGIN = 68  # a streamed reply begins; a retry elsewhere is no longer possible
 CHUNK = 69  # one event of a streamed reply: JSON
-END = 70  # a streamed reply ends: JSON {} or {"error": str}; after a 504 or CANCEL of a begun call: infer is over now
+# a streamed reply ends: JSON {}, {"tokens": int} where an engine counted them, or {"error": str}; after a 504 or CANCEL
+# of a begun call: infer is over now
+END = 70
 FAILED = 71  # initialize failed: JSON {"message", "traceback"}
 DRAINED = 72
 PONG = 73
