@@ -264,7 +264,7 @@ class Lane:
             if call.suspicion is not None and stage is Stage.STREAMING:
                 if call.exchange.ended and not call.exchange.error:
                     self.poison.lived(call.suspicion.digest)
-            if len(call.body) > ATTRIBUTED_BYTES:
+            if isinstance(call.body, bytes) and len(call.body) > ATTRIBUTED_BYTES:  # of a file the hash is kept
                 call.exchange.call = None
             call.link.abandon(call.exchange)
 
