@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from deploy.conftest import World, make_source
 from puna import errors
 from puna.backends.memory import MemoryBackend
+from puna.cli import deploy, output
 from puna.client import Client
 from puna.connection import error_of
 from puna.deploy.api import create_app
@@ -148,3 +149,25 @@ def test_importing_the_client_loads_no_server() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_settings_are_judged_before_anything_is_uploaded_or_built(client: Client, tmp_path: Path) -> None:
+    assert client.check_settings("new", {"max_replica": 2}) == {"name": "new", "is_new": True}
+    for settings, said in (
+        ({"startup_timeout_s": 9000}, "startup_timeout_s must lie in over 0, to 7200, and is 9000"),
+        ({"container_concurrency": 101}, "container_concurrency must lie in 0 to 100"),
+        ({"secrets": ["hub"]}, "no secret `hub`"),
+        ({"volumes": {"data": ""}}, "data"),
+        ({"max_replicas": 2}, "max_replicas"),
+    ):
+        with pytest.raises(errors.PunaError, match=said):
+            client.check_settings("new", settings)
+    with pytest.raises(errors.UsageError, match="is not a name"):
+        client.check_settings("Not_A_Name", {})
+    assert client.endpoints() == []
+    folder = project(tmp_path / "app")
+    (folder / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: [numpy]\n")
+    order = deploy._Order("new", None, None, 100)
+    with pytest.raises(errors.NotFoundError, match="no secret `hub`"):
+        deploy._deploy_folder(client, folder, order, {"secrets": ["hub"]}, {}, output.Watch(quiet=True))
+    assert client.endpoints() == [] and client.runtimes() == []

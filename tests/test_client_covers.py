@@ -66,6 +66,7 @@ CALLS: dict[str, Call] = {
     "get_diff": lambda c, n: c.runtime_diff("rt", 1, 1),
     "delete_version": lambda c, n: c.delete_runtime("old", 1),
     "delete_runtime": lambda c, n: c.delete_runtime("old"),
+    "post_lint_settings": lambda c, n: c.check_settings("app", {"max_replica": 2}),
     "post_lint": lambda c, n: c.lint_runtime(YAML),
     "list_builds": lambda c, n: c.builds(),
     "get_build": lambda c, n: c.build(n["build_id"]),

@@ -272,9 +272,10 @@ def deploy_model(
         engine = template.chosen(recipe.serve.engine)
         template.init(folder, model.name, name=recipe.name, engine=engine, published=model.ref)
     runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
-    upload_runtime(client, runtime_file, recipe.name, progress)
     serve = dataclasses.asdict(recipe.serve)
     settings = {key: value for key, value in serve.items() if key != "engine"}
+    client.check_settings(recipe.name, settings)  # before an environment is built for them
+    upload_runtime(client, runtime_file, recipe.name, progress)
     return deploy(client, folder, recipe.name, runtime=recipe.name, settings=settings, progress=progress)
 
 

@@ -31,9 +31,9 @@ from schemathesis.specs.openapi.checks import (
 
 from deploy.place import Place, document, furnished
 from puna.deploy import openapi
-from puna.deploy.openapi import RANGES
 from puna.deploy.records import Settings
 from puna.errors import UsageError
+from puna.spec.ranges import OVER_ZERO, RANGES
 
 EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -221,8 +221,7 @@ def test_objects_of_the_document_are_closed() -> None:
 def test_ranges_are_where_the_settings_refuse(name: str) -> None:
     low, high = RANGES[name]
     room = {"max_replica": 1000} if name == "min_replica" else {}
-    step = 0 if name == "inference_time_s" else 1  # 0 itself is refused there
-    for value in (high, max(low, 1 - step) if name != "inference_time_s" else 0.001):
+    for value in (high, 0.001 if name in OVER_ZERO else low):
         if name != "poll_s" or value in (0, high):
             Settings(**{"min_replica": 0, **room, name: value})  # type: ignore[arg-type]
     for value in (low - 1, high + 1):

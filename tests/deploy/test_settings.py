@@ -36,6 +36,10 @@ def test_a_misspelt_key_is_answered_with_the_nearest() -> None:
         {"inference_time_s": 0},
         {"inference_time_s": 7201},
         {"container_concurrency": -1},
+        {"container_concurrency": 101},
+        {"startup_timeout_s": 0},
+        {"startup_timeout_s": 7201},
+        {"startup_timeout_s": float("nan")},
         {"startup_timeout_s": 0},
         {"env": {"1A": "x"}},
         {"env": {"A": "x\0y"}},
@@ -69,3 +73,8 @@ def test_a_hidden_value_that_is_sent_back_stays_what_it_was() -> None:
     assert parse({"env": {**shown, "MODE": "slow"}}, base).env == {"API_KEY": "secret", "MODE": "slow"}
     assert parse({"env": {"API_KEY": "other"}}, base).env == {"API_KEY": "other"}
     assert parse({"env": {"NEW": "***"}}, base).env == {"NEW": "***"}, "there is nothing that it could stand for"
+
+
+def test_what_another_version_allowed_is_brought_down_to_what_is_the_most_today() -> None:
+    kept = {**Settings().as_dict(), "startup_timeout_s": 90000.0, "container_concurrency": 256}
+    assert Settings.from_row(kept) == Settings(startup_timeout_s=7200, container_concurrency=100)

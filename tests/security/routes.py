@@ -85,6 +85,7 @@ def examples(fort: Fort) -> dict[tuple[str, str], Example]:
         "POST /runs/{name}/merge": Example(json={}, names={"name": "run-1"}),
         "POST /runs/{name}/publish": Example(json={"name": "acme/m"}, names={"name": "run-1"}),
         "POST /console/links": Example(not_by_key=True),
+        "POST /lint/settings": Example(json={"name": "yours", "settings": {}}),
         "POST /lint/runtime": Example(json={"yaml": "build:\n  python_packages: []\n"}, ours=True),
     }
     made = {(words.split()[0], API + words.split()[1]): example for words, example in found.items()}

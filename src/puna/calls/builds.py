@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from puna.connection import Connection, Json, part, still
 from puna.errors import BuildError
@@ -68,6 +69,14 @@ class BuildCalls(Connection):
                 message = build["error"] or f"build {build_id} was {build['status']}"
                 raise BuildError(message, build["hint"], build["detail"])
             still(end, f"build {build_id} has not ended after {timeout_s:g} s", f"`puna logs --build {build_id}`")
+
+    def check_settings(self, name: str, settings: Mapping[str, Any]) -> Json:
+        """Ask whether a deploy of that name with these settings would be taken; nothing is deployed.
+
+        Raises:
+            UsageError, NotFoundError, MachineError: it would be refused, and why.
+        """
+        return self._call("POST", "/lint/settings", json={"name": name, "settings": dict(settings)})
 
     def lint_runtime(self, yaml: str) -> Json:
         """Read a runtime file's text without building it.

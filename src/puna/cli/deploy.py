@@ -177,14 +177,15 @@ def _deploy_folder(
     from puna.spec import project as projects
 
     project = projects.load(folder)
-    source.check(folder)  # before an environment is built for it
+    source.check(folder)
     settings = project.settings | settings
     settings["env"] = {**settings["env"], **environment}
     for warning in project.warnings:
         watch.note(f"inferless.yaml: {warning}")
+    name, share = order.name or project.name, order.traffic
+    client.check_settings(name, settings)  # before an environment is built for them
     chosen = _runtime(client, folder, project, order.runtime, watch)
     version = order.version or project.runtime_version
-    name, share = order.name or project.name, order.traffic
     return client.deploy(folder, name, runtime=chosen, runtime_version=version, settings=settings, traffic=share)
 
 

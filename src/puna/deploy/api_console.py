@@ -10,14 +10,15 @@ import threading
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from puna.build import source
 from puna.console.assets import Answer, Assets
-from puna.deploy import keys, sources, views
+from puna.deploy import keys, orders, sources, views
 from puna.deploy.control import Control
+from puna.deploy.keys import restrict
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
 from puna.spec import runtime, schema
 
@@ -39,6 +40,14 @@ class RuntimeText(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     yaml: str
+
+
+class PlannedDeploy(BaseModel):
+    """What `POST /lint/settings` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Links:
@@ -125,6 +134,13 @@ def _wizard(router: APIRouter, control: Control) -> None:
         """Read a runtime file without building it; what is wrong is the error."""
         spec = runtime.parse_text(body.yaml)
         return {"digest": spec.digest, "python_version": spec.python_version, "packages": spec.requirements()}
+
+    @router.post("/lint/settings")
+    def post_lint_settings(body: PlannedDeploy, request: Request) -> Json:
+        """Judge a deploy's name and settings as the deploy will be, before anything is uploaded or built for it."""
+        restrict(request.state.key, body.name)
+        is_there = orders.judge(control, body.name, body.settings, request.state.key)
+        return {"name": body.name, "is_new": not is_there}
 
 
 def pages() -> APIRouter:

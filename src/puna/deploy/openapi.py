@@ -19,6 +19,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from puna.deploy import records, shapes, shapes_kept, shapes_made, shapes_traffic
 from puna.deploy.records import Settings
+from puna.spec.ranges import RANGES
 from puna.spec.volume import VOLUME_NAME
 
 Json = dict[str, Any]
@@ -74,6 +75,7 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "delete_version": shapes_made.DeletedVersions,
     "delete_runtime": shapes_made.DeletedVersions,
     "post_lint": shapes_made.Linted,
+    "post_lint_settings": shapes_made.Judged,
     "list_builds": Listed(shapes_made.Build),
     "get_build": shapes_made.Build,
     "get_build_log": Text(),
@@ -130,19 +132,6 @@ PATTERNS = {
     "/builds/{build_id}": "^[0-9a-f]{12}$",
     "/keys/{key_id}": "^[0-9a-f]{8}$",
     "/sources/{digest}": "^[0-9a-f]{16,64}$",
-}
-# The ranges that `Settings` refuses to leave.
-RANGES = {
-    "min_replica": (0, 1000),
-    "max_replica": (1, 1000),
-    "scale_down_delay_s": (0, 86400),
-    "evict_after_s": (0, 31_536_000),
-    "inference_time_s": (0, 7200),
-    "container_concurrency": (0, 1000),
-    "max_queue": (0, 100_000),
-    "vcpu": (0, 4096),
-    "ram_gib": (0, 65536),
-    "poll_s": (0, 604_800),
 }
 # Why each operation may be refused, by status.
 REFUSALS = {
@@ -321,7 +310,8 @@ def _settings(schemas: Json, paths: Json) -> None:
     schemas["Settings"] = shown
     about = "Settings to change; null, or not there, is as it was."
     schemas["NewSettings"] = {"type": "object", "properties": sent, "additionalProperties": False, "description": about}
-    schemas["Deploy"]["properties"]["settings"] = {"$ref": f"{REF}NewSettings"}
+    for body in ("Deploy", "PlannedDeploy"):
+        schemas[body]["properties"]["settings"] = {"$ref": f"{REF}NewSettings"}
     patch = paths["/api/v1/endpoints/{name}"]["patch"]["requestBody"]["content"]["application/json"]
     patch["schema"] = {"$ref": f"{REF}NewSettings"}
 

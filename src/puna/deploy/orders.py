@@ -84,6 +84,18 @@ def _damaged(control: Control, endpoint: Endpoint | None) -> set[int]:
     return {revision.number for revision in revisions if damage.of(control.home, revision)}
 
 
+def judge(control: Control, name: str, settings: Mapping[str, Any], key: Key | None = None) -> bool:
+    """Refuse what a deploy with these settings would be refused for; whether the endpoint is there already.
+
+    Raises:
+        ForbiddenError, UsageError, NotFoundError, MachineError: as `deploy`.
+    """
+    check_name(name, "endpoint")
+    before = next((e for e in control.store.endpoints() if e.name == name), None)
+    _check_parts(control, settings_of(Wanted(name, settings=settings), before), key)
+    return before is not None
+
+
 def settings_of(wanted: Wanted, before: Endpoint | None) -> Settings:
     """The settings that a deploy comes to: what it says, over those that the endpoint has.
 

@@ -14,6 +14,7 @@ from typing import Any
 from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
+from puna.spec import ranges
 from puna.spec.volume import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
@@ -52,6 +53,7 @@ class Settings:
     ram_gib: float = 0
     """Host memory of one replica, which is ended when it has more; 0: what comes with its part of a GPU, or all."""
     startup_timeout_s: float = 900
+    """Time limit of a replica's start, and of `initialize` when the app is tried."""
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     """Names of secret sets whose values join the app's environment."""
@@ -70,17 +72,10 @@ class Settings:
     """How often the repository is asked for a new commit; 0: never, a webhook tells."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
-        _check(1 <= self.max_replica <= 1000, "max_replica must lie in 1 to 1000", "to stop serving: `puna deactivate`")
-        _check(0 <= self.scale_down_delay_s <= 86400, "scale_down_delay_s must lie in 0 to 86400")
-        _check(0 <= self.evict_after_s <= 31_536_000, "evict_after_s must lie in 0 to 31536000, a year")
-        _check(0 < self.inference_time_s <= 7200, "inference_time_s must lie in 0 to 7200")
-        _check(0 <= self.container_concurrency <= 1000, "container_concurrency must lie in 0 to 1000")
-        _check(0 <= self.max_queue <= 100_000, "max_queue must lie in 0 to 100000")
-        _check(0 <= self.vcpu <= 4096, "vcpu must lie in 0 to 4096; 0: the cores of its share")
-        _check(self.ram_gib == 0 or 0.1 <= self.ram_gib <= 65536, "ram_gib must be 0, or lie in 0.1 to 65536")
-        _check(self.startup_timeout_s > 0, "startup_timeout_s must be over 0")
-        _check(self.poll_s == 0 or 30 <= self.poll_s <= 604_800, "poll_s must be 0, or lie in 30 to 604800, a week")
+        ranges.check(vars(self))
+        _check(self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
+        _check(self.ram_gib == 0 or self.ram_gib >= 0.1, "ram_gib must be 0, or lie in 0.1 to 65536")
+        _check(self.poll_s == 0 or self.poll_s >= 30, "poll_s must be 0, or lie in 30 to 604800, a week")
         _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")
         for name, path in self.volumes.items():
             _check(bool(VOLUME_NAME.fullmatch(name)), f"volume {name!r} is not a name", "`puna volume ls`")
@@ -95,8 +90,8 @@ class Settings:
 
     @classmethod
     def from_row(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings as the store keeps them; keys of another version of Puna are passed over."""
-        known = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+        """Settings as the store keeps them; keys of another version of Puna, and what was allowed there, do no harm."""
+        known = ranges.clamped({k: v for k, v in values.items() if k in cls.__dataclass_fields__})
         return cls(**known | {"secrets": tuple(known.get("secrets", ()))})
 
     def as_dict(self) -> dict[str, Any]:

@@ -193,6 +193,14 @@ class Usage(Shape):
     by: list[str]
 
 
+class Judged(Shape):
+    """A deploy that would be taken."""
+
+    name: str
+    is_new: bool
+    """There is no endpoint of that name yet."""
+
+
 class Linted(Shape):
     """A runtime file that can be read."""
 

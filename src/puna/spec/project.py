@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from puna.errors import ProjectError
-from puna.spec import fields, runtime
+from puna.spec import fields, ranges, runtime
 
 FILE_NAMES = ("inferless.yaml", "inferless.yml")
 SERVES = ("model", "adapter")
-MAX_INFERENCE_TIME_S, MAX_CONCURRENCY = 7200, 100
+# What the file calls those settings that have a range.
+_WORDS = {
+    "min_replica": "min_replica",
+    "max_replica": "max_replica",
+    "scale_down_delay_s": "scale_down_delay",
+    "inference_time_s": "inference_time",
+    "container_concurrency": "container_concurrency",
+    "evict_after_s": "evict_after",
+    "vcpu": "vcpu",
+    "ram_gib": "ram",
+}
 
 # Top-level keys that are known; those that mean nothing here are accepted in silence.
 _TOP = (
@@ -159,15 +169,8 @@ def _check(project: Project) -> None:
             f"`configuration.min_replica` is {project.min_replica}, over max_replica, {project.max_replica}",
             "raise max_replica",
         )
-    if not 0 < project.inference_time_s <= MAX_INFERENCE_TIME_S:
-        raise ProjectError(
-            f"`configuration.inference_time` is {project.inference_time_s:g}",
-            f"seconds, over 0 and at most {MAX_INFERENCE_TIME_S}",
-        )
-    if project.container_concurrency is not None and project.container_concurrency > MAX_CONCURRENCY:
-        raise ProjectError(
-            f"`configuration.container_concurrency` is {project.container_concurrency}", f"at most {MAX_CONCURRENCY}"
-        )
+    words = {name: f"`configuration.{word}`" for name, word in _WORDS.items()}
+    ranges.check({name: value for name, value in project.settings.items() if name in words}, ProjectError, words)
 
 
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
