@@ -26,6 +26,14 @@ class InferlessPythonModel:
     def infer(self, inputs):
         return {{"generated_text": "x"}}
 """
+ON_TRANSFORMERS = f"""
+from transformers import AutoModelForCausalLM
+class InferlessPythonModel:
+    def initialize(self):
+        self.model = AutoModelForCausalLM.from_pretrained({MODEL!r})
+    def infer(self, inputs):
+        return {{"generated_text": "x"}}
+"""
 HI = [{"role": "user", "content": "What is AI?"}]
 SCHEMA = {
     "type": "object",
@@ -79,6 +87,23 @@ def test_what_constrains_a_reply_is_kept_or_refused(client: Any) -> None:
     broken_forms(client)
     tool_choices(client)
     parameters_of_vllm(client)
+    copies(client)
+
+
+def test_transformers_with_xgrammar_beside_it_keeps_the_same(serve: Any) -> None:
+    client, said = serve(ON_TRANSFORMERS)
+    assert said["engine"]["kind"] == "transformers"
+    forms(client)
+    assert ask(client, "completion", guided_regex="[")[0] == 400
+    assert ask(client, "completion", guided_grammar="no grammar at all")[0] == 400
+    assert ask(client, "completion", structured_outputs={"structural_tag": "x"})[0] == 400
+    named = {"type": "function", "function": {"name": "weather"}}
+    (choice,) = good(client, "chat", tools=TOOLS, tool_choice=named)
+    (call,) = choice["message"]["tool_calls"]
+    assert set(json.loads(call["function"]["arguments"])) == {"city", "warm"}
+    asked = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    chunks, end = streamed(client, "chat", **asked)
+    assert "error" not in end and chunks[-1]["finish_reason"] == "tool_calls"
     copies(client)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puna import demo
-from puna.worker import transformers_engine
-from puna.worker.engine import Delta
+from puna.worker import transformers_cache, transformers_engine, transformers_generate
+from puna.worker.engine import Delta, EngineRefusal
+from puna.worker.transformers_cache import Unlike
 from puna.worker.transformers_loop import Loop
 from puna.worker.transformers_rows import Rows
 from puna.worker.transformers_shared import Shared
@@ -55,7 +57,7 @@ def no_rows(_: Any) -> None:
 
 @pytest.fixture
 def engine(model: Any) -> transformers_engine.TransformersEngine:
-    made = transformers_engine.TransformersEngine(model, "tiny", Shared(Loop(model, lambda: None), Rows(no_rows)))
+    made = transformers_engine.TransformersEngine(model, "tiny", Shared(Loop(model), Rows(no_rows)))
     made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
     return made
 
@@ -244,3 +246,52 @@ def test_calls_that_run_alone_take_turns_with_the_batch(engine: Any, model: Any)
     for thread in threads:
         thread.join(60)
     assert order.count("guest") == 3 and order[-1] == "batch"
+
+
+def test_a_model_whose_cache_cannot_be_joined_runs_batches_as_they_come(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlike(cache: Any) -> Any:
+        raise Unlike("a layer keeps states")
+
+    parts = []
+
+    def run_them(batch: list[Any]) -> None:
+        for part in batch:
+            parts.append(part)
+            for token in (5, 6):
+                part.on_tokens(token)
+
+    monkeypatch.setattr(transformers_cache, "pairs_of", unlike)
+    made = transformers_engine.TransformersEngine(model, "tiny", Shared(Loop(model), Rows(run_them)))
+    made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
+    with pytest.raises(EngineRefusal, match="logit_bias"):
+        run(made, PROMPTS[0], logit_bias={"5": 1})
+    made._shared.loop, made.extras = Loop(model), transformers_engine.EXTRAS
+    assert tokens(run(made, PROMPTS[0], max_tokens=2)) == [5, 6]
+    assert made._shared.loop is None and made.extras == () and len(parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "joins"),
+    [
+        ({}, True),
+        ({"sliding_window": 16}, False),
+        ({"layer_types": ["full_attention", "linear_attention"]}, False),
+        ({"sliding_window": 16, "use_sliding_window": False}, True),
+    ],
+)
+def test_only_models_that_keep_every_token_are_joined(model: Any, changes: dict[str, Any], joins: bool) -> None:
+    config = SimpleNamespace(**changes)
+    other = SimpleNamespace(config=config, forward=model.forward)
+    assert transformers_generate._keeps_by_position(other) is joins
+
+
+@pytest.mark.parametrize(
+    ("rope", "shared"),
+    [({"rope_type": "dynamic"}, False), ({"type": "longrope"}, False), ({"rope_type": "llama3"}, True)],
+)
+def test_angles_that_depend_on_the_longest_row_are_nothing_to_share(rope: Any, shared: bool) -> None:
+    for name in ("rope_scaling", "rope_parameters"):
+        kind = transformers_generate._rope_kind(SimpleNamespace(**{name: rope}))
+        assert (kind not in ("dynamic", "longrope")) is shared

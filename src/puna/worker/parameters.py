@@ -55,7 +55,7 @@ TABLE = (
     ),
     Parameter(
         ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-        BOTH, ENGINE, "hold the reply to a form; one of them at a time",
+        BOTH, ENGINE, "hold the reply to a form; one of them at a time (transformers: with xgrammar in the runtime)",
     ),
     Parameter(("logprobs",), BOTH, ENGINE, "of each token of the reply"),
     Parameter(("top_logprobs",), CHAT, ENGINE, "of the likeliest tokens beside it, 20 at most", (0,)),
@@ -123,7 +123,7 @@ def check(body: Dict[str, Any], path: str, extras: Collection[str]) -> List[str]
 
 def _instead(name: str) -> str:
     if name in FORMS:
-        return ": it needs one that can hold a reply to a form; load the model with vLLM"
+        return ": to hold a reply to a form, add xgrammar to the runtime's packages, or load the model with vLLM"
     return "; vLLM has it"
 
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from puna.worker.engine import Score
+from puna.worker.transformers_forms import Matcher
 
 NEVER = float("-inf")
 PROMPT_PLACES = 256  # places whose log-probabilities are computed at once: a vocabulary of floats for each
@@ -26,13 +27,15 @@ class Draw:
         self.top: Optional[int] = None
         """Tell the log-probability of each token, and of so many of the likeliest."""
         self.seed: Optional[int] = None
+        self.form: Optional[Matcher] = None
+        """What the reply is held to."""
         self._generator: Any = None
 
     @property
     def edits(self) -> bool:
         """The row's scores are not the model's own."""
         more = self.bias or self.allowed or self.min_tokens or self.presence or self.frequency
-        return bool(more) or self.repetition != 1.0
+        return bool(more) or self.repetition != 1.0 or self.form is not None
 
     def edited(self, torch: Any, scores: Any, prompt: Any, reply: List[int], ends: FrozenSet[int]) -> Any:
         """The scores [vocabulary] after penalties and limits; OpenAI's and vLLM's definitions."""
@@ -54,7 +57,7 @@ class Draw:
             scores = scores.masked_fill(others, NEVER)
         if len(reply) < self.min_tokens:
             scores[torch.tensor(sorted(ends), dtype=torch.long, device=scores.device)] = NEVER
-        return scores
+        return scores if self.form is None else self.form.masked(scores)
 
     def generator(self, torch: Any, device: Any) -> Any:
         """The row's own, which no other row draws from."""

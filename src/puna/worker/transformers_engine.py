@@ -8,8 +8,11 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.parameters import FORMS
 from puna.worker.transformers_cache import Unlike
 from puna.worker.transformers_draw import Draw
+from puna.worker.transformers_forms import Forms, Matcher
+from puna.worker.transformers_forms import can as can_hold
 from puna.worker.transformers_loop import Loop, Row, Step
 from puna.worker.transformers_rows import Part
 from puna.worker.transformers_shared import Shared
@@ -31,7 +34,8 @@ class TransformersEngine(Engine):
         self._model, self._shared, self.model = model, shared, name
         self.concurrency = CONCURRENCY
         self.max_model_len = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-        self.extras = EXTRAS if shared.loop is not None else ()
+        self.extras = (EXTRAS + FORMS * can_hold()) if shared.loop is not None else ()
+        self._forms = Forms()
         self._tokenizer: Any = None
 
     def tokenizer(self) -> Any:
@@ -55,7 +59,7 @@ class TransformersEngine(Engine):
         """The choices as rows of the running batch."""
         loop = self._shared.loop
         if loop is None:
-            yield from self._deltas(prompt, params, most)
+            yield from self._as_they_come(prompt, params, most)
             return
         inbox: Any = queue.SimpleQueue()
         texts = [self._text(params, most) for _ in range(int(params.get("n", 1)))]
@@ -70,7 +74,10 @@ class TransformersEngine(Engine):
                 if index not in living:
                     continue
                 is_last = step.reason is not None
-                delta = Delta(index, texts[index].add(step.token, is_last), [step.token], step.reason)
+                # As vLLM has it: a token that ends a reply is counted, and is no part of its text.
+                is_told = step.token not in rows[index].ends or texts[index].has_stop
+                text = texts[index].add(step.token if is_told else None, is_last)
+                delta = Delta(index, text, [step.token], step.reason)
                 delta.scores = [] if step.score is None else [step.score]
                 delta.prompt_scores = step.prompt
                 if texts[index].is_stopped:
@@ -81,7 +88,7 @@ class TransformersEngine(Engine):
                 yield delta
         except Unlike:  # of the first step: nothing has been told yet
             self._shared.loop, self.extras = None, ()
-            yield from self._deltas(prompt, params, most)
+            yield from self._as_they_come(prompt, params, most)
         finally:
             for row in rows:
                 row.leave()
@@ -91,13 +98,24 @@ class TransformersEngine(Engine):
     ) -> List[Row]:
         torch = importlib.import_module("torch")
         ids = torch.tensor(prompt, device=self._model.device)
+        grammar, words = self._grammar(params), int(self._model.config.vocab_size)
         ends = frozenset(self._ends(params)) | frozenset(params.get("stop_token_ids") or ())
         rows = []
         for index in range(int(params.get("n", 1))):
             row = Row(ids, _draw(params, index), most, ends, lambda step, index=index: told((index, step)))  # type: ignore[misc]
+            row.draw.form = None if grammar is None else Matcher(grammar, words)
             row.wants_prompt = bool(params.get("echo")) and params.get("top") is not None and index == 0
             rows.append(row)
         return rows
+
+    def _grammar(self, params: Dict[str, Any]) -> Any:
+        constraint = params.get("constraint")
+        if constraint is None:
+            return None
+        if params.get("min_tokens") or params.get("allowed_token_ids"):
+            raise EngineRefusal("a form together with `min_tokens` or `allowed_token_ids` needs vLLM")
+        words = int(self._model.config.vocab_size)
+        return self._forms.compiled(constraint, self.tokenizer(), words, self._ends({}))
 
     def _ends(self, params: Dict[str, Any]) -> List[int]:
         ends = self._model.generation_config.eos_token_id
@@ -110,6 +128,13 @@ class TransformersEngine(Engine):
         text.skips_special = params.get("skip_special_tokens", True)
         text.has_stop = params.get("include_stop_str_in_output", False)
         return text
+
+    def _as_they_come(self, prompt: List[int], params: Dict[str, Any], most: int) -> Iterator[Delta]:
+        """The choices one after the other, in batches of equal settings: the model's cache cannot be joined."""
+        beyond = sorted(set(params) & {"constraint", "top", *EXTRAS})
+        if beyond:
+            raise EngineRefusal("this model's cache cannot be joined, and so it takes no `%s`: use vLLM" % beyond[0])
+        return self._deltas(prompt, params, most)
 
     def _deltas(self, prompt: List[int], params: Dict[str, Any], most: int) -> Iterator[Delta]:
         for index in range(int(params.get("n", 1))):

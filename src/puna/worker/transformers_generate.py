@@ -40,7 +40,7 @@ def shim(module: Any) -> None:
         shared: Optional[Shared] = getattr(self, MARK)
         if shared is None:
             return original(self, *arguments, **options)
-        part = _part(self, arguments, options) if scope.current() is not None else None
+        part = None if scope.current() is None or shared.is_inside else _part(self, arguments, options)
         if part is None:
             return shared.alone(lambda: original(self, *arguments, **options))
         torch = importlib.import_module("torch")
@@ -56,7 +56,7 @@ def loaded(model: Any, name: str) -> None:
         engines.only_one_at_a_time()
         return
     rows = Rows(functools.partial(_run, model, getattr(type(model), ORIGINAL)))
-    shared = Shared(Loop(model, engines.like_this_thread()) if _keeps_by_position(model) else None, rows)
+    shared = Shared(Loop(model) if _keeps_by_position(model) else None, rows)
     object.__setattr__(model, MARK, shared)
     engines.register(TransformersEngine(model, name, shared))
 
@@ -133,7 +133,7 @@ def _effective(model: Any, config: Any, given: Dict[str, Any]) -> Any:
         usual: Dict[str, Any] = getattr(type(whole)(), "_get_default_generation_params", dict)()
         strange = {n for n, v in _said(whole).items() if n not in PLAIN and usual.get(n) != v}
         lives_on = getattr(whole, "cache_implementation", None) in (None, "dynamic")
-        return whole if lives_on and not strange and isinstance(whole.max_new_tokens, int) else None
+        return whole if lives_on and not strange and whole.max_new_tokens > 0 else None
     except Exception:  # noqa: BLE001 - another version's; the call runs as a batch of its own settings, and raises there
         return None
 

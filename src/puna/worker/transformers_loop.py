@@ -16,7 +16,7 @@ import time
 from typing import Any, Callable, Deque, Dict, FrozenSet, Iterator, List, Optional
 
 from puna.worker import calllog, transformers_cache, transformers_draw
-from puna.worker.engine import Score
+from puna.worker.engine import Score, like_this_thread
 from puna.worker.transformers_cache import Held, Unlike
 from puna.worker.transformers_draw import Draw
 
@@ -55,8 +55,8 @@ class Step:
 class Loop:
     """Owns the steps of one model. `alone` calls take turns with them."""
 
-    def __init__(self, model: Any, prepare: Callable[[], Any]) -> None:
-        self.model, self._prepare = model, prepare
+    def __init__(self, model: Any) -> None:
+        self.model = model
         self._changed = threading.Condition()
         self._waiting: Deque[Row] = collections.deque()
         self._rows: List[Row] = []
@@ -78,7 +78,8 @@ class Loop:
         with self._changed:
             self._waiting.extend(rows)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="puna-transformers", daemon=True)
+                target, like_mine = self._run, like_this_thread()
+                self._thread = threading.Thread(target=target, args=(like_mine,), name="puna-batch", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
@@ -87,7 +88,7 @@ class Loop:
 
         Afterwards the batch may go on for as long as this took before another such call comes.
         """
-        if self._inside == threading.get_ident():
+        if self.is_inside:
             return function()
         ticket = object()
         with self._changed:
@@ -104,6 +105,11 @@ class Loop:
                 self._owed_s = time.monotonic() - began
                 self._changed.notify_all()
 
+    @property
+    def is_inside(self) -> bool:
+        """This thread is within `alone`: it must not wait for the batch, which waits for it."""
+        return self._inside == threading.get_ident()
+
     def _is_guests_turn(self) -> bool:
         return not self._has_guest and not self._is_stepping and (self._owed_s <= 0 or not self._is_busy())
 
@@ -112,9 +118,11 @@ class Loop:
 
     # -- in the loop's thread
 
-    def _run(self) -> None:
-        self._prepare()
+    def _run(self, prepare: Callable[[], Any]) -> None:
+        prepare()
         torch = importlib.import_module("torch")
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)  # apps load on the CPU and move the model after
         with torch.no_grad():
             while True:
                 with self._turn() as new:
@@ -238,7 +246,10 @@ class Loop:
         for at, row in enumerate(rows):
             token = chosen[at]
             row.tokens.append(token)
-            reason = "stop" if token in row.ends else "length" if len(row.tokens) >= row.most else None
+            if row.draw.form is not None:
+                row.draw.form.take(token)
+            is_end = token in row.ends or (row.draw.form is not None and row.draw.form.is_over)
+            reason = "stop" if is_end else "length" if len(row.tokens) >= row.most else None
             step = Step(token, "gone" if row.is_gone else reason)
             if row.draw.top is not None:
                 (step.score,) = transformers_draw.scored(logits[at : at + 1], [token], row.draw.top)

@@ -70,7 +70,7 @@ class Rows:
 
     def alone(self, function: Callable[[], Any]) -> Any:
         """What `function` returns, while no batch runs; within another such call, at once."""
-        if self._inside == threading.get_ident():
+        if self.is_inside:
             return function()
         with self._changed:
             self._changed.wait_for(lambda: not self._is_led)
@@ -80,6 +80,11 @@ class Rows:
         finally:
             self._inside = 0
             self._hand_over()
+
+    @property
+    def is_inside(self) -> bool:
+        """This thread is within `alone`: it must not wait for a batch, which waits for it."""
+        return self._inside == threading.get_ident()
 
     def _lead(self, mine: Part) -> None:
         """Run batches until this thread's own call is done, then let another lead."""

@@ -23,6 +23,11 @@ class Shared:
         """What `function` returns, while nothing else runs on the model; within another such call, at once."""
         return self._rows.alone(function) if self.loop is None else self.loop.alone(function)
 
+    @property
+    def is_inside(self) -> bool:
+        """This thread is within `alone`."""
+        return self._rows.is_inside or (self.loop is not None and self.loop.is_inside)
+
     def generate(self, part: Part) -> Any:
         """The tokens of one call, [rows, length], padded after each row's end. Raises what its steps raise."""
         if self.loop is not None and part.draw is not None:
