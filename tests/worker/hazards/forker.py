@@ -1,0 +1,70 @@
+"""A process that has torch and transformers imported and forks a worker for each line of its input; run with -I.
+
+`{"arguments": [...], "log": path, "env": {...}}` is answered with the worker's process id; `{"end": pid}` with its
+status, once it is gone.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+import warnings
+
+
+def main(pyz):
+    """Until the input ends; the workers hold a pipe of this process and go with it."""
+    sys.path.insert(0, pyz)
+    import torch
+    from transformers import (  # noqa: F401 - found by the forks
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        LogitsProcessorList,
+        StoppingCriteriaList,
+        TextIteratorStreamer,
+        pipeline,
+    )
+
+    from puna.worker.main import main as work
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(os.environ["HAZARDS_MODEL"])
+    tokenizer = AutoTokenizer.from_pretrained(os.environ["HAZARDS_MODEL"])
+    model.generate(**tokenizer("tell q0q", return_tensors="pt"), max_new_tokens=2)
+    del model, tokenizer
+    held, _lifeline = os.pipe()
+    gc.collect()
+    gc.freeze()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "end" in asked:
+            os.kill(asked["end"], signal.SIGKILL)
+            print(os.waitpid(asked["end"], 0)[1], flush=True)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads and forks: there are none here
+            pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            continue
+        os.close(_lifeline)
+        become_worker(asked, held, work)
+
+
+def become_worker(asked, held, work):
+    """What a fresh process has: its own session, streams, environment."""
+    try:
+        os.setsid()
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for origin, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(origin, target)
+        os.environ.update(asked["env"])
+        work([*asked["arguments"], "--parent-fd", str(held)])
+    finally:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
