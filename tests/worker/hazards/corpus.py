@@ -1,7 +1,8 @@
 """The apps in apps/ (each keeps something of a request) and clean/ (none does), one text file each.
 
 The first line says what the app keeps, or what it shows. `-- name --` begins a file of the app; input_schema.py is
-SCHEMA where the app brings none, and streams for those in `streaming/`.
+SCHEMA where the app brings none, and streams for those in `streaming/`. The tutorial's app and those that `puna init`
+writes are clean as well, and are taken from where they stand.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puna.build import template
+from spec import tutorial_files
+from worker.hazards.copying_llama import NAMES
+
 HERE = Path(__file__).parent
 ENGINES = ("vllm", "transformers", "async", "streaming")
 SECTION = re.compile(r"^-- (\S+) --\n", re.MULTILINE)
 MARKER = re.compile(r"q\d+q")
+TUTORIAL, INIT = "the tutorial's", "what puna init writes"
+BORROWED = [("vllm", TUTORIAL), ("vllm", INIT), ("transformers", INIT)]
 STYLES, LIMITS = ("plain", "loud", "quiet"), (3, 5, 8)
 VARIANTS = len(STYLES)
 SCHEMA = """\
@@ -42,9 +49,17 @@ class Story:
 
     def write(self, folder: Path) -> Path:
         """The app's folder with its files."""
-        pieces = SECTION.split((HERE / self.kind / self.engine / f"{self.name}.app").read_text())
         schema = SCHEMA + "IS_STREAMING_OUTPUT = True\n" * self.streams
-        files = {"input_schema.py": schema, **dict(zip(pieces[1::2], pieces[2::2], strict=True))}
+        if self.name == TUTORIAL:
+            files = {"app.py": tutorial_files.APP}
+        elif self.name == INIT:
+            template.init(folder, NAMES[0], name="init", engine=template.chosen(self.engine), force=True)
+            # This Llama never ends a reply by itself.
+            files = {"app.py": (folder / "app.py").read_text().replace("max_new_tokens=128", "max_new_tokens=4")}
+        else:
+            pieces = SECTION.split((HERE / self.kind / self.engine / f"{self.name}.app").read_text())
+            files = dict(zip(pieces[1::2], pieces[2::2], strict=True))
+        files = {"input_schema.py": schema, **files}
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +72,8 @@ class Story:
 
 def stories(kind: str) -> list[Story]:
     """All of one kind, engine by engine."""
-    return [Story(kind, e, path.stem) for e in ENGINES for path in sorted((HERE / kind / e).glob("*.app"))]
+    found = [Story(kind, e, path.stem) for e in ENGINES for path in sorted((HERE / kind / e).glob("*.app"))]
+    return found if kind == "apps" else [*found, *(Story(kind, *borrowed) for borrowed in BORROWED)]
 
 
 def marker(number: int) -> str:

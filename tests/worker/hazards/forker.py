@@ -28,6 +28,7 @@ def main(pyz):
     from puna.worker.main import main as work
 
     torch.set_num_threads(1)
+    torch.nn.modules.module.register_module_forward_pre_hook(note_rows)
     model = AutoModelForCausalLM.from_pretrained(os.environ["HAZARDS_MODEL"])
     tokenizer = AutoTokenizer.from_pretrained(os.environ["HAZARDS_MODEL"])
     model.generate(**tokenizer("tell q0q", return_tensors="pt"), max_new_tokens=2)
@@ -50,6 +51,14 @@ def main(pyz):
             continue
         os.close(_lifeline)
         become_worker(asked, held, work)
+
+
+def note_rows(module, arguments):
+    """Each time that a model looks tokens up: the most rows so far are written where the test reads them."""
+    if type(module).__name__ == "Embedding" and "HAZARDS_WIDEST" in os.environ:
+        from vllm import widest
+
+        widest.note(arguments[0].shape[0])
 
 
 def become_worker(asked, held, work):

@@ -123,7 +123,7 @@ class Served:
 
     @property
     def widest(self) -> int:
-        """The most requests that the engine had in one step."""
+        """The most requests that the engine had in one step, or the model in one batch."""
         return int(self.widest_file.read_text()) if self.widest_file.exists() else 0
 
     def text(self) -> str:

@@ -16,6 +16,7 @@ from worker.hazards.corpus import ENGINES, Story, stories
 from worker.hazards.harness import CALLERS, Forker
 
 pytestmark = pytest.mark.process
+BATCHED = ("vllm", "transformers")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,8 @@ def test_an_app_that_keeps_nothing_runs_at_once_and_each_hears_its_own(story: St
     served.end()
     print(f"{story}: {found} {places} places, {widest} in one step")
     assert (len(found.foreign), len(found.different), len(found.failed)) == (0, 0, 0), f"{story}: {found}"
-    assert places > 1 and max(found.together, widest) > 1, f"{story} runs one at a time"
+    assert places > 1 and found.together > 1, f"{story} runs one at a time"
+    assert widest > 1 or story.engine not in BATCHED, f"{story}: the engine saw one request at a time"
 
 
 def test_the_corpus_is_large_enough_and_spread_over_the_engines() -> None:
