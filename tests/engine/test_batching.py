@@ -11,12 +11,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from engine.test_tutorial_app import ENV, MODEL, RUNTIME
+from engine.test_tutorial_app import ENV, MODEL
 from puna import demo
 from puna.backends.pack import worker_pyz
-from puna.build import environment
-from puna.home import Home
-from puna.spec import runtime
 from puna.worker import protocol
 from spec import tutorial_files
 from worker.conftest import Client, Worker
@@ -25,16 +22,6 @@ pytestmark = [pytest.mark.process, pytest.mark.engine]
 
 CALLERS = 16
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-
-
-@pytest.fixture(scope="module")
-def vllm_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python with vLLM: the one that PUNA_TEST_VLLM_PYTHON names, or one built as for an endpoint."""
-    if os.environ.get("PUNA_TEST_VLLM_PYTHON"):
-        return os.environ["PUNA_TEST_VLLM_PYTHON"]
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "runtime.yaml").write_text(RUNTIME)
-    return str(environment.build(runtime.load(folder / "runtime.yaml"), Home(folder), print).python)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def _model(size: int) -> LlamaForCausalLM:
         embedding[:markers, SPACE:] = unit(torch.randn(markers, REST))
         embedding[markers:, :SPACE] = unit(torch.randn(MARKERS, SPACE))
         head.zero_()
-        head[:, :SPACE] = embedding[:, :SPACE]
+        head[:, :SPACE] = 4 * embedding[:, :SPACE]  # so far above all others that no temperature draws another
         layer = model.model.layers[0]
         for matrix in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.down_proj):
             matrix.weight.zero_()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Forker:
     """The process that workers are forked from."""
 
     def __init__(self, pyz: Path, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.sockets = folder, tempfile.TemporaryDirectory(prefix="puna")  # a socket's path must be short
         copying_llama.write(folder / "hf")
         self.env = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE / "site")}
         self.env |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -84,51 +85,30 @@ class Forker:
         self.count += 1
         folder = self.folder / f"{self.count}"
         story.write(folder / "app")
-        return Served(self, story, folder, concurrency)
+        return Served(self, story, folder, f"{self.sockets.name}/{self.count}", concurrency)
 
     def end(self) -> None:
         """With all its workers."""
         self.process.communicate(timeout=30)
+        self.sockets.cleanup()
 
 
-class Served:
-    """A worker with an app, and one connection to it."""
+class Callers:
+    """One connection to a worker over a story's app, and those who call through it."""
 
-    def __init__(self, forker: Forker, story: Story, folder: Path, concurrency: int) -> None:
-        self.story, self.folder, self._forker = story, folder, forker
-        path = os.path.join(os.path.relpath(folder), "w.sock")
-        path = min(path, str(folder / "w.sock"), key=len)  # a socket's path has room for 107 bytes
-        arguments = ["serve", "--socket", str(folder / "w.sock"), "--app", str(folder / "app")]
-        arguments += ["--concurrency", str(concurrency)]
-        self.widest_file = folder / "widest"
-        env = {**forker.env, "HAZARDS_WIDEST": str(self.widest_file), "TMPDIR": str(folder)}
-        self.pid = forker.ask(arguments=arguments, log=str(folder / "log"), env=env)
-        self.client = self._connect(path)
-        self.client.socket.settimeout(PATIENCE_S)
+    def __init__(self, story: Story, client: Client, log: Path) -> None:
+        self.story, self.client, self.log = story, client, log
         self.said = self.client.until(protocol.HELLO)
         while self.said["state"] == "starting":
             kind, _, payload = self.client.next()
             assert kind == protocol.READY, f"{story}: {payload.decode()} {self.text()}"
             self.said = json.loads(payload)
         self.alone: dict[int, str] = {}
-
-    def _connect(self, path: str) -> Client:
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return Client(path)
-            except OSError:
-                assert time.monotonic() < end, self.text()
-                time.sleep(0.005)
-
-    @property
-    def widest(self) -> int:
-        """The most requests that the engine had in one step, or the model in one batch."""
-        return int(self.widest_file.read_text()) if self.widest_file.exists() else 0
+        """What a call of each variant hears when nobody else calls."""
 
     def text(self) -> str:
-        """Its log."""
-        return (self.folder / "log").read_text()
+        """The worker's log."""
+        return self.log.read_text()
 
     def meet(self, calls: int = CALLS, callers: int = CALLERS, until_mixed: bool = False) -> Meeting:
         """So many callers at once, each with one call after the other, after one of each variant that is alone."""
@@ -182,10 +162,39 @@ class Served:
         path = "stream" if self.story.streams else "infer"
         self.client.send(number, json.dumps(body).encode(), path=path, deadline_s=PATIENCE_S)
 
+
+class Served(Callers):
+    """A worker that was forked, with an app."""
+
+    def __init__(self, forker: Forker, story: Story, folder: Path, socket: str, concurrency: int) -> None:
+        self._forker = forker
+        self.widest_file = folder / "widest"
+        arguments = ["serve", "--socket", socket, "--app", str(folder / "app"), "--concurrency", str(concurrency)]
+        env = {**forker.env, "HAZARDS_WIDEST": str(self.widest_file), "TMPDIR": str(folder)}
+        self.pid = forker.ask(arguments=arguments, log=str(folder / "log"), env=env)
+        client = _connected(socket)
+        client.socket.settimeout(PATIENCE_S)
+        super().__init__(story, client, folder / "log")
+
+    @property
+    def widest(self) -> int:
+        """The most requests that the engine had in one step, or the model in one batch."""
+        return int(self.widest_file.read_text()) if self.widest_file.exists() else 0
+
     def end(self) -> None:
         """Kill it."""
         self.client.socket.close()
         self._forker.ask(end=self.pid)
+
+
+def _connected(path: str) -> Client:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return Client(path)
+        except OSError:
+            assert time.monotonic() < end, f"nobody listens at {path}"
+            time.sleep(0.005)
 
 
 def _ended(kind: int, payload: bytes, events: list[str]) -> tuple[int, str]:

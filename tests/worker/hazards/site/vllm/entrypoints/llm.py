@@ -36,7 +36,7 @@ class LLM:
         """The outputs, in order."""
         prompts = prompts if isinstance(prompts, list) else [prompts]
         many = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
-        for prompt, params in zip(prompts, many):
+        for prompt, params in zip(prompts, many, strict=True):
             params = params or SamplingParams()
             params.output_kind = RequestOutputKind.FINAL_ONLY
             self.llm_engine.add_request(str(next(self.request_counter)), prompt, params, lora_request)
