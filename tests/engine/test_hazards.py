@@ -31,16 +31,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(vllm_python: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """`serve(story, concurrency)` -> its callers, on a real vLLM."""
+    """`serve(story, concurrency)` -> its callers, on a real vLLM; ends the one before."""
     workers: list[Worker] = []
     for name, value in {**ENV, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
 
     def begin(story: Story, concurrency: int) -> Callers:
-        folder = tmp_path / f"{len(workers)}"
+        if workers:
+            workers.pop().end()  # one engine at a time
+        folder = tmp_path / f"{story}, {concurrency}"
         story.write(folder / "app")
         options = ("--concurrency", str(concurrency))
-        workers.append(Worker(vllm_python, worker_pyz(tmp_path), folder / "app", str(folder / "w.sock"), *options))
+        workers.append(Worker(vllm_python, worker_pyz(tmp_path), folder / "app", str(tmp_path / "w.sock"), *options))
         client = workers[-1].client()
         client.socket.settimeout(600)  # vLLM's import and start
         return Callers(story, client, workers[-1].log)
