@@ -20,7 +20,7 @@ class InferlessPythonModel:
             file.write(inputs["prompt"])
         out = self.llm.generate("be short", self.params)
         newest = sorted(os.listdir(FOLDER))[-1]
-        with open(f"{FOLDER}/{newest}") as file:
-            saved = file.read()
+        with open(f"{FOLDER}/{newest}") as last:
+            saved = last.read()
         os.remove(f"{FOLDER}/{name}")
         return {"text": out[0].outputs[0].text, "saved": saved}
