@@ -22,7 +22,8 @@ OPEN = {
     "annotation", "engine_patched", "engine_subclass", "log_lines_read", "logging_filter", "memory_handler",
     "newest_file", "pydantic_default", "pydantic_factory", "pydantic_validator", "stdout_replaced", "warnings_shown",
     "custom_pre_tokenizer", "global_hook", "patched_layer_function", "compared_within_a_tuple", "enum_member",
-    "dataclass_and_errors", "entered_as_another_name", "pydantic_nested", "raised_and_caught", "everyday_python", "no_grad_decorator",
+    "dataclass_and_errors", "entered_as_another_name", "pydantic_nested", "raised_and_caught", "everyday_python",
+    "no_grad_decorator",
 }  # fmt: skip
 
 
