@@ -6,7 +6,7 @@ HOMES = {
     "LLM": "vllm.entrypoints.llm",
     "SamplingParams": "vllm.sampling_params",
     "AsyncLLMEngine": "vllm.engine.async_llm_engine",
-    "AsyncEngineArgs": "vllm.engine.arg_utils",
+    "AsyncEngineArgs": "vllm.engine.arguments",
     "LLMEngine": "vllm.engine.llm_engine",
 }
 
