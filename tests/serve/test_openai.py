@@ -13,7 +13,7 @@ import pytest
 from puna.serve.openai import Target, find
 from puna.serve.routes_table import EndpointRoute, ReplicaRoute
 from puna.worker import protocol
-from serve.conftest import StubWorker, until
+from serve.conftest import StubWorker, echo, until
 from serve.test_gateway import KEY, SECRET, World, story
 
 CHAT = "/v1/chat/completions"
@@ -119,6 +119,20 @@ async def test_errors_have_openais_shape_and_statuses(world: World) -> None:
     world.control.set(worker, active=False)
     await until(lambda: not world.gateway.lanes.by_name["e"].route.active)
     assert error_of(await post(CHAT, json=ASK), 503)["type"] == "server_error"
+
+
+def test_long_bodies_wait_on_the_disk_and_those_of_endless_values_are_refused(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        await world.serve(echo)
+        image = json.dumps({**ASK, "messages": [{"role": "user", "content": "A" * (12 << 20)}]}).encode()
+        asking = (world.client.post(CHAT, headers=KEY, content=image) for _ in range(3))
+        assert [reply.content == image for reply in await asyncio.gather(*asking)] == [True] * 3
+        nested = b'{"model": "e", "x": [' + b"[]," * 400_000 + b"[]]}"
+        refused = await world.client.post(CHAT, headers=KEY, content=nested)
+        assert "values" in error_of(refused, 413)["message"]
+        await until(lambda: world.gateway.spool.files == 0)
+
+    story(sockets, play)
 
 
 @in_a_world

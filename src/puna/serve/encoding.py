@@ -1,4 +1,4 @@
-"""Request bodies that come compressed, unpacked piece by piece within the same limits as plain ones."""
+"""Request bodies that come compressed, unpacked piece by piece, so that whoever takes the pieces can stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from puna.errors import EncodingError, UsageError
-from puna.serve.http import too_large
 
 # wbits: 16 + 15 is gzip's wrapper; `deflate` is zlib's, or none at all: clients never agreed (RFC 9110, 8.4.1.2).
 WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
@@ -86,23 +85,3 @@ def unpacked(packed: Sequence[Unpacker], piece: bytes) -> Iterator[bytes]:
         return
     for plain in packed[0].feed(piece):
         yield from unpacked(packed[1:], plain)
-
-
-def decoded(body: bytes, encodings: str, limit_bytes: int) -> bytes:
-    """The body as its `Content-Encoding` header says that it was before; an empty header leaves it alone.
-
-    Raises:
-        EncodingError: an encoding that is not read here.
-        UsageError: the bytes are not of that encoding, or end too early.
-        TooLargeError: unpacked it is longer than `limit_bytes`.
-    """
-    packed = unpackers(encodings)
-    parts, size = [], 0
-    for plain in unpacked(packed, body):
-        parts.append(plain)
-        size += len(plain)
-        if size > limit_bytes:
-            raise too_large(limit_bytes)
-    for unpacker in packed:
-        unpacker.finish()
-    return b"".join(parts)

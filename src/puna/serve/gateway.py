@@ -99,7 +99,8 @@ class Gateway:
         self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
         self.limits = Limits(settings.limits_fd, settings.index)
-        self.openai = OpenAI(self.lanes, self.access, self.limits, (self.metrics, self.usage), settings.max_body_bytes)
+        bodies = (self.spool, settings.max_body_bytes)
+        self.openai = OpenAI(self.lanes, self.access, self.limits, (self.metrics, self.usage), bodies)
         self.health = Health(self.control.health, self.lanes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()

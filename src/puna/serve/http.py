@@ -61,26 +61,6 @@ async def pieces(scope: Scope, receive: Receive, limit_bytes: int) -> AsyncItera
             yield body
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The request's whole body, in memory.
-
-    Raises:
-        TooLargeError: it is longer than `limit_bytes`.
-        Disconnected: the client went away.
-    """
-    parts, size = [], 0
-    try:
-        async for piece in pieces(scope, receive, limit_bytes):
-            parts.append(piece)
-            size += len(piece)
-            if size > limit_bytes:
-                raise too_large(limit_bytes)
-    except TooLargeError:
-        await discard(receive)
-        raise
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
 def too_large(limit_bytes: int) -> TooLargeError:
     """The refusal of a body that is longer than that."""
     return TooLargeError(f"the body is larger than {limit_bytes} bytes")

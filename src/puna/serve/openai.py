@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from puna.errors import (
     UnavailableError,
     UsageError,
 )
-from puna.serve import delivery, encoding, http
+from puna.serve import delivery, http
 from puna.serve.access import Access
 from puna.serve.call import REVISION, Call, ClientGone
 from puna.serve.dispatch import Lane
@@ -32,6 +33,7 @@ from puna.serve.lanes import Lanes
 from puna.serve.limits import Limits
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
+from puna.serve.spool import Spool
 from puna.serve.usage import Meter
 
 PREFIX = "/v1/"
@@ -41,6 +43,8 @@ DONE = b"[DONE]"
 CLIENT_GONE = 499
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The body is parsed here to find its `model`, and everyone waits meanwhile; a full context of 128k tokens is 1 MB."""
+MANY_VALUES = 300_000
+"""Reading so many takes some 50 ms. A prompt of 128k token ids has half of that; marks in texts are counted as well."""
 OWNER = "puna"
 NAMED = 8  # models that an error names
 
@@ -72,11 +76,15 @@ class OpenAI:
     """Answers everything under /v1."""
 
     def __init__(
-        self, lanes: Lanes, access: Access, limits: Limits, counted: tuple[Metrics, Meter], max_body_bytes: int
+        self, lanes: Lanes, access: Access, limits: Limits, counted: tuple[Metrics, Meter], bodies: tuple[Spool, int]
     ) -> None:
+        """`bodies`: where long ones are kept, and how long they may be."""
         self.lanes, self.access, self.limits = lanes, access, limits
         self.metrics, self.usage = counted
+        self.spool, max_body_bytes = bodies
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
+        self._reading = asyncio.Lock()
+        """Held while a long body is in memory, to be looked into."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         """One request, from its first byte to the last of its reply; `trace` is its id."""
@@ -107,10 +115,18 @@ class OpenAI:
                 self.usage.count(call, status)
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
-        call.body = await http.read_body(scope, receive, self.max_body_bytes)
-        if packed := http.header(scope, b"content-encoding"):
-            call.body = encoding.decoded(call.body, packed, self.max_body_bytes)
-        model, is_stream = asked_of(call.body)
+        async with self.spool.body(scope, receive, self.max_body_bytes) as call.body:
+            if isinstance(call.body, bytes):
+                model, is_stream = asked_of(call.body)
+            else:
+                async with self._reading:
+                    model, is_stream = asked_of(await call.body.whole())
+            return await self._pass_on(scope, receive, send, call, model, is_stream)
+
+    async def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, call: Call, model: str, is_stream: bool
+    ) -> int:
+        """A request that has arrived, to the endpoint that its `model` means; returns the status."""
         authorization, now = http.header(scope, b"authorization"), time.time()
         key = self.access.holder(authorization, now)
         # A key for some endpoints hears nothing of the others, not even which there are.
@@ -179,6 +195,8 @@ def asked_of(body: bytes) -> tuple[str, bool]:
     Raises:
         UsageError: the body is no JSON object, or names no model.
     """
+    if len(body) > MANY_VALUES and sum(body.count(mark) for mark in (b"[", b"{", b",")) > MANY_VALUES:
+        raise TooLargeError(f"the body has more than {MANY_VALUES:,} values")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -66,10 +66,21 @@ class Spooled:
         Raises:
             MachineError: the disk cannot be read.
         """
-        piece = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, offset)
+        piece = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, offset, PIECE_BYTES)
         if not piece:
             raise MachineError("the body was not to be read again from the server's disk", "look at the disk")
         return piece
+
+    async def whole(self) -> bytes:
+        """All of it, in memory: for one body at a time.
+
+        Raises:
+            MachineError: the disk cannot be read.
+        """
+        body = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, 0, self.size)
+        if len(body) != self.size:
+            raise MachineError("the body was not to be read again from the server's disk", "look at the disk")
+        return body
 
     def append(self, pieces: list[bytes]) -> None:
         """Write more; in a thread.
@@ -91,9 +102,9 @@ class Spooled:
         with contextlib.suppress(RuntimeError):  # the gateway ends: the kernel takes the file
             self._pool.submit(self._close)
 
-    def _read(self, offset: int) -> bytes:
+    def _read(self, offset: int, most_bytes: int) -> bytes:
         with self._lock:
-            return b"" if self._is_closed else os.pread(self._file.fileno(), PIECE_BYTES, offset)
+            return b"" if self._is_closed else os.pread(self._file.fileno(), most_bytes, offset)
 
     def _close(self) -> None:
         with self._lock, contextlib.suppress(OSError):
