@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-coldstart bench-engine bench-batch docs clean
+.PHONY: help setup test quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +36,8 @@ bench-engine: setup  ## a real vLLM by tier, beside `vllm serve`: ARGS="--python
 	PYTHONPATH=src $(PY) bench/engine.py $(ARGS)
 bench-batch: setup  ## OpenAI on transformers: unequal callers beside equal ones, and a short call behind a long one
 	OMP_NUM_THREADS=1 PYTHONPATH=src $(PY) bench/batch.py $(ARGS)
+bench-sickness: setup  ## gateways, control plane and replicas stopped, hung, deadlocked, ten times each: writes bench/sickness-<machine>.json
+	PYTHONPATH=src $(PY) bench/sickness.py $(ARGS)
 bench-cycles: setup  ## 1,000 cycles of waking and scaling to zero, 200 deploys, and what is left: writes bench/cycles-<machine>.json
 	PYTHONPATH=src $(PY) bench/cycles.py $(ARGS)
 bench-console: setup  ## the console with 200 endpoints and 100,000 log lines in Chromium: writes bench/console-<machine>.json

@@ -1,6 +1,8 @@
 """The supervisor with children of a few lines: addresses, locks, restarts, ends."""
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -32,11 +34,16 @@ reader, writer = os.pipe()
 code = (folder / "child.py").read_text()
 names = sys.argv[2:]
 specs = [
-    Spec(n, (sys.executable, "-c", code, n, str(reader), str(folder)), folder / "log", dict(os.environ), (reader,), 5)
+    Spec(
+        n, (sys.executable, "-c", code, n, str(reader), str(folder)), folder / "log", dict(os.environ), (reader,), 5,
+        beats="BEATS" in os.environ,
+    )
     for n in names
 ]
 try:
-    Supervisor(specs, Progress()).run(lambda: None, lambda: print("no more callers", flush=True))
+    supervisor = Supervisor(specs, Progress())
+    supervisor.is_up = "BEATS" in os.environ
+    supervisor.run(lambda: None, lambda: print("no more callers", flush=True))
 except PunaError as error:
     print("ERROR", error.message, "|", error.detail, flush=True)
 """
@@ -53,6 +60,26 @@ signal.signal(signal.SIGTERM, end)
 with open(folder / "pids", "a") as file: file.write(f"{name} {os.getpid()}\\n")
 os.read(reader, 1)
 """
+
+
+# The same with a heart that beats.
+BEATING = (
+    """
+import os, sys, threading, time
+from puna.heartbeat import Heart
+heart = Heart(int(sys.argv[5]))
+def beat_on():
+    while True:
+        ill, path = "", sys.argv[3] + "/ill " + sys.argv[1]
+        if os.path.exists(path):
+            ill = open(path).read()
+            os.unlink(path)
+        heart.beat(ill)
+        time.sleep(0.3)
+threading.Thread(target=beat_on, daemon=True).start()
+"""
+    + CHILD
+)
 
 
 @pytest.fixture
@@ -180,3 +207,116 @@ def test_a_child_that_never_starts_ends_puna_up_with_the_last_lines_of_its_log(t
     output, _ = process.communicate(timeout=20)
     assert "ERROR the control plane does not start: it ended (status 1)" in output
     assert "no such module: foo" in output
+
+
+@pytest.fixture
+def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A supervisor whose two children have heartbeats; everything is up."""
+    monkeypatch.setenv("BEATS", "1")
+    process = supervise(tmp_path, BEATING, "control plane", "gateway 0")
+    yield process, tmp_path
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def renewed(folder: Path, name: str, before: int, limit_s: float = 30) -> int:
+    """The process of that name that is not `before`, once it is there."""
+    end = time.monotonic() + limit_s
+    while (now := pids(folder, 2)[name]) == before:
+        assert time.monotonic() < end, f"the {name} was not started again"
+        time.sleep(0.05)
+    return now
+
+
+@pytest.mark.process
+def test_a_stopped_child_is_replaced_and_the_other_one_goes_on(beating: tuple[subprocess.Popen[str], Path]) -> None:
+    _, folder = beating
+    before = pids(folder, 2)
+    time.sleep(1)
+    os.kill(before["gateway 0"], signal.SIGSTOP)
+    renewed(folder, "gateway 0", before["gateway 0"])
+    assert pids(folder, 3)["control plane"] == before["control plane"]
+
+
+@pytest.mark.process
+def test_a_child_that_says_it_is_ill_is_replaced_at_once(beating: tuple[subprocess.Popen[str], Path]) -> None:
+    process, folder = beating
+    before = pids(folder, 2)
+    (folder / "new").write_text("its reconciler has stood still")
+    (folder / "new").rename(folder / "ill control plane")
+    renewed(folder, "control plane", before["control plane"], 10)
+    assert process.stdout is not None
+    assert "its reconciler has stood still" in process.stdout.readline()
+
+
+@pytest.mark.process
+def test_a_supervisor_that_was_stopped_ends_nobody_for_it(beating: tuple[subprocess.Popen[str], Path]) -> None:
+    process, folder = beating
+    before = pids(folder, 2)
+    time.sleep(1)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(9)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(2)
+    assert pids(folder, 2) == before and all(alive(pid) for pid in before.values())
+
+
+@pytest.mark.process
+def test_a_child_whose_log_cannot_be_written_starts_all_the_same(beating: tuple[subprocess.Popen[str], Path]) -> None:
+    _, folder = beating
+    before = pids(folder, 2)
+    (folder / "log").unlink()
+    (folder / "log").mkdir()
+    os.kill(before["gateway 0"], signal.SIGKILL)
+    renewed(folder, "gateway 0", before["gateway 0"], 10)
+
+
+@pytest.mark.process
+def test_without_descriptors_a_start_is_tried_again_until_there_are_some(
+    beating: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = beating
+    before = pids(folder, 2)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (4, 4096))
+    os.kill(before["gateway 0"], signal.SIGKILL)
+    time.sleep(3)
+    assert process.poll() is None and pids(folder, 2)["gateway 0"] == before["gateway 0"]
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+    renewed(folder, "gateway 0", before["gateway 0"], 15)
+    assert process.stdout is not None
+    told = [process.stdout.readline() for _ in range(2)]
+    assert "ended (signal SIGKILL)" in told[0] and "could not be started: Too many open files" in told[1]
+
+
+@pytest.mark.process
+def test_what_nobody_owns_any_more_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEATS", "1")
+    mark = f"{os.getpid()}{time.monotonic_ns() % 10**6}"
+    source = f"import subprocess\nsubprocess.Popen(['setsid', 'sleep', '{mark}'])\n" + BEATING
+    process = supervise(tmp_path, source, "control plane")
+    try:
+        child = pids(tmp_path, 1)["control plane"]
+        os.kill(child, signal.SIGKILL)  # its daemon has nobody now but the supervisor
+        pids(tmp_path, 2)
+        end = time.monotonic() + 10
+        while len(running(mark)) > 1:  # the successor's own
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+        for pid in running(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+def running(mark: str) -> list[int]:
+    """Processes that have `mark` as an argument."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found

@@ -282,6 +282,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
     vitals = Vitals(store, home, loads, [_name(autoscaler.run), _name(reconciler.run)])
+    vitals.silent_guards = backend.silent
     app = create_app(store, home, control=dataclasses.replace(made, vitals=vitals))
     loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
     try:

@@ -121,11 +121,12 @@ def sole(home: Home) -> Iterator[None]:
             file.seek(0)
             pid = file.read().strip() or "unknown"
             raise ConflictError(
-                f"`puna up` runs in {home.root} already, as process {pid}", f"use it, or end it: kill {pid}"
+                f"`puna up` runs in {home.root} already, as process {pid}", "use it, or end it: puna down"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: up.json may say it, and whoever holds this file open is it
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -153,6 +154,28 @@ def test_a_long_initialize_that_holds_the_interpreter_is_not_sick(local: LocalBa
     """
     local.start(launch(source=source, inference_time_s=1))
     assert wait_for(local, Phase.READY, limit_s=30).pid
+
+
+@pytest.mark.process
+def test_a_guard_that_stays_stopped_is_ended_with_its_worker_and_keeps_nobody_waiting(
+    local: LocalBackend, launch: Make
+) -> None:
+    local.start(launch("r1"))
+    local.start(launch("r2"))
+    workers = [wait_for(local, Phase.READY, name).pid for name in ("r1", "r2")]
+    told = local._ask("r1", {"command": "status"})
+    assert told is not None
+    os.kill(told["pid"], signal.SIGSTOP)
+    began, looks = time.monotonic(), []
+    while local.list()[0].phase is not Phase.EXITED:
+        looks.append(time.monotonic())
+        assert looks[-1] - began < 20
+        assert local.list()[1].phase is Phase.READY
+        time.sleep(0.2)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert sum(gap > 1.5 for gap in gaps) <= 1, "one look may wait a second, all others go on"
+    assert "did not answer for 12 s" in local.list()[0].reason
+    assert not is_alive(workers[0]) and is_alive(workers[1])
 
 
 @pytest.mark.process

@@ -6,10 +6,11 @@ file. Replicas have an app that does what its input says.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,23 @@ def limit_s(role: str) -> float:
     """How long a recovery may take, here and now: starting Python takes longer where others use the machine too."""
     crowd = os.getloadavg()[0] / (os.cpu_count() or 1)
     return WITHIN_S[role] * min(max(crowd, 1.0), 4.0)
+
+
+@contextlib.contextmanager
+def standing(root: Path) -> Iterator[Up]:
+    """A `puna up` with two gateways and an app on two replicas, each of which can be made sick; killed at the end."""
+    for name in ("site", "app", "home"):
+        (root / name).mkdir()
+    up = Up(root / "home", gateways=2, env=sickening(root / "site"))
+    try:
+        app = write_sick_app(root / "app")
+        up.deploy(app, min_replica=2, max_replica=2, inference_time_s=INFERENCE_TIME_S)
+        up.until(lambda: len(up.worker_pids()) == 2, 60, "two replicas")
+        yield up
+    finally:
+        up.client.close()
+        up.process.kill()
+        up.process.wait()
 
 
 def sickening(root: Path) -> dict[str, str]:

@@ -11,31 +11,17 @@ from pathlib import Path
 import pytest
 
 from stories.conftest import Up
-from stories.sickness import (
-    INFERENCE_TIME_S,
-    KINDS,
-    limit_s,
-    sicken,
-    sickening,
-    write_sick_app,
-)
+from stories.sickness import KINDS, limit_s, sicken, standing
 
 pytestmark = pytest.mark.process
 REPEAT = int(os.environ.get("PUNA_REPEAT", "1"))
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up() -> Iterator[Up]:
     """Two gateways and two replicas."""
-    with tempfile.TemporaryDirectory(prefix="puna-") as root:
-        running = Up(Path(root), gateways=2, env=sickening(tmp_path_factory.mktemp("site")))
-        app = write_sick_app(tmp_path_factory.mktemp("app"))
-        running.deploy(app, min_replica=2, max_replica=2, inference_time_s=INFERENCE_TIME_S)
-        running.until(lambda: len(running.worker_pids()) == 2, 30, "two replicas")
+    with tempfile.TemporaryDirectory(prefix="puna-") as root, standing(Path(root)) as running:
         yield running
-        running.client.close()
-        running.process.kill()
-        running.process.wait()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -236,8 +236,9 @@ class Guard:
     def _write_record(self) -> None:
         record = {key: self.config[key] for key in ("log", "socket", "replica_id")}
         record.update(worker_pid=self.worker_pid, worker_start=start_ticks(self.worker_pid))
-        with open(self.config["record"], "w", encoding="utf-8") as file:
-            json.dump(record, file)
+        record.update(guard_pid=os.getpid(), guard_start=start_ticks(os.getpid()))
+        with contextlib.suppress(OSError), open(self.config["record"], "w", encoding="utf-8") as file:
+            json.dump(record, file)  # a full disk: whoever is killed then leaves less to be found again
 
     def _connect(self) -> None:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

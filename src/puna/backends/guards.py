@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puna import descriptors
-from puna.backends import guard
+from puna.backends import guard, processes
 from puna.errors import MachineError
 
 # -S: no site-packages, so a guard starts in 30 ms and nothing of Puna's environment can break it.
 COMMAND = (sys.executable, "-I", "-S", guard.__file__)
 START_S = 30.0
+STATUS_TIMEOUT_S, SILENT_TIMEOUT_S, SILENT_AGAIN_S = 1.0, 0.05, 1.0
+"""A guard that has not answered is asked again after a second, and then waited for only a moment."""
+SILENT_S, MOST_OF_A_TURN_S = 12.0, 2.0
+"""One that has been silent for so long is ended. Between two askings no more than that counts: who asks may be late."""
+SILENT = f"its guard did not answer for {SILENT_S:g} s (stopped or deadlocked) and was ended"
 ASK_TIMEOUT_S = 5.0  # a guard that kills a tree whose processes hang in a driver answers late
 
 
@@ -46,14 +55,14 @@ def start(config: dict[str, Any]) -> None:
         raise MachineError(f"no guard for {config['replica_id']}", "see the detail", complaint.decode(errors="replace"))
 
 
-def ask(path: Path, command: dict[str, object]) -> dict[str, Any] | None:
+def ask(path: Path, command: dict[str, object], timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
     """What the guard that listens at `path` answers; None when there is no living guard.
 
     Raises:
         TimeoutError: it is there, and too busy to answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(ASK_TIMEOUT_S)
+        client.settimeout(timeout_s)
         try:
             client.connect(str(path))
             client.sendall(json.dumps(command).encode() + b"\n")
@@ -65,8 +74,69 @@ def ask(path: Path, command: dict[str, object]) -> dict[str, Any] | None:
                 answer += piece
         except (FileNotFoundError, ConnectionError):
             return None
+        except BlockingIOError:
+            raise TimeoutError(f"{path}: too many wait for an answer") from None
     told: dict[str, Any] = json.loads(answer)
     return told
+
+
+@dataclass
+class _Silent:
+    """A guard that does not answer."""
+
+    asked: float
+    silent_s: float = 0.0
+
+
+class Guards:
+    """Asks guards, and ends those that stay silent: what they guard ends with them and is started anew."""
+
+    def __init__(self) -> None:
+        """All of them answer."""
+        self._silent: dict[Path, _Silent] = {}
+        self.ended: set[Path] = set()
+        """Those that were ended here."""
+
+    @property
+    def silent(self) -> list[Path]:
+        """The sockets of those that do not answer."""
+        return list(self._silent)
+
+    def ask(self, path: Path, command: dict[str, object]) -> dict[str, Any] | None:
+        """As `ask`, and never for long while the guard is known to be silent.
+
+        Raises:
+            TimeoutError: it is there, and did not answer.
+        """
+        began, silent = time.monotonic(), self._silent.get(path)
+        if silent is not None and began - silent.asked < SILENT_AGAIN_S:
+            raise TimeoutError(f"{path} does not answer")
+        timeout_s = STATUS_TIMEOUT_S if command["command"] == "status" else ASK_TIMEOUT_S
+        try:
+            told = ask(path, command, timeout_s if silent is None else SILENT_TIMEOUT_S)
+        except TimeoutError:
+            self._note(path, began)
+            raise
+        self._silent.pop(path, None)
+        if told is not None:
+            self.ended.discard(path)
+        return told
+
+    def _note(self, path: Path, began: float) -> None:
+        now, silent = time.monotonic(), self._silent.setdefault(path, _Silent(began))
+        silent.silent_s += min(now - silent.asked, MOST_OF_A_TURN_S)
+        silent.asked = now
+        if silent.silent_s < SILENT_S:
+            return
+        try:
+            record = json.loads(Path(files(path)["record"]).read_text())
+            pid, began_ticks = int(record["guard_pid"]), record["guard_start"]
+        except (OSError, ValueError, KeyError):
+            return
+        if processes.start_ticks(pid) == began_ticks:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                self.ended.add(path)
 
 
 def files(path: Path) -> dict[str, str]:

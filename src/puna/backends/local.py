@@ -40,7 +40,8 @@ class LocalBackend:
         if owner_fd is None:
             owner_fd, self._lifeline = os.pipe()  # the write end closes when this process ends
         self._owner_fd = owner_fd
-        self._zygotes = Zygotes(home, owner_fd)
+        self._guards = guards.Guards()
+        self._zygotes = Zygotes(home, owner_fd, self._guards)
         self.watch = Watch(home, devices)
         self._last_seen: dict[str, Observed] = {}
         self._born: dict[str, int] = {}
@@ -196,7 +197,9 @@ class LocalBackend:
         if self._leftovers(replica_id):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
         lines = tuple(processes.tail(str(self._record(replica_id).get("log", ""))))
-        return Observed(replica_id, Phase.EXITED, reason="its guard was killed", last_lines=lines)
+        was_silent = self._home.guard_socket(replica_id) in self._guards.ended
+        reason = guards.SILENT if was_silent else "its guard was killed"
+        return Observed(replica_id, Phase.EXITED, reason=reason, last_lines=lines)
 
     def _leftovers(self, replica_id: str) -> bool:
         record = self._record(replica_id)
@@ -216,7 +219,11 @@ class LocalBackend:
         return found
 
     def _ask(self, replica_id: str, command: dict[str, object]) -> dict[str, Any] | None:
-        return guards.ask(self._home.guard_socket(replica_id), command)
+        return self._guards.ask(self._home.guard_socket(replica_id), command)
+
+    def silent(self) -> Sequence[str]:
+        """Replicas whose guards do not answer."""
+        return [path.stem for path in self._guards.silent if path.suffix == ".guard"]
 
 
 def validate(

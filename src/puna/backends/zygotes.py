@@ -25,8 +25,8 @@ GUARD_ENV = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PUNA_HOME")
 class Zygotes:
     """Remembers nothing that the guards do not know."""
 
-    def __init__(self, home: Home, owner_fd: int) -> None:
-        self._home, self._owner_fd = home, owner_fd
+    def __init__(self, home: Home, owner_fd: int, asked: guards.Guards) -> None:
+        self._home, self._owner_fd, self._guards = home, owner_fd, asked
 
     def begin(self, launch: Launch, worker: Path) -> None:
         """Start guard and zygote; it is ready when its imports are done. The same name twice starts one.
@@ -59,8 +59,8 @@ class Zygotes:
         """End a zygote and drop what is remembered of it; what was forked from it goes on. An unknown name is fine."""
         path = self._guard(name)
         with contextlib.suppress(TimeoutError):  # its guard is busy killing it
-            if guards.ask(path, {"command": "stop", "grace_s": 0}) is not None:
-                guards.ask(path, {"command": "forget"})
+            if self._guards.ask(path, {"command": "stop", "grace_s": 0}) is not None:
+                self._guards.ask(path, {"command": "forget"})
         for file in (*guards.files(path).values(), str(self._home.zygote_socket(name))):
             Path(file).unlink(missing_ok=True)
 
@@ -94,7 +94,7 @@ class Zygotes:
     def _observe(self, path: Path) -> Zygote:
         name = path.stem
         try:
-            told = guards.ask(path, {"command": "status"})
+            told = self._guards.ask(path, {"command": "status"})
         except TimeoutError:
             return Zygote(name, Phase.STARTING)
         if told is None:

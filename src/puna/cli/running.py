@@ -71,27 +71,54 @@ def start(home: Home, words: list[str]) -> subprocess.Popen[bytes]:
 
 
 def stop(pid: int) -> None:
-    """End it, as Ctrl-C would.
+    """End it, as Ctrl-C would; `pid` is what `pid_of` gave.
 
     Raises:
         MachineError: it did not end.
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # one that somebody has stopped would never hear of it
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while Path("/proc", str(pid)).exists():
         if time.monotonic() > deadline:
-            raise MachineError(f"process {pid} did not end within {STOP_TIMEOUT_S:g} s", f"kill -9 {pid}")
+            what = f"`puna up` (process {pid}) did not end within {STOP_TIMEOUT_S:g} s"
+            raise MachineError(what, "puna down (told twice, it no longer waits for requests in flight)")
         time.sleep(0.05)
 
 
 def pid_of(home: Home) -> int | None:
-    """The process id of this home's `puna up`; None when there is none."""
+    """The process id of this home's `puna up`; None when there is none.
+
+    What up.json says is believed of a process that holds the home's lock open, and of no other: ids are used again.
+    """
     from puna.supervisor import read_state
 
     pid = read_state(home).get("pid")
-    alive = isinstance(pid, int) and Path("/proc", str(pid)).exists()
-    return pid if alive and isinstance(pid, int) else None
+    return pid if isinstance(pid, int) and _holds(pid, home.lock) else None
+
+
+def owner_of(home: Home) -> int | None:
+    """As `pid_of`, also when up.json is gone or names a stranger: the lock itself says who has it."""
+    try:
+        written = int(home.lock.read_text())
+    except (OSError, ValueError):
+        written = 0
+    return written if _holds(written, home.lock) else pid_of(home)
+
+
+def _holds(pid: int, lock: Path) -> bool:
+    """The process has that file open."""
+    try:
+        asked = lock.stat()
+        for fd in Path("/proc", str(pid), "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found = fd.stat()
+                if (found.st_dev, found.st_ino) == (asked.st_dev, asked.st_ino):
+                    return True
+    except OSError:
+        return False  # it is gone, or another user's
+    return False
 
 
 def url_of(home: Home) -> str:

@@ -62,7 +62,7 @@ def up(
 def down(json: AsJson = False) -> None:
     """Stop what `puna up` runs: requests in flight finish, replicas end, nothing is left."""
     home = Home.default()
-    pid = running.pid_of(home)
+    pid = running.owner_of(home)
     if pid is None:
         if not json:
             output.line("puna is not up: nothing to stop")

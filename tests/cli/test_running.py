@@ -1,0 +1,52 @@
+"""Which process is this home's `puna up`: never one that only has its number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from puna.cli import running
+from puna.home import Home
+from puna.supervisor import sole, write_state
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_the_holder_of_the_lock_is_found(home: Home) -> None:
+    with sole(home):
+        write_state(home, "http://127.0.0.1:1")
+        assert running.pid_of(home) == running.owner_of(home) == os.getpid()
+        home.state.unlink()
+        assert running.pid_of(home) is None and running.owner_of(home) == os.getpid()
+    assert running.owner_of(home) is None
+
+
+def test_a_stranger_that_has_the_number_is_never_it(home: Home) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        home.state.write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": stranger.pid}))
+        home.lock.write_text(str(stranger.pid))
+        assert running.pid_of(home) is None and running.owner_of(home) is None
+        with sole(home):
+            assert running.pid_of(home) is None and running.owner_of(home) == os.getpid()
+        stranger.kill()
+
+
+@pytest.mark.process
+def test_puna_down_does_not_touch_a_stranger(home: Home) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        home.state.write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": stranger.pid}))
+        env = {**os.environ, "PUNA_HOME": str(home.root)}
+        done = subprocess.run(
+            [sys.executable, "-m", "puna", "down"], env=env, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, "puna is not up: nothing to stop")
+        assert stranger.poll() is None
+        stranger.kill()
