@@ -111,6 +111,8 @@ class Attributes:
     def _of_own(self, atom: Own, name: str, node: Any) -> Value:
         if name == "__class__":
             return PLAINLY if atom.cls is None else value(Live(atom.cls))
+        if atom.kind == "error" and name in ("obj", "value"):
+            raise NotProved("reads %s, which may be what other calls share" % shown(node), node)
         inside = value(atom, PLAIN) | frozenset(atom.holds)
         if atom.cls is None:
             is_method = name in library.OWN_METHODS or name in library.BY_KIND.get(atom.kind, ())

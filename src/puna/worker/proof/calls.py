@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import enum
 import os
 import types
 from typing import Any, Dict, List, Optional, Set
@@ -26,15 +27,13 @@ from puna.worker.proof.values import (
     Plain,
     Value,
     is_own_method,
+    is_plain,
     is_readable,
     is_table,
     of,
     reached,
     value,
 )
-
-PYDANTIC_EXTRAS = ("validators", "field_validators", "root_validators", "model_validators", "computed_fields",
-                   "field_serializers", "model_serializers")  # fmt: skip
 
 
 class Calls(Attributes):
@@ -66,8 +65,9 @@ class Calls(Attributes):
     def _call_live(self, it: Any, arguments: Arguments, node: Any) -> Value:
         if isinstance(it, types.MethodType):
             bound = arguments.with_first(value(of(it.__self__)))
-            if self._is_apps(it.__func__):
-                return self.run(it.__func__, bound, node)
+            function = known.torch_decorated(it.__func__) or it.__func__
+            if self._is_apps(function):
+                return self.run(function, bound, node)
             if known.static(type(it.__self__), it.__func__.__name__) is it.__func__:
                 return self.method(Live(it.__self__), it.__func__.__name__, arguments, node)
             return self._call_live(it.__func__, bound, node)
@@ -245,6 +245,10 @@ class Calls(Attributes):
 
     def _construct(self, cls: Any, arguments: Arguments, node: Any) -> Value:
         """An object of a class of the app's, made by this call."""
+        if isinstance(cls, enum.EnumMeta) and all(map(is_plain, cls)):
+            return PLAINLY
+        if issubclass(cls, tuple) and hasattr(cls, "_fields") and not any(map(self._is_code, vars(cls).items())):
+            return value(self.make(node, arguments.all()))
         if self.is_plain_model(cls):
             self.must_be_readable(arguments, node)
             return value(self.make(node, self._inside(arguments)))
@@ -259,6 +263,8 @@ class Calls(Attributes):
         if self._is_apps(after):
             self.run(after, Arguments([value(made)]), node)
         for one in getattr(cls, "__dataclass_fields__", {}).values():
+            is_given = type(one.default).__name__ != "_MISSING_TYPE"
+            self.put(made, value(of(one.default)) if is_given else NOTHING)
             if one.default_factory in (list, dict, set) or type(one.default_factory).__name__ == "_MISSING_TYPE":
                 continue
             raise NotProved("makes a %s, whose fields are made by a function" % cls.__name__, node)
@@ -284,17 +290,18 @@ class Calls(Attributes):
         if not any(one.__name__ == "BaseModel" and one.__module__.split(".")[0] == "pydantic" for one in cls.__mro__):
             return False
         for one in cls.__mro__:
-            if not self.known.is_apps_class(one):
-                continue
-            for name, found in vars(one).items():
-                if isinstance(found, (property, classmethod, staticmethod)) and not name.startswith("__"):
-                    return False
-                if self._is_apps(found):
-                    return False
-        found = getattr(cls, "__pydantic_decorators__", None)
-        return not any(getattr(found, name, None) for name in PYDANTIC_EXTRAS) and not getattr(
-            cls, "__validators__", None
-        )
+            if self.known.is_apps_class(one) and any(map(self._is_code, vars(one).items())):
+                return False
+        described = getattr(cls, "__pydantic_core_schema__", None)
+        if described is None:  # pydantic 1
+            fields = getattr(cls, "__fields__", {}).values()
+            return not getattr(cls, "__validators__", None) and all(f.default_factory is None for f in fields)
+        return _is_description(described)
+
+    def _is_code(self, item: Any) -> bool:
+        name, found = item
+        is_method = isinstance(found, (property, classmethod, staticmethod)) and not name.startswith("_")
+        return is_method or self._is_apps(found)
 
     # -- methods
 
@@ -358,6 +365,8 @@ class Calls(Attributes):
 
     def _method_of_live(self, it: Any, name: str, arguments: Arguments, node: Any, is_certain: bool) -> Value:
         engine = known.engine_of(it)
+        if engine and self._overrides(type(it)):
+            raise NotProved("calls %s, and %s changes what it does" % (shown(node), type(it).__name__), node)
         if engine and (is_certain or known.is_marked(it, name)):
             return self._engine_call(arguments, node)
         if (engine == "vllm" or known.is_shared_engine(it)) and name in library.ENGINE_METHODS:
@@ -393,6 +402,17 @@ class Calls(Attributes):
                 raise NotProved("gives %s something that other calls share" % shown(node), node)
         return value(self.make(node), PLAIN)
 
+    def _overrides(self, kind: Any) -> bool:
+        """A subclass of the app's replaces a method of the engine's, which the engine itself may call."""
+        for place, one in enumerate(kind.__mro__):
+            if known.is_shimmed(one):
+                return False
+            bases = kind.__mro__[place + 1 : -1]
+            for name, found in vars(one).items():
+                if name != "__init__" and self._is_apps(found) and any(name in vars(base) for base in bases):
+                    return True
+        return False
+
     def _has_methods(self, cls: Any) -> bool:
         """A library that is given an object of it may run code of the app's."""
         return any(self._is_apps(v) for one in cls.__mro__ for n, v in vars(one).items() if n != "__init__")
@@ -426,6 +446,24 @@ class Calls(Attributes):
         """A file, or an id, that no other call has."""
         if not name or any(atom is not UNIQUE for atom in name):
             raise NotProved("uses %s with a name that other calls may have too" % shown(node), node)
+
+
+def _is_description(schema: Any) -> bool:
+    """pydantic's own description of a class, when it calls no functions and gives nobody a value that is shared."""
+    if isinstance(schema, dict):
+        if str(schema.get("type", "")).startswith(("function", "custom", "is-instance", "call")):
+            return False
+        for name, one in schema.items():
+            if name == "default_factory" and one not in (list, dict, set, str, int):
+                return False
+            if name == "default" and not is_table(one):
+                return False
+            if name not in ("cls", "metadata", "default", "default_factory", "config") and not _is_description(one):
+                return False
+        return True
+    if isinstance(schema, (list, tuple)):
+        return all(map(_is_description, schema))
+    return not isinstance(schema, (types.FunctionType, types.MethodType))
 
 
 def _changed(node: Any) -> str:

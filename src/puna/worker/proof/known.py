@@ -56,11 +56,16 @@ class Known:
     def is_apps_class(self, kind: Any) -> bool:
         """A class from a file of the app's, or into which the app has put a function."""
         if id(kind) not in self._classes:
-            found = self._is_from_app(kind) or any(map(self._leads_to_app, list(vars(kind).values())))
+            found = self.is_from_app(kind) or any(map(self._leads_to_app, list(vars(kind).values())))
             self._classes[id(kind)] = kind, found
         return self._classes[id(kind)][1]
 
-    def _is_from_app(self, kind: Any) -> bool:
+    def is_mine(self, code: types.CodeType) -> bool:
+        """Code of a file of the app's."""
+        return self._sources.is_mine(code)
+
+    def is_from_app(self, kind: Any) -> bool:
+        """A class whose module is a file of the app's."""
         module = sys.modules.get(str(getattr(kind, "__module__", "")))
         return module is not None and self.is_apps_module(module)
 
@@ -85,7 +90,7 @@ class Known:
         """A function or object that leads to code of the app's."""
         if isinstance(it, type):
             return self.is_apps_class(it)
-        return self._leads_to_app(it) or self._is_from_app(type(it))
+        return self._leads_to_app(it) or self.is_from_app(type(it))
 
 
 def attribute(module: Any, name: str) -> Any:
@@ -101,6 +106,11 @@ def engine_of(it: Any) -> str:
         if it is getattr(one, "_llm", None) or it is getattr(one, "_model", None):
             return one.kind
     return ""
+
+
+def is_shimmed(kind: Any) -> bool:
+    """The library's class of engines, as the worker has changed it."""
+    return any(getattr(found, MARK, False) for found in vars(kind).values())
 
 
 def is_shared_engine(it: Any) -> bool:
@@ -140,6 +150,13 @@ def is_tokenizer(it: Any, is_apps: Callable[[Any], bool]) -> bool:
             return False
     if not hasattr(it, "_tokenizer"):
         return True
+    try:
+        for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            part = getattr(it._tokenizer, name, None)
+            if part is not None:
+                part.__getstate__()
+    except Exception:  # noqa: BLE001 - a part written in Python cannot be written down: not known to keep nothing
+        return False
     return bool(getattr(static(type(it), "_decode"), MARK, False))
 
 

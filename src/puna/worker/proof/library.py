@@ -57,6 +57,7 @@ urllib.parse fresh: parse_qs urlparse urlsplit
 datetime fresh: date datetime time timedelta timezone
 decimal fresh: Decimal
 fractions fresh: Fraction
+dataclasses fresh: asdict astuple
 copy pure: copy
 copy deepcopy: deepcopy
 ast fresh: literal_eval
@@ -71,7 +72,6 @@ itertools calls: dropwhile filterfalse groupby starmap takewhile
 functools calls: reduce
 io buffer: BytesIO StringIO
 os scalar: cpu_count getcwd getenv getpid
-os fresh: listdir
 os writes: makedirs mkdir remove rmdir unlink
 os.path scalar: abspath basename dirname exists expanduser getsize isabs isdir isfile join normpath relpath split
     splitext

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Set
 from puna.worker.proof import known, library
 from puna.worker.proof.attributes import MISSING
 from puna.worker.proof.calls import Calls
-from puna.worker.proof.source import Names, Sources, shown, targets
+from puna.worker.proof.source import Names, Sources, defaulted, runs_in_annotations, shown, targets
 from puna.worker.proof.values import (
     NOTHING,
     PLAIN,
@@ -30,6 +30,7 @@ from puna.worker.proof.values import (
     is_own_method,
     is_readable,
     of,
+    reached,
     value,
 )
 
@@ -67,6 +68,7 @@ class Reading(Calls):
         super().__init__(sources, known.Known(sources))
         self._scopes: Dict[Any, Scope] = {}
         self._stack: List[Any] = []
+        self._raised: Set[Atom] = set()
         self._steps = 0
         self.files: List[str] = []
         """Those of the functions under way."""
@@ -102,7 +104,7 @@ class Reading(Calls):
     def run_local(self, function: Local, arguments: Arguments, node: Any) -> Value:
         tree = function.node
         key = (self.path, id(node), id(tree), id(function.scope))
-        late = dict(zip(_defaulted(tree.args), function.defaults))
+        late = dict(zip(defaulted(tree.args), function.defaults))
         return self._enter(key, tree, Scope(function.scope, None, tree), arguments, late)
 
     def _enter(self, key: Any, tree: Any, fresh: Scope, arguments: Arguments, late: Dict[str, Value]) -> Value:
@@ -239,8 +241,7 @@ class Reading(Calls):
     def _s_Expr(self, node: Any, scope: Scope) -> None:
         self.read(node.value, scope)
 
-    def _s_Pass(self, node: Any, scope: Scope) -> None:
-        """Nothing."""
+    def _s_Pass(self, node: Any, scope: Scope) -> None: ...
 
     _s_Break = _s_Continue = _s_Global = _s_Nonlocal = _s_Pass
 
@@ -304,7 +305,8 @@ class Reading(Calls):
                 if not (isinstance(atom, (Plain, Own)) or (isinstance(atom, Live) and known.is_lock(atom.it))):
                     raise NotProved("enters %s, of which nothing is known" % shown(item.context_expr), node)
             if item.optional_vars is not None:
-                self._store(item.optional_vars, what, scope)
+                inside = frozenset().union(*(a.holds for a in what if isinstance(a, Own)))
+                self._store(item.optional_vars, what | inside, scope)
         self._block(node.body, scope)
 
     _s_AsyncWith = _s_With
@@ -312,7 +314,9 @@ class Reading(Calls):
     def _s_Raise(self, node: Any, scope: Scope) -> None:
         for one in (node.exc, node.cause):
             if one is not None:
-                for atom in self.read(one, scope):
+                found = self.read(one, scope)
+                self.grow(self._raised, found)
+                for atom in found:
                     if isinstance(atom, Live) and not isinstance(atom.it, type):
                         raise NotProved("raises %s, which other calls share" % shown(one), node)
                     if isinstance(atom, Live) and self.known.is_apps_class(atom.it):
@@ -324,7 +328,9 @@ class Reading(Calls):
             if handler.type is not None:
                 self.read(handler.type, scope)
             if handler.name:
-                self._store_name(handler.name, value(self.make(handler), PLAIN), scope, handler)
+                self._store_name(
+                    handler.name, value(self.make(handler, frozenset(self._raised), "error"), PLAIN), scope, handler
+                )
             self._block(handler.body, scope)
         self._block([*node.orelse, *node.finalbody], scope)
 
@@ -445,8 +451,8 @@ class Reading(Calls):
         return self._mixed(self.read(node.operand, scope), node)
 
     def _mixed(self, operands: Value, node: Any) -> Value:
-        for atom in operands:
-            if not is_readable(atom):
+        for atom in reached(operands):
+            if not (is_readable(atom) or self.is_inert(atom) or isinstance(atom, (Local, Method))):
                 raise NotProved("computes with something that other calls share", node)
         if UNIQUE in operands and all(isinstance(a, Plain) for a in operands):
             return value(UNIQUE) if isinstance(getattr(node, "op", None), ast.Add) else PLAINLY
@@ -461,8 +467,8 @@ class Reading(Calls):
         sides = [self.read(one, scope) for one in (node.left, *node.comparators)]
         if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             return PLAINLY
-        for atom in frozenset().union(*sides):
-            if not (is_readable(atom) or isinstance(atom, (Local, Method))):
+        for atom in reached(frozenset().union(*sides)):
+            if not (is_readable(atom) or self.is_inert(atom) or isinstance(atom, (Local, Method))):
                 if not (isinstance(atom, Live) and isinstance(atom.it, type) and type(atom.it) is type):
                     raise NotProved("compares with something that other calls share", node)
         return PLAINLY | (value(self.make(node)) if any(isinstance(a, Own) for s in sides for a in s) else NOTHING)
@@ -491,6 +497,8 @@ class Reading(Calls):
         return self._defined(node, scope)
 
     def _defined(self, node: Any, scope: Scope) -> Value:
+        if runs_in_annotations(node):
+            raise NotProved("has an annotation that runs code", node)
         defaults = [self.read(one, scope) for one in node.args.defaults]
         defaults += [self.read(one, scope) if one is not None else NOTHING for one in node.args.kw_defaults]
         return value(Local(node, scope, tuple(defaults)))
@@ -589,8 +597,3 @@ class Reading(Calls):
 
 def _data(what: Value) -> Value:
     return frozenset(a for a in what if isinstance(a, (Plain, Own)) or (isinstance(a, Live) and is_readable(a)))
-
-
-def _defaulted(args: Any) -> List[str]:
-    positional = [a.arg for a in [*args.posonlyargs, *args.args]]
-    return positional[len(positional) - len(args.defaults) :] + [a.arg for a in args.kwonlyargs]

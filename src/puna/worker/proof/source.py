@@ -12,6 +12,7 @@ from puna.worker.proof.values import NotProved
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 SCOPES = (*FUNCTIONS, ast.ClassDef)
+CODE = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Lambda, ast.ListComp, ast.GeneratorExp)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -20,6 +21,7 @@ class Sources:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.realpath(folder)
+        self._inside: Dict[str, bool] = {}
         self._files: Dict[str, Tuple[List[types.CodeType], List[Any]]] = {}
 
     def is_mine(self, code: types.CodeType) -> bool:
@@ -28,7 +30,9 @@ class Sources:
 
     def is_inside(self, path: str) -> bool:
         """A file of the app's, wherever the working directory is."""
-        return os.path.isabs(path) and faults.is_inside(os.path.realpath(path), self.folder)
+        if path not in self._inside:
+            self._inside[path] = os.path.isabs(path) and faults.is_inside(os.path.realpath(path), self.folder)
+        return self._inside[path]
 
     def tree(self, function: types.FunctionType) -> Any:
         """The definition of `function`.
@@ -123,6 +127,20 @@ def parameters(args: ast.arguments) -> List[str]:
     """Names of all parameters."""
     named = [a.arg for a in [*args.posonlyargs, *args.args, *args.kwonlyargs]]
     return named + [a.arg for a in (args.vararg, args.kwarg) if a is not None]
+
+
+def defaulted(args: ast.arguments) -> List[str]:
+    """Names of parameters with defaults, as `Local` keeps these; of keyword-only ones all."""
+    positional = [a.arg for a in [*args.posonlyargs, *args.args]]
+    return positional[len(positional) - len(args.defaults) :] + [a.arg for a in args.kwonlyargs]
+
+
+def runs_in_annotations(node: Any) -> bool:
+    """Annotations of a definition, which Python computes when it is reached, do more than name types."""
+    args = node.args
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(a for a in (args.vararg, args.kwarg) if a is not None)]
+    said = [one for one in [*(a.annotation for a in every), getattr(node, "returns", None)] if one is not None]
+    return any(isinstance(inner, CODE) for one in said for inner in ast.walk(one))
 
 
 def targets(node: Any) -> Set[str]:

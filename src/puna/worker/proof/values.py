@@ -122,7 +122,8 @@ def is_plain(value: Any) -> bool:
     if kind in (tuple, frozenset):
         return len(value) <= MOST_CHILDREN and all(is_plain(v) for v in value)
     if isinstance(value, enum.Enum):
-        return type(value.value) in IMMUTABLE and not _has_functions(kind)
+        is_bare = all(name.startswith("_") for name in vars(value))
+        return is_bare and type(value.value) in IMMUTABLE and not _has_functions(kind)
     if isinstance(value, tuple) and hasattr(kind, "_fields") and not _has_functions(kind):
         return all(is_plain(v) for v in value)
     return getattr(kind, "__module__", "") == "torch" and kind.__name__ in OF_TORCH

@@ -7,13 +7,11 @@ import sys
 import threading
 from typing import Any
 
-from puna.worker import engine as engines
+from puna.worker.proof.escape import must_be_at_home
 from puna.worker.proof.reading import Reading
 from puna.worker.proof.source import Sources
 from puna.worker.proof.values import PLAIN, Arguments, NotProved, Own, value
 from puna.worker.runner import App
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
 def why_not(app: App) -> str:
@@ -21,9 +19,9 @@ def why_not(app: App) -> str:
     reading = Reading(Sources(app.folder))
     try:
         _must_be_alone(reading)
-        for one in engines.all_engines():
-            _must_be_untouched(getattr(one, "_model", None), reading)
         reading.prove(app.model.infer, _arguments(app, reading))
+        reading.files.clear()
+        must_be_at_home(reading.known)  # last, because it looks at every object there is
     except NotProved as fault:
         return _told(fault, reading, app)
     return ""
@@ -56,12 +54,3 @@ def _must_be_alone(reading: Reading) -> None:
                 name = os.path.relpath(at.f_code.co_filename, reading.sources.folder)
                 raise NotProved("%s:%d runs in a thread beside infer" % (name, at.f_lineno))
             at = at.f_back
-
-
-def _must_be_untouched(model: Any, reading: Reading) -> None:
-    """A model in which the app has put no code of its own."""
-    for module in model.modules() if hasattr(model, "modules") else ():
-        ours = [f for name in HOOKS for f in getattr(module, name, {}).values()]
-        ours += [v for v in vars(module).values() if callable(v) and not hasattr(v, "modules")]
-        if any(reading.known.is_apps(f) for f in ours) or reading.known.is_apps_class(type(module)):
-            raise NotProved("the model runs code of the app's (a hook, or a layer)")

@@ -1,0 +1,110 @@
+"""Code of the app's that a library holds and may run where the app calls none: hooks, handlers, patched functions."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import sys
+import types
+from typing import Any, Dict, List, Set
+
+from puna.worker.proof.known import Known
+from puna.worker.proof.values import NotProved
+
+MOST_STEPS = 6
+# What only passes on: whoever holds it is the one to look at.
+BETWEEN = (dict, list, tuple, set, frozenset, types.MethodType, staticmethod, classmethod, property, functools.partial)
+BETWEEN_NAMES = {"cell", "_lru_cache_wrapper", "cached_property", "OrderedDict", "deque", "mappingproxy", "defaultdict"}
+STREAMS = (logging.NullHandler, logging.StreamHandler)
+
+
+def must_be_at_home(known: Known) -> None:
+    """No library holds a function of the app's, or an object of its classes.
+
+    Raises:
+        NotProved: one does; the text says what holds which.
+    """
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()  # a zygote has put its libraries out of the collector's sight
+    try:
+        _Search(known).run()
+    finally:
+        if frozen:
+            gc.freeze()
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        is_stream = type(handler) in STREAMS or type(handler).__name__ == "_StderrHandler"
+        stream = getattr(handler, "stream", None)
+        if type(handler).__module__.split(".")[0] == "logging" and not is_stream:
+            raise NotProved("a %s keeps what is logged" % type(handler).__name__)
+        if (
+            is_stream
+            and stream is not None
+            and type(stream).__module__ in ("_io", "io")
+            and not hasattr(stream, "mode")
+        ):
+            raise NotProved("a logging handler keeps what is logged in a %s" % type(stream).__name__)
+
+
+class _Search:
+    """From the app's functions and objects to those who hold them, as far as things that only pass on."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._seen: Set[int] = set()
+        self._ours: List[Any] = []
+        """Lists of this search, which hold everything it looks at."""
+
+    def run(self) -> None:
+        targets = self._targets()
+        names = {id(t): getattr(t, "__qualname__", type(t).__name__) for t in targets}
+        for _ in range(MOST_STEPS):
+            if not targets:
+                return
+            self._ours.append(targets)
+            self._seen.update(map(id, targets))
+            targets = self._holders(targets, names)
+
+    def _targets(self) -> List[Any]:
+        """The app's functions, and objects of its classes."""
+        objects = gc.get_objects()
+        kinds = {kind for kind in set(map(type, objects)) if self._known.is_from_app(kind)}
+        found = [it for it in objects if type(it) in kinds]
+        code = {it for it in objects if type(it) is types.FunctionType and self._known.is_mine(it.__code__)}
+        return [*found, *code]
+
+    def _holders(self, targets: List[Any], names: Dict[int, str]) -> List[Any]:
+        between: List[Any] = []
+        mine = {id(one) for one in (*self._ours, sys._getframe(), self.__dict__, between)}
+        for holder in gc.get_referrers(*targets):
+            if id(holder) in mine or id(holder) in self._seen or isinstance(holder, types.FrameType):
+                continue
+            kind = type(holder)
+            if kind in BETWEEN or kind.__name__ in BETWEEN_NAMES:
+                between.append(holder)
+            elif not self._is_home(holder):
+                raise NotProved("%s holds code of the app's%s" % (_named(holder), _which(holder, targets, names)))
+        return between
+
+    def _is_home(self, holder: Any) -> bool:
+        """The app's own, the worker's, or a function around one of the app's."""
+        if isinstance(holder, types.ModuleType):
+            return self._known.is_apps_module(holder) or holder.__name__.split(".")[0] == "puna"
+        if isinstance(holder, type):
+            return self._known.is_from_app(holder)
+        if isinstance(holder, (types.FunctionType, types.GeneratorType, types.CoroutineType)):
+            return True
+        kind = type(holder)
+        return kind.__module__.split(".")[0] == "puna" or self._known.is_from_app(kind)
+
+
+def _named(holder: Any) -> str:
+    name = getattr(holder, "__name__", "")
+    return str(name) if isinstance(holder, (type, types.ModuleType)) else "a %s" % type(holder).__name__
+
+
+def _which(holder: Any, targets: List[Any], names: Dict[int, str]) -> str:
+    held = {id(v) for v in getattr(holder, "__dict__", {}).values()}
+    found = [names[id(t)] for t in targets if id(t) in held and id(t) in names]
+    return " (%s)" % found[0] if found else ""
