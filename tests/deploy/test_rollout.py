@@ -219,6 +219,15 @@ def test_two_shared_replicas_share_a_gpu_and_a_whole_one_gets_its_own(world: Wor
     assert placed["half-a"] == placed["half-b"] != placed["whole"] and all(placed.values())
 
 
+def test_a_rollback_goes_to_what_served_last_though_the_clock_was_set_back(world: World) -> None:
+    for _ in range(3):
+        world.deploy(min_replica=1)
+        world.settle(30)
+        world.now -= 7200
+    assert world.endpoint().serving == 3
+    assert world.store.roll_back("app", None, world.now).number == 2
+
+
 def test_a_rollout_without_room_fails_with_the_reason_and_the_old_one_serves_on(world: World) -> None:
     gpu_world(world, 1)
     world.deploy(min_replica=1)

@@ -129,7 +129,7 @@ class TrafficStore(DeployStore):
     def _served_before(connection: Connection, name: str) -> int:
         retired = and_(REVISIONS.c.endpoint == name, REVISIONS.c.state == str(RevisionState.RETIRED))
         alone = func.coalesce(REVISIONS.c.percent, WHOLE) == WHOLE
-        latest = select(REVISIONS.c.number).where(retired, alone).order_by(REVISIONS.c.since.desc()).limit(1)
+        latest = select(REVISIONS.c.number).where(retired, alone).order_by(REVISIONS.c.asked.desc()).limit(1)
         number = connection.execute(latest).scalar()
         if number is None:
             raise ConflictError(f"`{name}` has no earlier revision to go back to", f"`puna ps {name}`")
