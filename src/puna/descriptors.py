@@ -9,7 +9,7 @@ MOST = 1 << 20
 FEW = 8192
 """Below this many, `puna up` says so."""
 MOST_CLIENTS = 16384
-"""Of one gateway, however many files it may open: an idle connection is 20 KiB of memory."""
+"""Of one gateway, however many files it may open: an idle connection takes some 9 KiB of memory."""
 
 _given = resource.getrlimit(resource.RLIMIT_NOFILE)
 """Soft and hard, as this process found them."""
