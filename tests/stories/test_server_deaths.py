@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backends.replicas import processes_with
 from puna.errors import PunaError
 from stories.conftest import Callers, Up, family, write_app
 
@@ -57,6 +58,26 @@ def test_a_killed_guard_takes_its_worker_along_and_loses_no_request(up: Up) -> N
         up.until(lambda: not _alive(before[0]), 2 - (time.monotonic() - killed), "the worker's end")
         callers.more(60)
     assert callers.failed() == [] and callers.broken == 0
+
+
+def test_guard_and_worker_killed_at_once_leave_nothing_of_the_app(up: Up, tmp_path: Path) -> None:
+    mark = f"{os.getpid()}{time.monotonic_ns() % 10**6}"
+    app = write_app(tmp_path / "app")
+    daemons = (
+        f"import subprocess\nsubprocess.Popen(['setsid', 'sleep', '{mark}'])\nsubprocess.Popen(['sleep', '{mark}'])\n"
+    )
+    (app / "app.py").write_text(daemons + (app / "app.py").read_text())
+    up.deploy(app, "daemons", min_replica=1, max_replica=1)
+    (worker,) = up.worker_pids("daemons")
+    guard = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    before = processes_with(mark)
+    assert len(before) >= 2
+    os.kill(guard, signal.SIGSTOP)  # neither may see the other's end
+    kill(worker)
+    kill(guard)
+    up.until(lambda: not any(_alive(pid) for pid in before), 10, "the end of what the app had started")
+    up.client.delete("daemons")
+    up.until(lambda: not processes_with(mark), 30, "the end of its successor's")
 
 
 def test_a_killed_gateway_breaks_its_own_connections_only(up: Up) -> None:
