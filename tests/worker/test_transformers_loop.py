@@ -108,6 +108,15 @@ def test_rows_of_all_lengths_say_in_one_batch_what_the_library_says_of_each_alon
     assert all(delta.finish_reason is None for deltas in together for delta in deltas[:-1])
 
 
+def test_one_token_is_a_text_too_and_the_first_one_needs_no_tokenizer(engine: Any) -> None:
+    (delta,) = run(engine, PROMPTS[0], max_tokens=1)
+    assert delta.text == engine.tokenizer().decode(delta.token_ids) != "" and delta.finish_reason == "length"
+    kept, engine._tokenizer = engine._tokenizer, None
+    engine.first_token()  # `tiny` names no model that a tokenizer could be loaded for
+    assert engine._tokenizer is None
+    engine._tokenizer = kept
+
+
 def test_a_short_call_joins_a_long_one_and_ends_before_it(engine: Any, gate: Gate) -> None:
     alone = [tokens(run(engine, PROMPTS[0], max_tokens=60)), tokens(run(engine, PROMPTS[2], max_tokens=2))]
     gate.is_open = False

@@ -72,6 +72,12 @@ class Engine:
         """
         raise NotImplementedError
 
+    def first_token(self) -> None:
+        """One token that nobody reads: what is made on first use is there afterwards. Raises what `stream` raises."""
+        # Several tokens of prompt: what torch compiles for a first input of length 1 is compiled for that length only.
+        for _ in self.stream([0] * 8, {"max_tokens": 1, "temperature": 0.0}):
+            pass
+
     def prepare_sleep(self) -> None:
         """Do the part of sleeping during which requests can still run; raises what says that it cannot sleep."""
 
@@ -174,6 +180,4 @@ def warm_up() -> None:
         EngineRefusal: and whatever the engine raises; such a replica would answer nobody.
     """
     for engine in _engines:
-        # Several tokens of prompt: what torch compiles for a first input of length 1 is compiled for that length only.
-        for _ in engine.stream([0] * 8, {"max_tokens": 1, "temperature": 0.0}):
-            pass
+        engine.first_token()

@@ -37,11 +37,20 @@ class TransformersEngine(Engine):
         self.extras = (EXTRAS + FORMS * can_hold()) if shared.loop is not None else ()
         self._forms = Forms()
         self._tokenizer: Any = None
+        self._is_warming = False
 
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
             self._tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(self.model)
         return self._tokenizer
+
+    def first_token(self) -> None:
+        # It needs no text: a tokenizer takes its time, and some models lie beside none.
+        self._is_warming = True
+        try:
+            super().first_token()
+        finally:
+            self._is_warming = False
 
     def stream(self, prompt: List[int], params: Dict[str, Any], adapter: Optional[Adapter] = None) -> Iterator[Delta]:
         given = {name: value for name, value in params.items() if value is not None}
@@ -62,7 +71,7 @@ class TransformersEngine(Engine):
             yield from self._as_they_come(prompt, params, most)
             return
         inbox: Any = queue.SimpleQueue()
-        texts = [self._text(params, most) for _ in range(int(params.get("n", 1)))]
+        texts = [self._text(params) for _ in range(int(params.get("n", 1)))]
         rows = self._rows(loop, prompt, params, most, inbox.put)
         try:
             loop.add(rows)
@@ -121,10 +130,8 @@ class TransformersEngine(Engine):
         ends = self._model.generation_config.eos_token_id
         return [] if ends is None or params.get("ignore_eos") else ends if isinstance(ends, list) else [ends]
 
-    def _text(self, params: Dict[str, Any], most: int) -> Text:
-        # The warm-up's one token needs no text, and some models lie beside no tokenizer.
-        needed = most > 1 or params.get("stop") or params.get("top") is not None
-        text = Text(self.tokenizer() if needed else None, params.get("stop") or [])
+    def _text(self, params: Dict[str, Any]) -> Text:
+        text = Text(None if self._is_warming else self.tokenizer(), params.get("stop") or [])
         text.skips_special = params.get("skip_special_tokens", True)
         text.has_stop = params.get("include_stop_str_in_output", False)
         return text
@@ -155,7 +162,7 @@ class TransformersEngine(Engine):
             inbox.put(None)
 
         threading.Thread(target=work, name="puna-stream", daemon=True).start()
-        text = self._text(params, most)
+        text = self._text(params)
         try:
             count = 0
             while True:
