@@ -93,6 +93,7 @@ CLEAN = {
     "file of its own": "path = f'/tmp/{uuid.uuid4().hex}.txt'\nopen(path, 'w').write(prompt)\nos.remove(path)",
     "try": "try:\n    n = int(prompt)\nexcept ValueError as error:\n    n = len(str(error))\nprompt = str(n)",
     "thread": "box = []\nt = threading.Thread(target=box.append, args=(prompt,))\nt.start()\nt.join()",
+    "print to stderr": "import sys\nprint(prompt, file=sys.stderr)",
     "sorted": "prompt = ' '.join(sorted(prompt.split(), key=lambda w: len(w)))",
 }
 
@@ -170,6 +171,15 @@ KEEPS = {
     "property": ("self.latest", "keeps self.read"),
     "object": ("self.counter.add()", "keeps self.n"),
     "import of what is unknown": ("import antigravity", "imports antigravity"),
+    "raised and caught": (
+        "try:\n    raise ValueError(self.shared)\nexcept ValueError as e:\n    e.args[0].append(1)",
+        "append",
+    ),
+    "entered": (
+        "import contextlib\nwith contextlib.nullcontext(self.shared) as x:\n    x.append(1)",
+        "changes x (append)",
+    ),
+    "annotation": ("def f(x: self.shared.append(prompt)): pass", "annotation that runs code"),
     "match": ("import sys\nsys.modules['x'] = prompt", "keeps sys.modules[...]"),
 }
 TOP = """
@@ -223,3 +233,31 @@ def test_the_same_app_is_proved_without_them(judge: Judge, tmp_path: Path, monke
     (tmp_path / "app" / "app.py").write_text("")
     monkeypatch.chdir(tmp_path / "app")
     assert judge("prompt = prompt + str(self.count) + self.nested['a'].get('x', '')", top=TOP, initialize=START) == ""
+
+
+HELD = {
+    "handler": """
+        import logging
+        class H(logging.Handler):
+            def emit(self, record): pass
+        logging.getLogger("x").addHandler(H())
+    """,
+    "patched": "import textwrap\ntextwrap.dedent = lambda text: text",
+    "patched engine": "self.llm.generate = lambda *a: None",
+    "lines kept": "import logging, io\nlogging.getLogger('y').addHandler(logging.StreamHandler(io.StringIO()))",
+}
+
+
+@pytest.mark.parametrize("initialize", HELD.values(), ids=HELD)
+def test_what_a_library_holds_of_the_app_may_run_at_any_time(judge: Judge, initialize: str) -> None:
+    import logging
+    import textwrap as patched
+
+    before = patched.dedent
+    try:
+        found = judge("prompt = self.llm.chat(prompt)" if "llm" in initialize else "", initialize=initialize)
+    finally:
+        patched.dedent = before
+        for name in ("x", "y"):
+            logging.getLogger(name).handlers.clear()
+    assert found

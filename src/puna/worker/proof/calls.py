@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import enum
 import os
+import sys
 import types
 from typing import Any, Dict, List, Optional, Set
 
@@ -430,6 +431,8 @@ class Calls(Attributes):
         it = atom.it
         if known.engine_of(it) or known.is_tokenizer(it, self.known.is_apps_class) or known.is_logger(it):
             return True
+        if it is sys.stdout or it is sys.stderr:
+            return not self._is_apps_object(it)
         names = ("SamplingParams", "GenerationConfig", "LoRARequest", "BeamSearchParams")
         return type(it).__name__ in names and not _has_functions(it)
 
