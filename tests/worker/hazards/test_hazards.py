@@ -17,14 +17,7 @@ from worker.hazards.harness import CALLERS, Forker
 
 pytestmark = pytest.mark.process
 BATCHED = ("vllm", "transformers")
-# Code of the app's that hangs within a library, and what pydantic calls: not yet seen by the proof.
-OPEN = {
-    "annotation", "engine_patched", "engine_subclass", "log_lines_read", "logging_filter", "memory_handler",
-    "newest_file", "pydantic_default", "pydantic_factory", "pydantic_validator", "stdout_replaced", "warnings_shown",
-    "custom_pre_tokenizer", "global_hook", "patched_layer_function", "compared_within_a_tuple", "enum_member",
-    "dataclass_and_errors", "entered_as_another_name", "pydantic_nested", "raised_and_caught", "everyday_python",
-    "no_grad_decorator",
-}  # fmt: skip
+OPEN = {"everyday_python"}  # prints to stderr
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +28,7 @@ def forker(pyz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork
 
 
 @pytest.mark.parametrize("story", stories("apps"), ids=str)
-def test_an_app_that_keeps_something_of_a_request_never_hands_it_to_another(
-    story: Story, forker: Forker, request: pytest.FixtureRequest
-) -> None:
-    if story.name in OPEN:
-        request.node.add_marker(pytest.mark.xfail(strict=False))
+def test_an_app_that_keeps_something_of_a_request_never_hands_it_to_another(story: Story, forker: Forker) -> None:
     asked = forker.start(story, CALLERS)
     forced = asked.meet(until_mixed=True)
     asked.end()

@@ -45,6 +45,17 @@ def must_be_at_home(known: Known) -> None:
             and not hasattr(stream, "mode")
         ):
             raise NotProved("a logging handler keeps what is logged in a %s" % type(stream).__name__)
+    for name in ("stdout", "stderr"):
+        if type(getattr(sys, name)).__module__ in ("_io", "io") and not _goes_out(getattr(sys, name)):
+            raise NotProved("sys.%s is a file that keeps what is printed" % name)
+
+
+def _goes_out(stream: Any) -> bool:
+    """What is printed leaves by the process's own descriptors."""
+    try:
+        return stream.fileno() in (1, 2)
+    except (OSError, ValueError):  # a StringIO, or closed
+        return False
 
 
 class _Search:
