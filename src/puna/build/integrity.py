@@ -61,7 +61,7 @@ def damage(path: Path) -> Damage:
     missing_, changed = [], []
     for name, state in known.items():
         try:
-            about = os.lstat(venv / name)
+            about = os.lstat(f"{venv}/{name}")  # tens of thousands: a Path costs more than the look
         except OSError:
             missing_.append(name)
             continue
