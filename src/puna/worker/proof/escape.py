@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import logging
 import sys
 import types
@@ -32,6 +33,9 @@ def must_be_at_home(known: Known) -> None:
     finally:
         if frozen:
             gc.freeze()
+    for stream in (sys.stdout, sys.stderr):
+        if type(stream) is io.StringIO or (type(stream) is io.TextIOWrapper and stream.fileno() > 2):
+            raise NotProved("what is printed goes into a file of the app's")
     for reference in list(logging._handlerList):  # type: ignore[attr-defined]
         handler = reference()
         is_stream = type(handler) in STREAMS or type(handler).__name__ == "_StderrHandler"
