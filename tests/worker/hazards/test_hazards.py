@@ -17,7 +17,6 @@ from worker.hazards.harness import CALLERS, Forker
 
 pytestmark = pytest.mark.process
 BATCHED = ("vllm", "transformers")
-OPEN = {"everyday_python"}  # prints to stderr
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +40,7 @@ def test_an_app_that_keeps_something_of_a_request_never_hands_it_to_another(stor
 
 
 @pytest.mark.parametrize("story", stories("clean"), ids=str)
-def test_an_app_that_keeps_nothing_runs_at_once_and_each_hears_its_own(
-    story: Story, forker: Forker, request: pytest.FixtureRequest
-) -> None:
-    if story.name in OPEN:
-        request.node.add_marker(pytest.mark.xfail(strict=False))
+def test_an_app_that_keeps_nothing_runs_at_once_and_each_hears_its_own(story: Story, forker: Forker) -> None:
     served = forker.start(story, 0)
     found = served.meet()
     widest, places = served.widest, served.said["concurrency"]
