@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.test_batching import MODEL, hub, serve, vllm_python
+from engine.test_batching import MODEL, hub, serve
 from puna.worker import protocol
 
-__all__ = ["hub", "serve", "vllm_python"]
+__all__ = ["hub", "serve"]
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
 APP = f"""

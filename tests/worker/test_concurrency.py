@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -261,3 +262,20 @@ def test_what_a_library_holds_of_the_app_may_run_at_any_time(judge: Judge, initi
         for name in ("x", "y"):
             logging.getLogger(name).handlers.clear()
     assert found
+
+
+def test_a_library_that_logs_into_a_file_of_its_own_takes_nothing_from_an_app_that_reads_none(
+    judge: Judge, tmp_path: Path
+) -> None:
+    (tmp_path / "prompt.txt").write_text("be short: ")
+    handler = logging.FileHandler(tmp_path / "jit.log")  # as flashinfer has one, of its compiler
+    logging.getLogger("flashinfer.jit").addHandler(handler)
+    try:
+        assert judge() == ""
+        assert "FileHandler keeps what is logged" in judge(f"""
+            with open({str(tmp_path / "prompt.txt")!r}) as file:
+                prompt = file.read() + prompt
+        """)
+    finally:
+        logging.getLogger("flashinfer.jit").removeHandler(handler)
+        handler.close()

@@ -40,6 +40,9 @@ from puna.worker.proof.values import (
 class Calls(Attributes):
     """Calling, of one proof."""
 
+    reads_files = False
+    """A file is opened for reading."""
+
     def run_local(self, function: Local, arguments: Arguments, node: Any) -> Value:
         """Call a function that the call has defined itself."""
         raise NotImplementedError
@@ -226,6 +229,7 @@ class Calls(Attributes):
         if not isinstance(mode, str) or set(mode) & set("wax+"):
             self.must_be_unique(arguments.at(0, "file"), node)
             return value(self.make(node, kind=library.BUFFER))
+        self.reads_files = True
         return value(self.make(node, kind="file"))
 
     def store_attribute(self, whole: Value, name: str, what: Value, node: Any) -> None:

@@ -21,7 +21,7 @@ def why_not(app: App) -> str:
         _must_be_alone(reading)
         reading.prove(app.model.infer, _arguments(app, reading))
         reading.files.clear()
-        must_be_at_home(reading.known)  # last, because it looks at every object there is
+        must_be_at_home(reading.known, reading.reads_files)  # last, because it looks at every object there is
     except NotProved as fault:
         return _told(fault, reading, app)
     return ""
