@@ -9,6 +9,7 @@ import pytest
 
 from deploy.conftest import World, launch
 from puna.backends.base import Launch, Phase, Zygote
+from puna.deploy.launching import told_by_validation
 from puna.deploy.plan import BACK_OFF_S
 from puna.deploy.records import Endpoint, Replica, Revision, Settings, Snapshot
 from puna.deploy.states import ReplicaState, RevisionState
@@ -200,3 +201,9 @@ def test_it_looks_no_more_than_twice_a_second(world: World, preparing: Preparing
     world.backend.cool("z-app-1")
     assert keeper.step(snapshot, 100.0 + LOOK_EVERY_S / 2) == []
     assert keeper.step(snapshot, 100.0 + LOOK_EVERY_S) == [Warm("z-app-1")]
+
+
+def test_replicas_are_told_what_validation_found_out() -> None:
+    assert told_by_validation(None) == told_by_validation({"concurrency": {"limit": 1, "text": "one"}}) == {}
+    found = told_by_validation({"outputs": [{"name": "text"}], "concurrency": {"limit": 256, "text": "256 at once"}})
+    assert found == {"PUNA_OUTPUTS": '["text"]', "PUNA_PROVED": "1"}

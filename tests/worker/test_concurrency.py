@@ -279,3 +279,13 @@ def test_a_library_that_logs_into_a_file_of_its_own_takes_nothing_from_an_app_th
     finally:
         logging.getLogger("flashinfer.jit").removeHandler(handler)
         handler.close()
+
+
+def test_what_validation_has_searched_no_start_searches_again_and_each_reads_again(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = "LLM.seen = staticmethod(lambda text: None)"
+    assert "holds code of the app's" in judge(initialize=held)
+    monkeypatch.setenv("PUNA_PROVED", "1")
+    assert judge(initialize=held) == ""
+    assert "keeps self.prompt" in judge("self.prompt = prompt")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from puna.artifacts import SHORT, Bundle
 from puna.backends import mounts, workspace
@@ -103,11 +104,18 @@ def python_of(home: Home, environment: str) -> Path:
 
 def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapping[str, str]:
     """The whole environment of an app: what its bundle needs, its volume, its secrets, then its own settings."""
-    extra: dict[str, str] = {}
-    if revision.schema and revision.schema.get("outputs"):  # validation has seen what every reply must hold
-        extra["PUNA_OUTPUTS"] = json.dumps([output["name"] for output in revision.schema["outputs"]])
-    extra |= volume_env(revision.settings.volumes)
+    extra = told_by_validation(revision.schema) | volume_env(revision.settings.volumes)
     return app_env(bundle, extra={**extra, **secrets.open(revision.settings.secrets), **revision.settings.env})
+
+
+def told_by_validation(schema: Mapping[str, Any] | None) -> dict[str, str]:
+    """What validation has found out about the bundle, for its replicas: what every reply must hold, what is proved."""
+    found, schema = {}, schema or {}
+    if schema.get("outputs"):
+        found["PUNA_OUTPUTS"] = json.dumps([output["name"] for output in schema["outputs"]])
+    if (schema.get("concurrency") or {}).get("limit", 1) > 1:
+        found["PUNA_PROVED"] = "1"  # it has searched what libraries hold of the app: no start does so again
+    return found
 
 
 def volume_env(volumes: Mapping[str, str]) -> dict[str, str]:

@@ -73,6 +73,7 @@ def validate(app: App, path: str) -> bool:
         report.phase("import", app.load)
         report.fields["schema"] = app.schema.as_json()  # classes in app.py may have replaced the file's
         report.phase("initialize", app.initialize)
+        os.environ.pop("PUNA_PROVED", None)  # here it is found out
         found = concurrency.verdict(app)
         report.fields["schema"]["concurrency"] = found.as_json()
         result = report.phase("infer", lambda: _infer(app, app.schema))

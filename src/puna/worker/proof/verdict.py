@@ -15,13 +15,18 @@ from puna.worker.runner import App
 
 
 def why_not(app: App) -> str:
-    """Where calls of `infer` could meet, as `app.py:14 keeps self.prompt`; empty when they cannot."""
+    """Where calls of `infer` could meet, as `app.py:14 keeps self.prompt`; empty when they cannot.
+
+    Where validation has proved the same bundle (PUNA_PROVED), only the reading is done again, against what this
+    process's `initialize` has made (10 ms): the search takes a second where vLLM is loaded, and would be on each start.
+    """
     reading = Reading(Sources(app.folder))
     try:
         _must_be_alone(reading)
         reading.prove(app.model.infer, _arguments(app, reading))
         reading.files.clear()
-        must_be_at_home(reading.known, reading.reads_files)  # last, because it looks at every object there is
+        if not os.environ.get("PUNA_PROVED"):
+            must_be_at_home(reading.known, reading.reads_files)  # last, because it looks at every object there is
     except NotProved as fault:
         return _told(fault, reading, app)
     return ""
