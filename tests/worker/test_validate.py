@@ -167,8 +167,8 @@ def test_a_run_that_is_killed_leaves_a_report_of_its_phase(app: Write, pyz: Path
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    text = report.read_text()
-    assert '"phase": "initialize"' in text and '"unfinished": true' in text
+    told = json.loads(report.read_text())
+    assert told["phase"] == "initialize" and told["unfinished"] is True
 
 
 TYPED = """
