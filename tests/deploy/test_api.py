@@ -39,7 +39,8 @@ def deploy(api: TestClient, source: Source, **settings: object) -> dict[str, obj
 
 
 def test_health_says_where_and_which_version(api: TestClient) -> None:
-    assert api.get("/api/v1/health").json() == {"status": "ok", "version": "0.1.0", "url": "http://127.0.0.1:8000"}
+    told = api.get("/api/v1/health").json()
+    assert told == {"status": "ok", "version": "0.1.0", "url": "http://127.0.0.1:8000", "parts": {}}
 
 
 def test_a_deploy_queues_a_build_and_wakes_the_builder(api: TestClient, source: Source, woken: list[int]) -> None:

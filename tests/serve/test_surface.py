@@ -47,6 +47,18 @@ def test_a_wrong_method_is_405_and_says_which_are_right(sockets: Path, path: str
     story(sockets, play)
 
 
+@pytest.mark.parametrize("path", ["/v1/", "/v1/x", "/v1/../internal/load", "/v2/x", "/v2/../internal/load", "/v2/models"])
+def test_an_address_that_is_not_there_takes_no_method_either(sockets: Path, path: str) -> None:
+    async def play(world: World) -> None:
+        await world.serve()
+        for method in ("OPTIONS", "GET", "POST"):
+            reply = await world.client.request(method, path, headers=KEY)
+            assert (reply.status_code, "allow" in reply.headers) == (404, False), (method, reply.text)
+        assert (await world.client.request("OPTIONS", path)).status_code in (401, 404)
+
+    story(sockets, play)
+
+
 def test_head_is_answered_wherever_get_is_without_a_body(sockets: Path) -> None:
     async def play(world: World) -> None:
         await world.serve()

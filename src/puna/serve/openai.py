@@ -92,8 +92,8 @@ class OpenAI:
         path = scope["path"].rstrip("/")
         call = Call("", PATHS.get(path, ""), b"", trace)
         try:
-            if scope["method"] == "OPTIONS":  # asked without a key: it says nothing of what is here
-                takes = ("POST", "OPTIONS") if call.path else ("GET", "HEAD", "OPTIONS")
+            # Asked without a key: it says nothing of what is here.
+            if scope["method"] == "OPTIONS" and (takes := _takes(path)):
                 await http.reply(send, 204, b"", [http.allow(takes)])
                 return
             key = self.access.holder(http.header(scope, b"authorization"), time.time())
@@ -168,9 +168,8 @@ class OpenAI:
 
     async def _about(self, method: str, path: str, key: KeyRoute, send: Send, call: Call) -> int:
         """The models, and paths that are not here."""
-        listed = path == MODELS or path.startswith(MODELS + "/")
-        takes = ("GET", "HEAD", "OPTIONS") if listed else ("POST", "OPTIONS")
-        if not listed and not call.path:
+        takes = _takes(path)
+        if not takes:
             served = ", ".join([*(f"POST {name}" for name in PATHS), f"GET {MODELS}"])
             error = NotFoundError(f"{method} {path} is not served here", f"what is: {served}")
             await _refuse(send, error, call, "unknown_url")
@@ -187,6 +186,13 @@ class OpenAI:
             raise NotFoundError(f"the model `{name}` does not exist", f"GET {MODELS} lists what this key may call")
         await http.reply(send, 200, orjson.dumps(found))
         return 200
+
+
+def _takes(path: str) -> tuple[str, ...]:
+    """The methods of an address; none: there is no such address."""
+    if path in PATHS:
+        return ("POST", "OPTIONS")
+    return ("GET", "HEAD", "OPTIONS") if path == MODELS or path.startswith(MODELS + "/") else ()
 
 
 def asked_of(body: bytes) -> tuple[str, bool]:
