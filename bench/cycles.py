@@ -19,6 +19,7 @@ from servers.census import LASTING, Census
 from servers.contenders import ENDPOINT, Puna, puna
 
 from puna.artifacts import write_json
+from puna.deploy.retention import LOOK_S as SWEEP_S
 from puna.errors import BuildError
 from serve import BENCH, commit, machine
 
@@ -75,6 +76,8 @@ class Life:
             thread.start()
         for thread in threads:
             thread.join()
+        # A source that no sweep has found named stays for a day, as one that was uploaded and never deployed does.
+        time.sleep(3 * SWEEP_S)
         for name in [*names, "changing"]:
             self.puna.client.delete(name)
 
@@ -256,7 +259,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
         if after[key] != before[key]:
             found.append(f"{key}: {before[key]} before, {after[key]} after")
     for name, count in after["folders"].items():
-        # A source that was named for less than a sweep's time stays for a day.
+        # Of an endpoint that came and went between two sweeps the source stays for a day.
         if count > before["folders"][name] + (result["deleted"] if name == "sources" else 0):
             found.append(f"{name}: {before['folders'][name]} folders before, {count} after all was deleted")
     return found

@@ -16,7 +16,7 @@ GROWN = 0.12  # of so short a life: pools are still filling
 
 def test_what_comes_goes_again(tmp_path: Path) -> None:
     out = tmp_path / "cycles.json"
-    words = ["--cycles", "40", "--deploys", "10", "--every", "4", "--quiet", "7", "--out", str(out)]
+    words = ["--cycles", "40", "--deploys", "10", "--every", "4", "--quiet", "10", "--out", str(out)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "bench" / "cycles.py"), *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)

@@ -47,7 +47,9 @@ def test_a_wrong_method_is_405_and_says_which_are_right(sockets: Path, path: str
     story(sockets, play)
 
 
-@pytest.mark.parametrize("path", ["/v1/", "/v1/x", "/v1/../internal/load", "/v2/x", "/v2/../internal/load", "/v2/models"])
+@pytest.mark.parametrize(
+    "path", ["/v1/", "/v1/x", "/v1/../internal/load", "/v2/x", "/v2/../internal/load", "/v2/models"]
+)
 def test_an_address_that_is_not_there_takes_no_method_either(sockets: Path, path: str) -> None:
     async def play(world: World) -> None:
         await world.serve()
