@@ -90,6 +90,15 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_is_written_right_after_an_artifact_was_sealed_is_damage(tmp_path: Path) -> None:
+    for number in range(20):
+        with drafting("thing", tmp_path, str(number)) as draft:
+            (draft.path / "a").write_text("one")
+        assert draft.final is not None
+        (draft.final / "a").write_text("eno")
+        assert Artifact.open(draft.final).damage() == "a has changed"
+
+
 def test_damage_is_what_was_written_later_and_differs_and_the_same_artifact_takes_its_place(tmp_path: Path) -> None:
     def make() -> Artifact:
         with drafting("thing", tmp_path) as draft:
