@@ -197,6 +197,7 @@ def test_a_stream_that_is_silent_says_so_and_proxies_are_told_to_hand_it_on(
                 pieces = reply.aiter_lines()
                 while await anext(pieces) != ": waiting":  # nobody has a replica yet
                     pass
+                assert "x-puna-tier" not in reply.headers and reply.headers["x-request-id"]
                 world.control.set(await world.worker(slow), schema={"engine": "vllm"})
                 rest = [line async for line in pieces]
             events = [line for line in rest if line.startswith("data:")]

@@ -11,7 +11,7 @@ import orjson
 
 from puna.errors import PunaError
 from puna.serve import http
-from puna.serve.call import REVISION, Call, ClientGone
+from puna.serve.call import REVISION, Call, ClientGone, Stage
 from puna.serve.dispatch import Lane
 from puna.serve.http import Header, Receive, Send
 from puna.serve.link import Reply
@@ -45,11 +45,11 @@ async def _watch(receive: Receive, call: Call) -> None:
     call.abort(ClientGone())
 
 
-def headers(call: Call) -> list[Header]:
-    """What a reply says of its way here; of a request that was refused at the door, only its id."""
+def headers(call: Call, *, has_waited: bool = True) -> list[Header]:
+    """What a reply says of its way here; of a request that was refused at the door, or waits still, only its id."""
     trace = call.trace.encode()
     limited = call.use.headers(time.monotonic()) if call.use is not None else ()
-    if not call.tier:
+    if not call.tier or not has_waited:
         return [(b"x-request-id", trace), (b"x-puna-request-id", trace), *limited]
     told = [
         (b"x-request-id", trace),  # what others call it: OpenAI's client shows it with its errors
@@ -115,7 +115,9 @@ class EventStream:
     async def _begin(self) -> None:
         if not self.begun:
             self.begun = True
-            start = [*http.EVENTS, *headers(self._call)]
+            # One that a comment begins does not know yet what its call will have waited for.
+            has_waited = self._call.stage is not Stage.WAITING
+            start = [*http.EVENTS, *headers(self._call, has_waited=has_waited)]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
     def _look(self) -> None:
