@@ -81,6 +81,14 @@ def ask(client: http.client.HTTPConnection, key: str, text: str = "hi") -> int:
     return reply.status
 
 
+def known(client: http.client.HTTPConnection, key: str) -> bool:
+    """Whether the gateway at the other end of a connection knows a key."""
+    client.request("GET", "/v2/models/app", headers={"authorization": f"Bearer {key}"})
+    reply = client.getresponse()
+    reply.read()
+    return reply.status == 200
+
+
 @pytest.fixture(scope="module")
 def up(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One replica that takes 5 ms for a call, one at a time."""
@@ -239,12 +247,12 @@ def test_limits_of_a_key_hold_over_two_gateways_and_are_shown(two: Up) -> None:
 
 def test_calls_at_once_are_counted_over_two_gateways(two: Up, tmp_path: Path) -> None:
     up = two
-    up.deploy(write_app(tmp_path / "slow", infer_s=1.0), "app", max_replica=1, min_replica=1)
+    up.deploy(write_app(tmp_path / "slow", infer_s=2.0), "app", max_replica=1, min_replica=1)
     key = str(up.client.create_key(["infer"], name="three", limits={"concurrency": 3})["key"])
     url, statuses = urlsplit(up.url), Counter[int]()
     clients = [http.client.HTTPConnection(str(url.hostname), url.port, timeout=60) for _ in range(12)]
-    for client in clients:
-        client.connect()
+    for client in clients:  # each stays with its gateway, which is to have heard of the key
+        up.until(lambda c=client: known(c, key), what="a gateway that knows the key")  # type: ignore[misc]
     threads = [threading.Thread(target=lambda c=c: statuses.update([ask(c, key)])) for c in clients]  # type: ignore[misc]
     for thread in threads:
         thread.start()
