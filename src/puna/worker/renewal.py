@@ -23,14 +23,17 @@ class Listener:
         """Listen at `path`; what was there goes."""
         self.path = path
         make_folder(os.path.dirname(path))
+        # Whoever finds it by its name finds it listening: one that refuses is taken for dead.
+        hidden = os.path.join(os.path.dirname(path), f".{os.getpid()}")  # short: a socket's path has 107 bytes
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(hidden)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
-            self.socket.bind(path)
-            self._made = identity(path)
+            self.socket.bind(hidden)
             self.socket.listen(BACKLOG)
+            self._made = identity(hidden)
+            os.rename(hidden, path)
         except OSError:
             self.socket.close()
             raise
