@@ -50,7 +50,6 @@ from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
 OWN = ("/v2", OPENAI)
 METRICS = "/metrics"
-READ, CALL = ("GET", "HEAD", "OPTIONS"), ("POST", "OPTIONS")
 LIVE_VERSION = "1"
 """What the platform's addresses say of every version: the one that serves."""
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|generate_stream|ready))?/?")
@@ -340,11 +339,11 @@ class Gateway:
     async def _about(self, scope: Scope, send: Send, call: Call) -> int:
         """Health, metadata and metrics: everything here that is not inference."""
         path, method, name, verb = scope["path"].rstrip("/"), scope["method"], call.endpoint, call.path
-        takes = CALL if verb in ("infer", "generate_stream") else READ
+        takes = http.CALL if verb in ("infer", "generate_stream") else http.READ
         if not (name or path in PROBES or path in ("/v2", METRICS)):
             raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")
         if method == "OPTIONS":
-            return await _allow(send, takes)
+            return await http.options(send, takes)
         if method not in takes:
             raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
         if path in PROBES:
@@ -365,11 +364,6 @@ class Gateway:
             ready = lane.ready or (lane.split is not None and lane.split.lane.ready)
             return await _say(send, 200 if ready else 503, {"ready": ready, "state": lane.route.state})
         return await _say(send, 200, _metadata(lane))
-
-
-async def _allow(send: Send, methods: Sequence[str]) -> int:
-    await http.reply(send, 204, b"", [http.allow(methods)])
-    return 204
 
 
 def _json_bytes(scope: Scope, call: Call) -> int:

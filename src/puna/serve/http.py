@@ -15,6 +15,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+READ, CALL = ("GET", "HEAD", "OPTIONS"), ("POST", "OPTIONS")
+"""The methods of a path that tells something, and of one that calls a model."""
 JSON = (b"content-type", b"application/json")
 BYTES = (b"content-type", b"application/octet-stream")
 EVENTS: tuple[Header, ...] = (
@@ -121,6 +123,12 @@ def advice(error: PunaError) -> list[Header]:
 def allow(methods: Iterable[str]) -> Header:
     """The methods that a path takes."""
     return (b"allow", ", ".join(methods).encode())
+
+
+async def options(send: Send, methods: Iterable[str]) -> int:
+    """The answer to OPTIONS; it needs no key, for it says nothing of what is here."""
+    await reply(send, 204, b"", [allow(methods)])
+    return 204
 
 
 async def events(send: Send, batch: Iterable[bytes]) -> None:

@@ -92,9 +92,8 @@ class OpenAI:
         path = scope["path"].rstrip("/")
         call = Call("", PATHS.get(path, ""), b"", trace)
         try:
-            # Asked without a key: it says nothing of what is here.
             if scope["method"] == "OPTIONS" and (takes := _takes(path)):
-                await http.reply(send, 204, b"", [http.allow(takes)])
+                await http.options(send, takes)
                 return
             key = self.access.holder(http.header(scope, b"authorization"), time.time())
             if call.path and scope["method"] == "POST":
@@ -191,8 +190,8 @@ class OpenAI:
 def _takes(path: str) -> tuple[str, ...]:
     """The methods of an address; none: there is no such address."""
     if path in PATHS:
-        return ("POST", "OPTIONS")
-    return ("GET", "HEAD", "OPTIONS") if path == MODELS or path.startswith(MODELS + "/") else ()
+        return http.CALL
+    return http.READ if path == MODELS or path.startswith(MODELS + "/") else ()
 
 
 def asked_of(body: bytes) -> tuple[str, bool]:

@@ -10,7 +10,6 @@ from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple, U
 MOST_CHILDREN = 20_000  # of a table of plain values: a larger one is taken for something unknown
 IMMUTABLE = {str, bytes, int, float, bool, complex, type(None), range, slice, type(Ellipsis), type(NotImplemented)}
 OF_TORCH = {"dtype", "device", "Size", "layout", "memory_format"}
-CONTAINERS = (list, dict, set)
 
 
 class NotProved(Exception):
