@@ -229,6 +229,12 @@ class UnavailableError(ServeError):
     http_status = 503
 
 
+class NotYetError(UnavailableError):
+    """Nothing is wrong with the request: it may come back after `retry_after_s`."""
+
+    retry_after_s = 1
+
+
 class TooLargeError(ServeError):
     """The request's body is over the limit."""
 

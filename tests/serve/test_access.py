@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from puna.errors import ForbiddenError, UnauthorizedError
+from puna.errors import ForbiddenError, NotYetError, UnauthorizedError
 from puna.serve.access import Access
 from puna.serve.routes_table import KeyRoute
 
@@ -30,6 +30,17 @@ def test_a_good_key_opens_its_endpoint_the_second_time_too() -> None:
     keys = access(key())
     assert keys.check(BEARER, 0, endpoint="e").id == "0123abcd"
     assert keys.check(BEARER, 0, endpoint="e").id == "0123abcd"
+
+
+def test_before_the_first_table_nobody_is_told_that_a_key_is_unknown() -> None:
+    made = Access()
+    with pytest.raises(NotYetError):
+        made.check(BEARER, 0, endpoint="e")
+    with pytest.raises(UnauthorizedError, match="send a key"):
+        made.check("", 0, endpoint="e")
+    made.use({})
+    with pytest.raises(UnauthorizedError, match="unknown or revoked"):
+        made.check(BEARER, 0, endpoint="e")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from puna.serve import forward
 from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
 from puna.worker import protocol
-from serve.conftest import StubWorker, until
+from serve.conftest import StubWorker, echo, until
 
 pytestmark = pytest.mark.process
 
@@ -382,6 +382,71 @@ def test_without_a_control_plane_inference_goes_on_and_the_api_says_503(sockets:
         worker.die()
 
     uvloop.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_gateway_that_knows_no_table_yet_says_503_and_when_to_come_back(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puna.serve.gateway.FIRST_TABLE_S", 0.1)
+
+    async def main() -> None:
+        gateway = Gateway(GatewaySettings(sockets / "control"))
+        async with running(gateway, host="127.0.0.1", port=0) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                for path in (INFER, "/v1/chat/completions", "/api/v1/deploys"):
+                    reply = await client.post(path, headers=KEY, content=b"{}")
+                    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1"), path
+                    assert "control plane" in reply.text
+                assert (await client.get("/v2/health/ready")).status_code == 503
+
+    uvloop.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_request_that_one_replica_never_began_does_not_wait_there_again(sockets: Path) -> None:
+    async def late(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        """Its thread hangs; what watches the deadlines lives on, and answers what was never begun."""
+        await asyncio.sleep(head["deadline_s"])
+        worker.send(protocol.encode_reply(request_id, 504, b"{}"))
+
+    async def slow(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        await asyncio.sleep(0.02)
+        await echo(worker, request_id, head, body)
+
+    async def play(world: World) -> None:
+        sick = await world.worker(late, id="a", concurrency=4)
+        world.control.set(sick, await world.worker(slow, id="b", concurrency=1), inference_time_s=0.3)
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await world.connected(2)
+        for _ in range(3):
+            calls = [world.client.post(INFER, headers=KEY, content=b"%d" % n) for n in range(12)]
+            assert [(r.status_code, r.content) for r in await asyncio.gather(*calls)] == [
+                (200, b"%d" % n) for n in range(12)
+            ]
+        assert 0 < sum(kind == protocol.REQUEST for kind, _ in sick.seen) <= 4  # given nothing since
+
+    story(sockets, play)
+
+
+def test_a_replica_that_let_a_requests_time_pass_gets_others_after_a_while(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puna.serve.link.STALLED_S", 0.1)
+    busy = asyncio.Event()
+
+    async def after_others(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+        """It runs a call of another gateway's, and says nothing of that here."""
+        if busy.is_set():
+            await echo(worker, request_id, head, body)
+
+    async def play(world: World) -> None:
+        await world.serve(after_others, inference_time_s=0.3)
+        asking = asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"on"))
+        await asyncio.sleep(0.35)
+        busy.set()
+        assert (await asking).content == b"on"
+
+    story(sockets, play)
 
 
 HOOK = "/api/v1/hooks/e"

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Mapping
 
 from puna.deploy.keys import OPENS, digest
-from puna.errors import ForbiddenError, UnauthorizedError
+from puna.errors import ForbiddenError, NotYetError, UnauthorizedError
 from puna.serve.routes_table import KeyRoute
 
 REMEMBERED = 4096  # verified tokens; each costs one SHA-256 to verify again, so the bound is only about memory
@@ -16,7 +16,7 @@ class Access:
     """The keys of one table and the tokens that were found to fit them."""
 
     def __init__(self) -> None:
-        self._keys: Mapping[str, KeyRoute] = {}
+        self._keys: Mapping[str, KeyRoute] | None = None
         self._verified: dict[str, KeyRoute] = {}
 
     def use(self, keys: Mapping[str, KeyRoute]) -> None:
@@ -30,6 +30,7 @@ class Access:
         Raises:
             UnauthorizedError: no key, an unknown, revoked or expired one.
             ForbiddenError: a good key without the right to this.
+            NotYetError: there has been no table yet, so nobody knows which keys are good.
         """
         key = self.holder(authorization, now, scope=scope)
         if key.endpoints is not None and endpoint not in key.endpoints:
@@ -43,6 +44,7 @@ class Access:
         Raises:
             UnauthorizedError: no key, an unknown, revoked or expired one.
             ForbiddenError: a good key without the scope.
+            NotYetError: there has been no table yet.
         """
         key = self._verified.get(authorization) or self._verify(authorization)
         if key.expires is not None and key.expires <= now:
@@ -55,6 +57,8 @@ class Access:
         kind, _, token = authorization.partition(" ")
         if kind.lower() != "bearer" or not token.strip():
             raise UnauthorizedError("send a key: Authorization: Bearer puna_...", "make one: puna key create")
+        if self._keys is None:
+            raise NotYetError("the gateway has not heard from the control plane yet", "retry after 1 s")
         token = token.strip()
         key_id = token.split("_")[1] if token.count("_") >= 2 else ""
         key = self._keys.get(key_id)

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import orjson
 
-from puna.errors import NotFoundError, PunaError, TooLargeError, UnauthorizedError, UnavailableError
+from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
 from puna.serve.http import (
     JSON,
     Disconnected,
@@ -40,7 +40,7 @@ HOP_BY_HOP = frozenset(
 INTERNAL_TIMEOUT_S = 30.0
 CLIENT_GONE = 499
 HEALTH_TIMEOUT_S = 3.0
-DOWN = UnavailableError(
+DOWN = NotYetError(
     "the control plane is restarting; inference goes on meanwhile", "try again in a second, or look at `puna up`"
 )
 
@@ -52,7 +52,7 @@ ALL_STRANGERS_BYTES = 32 << 20
 MOST_OPEN = 512
 TABLE_S = 0.5
 """A key may be some milliseconds older than the table that names it."""
-BUSY = UnavailableError("too many requests are here at one time", "try again in a second")
+BUSY = NotYetError("too many requests are here at one time", "try again in a second")
 
 
 class ControlPlane:
@@ -127,8 +127,7 @@ class ControlPlane:
         except Disconnected:
             return CLIENT_GONE
         except PunaError as error:
-            again = [(b"retry-after", b"1")] if isinstance(error, UnavailableError) else []
-            await reply(send, error.http_status, orjson.dumps(error.as_json()), [JSON, *advice(error), *again])
+            await reply(send, error.http_status, orjson.dumps(error.as_json()), [JSON, *advice(error)])
             return error.http_status
 
     async def _out(self, request: httpx.Request, receive: Receive, send: Send, most: int) -> int:
@@ -153,8 +152,9 @@ class ControlPlane:
         if not _has_body(scope):
             return True
         authorization = header(scope, b"authorization")
-        if self._knows(authorization):
-            return True
+        with contextlib.suppress(NotYetError):  # no key is known yet: the control plane itself looks at it
+            if self._knows(authorization):
+                return True
         stated = header(scope, b"content-length")
         if authorization and not (stated.isdigit() and int(stated) <= STRANGER_BYTES):
             await asyncio.sleep(TABLE_S)  # made just now, perhaps

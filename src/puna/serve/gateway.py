@@ -25,7 +25,6 @@ from puna.errors import (
     PunaError,
     ReplicaDiedError,
     UnauthorizedError,
-    UnavailableError,
     UsageError,
 )
 from puna.serve import cors, delivery, http
@@ -57,7 +56,8 @@ TRACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MAX_BODY_BYTES = 100 * 1024 * 1024
 REPORT_EVERY_S = 0.5
 LAST_WORD_S = 2.0
-FIRST_TABLE_S = 10.0
+FIRST_TABLE_S = 20.0
+"""Longer than it takes to replace a control plane that hangs; other gateways serve meanwhile, with their own table."""
 CLIENT_GONE = 499
 
 
@@ -330,8 +330,6 @@ class Gateway:
         return True
 
     def _lane(self, name: str) -> Lane:
-        if self._follower is not None and self._follower.table.version < 0:
-            raise UnavailableError("the gateway has not heard from the control plane yet")
         return self.lanes.find(name)
 
     # -- about -------------------------------------------------------------------------------------------------------

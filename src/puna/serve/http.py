@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from puna.errors import MethodError, PunaError, QueueFullError, TooLargeError, UnauthorizedError
+from puna.errors import MethodError, NotYetError, PunaError, QueueFullError, TooLargeError, UnauthorizedError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -109,7 +109,7 @@ def refusal(error: PunaError) -> tuple[int, list[Header], bytes]:
 def advice(error: PunaError) -> list[Header]:
     """What an error's headers tell a client to do."""
     extra = []
-    if isinstance(error, QueueFullError):
+    if isinstance(error, (QueueFullError, NotYetError)):
         extra.append((b"retry-after", b"%d" % error.retry_after_s))
     if type(error) is UnauthorizedError:
         extra.append((b"www-authenticate", b"Bearer"))

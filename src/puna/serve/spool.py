@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
-from puna.errors import MachineError, TooLargeError, UnavailableError
+from puna.errors import MachineError, NotYetError, TooLargeError
 from puna.serve import http
 from puna.serve.encoding import Unpacker, unpacked, unpackers
 from puna.serve.http import Receive, Scope
@@ -136,7 +136,7 @@ class Spool:
             EncodingError: it is packed in a way that is not read here.
             UsageError: it is not packed as it says.
             MachineError: it has no place on the disk.
-            UnavailableError: too many bodies are here already.
+            NotYetError: too many bodies are here already.
             Disconnected: the client went away.
         """
         intake = Intake(self, limit_bytes)
@@ -198,10 +198,10 @@ class Spool:
         """Count one more file.
 
         Raises:
-            UnavailableError: there are enough.
+            NotYetError: there are enough.
         """
         if self.files >= self._most_files:
-            raise UnavailableError(f"{self.files} large requests are waiting here already", "try again later")
+            raise NotYetError(f"{self.files} large requests are waiting here already", "try again later")
         self.files += 1
 
     async def threaded(self, function: Callable[..., T], *arguments: object) -> T:
