@@ -20,6 +20,10 @@ class Awaited(Enum):
     """The rest of a body."""
 
 
+REQUEST, HEAD, BODY = Awaited
+"""Names of their own: looking up an enum's member takes Python 3.11 a tenth of a microsecond, ten times a request."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a client may ask of a connection."""
@@ -48,7 +52,7 @@ class Arrival:
     __slots__ = ("awaited", "body_bytes", "came_bytes", "head_bytes", "is_first", "moved", "since")
 
     def __init__(self, now: float) -> None:
-        self.awaited = Awaited.REQUEST
+        self.awaited = REQUEST
         self.since = now
         """When it began to be awaited: of the first head, the moment of connecting."""
         self.moved = now
@@ -68,9 +72,9 @@ class Arrival:
     def is_late(self, now: float, limits: Limits, keep_alive_s: float) -> bool:
         """What is awaited is overdue. Between requests that is so after `keep_alive_s`."""
         waited_s = now - self.since
-        if self.awaited is Awaited.REQUEST:
+        if self.awaited is REQUEST:
             return waited_s >= (limits.head_s if self.is_first else keep_alive_s)
-        if self.awaited is Awaited.HEAD:
+        if self.awaited is HEAD:
             return waited_s >= limits.head_s
         bought_s = self.body_bytes / limits.body_bytes_s
         return now - self.moved >= limits.body_s or waited_s >= limits.body_s + bought_s
@@ -85,9 +89,9 @@ class Arrival:
         First those that have never said a word or not a whole head, then those between two requests, then slow bodies;
         of equals, who has waited longest. A moment's grace, so that what is on its way can arrive.
         """
-        if self.awaited is Awaited.BODY and now - self.since < BODY_GRACE_S:
+        if self.awaited is BODY and now - self.since < BODY_GRACE_S:
             return None
-        rank = 2 if self.awaited is Awaited.BODY else 0 if self.is_first or self.awaited is Awaited.HEAD else 1
+        rank = 2 if self.awaited is BODY else 0 if self.is_first or self.awaited is HEAD else 1
         return rank, self.since
 
 

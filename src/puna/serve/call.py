@@ -36,6 +36,9 @@ class Stage(Enum):
     """It was answered, or nobody waits for the answer."""
 
 
+WAITING, SENT, STREAMING, ENDED = Stage
+"""Names of their own: looking up an enum's member takes Python 3.11 a tenth of a microsecond, ten times a request."""
+
 Told = Callable[[Reply | None, BaseException | None], None]
 """Called once, with the whole reply; with neither when a stream has begun; or with the reason why there is none."""
 
@@ -117,7 +120,7 @@ class Call:
     """Of a stream: when its first event was sent, on the clock of `time.perf_counter`."""
     broke_off: bool = False
     """Its stream ended with an error: its status had been sent by then."""
-    stage: Stage = Stage.WAITING
+    stage: Stage = WAITING
     told: Told | None = None
     owner: Owner | None = None
     link: Link | None = None
@@ -154,11 +157,6 @@ class Call:
         self.infer_s = out_s - self.wake_s
 
     @property
-    def is_suspect(self) -> bool:
-        """It is to run alone."""
-        return self.suspicion is not None and self.suspicion.alone
-
-    @property
     def most_deaths(self) -> int:
         """How many replicas may die with it: one more where nobody knows whether they died of it."""
         return 1 if self.suspicion is None or self.suspicion.is_proved else 2
@@ -175,7 +173,7 @@ class Call:
 
     def abort(self, error: BaseException) -> None:
         """End the call with `error`, wherever it is."""
-        if self.stage is Stage.STREAMING:
+        if self.stage is STREAMING:
             self._aborted = self._aborted or error
             if self._pending is not None and not self._pending.done():
                 self._pending.set_exception(error)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from puna.serve.arrival import Arrival, Awaited, Limits
+from puna.serve.arrival import BODY, HEAD, REQUEST, Arrival, Limits
 from puna.serve.clients import Unread
 from puna.serve.corked import CorkedProtocol
 from puna.serve.http import JSON_BYTES, Header
@@ -27,6 +27,8 @@ MAX_UNREAD_BYTES = 512 << 20
 TOO_SLOW = (408, b"the request took too long to arrive")
 TOO_LARGE = (431, b"the request's head is too large")
 NO_HTTP = (400, b"this is no HTTP request")
+NO_HOST = (400, b"a request names one host")
+HOST = b"host"
 UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
@@ -141,33 +143,38 @@ class Connection(CorkedProtocol):
         self._now = arrival.moved = self.loop.time()
         self._came = len(data)
         try:
-            while data:
-                data = self._feed(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_plain(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(*(self._refusal or NO_HTTP))
             return
-        if arrival.awaited is Awaited.HEAD:
+        if arrival.awaited is HEAD:
             arrival.head_bytes += self._came
             if arrival.head_bytes > self.limits.head_bytes:
                 self._refuse(*TOO_LARGE)
-        elif arrival.awaited is Awaited.BODY:
+        elif arrival.awaited is BODY:
             arrival.came_bytes += self._came
             if arrival.is_padded(self.limits):
                 self._refuse(*NO_HTTP)
 
-    def _feed(self, data: bytes) -> bytes:
-        """Parse; what comes back has to be parsed once more.
+    def _feed_plain(self, rest: bytes) -> None:
+        """Nothing is upgraded here: such a request is read as the same one without the wish, and then what follows it.
 
-        Nothing is upgraded here: such a request is read as the same one without the wish. The parser cannot do that.
+        The parser cannot do that.
         """
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        while True:
             head, self._plain_head = self._plain_head, b""
             self.parser: Any = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-            return head + data[upgrade.args[0] :]
-        return b""
+            data = head + rest
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+            else:
+                return
 
     def _look(self) -> None:
         """Every few seconds: is a request, or the next one, too long in coming? One timer for all such questions."""
@@ -177,10 +184,10 @@ class Connection(CorkedProtocol):
             return
         if self.transport.is_closing():
             pass  # what is written still has to be read
-        elif arrival.awaited is Awaited.REQUEST:
+        elif arrival.awaited is REQUEST:
             if self._is_idle() and arrival.is_late(now, limits, self.timeout_keep_alive):
                 self.transport.close()
-        elif arrival.awaited is Awaited.BODY and self.flow.read_paused:
+        elif arrival.awaited is BODY and self.flow.read_paused:
             arrival.held_back(limits.look_every_s)
         elif arrival.is_late(now, limits, self.timeout_keep_alive):
             self._refuse(*TOO_SLOW)
@@ -194,7 +201,7 @@ class Connection(CorkedProtocol):
         """How dispensable this connection is, the least first; None: a request is being answered, or it ends anyway."""
         if self.transport.is_closing():
             return None
-        if not self._is_idle() and (self._arrival.awaited is not Awaited.BODY or self.cycle.response_started):
+        if not self._is_idle() and (self._arrival.awaited is not BODY or self.cycle.response_started):
             return None
         return self._arrival.waiting(now)
 
@@ -212,7 +219,7 @@ class Connection(CorkedProtocol):
         """
         self._refusal = (status, text)
         may_speak = self._is_idle()
-        if self._arrival.awaited is Awaited.BODY:
+        if self._arrival.awaited is BODY:
             if self.pipeline and self.pipeline[0][0] is self.cycle:
                 self.pipeline.popleft()  # nobody began with it
             elif self.cycle.response_started:
@@ -260,19 +267,15 @@ class Connection(CorkedProtocol):
         self.expect_100_continue = False
         self._is_short = False
         arrival = self._arrival
-        arrival.awaited, arrival.head_bytes = Awaited.HEAD, -self._came  # other requests may be in the same packet
+        arrival.awaited, arrival.head_bytes = HEAD, -self._came  # other requests may be in the same packet
         if not arrival.is_first:  # the first head's time has run since the client connected
             arrival.since = self._now
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One of a head; those behind a body are nobody's business."""
-        if self._arrival.awaited is Awaited.HEAD:
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Which way does it go?"""
         arrival, parser = self._arrival, self.parser
-        if max(arrival.head_bytes, 0) + self._came > self.limits.head_bytes:
+        came = self._came
+        if came > self.limits.head_bytes or came + arrival.head_bytes > self.limits.head_bytes:
             self._measure_head()
         if parser.should_upgrade():
             self._plain_head = self._without_upgrade(parser.get_method())
@@ -287,8 +290,9 @@ class Connection(CorkedProtocol):
             self.url, self.expect_100_continue = url, expects
             self.headers.extend(headers)
             super().on_headers_complete()
+        self.headers = []  # what comes behind a body is nobody's business
         # Last: until there is a cycle of its own, the one in hand is that of the request before.
-        arrival.awaited, arrival.is_first, arrival.since = Awaited.BODY, False, self._now
+        arrival.awaited, arrival.is_first, arrival.since = BODY, False, self._now
         arrival.came_bytes, arrival.body_bytes = -self._came, 0  # what comes with the head is not counted
 
     def _no_request(self, status: int, text: bytes) -> NoRequestError:
@@ -317,22 +321,14 @@ class Connection(CorkedProtocol):
     def _short_request(self) -> Request | None:
         """The request, if it may take the short way."""
         url, parser, headers = self.url, self.parser, self.headers
-        length = authorization = trace = b""
-        hosts, is_plain = 0, True
-        for key, value in headers:
-            if key == b"host":
-                hosts += 1
-            elif key == b"content-length":
-                length = value
-            elif key == b"authorization":
-                authorization = authorization or value
-            elif key == b"x-request-id":
-                trace = trace or value
-            elif key in LONG_WAY or (key == b"origin" and self._direct is not None and self._direct.has_cors):
-                is_plain = False
+        found = dict(headers)
         version = parser.get_http_version()
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise self._no_request(400, b"a request names one host")  # two readers could each believe another one
+        is_plain = len(found) == len(headers)
+        if HOST not in found:
+            if version == "1.1":
+                raise self._no_request(*NO_HOST)
+        elif not is_plain and sum(key == HOST for key, _ in headers) > 1:
+            raise self._no_request(*NO_HOST)  # two readers could each believe another one
         if self._direct is None or not (url.startswith(PREFIX) and url.endswith(SUFFIX)) or self.expect_100_continue:
             return None
         name = url[len(PREFIX) : -len(SUFFIX)]
@@ -340,13 +336,17 @@ class Connection(CorkedProtocol):
             return None
         if not self._is_idle() or self.flow.write_paused:  # ASGI's way waits for a client that does not read
             return None
-        if parser.get_method() != b"POST" or version != "1.1" or not is_plain:
+        if not is_plain or version != "1.1" or parser.get_method() != b"POST" or not LONG_WAY.isdisjoint(found):
             return None
+        if self._direct.has_cors and b"origin" in found:
+            return None
+        length = found.get(b"content-length", b"")
         if not length.isdigit() or int(length) > MAX_SHORT_BODY_BYTES:
             return None
         request = Request(self, name.decode("latin-1"), parser.should_keep_alive())
         request.headers = headers
-        request.authorization, request.trace = authorization.decode("latin-1"), trace.decode("latin-1")
+        request.authorization = found.get(b"authorization", b"").decode("latin-1")
+        request.trace = found.get(b"x-request-id", b"").decode("latin-1")
         return request
 
     def on_body(self, body: bytes) -> None:
@@ -362,7 +362,7 @@ class Connection(CorkedProtocol):
         arrival = self._arrival
         if self._plain_head:
             return  # it is about to be read once more
-        arrival.awaited, arrival.since = Awaited.REQUEST, self._now
+        arrival.awaited, arrival.since = REQUEST, self._now
         if not self._is_short:
             super().on_message_complete()
             return
@@ -405,7 +405,7 @@ class Connection(CorkedProtocol):
         if self.transport.is_closing():
             return
         arrival = self._arrival
-        if arrival.awaited is Awaited.REQUEST:
+        if arrival.awaited is REQUEST:
             arrival.since = self.loop.time()
         self.flow.resume_reading()
         if self.pipeline:

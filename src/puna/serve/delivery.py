@@ -11,7 +11,7 @@ import orjson
 
 from puna.errors import PunaError
 from puna.serve import http
-from puna.serve.call import REVISION, Call, ClientGone, Stage
+from puna.serve.call import REVISION, WAITING, Call, ClientGone
 from puna.serve.dispatch import Lane
 from puna.serve.http import Header, Receive, Send
 from puna.serve.link import Reply
@@ -116,7 +116,7 @@ class EventStream:
         if not self.begun:
             self.begun = True
             # One that a comment begins does not know yet what its call will have waited for.
-            has_waited = self._call.stage is not Stage.WAITING
+            has_waited = self._call.stage is not WAITING
             start = [*http.EVENTS, *headers(self._call, has_waited=has_waited)]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 

@@ -12,7 +12,7 @@ from typing import Any
 from puna.deploy.splits import WHOLE
 from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.call import Call, Group, Stage, Suspicion, Told
+from puna.serve.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
 from puna.serve.deadlines import Deadlines
 from puna.serve.isolation import PATIENCE_S, Isolation
 from puna.serve.link import Exchange, Link, Lost, Reply, Unbegun
@@ -166,7 +166,7 @@ class Lane:
         if self._isolation.link is not None:
             self._isolation.settle(lambda: any(ticket.alone for ticket in self.room))
         while (ticket := self.room.first()) is not None:
-            link = self._find(ticket)
+            link = self._find(ticket) if ticket.alone else choose(self.links.values(), ticket.tried)
             if link is None:
                 break
             self.room.grant(ticket, link)
@@ -240,7 +240,7 @@ class Lane:
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
         """The call's last word; harmless when it was said before."""
-        if call.stage is Stage.ENDED:
+        if call.stage is ENDED:
             return
         told, call.told = call.told, None
         if call.suspicion is not None and reply is not None and reply.status != OVERRUN:
@@ -252,16 +252,16 @@ class Lane:
 
     def leave(self, call: Call) -> None:
         """Nobody waits for the call any more: give back what it holds."""
-        stage, call.stage = call.stage, Stage.ENDED
-        if stage is Stage.WAITING:
+        stage, call.stage = call.stage, ENDED
+        if stage is WAITING:
             if call.ticket is not None:
                 self.room.leave(call.ticket)
                 self._waited(call, asyncio.get_running_loop().time())
-        elif stage is not Stage.ENDED:
+        elif stage is not ENDED:
             self._deadlines.remove(call)
             assert call.link is not None and call.exchange is not None
             call.timed(asyncio.get_running_loop().time())
-            if call.suspicion is not None and stage is Stage.STREAMING:
+            if call.suspicion is not None and stage is STREAMING:
                 if call.exchange.ended and not call.exchange.error:
                     self.poison.lived(call.suspicion.digest)
             if isinstance(call.body, bytes) and len(call.body) > ATTRIBUTED_BYTES:  # of a file the hash is kept
@@ -270,7 +270,7 @@ class Lane:
 
     def _seek(self, call: Call, max_queue: int | None = None) -> None:
         """To a replica with a free place, or else into the waiting room."""
-        call.stage = Stage.WAITING
+        call.stage = WAITING
         link = self._choose(call) if not len(self.room) else None
         if link is not None:
             self._send(call, link)
@@ -282,13 +282,13 @@ class Lane:
         limit = self.route.max_queue if max_queue is None else max_queue
         call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
         call.ticket.asleep = call.tier == ASLEEP
-        if call.is_suspect:
+        if call.suspicion is not None and call.suspicion.alone:
             call.ticket.alone = True
         if cold:
             self._on_cold()
 
     def _choose(self, call: Call) -> Link | None:
-        if call.is_suspect:
+        if call.suspicion is not None and call.suspicion.alone:
             return self._isolation.find(self.links.values(), call.tried)
         # Only an engine's replica remembers what it has read.
         if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
@@ -314,7 +314,9 @@ class Lane:
         try:
             if self.poison:
                 self._check(call)
-            if call.is_suspect and not was_alone:  # since it came, a replica has died with an equal one
+            if (
+                call.suspicion is not None and call.suspicion.alone and not was_alone
+            ):  # since it came, a replica has died with an equal one
                 self._seek(call, len(self.room) + 1)
             else:
                 self._send(call, link)
@@ -349,7 +351,7 @@ class Lane:
             call.tier = AWAKE
         if call.beginnings:
             self._affinity.served(call.beginnings, link.replica_id)
-        call.stage, call.link = Stage.SENT, link
+        call.stage, call.link = SENT, link
         call.exchange = link.send(head, call.body, partial(self._heard, call))
         call.sent, call.exchange.call = call.exchange.sent, call
         if call.suspicion is not None and call.suspicion.alone:
@@ -362,7 +364,7 @@ class Lane:
             if reply is not None:
                 self.end(call, reply, None)
                 return
-            call.stage = Stage.STREAMING
+            call.stage = STREAMING
             call.timed(asyncio.get_running_loop().time())
             told, call.told = call.told, None
             if told is not None:
@@ -460,7 +462,7 @@ class Lane:
             if not exchange.started:
                 call.abort(DeadlineError(f"{call.endpoint}: its replica did not wake", f"puna logs {call.endpoint}"))
                 return
-        if exchange is not None and not exchange.started and call.stage is Stage.SENT:
+        if exchange is not None and not exchange.started and call.stage is SENT:
             self._unbegun(call)
         else:
             call.abort(too_long(call.endpoint, limit_s))
@@ -473,6 +475,8 @@ class Lane:
             call.abort(too_long(call.endpoint, self.route.inference_time_s))
             return
         call.moved = True
+        if any(link.usable for link in self.links.values()):
+            call.tried += (call.link.replica_id,)  # it is not to wait there a second time
         call.link.abandon(call.exchange)
         try:
             if self.heir is not None:

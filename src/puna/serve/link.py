@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -25,6 +25,9 @@ load generator for a request, medians of three: four ahead 181 us, eight 155, si
 AHEAD_WEIGHT = 0.2
 REFUSED_PAUSE_S = 0.25
 """How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
+STALLED_S = 5.0
+"""A worker that let a request's time pass unbegun gets another after so long, if it has done nothing until then: it may
+have been busy with another gateway's, of whose end nothing is heard here."""
 CANCELLED = 64
 """Requests that are remembered when they are given up unbegun: the worker may have begun just then, and die of one."""
 MAX_BUFFERED_BYTES = 4 << 20
@@ -53,8 +56,7 @@ class Unbegun(Exception):
     """The request's time passed in the worker's queue: `infer` was never called for it."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole reply, ready to be sent."""
 
     status: int
@@ -98,17 +100,20 @@ class Exchange:
     """What a stream that has ended cost, as the worker says."""
     call: Any = None
     """What it is for, for as long as the worker has it."""
-    _events: deque[bytes] = field(default_factory=deque)
+    _events: list[bytes] = field(default_factory=list)
     _waiting_bytes: int = 0
     _more: asyncio.Future[None] | None = None
 
     def take(self) -> list[bytes]:
         """The stream's next events, each one JSON: all that are here, unless they are large."""
-        events: list[bytes] = []
-        taken = 0
-        while self._events and taken < TAKEN_BYTES:
-            events.append(self._events.popleft())
-            taken += len(events[-1]) + EVENT_BYTES
+        count = taken = 0
+        for event in self._events:
+            if taken >= TAKEN_BYTES:
+                break
+            count += 1
+            taken += len(event) + EVENT_BYTES
+        events = self._events[:count]
+        del self._events[:count]
         self._waiting_bytes -= taken
         return events
 
@@ -305,8 +310,15 @@ class Link(asyncio.Protocol):
             self._forget(exchange)  # should STARTED be on its way already, it takes the place back
 
     def stall(self) -> None:
-        """It let a request's time pass without beginning: it is given nothing more before it says something."""
+        """It let a request's time pass without beginning: it is given nothing more before it begins or ends another."""
         self._stalled = True
+        self._loop.call_later(STALLED_S, self._moves)
+
+    def _moves(self) -> None:
+        """It does something again, or might."""
+        if self._stalled:
+            self._stalled = False
+            self._on_change()
 
     def _write(self, frame: bytes) -> None:
         """All frames of one turn of the loop go out together: under load a system call costs more than a frame."""
@@ -337,9 +349,6 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames, or pieces of them."""
-        if self._stalled:
-            self._stalled = False
-            self._on_change()
         try:
             for kind, request_id, payload in self._decoder.feed(data):
                 if request_id:
@@ -390,6 +399,7 @@ class Link(asyncio.Protocol):
                 exchange = self._exchanges[request_id] = Exchange(request_id, None, self._loop.time(), abandoned=True)
                 exchange.call = self._cancelled.pop(request_id, None)
             exchange.started, exchange.found_asleep = True, bool(payload)
+            self._moves()
             if payload:
                 self._woken(exchange, float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000)
         elif exchange is None:
@@ -407,6 +417,7 @@ class Link(asyncio.Protocol):
             exchange.tokens = int(told.get("tokens") or 0)
             exchange._finish(None, None, str(told.get("error") or ""))
             self._forget(exchange)
+            self._moves()
 
     def _woken(self, exchange: Exchange, wake_s: float) -> None:
         exchange.wake_s, exchange.woke = wake_s, self._loop.time()

@@ -52,7 +52,7 @@ def choose(candidates: Iterable[C], tried: Collection[str] = ()) -> C | None:
     best: C | None = None
     sleeper: C | None = None  # the one that wakes already, if one does
     for candidate in candidates:
-        if not candidate.usable or candidate.replica_id in tried:
+        if not candidate.usable or (tried and candidate.replica_id in tried):
             continue
         if candidate.asleep:
             if sleeper is None or candidate.outstanding > sleeper.outstanding:

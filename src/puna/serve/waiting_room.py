@@ -22,7 +22,7 @@ STARTUP_ALLOWANCE_S = 900.0
 COLD_RETRY_AFTER_S, RETRY_AFTER_S = 5, 1
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Ticket:
     """One request's place in the queue."""
 
@@ -46,6 +46,7 @@ class Ticket:
 
 Line = OrderedDict[int, Ticket]
 """Tickets by number. Leaving from the middle is common, clients hang up: so no deque."""
+NOBODY: Line = OrderedDict()
 
 
 class WaitingRoom:
@@ -58,9 +59,6 @@ class WaitingRoom:
         """Those whose replica died: they stand before all others."""
         self._lines: OrderedDict[str, Line] = OrderedDict()
         """By key, those that have anybody waiting; the key whose turn it is stands first."""
-        self._keys_with: dict[int, dict[str, None]] = {}
-        """Keys by the length of their line, so that the longest is found without looking at all."""
-        self._longest = 0
         self._count = 0
         self._numbers = itertools.count(1)
 
@@ -108,14 +106,16 @@ class WaitingRoom:
             return ticket
         displaced: Ticket | None = None
         if self._count >= max_queue:
-            if self.waiting_of(key) + 1 >= self._longest:
+            longest = max(self._lines.values(), key=len, default=NOBODY)
+            if self.waiting_of(key) + 1 >= len(longest):
                 raise self._full(cold)
-            longest = next(iter(self._keys_with[self._longest]))
-            displaced = next(reversed(self._lines[longest].values()))
+            displaced = next(reversed(longest.values()))
             self.leave(displaced)
-        line = self._lines.setdefault(key, OrderedDict())
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = OrderedDict()
         line[ticket.number] = ticket
-        self._resized(key, len(line) - 1, len(line))
+        self._count += 1
         if displaced is not None:
             # The last step: who is told may come back at once, and must find the room as it is then.
             displaced.wake(self._full(displaced.cold))
@@ -123,14 +123,11 @@ class WaitingRoom:
 
     def leave(self, ticket: Ticket) -> bool:
         """Give the place up; False when it was given up before."""
-        if self._again.pop(ticket.number, None) is not None:
-            self._count -= 1
-            return True
-        line = self._lines.get(ticket.key)
-        if line is None or line.pop(ticket.number, None) is None:
+        line = self._again if ticket.tried else self._lines.get(ticket.key, NOBODY)
+        if line.pop(ticket.number, None) is None:
             return False
-        self._resized(ticket.key, len(line) + 1, len(line))
-        if not line:
+        self._count -= 1
+        if not line and not ticket.tried:
             del self._lines[ticket.key]
         return True
 
@@ -158,17 +155,3 @@ class WaitingRoom:
     def _full(self, cold: bool) -> QueueFullError:
         retry_after_s = COLD_RETRY_AFTER_S if cold else RETRY_AFTER_S
         return QueueFullError(f"{self._count} requests wait for {self.endpoint} already", retry_after_s)
-
-    def _resized(self, key: str, before: int, after: int) -> None:
-        """The key's line has grown or shrunk by one."""
-        self._count += after - before
-        if before:
-            same = self._keys_with[before]
-            del same[key]
-            if not same:
-                del self._keys_with[before]
-        if after:
-            self._keys_with.setdefault(after, {})[key] = None
-        if after > self._longest or self._longest not in self._keys_with:
-            # One more or one less: the longest is this one now, or was this one.
-            self._longest = after

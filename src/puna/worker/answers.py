@@ -57,16 +57,18 @@ def _infer(app: App, call: Call) -> bytes:
     if app.passes_handler:
         raise BadRequest("this app streams its output: POST to .../generate_stream")
     document = _document(call)
-    wanted = binary.Wanted(document)
-    wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
+    wanted = binary.Wanted(document) if binary.asks(document) else None
+    if wanted is not None:
+        wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
     result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
     reply: Dict[str, Any] = _model(call)
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
-    outputs, rest = wanted.split(wanted.chosen(write_outputs(result, declared=app.outputs)))
-    reply["outputs"] = outputs
-    if rest or any(SIZE in o.get("parameters", ()) for o in outputs):
-        return protocol.encode_binary_reply(call.request_id, 200, *binary.written(reply, rest))
+    reply["outputs"] = outputs = write_outputs(result, declared=app.outputs)
+    if wanted is not None:
+        reply["outputs"], rest = wanted.split(wanted.chosen(outputs))
+        if rest or any(SIZE in o.get("parameters", ()) for o in reply["outputs"]):
+            return protocol.encode_binary_reply(call.request_id, 200, *binary.written(reply, rest))
     return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
 

@@ -85,6 +85,11 @@ def _texts(name: str, raw: bytes, count: int) -> List[str]:
     return found
 
 
+def asks(document: Any) -> bool:
+    """Whether a request says anything of its outputs; most want all of them, as JSON."""
+    return isinstance(document, dict) and ("outputs" in document or "parameters" in document)
+
+
 class Wanted:
     """Which outputs a request asks for, and which of them as bytes."""
 

@@ -12,6 +12,7 @@ import struct
 from typing import Any
 
 HEADER = struct.Struct(">IBQ")
+HEADER_BYTES = HEADER.size
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 LARGE_BYTES = 65536  # from here on a copy costs more than a view that saves it
 
@@ -139,21 +140,29 @@ class Decoder:
         Raises:
             ProtocolError: a length is impossible.
         """
-        self._buffer += data
+        buffer = self._buffer
+        source: bytes | bytearray = data  # most often it holds whole frames only, and none of it is copied twice
+        if buffer:
+            buffer += data
+            source = buffer
         frames: list[tuple[int, int, bytes]] = []
-        start = 0
-        while len(self._buffer) - start >= HEADER.size:
-            length, kind, request_id = HEADER.unpack_from(self._buffer, start)
+        start, size = 0, len(source)
+        while size - start >= HEADER_BYTES:
+            length, kind, request_id = HEADER.unpack_from(source, start)
             if length < 9 or length > MAX_PAYLOAD_BYTES:
                 raise ProtocolError("frame of %d bytes" % length)
-            if len(self._buffer) - start < 4 + length:
-                break
             end = start + 4 + length
+            if end > size:
+                break
             if length > LARGE_BYTES:
-                with memoryview(self._buffer) as view:
-                    frames.append((kind, request_id, bytes(view[start + HEADER.size : end])))
+                with memoryview(source) as view:
+                    frames.append((kind, request_id, bytes(view[start + HEADER_BYTES : end])))
             else:
-                frames.append((kind, request_id, bytes(self._buffer[start + HEADER.size : end])))
+                frames.append((kind, request_id, bytes(source[start + HEADER_BYTES : end])))
             start = end
-        del self._buffer[:start]
+        if source is buffer:
+            del buffer[:start]
+        elif start < size:
+            with memoryview(data) as view:
+                buffer += view[start:]
         return frames
