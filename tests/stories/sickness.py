@@ -118,14 +118,18 @@ def sicken(up: Up, role: str, kind: str) -> Recovery:
 
 
 def _sicken_worker(up: Up, code: str) -> float:
-    before, began = set(up.worker_pids()), time.monotonic()
     once = up.home.root / f"once-{time.monotonic_ns()}"
     body = {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [f"do {once} {code}"]}]}
-    headers = {"authorization": f"Bearer {up.key}"}
-    try:
-        httpx.post(f"{up.url}/v2/models/app/infer", json=body, headers=headers, timeout=INFERENCE_TIME_S / 2)
-    except httpx.TransportError:
-        pass  # it hangs; had it an answer, it would be 504, or 500 after a second replica
+    # A key of its own each time: one whose requests end six replicas is refused for a while, and callers have theirs.
+    key = str(up.client.create_key(["infer"])["key"])
+    with httpx.Client(base_url=up.url, headers={"authorization": f"Bearer {key}"}) as client:
+        up.until(lambda: client.get("/v2/models/app").status_code == 200, 10, "a gateway that knows the key")
+        before, began = set(up.worker_pids()), time.monotonic()
+        try:
+            reply = client.post("/v2/models/app/infer", json=body, timeout=INFERENCE_TIME_S / 2)
+            assert "done elsewhere" in reply.text, f"neither hung nor replaced: {reply.status_code} {reply.text}"
+        except httpx.TransportError:
+            pass  # it hangs
     up.until(lambda: len(up.worker_pids()) == len(before) and set(up.worker_pids()) != before, 60, "the new replica")
     return time.monotonic() - began
 
