@@ -72,6 +72,25 @@ def test_forget_removes_the_working_copy(local: LocalBackend, launch: Make, home
     assert not made.app.exists() and list(home.sockets.glob("r1*")) == []
 
 
+def test_a_socket_that_is_deleted_while_it_is_looked_at_is_no_death(
+    local: LocalBackend, launch: Make, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.start(launch())
+    before = wait_for(local, Phase.READY)
+    ask = local._ask
+
+    def asked(replica_id: str, command: dict[str, object]) -> object:
+        home.guard_socket(replica_id).unlink(missing_ok=True)
+        return ask(replica_id, command)
+
+    monkeypatch.setattr(local, "_ask", asked)
+    assert [(one.pid, one.phase) for one in local.list()] == [(before.pid, Phase.READY)]
+    local.forget("r1")
+    monkeypatch.undo()
+    again = wait_for(local, Phase.READY)
+    assert again.pid == before.pid
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
 def test_an_id_that_is_no_file_name_is_refused(local: LocalBackend, launch: Make, name: str) -> None:
     with pytest.raises(ValueError, match="cannot be a replica's id"):

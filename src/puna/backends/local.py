@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,10 @@ class LocalBackend:
         """Every replica whose guard has left a trace; one whose guard was killed has exited."""
         ids = sorted(path.stem for path in self._home.sockets.glob("*.guard"))
         seen = [self._observe(replica_id) for replica_id in ids]
+        # One that is seen as dead and has no socket any more had it deleted since the names were read.
+        seen = [
+            one for one in seen if one.phase is not Phase.EXITED or self._home.guard_socket(one.replica_id).exists()
+        ]
         seen += self._nameless({one.replica_id for one in seen})
         self._born = {one.replica_id: self._born.get(one.replica_id) or processes.start_ticks(one.pid) for one in seen}
         self._last_seen = {one.replica_id: one for one in seen}
@@ -142,7 +146,7 @@ class LocalBackend:
         except TimeoutError:
             return  # it is killing what is left of the replica; ask again later
         if told is None:  # its guard is dead: nobody else clears up
-            if self._home.guard_socket(replica_id).exists() and self._leftovers(replica_id):
+            if self._leftovers(replica_id):
                 return
             for path in (*self._files(replica_id).values(), str(self._home.replica_socket(replica_id))):
                 Path(path).unlink(missing_ok=True)
@@ -194,6 +198,8 @@ class LocalBackend:
 
     def _orphaned(self, replica_id: str) -> Observed:
         """The guard was killed. Its worker ends by itself; one that cannot (stuck in C) is ended here."""
+        if _lives(self._record(replica_id), "guard"):  # its socket was deleted: it is about to listen again
+            return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
         if self._leftovers(replica_id):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
         lines = tuple(processes.tail(str(self._record(replica_id).get("log", ""))))
@@ -203,8 +209,10 @@ class LocalBackend:
 
     def _leftovers(self, replica_id: str) -> bool:
         record = self._record(replica_id)
+        if _lives(record, "guard"):
+            return True
         pid = int(record.get("worker_pid", 0))
-        if pid and processes.start_ticks(pid) == record.get("worker_start") and not _is_zombie(pid):
+        if _lives(record, "worker"):
             for one in (*processes.tree(pid), pid):  # its descendants first: without it they would be nobody's
                 with contextlib.suppress(OSError):
                     os.kill(one, signal.SIGKILL)
@@ -294,6 +302,12 @@ def _config(launch: Launch, argv: list[str], share: Share, cores: Sequence[int] 
         "share": share.as_dict(),
         "memory_bytes": share.memory_bytes,
     }
+
+
+def _lives(record: Mapping[str, Any], role: str) -> bool:
+    """Whether the `guard` or `worker` of a guard's record is still that very process."""
+    pid = int(record.get(f"{role}_pid", 0))
+    return pid > 0 and processes.start_ticks(pid) == record.get(f"{role}_start") and not _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:
