@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from puna.deploy.load import EndpointLoad, Loads
 
 
@@ -39,3 +42,15 @@ def test_waiting_requests_are_told_at_once() -> None:
     assert told == []
     loads.report("g1", 10.0, {"app": {"queued": 1}})
     assert told == [1]
+
+
+def test_it_is_waited_for_the_tables_of_gateways_that_report_and_of_no_others() -> None:
+    loads, now = Loads(), time.monotonic()
+    assert loads.wait_for_tables(7, 0), "nobody is there"
+    loads.report("g1", now, {})
+    loads.report("g2", now, {})
+    loads.report("gone", now - 60, {})
+    loads.has_table("g1", 7)
+    assert not loads.wait_for_tables(7, 0)
+    threading.Timer(0.05, loads.has_table, ("g2", 8)).start()
+    assert loads.wait_for_tables(7, 10)

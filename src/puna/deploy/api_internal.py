@@ -49,8 +49,10 @@ def routes(control: Control) -> APIRouter:
     threads = CapacityLimiter(THREADS)
 
     @router.get("/routes")
-    async def get_routes(since: int = -1, wait_s: float = 0) -> Json:
-        """The route table, once it is another than version `since` or `wait_s` is over."""
+    async def get_routes(since: int = -1, wait_s: float = 0, gateway: str = "") -> Json:
+        """The route table, once it is another than version `since`, which `gateway` has, or `wait_s` is over."""
+        if gateway:
+            control.loads.has_table(gateway, since)
         await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S), threads)
         return await to_thread.run_sync(table, control, adapters, limiter=threads)
 

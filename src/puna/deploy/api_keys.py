@@ -12,6 +12,8 @@ from puna.deploy.control import Control
 from puna.deploy.pages import Paged
 
 Json = dict[str, Any]
+TOLD_S = 1.0
+"""A gateway that does not answer holds nobody up for longer."""
 
 
 class NewKey(BaseModel):
@@ -45,10 +47,11 @@ def routes(control: Control) -> APIRouter:
 
     @router.post("/keys", status_code=201, tags=["keys"])
     def post_key(body: NewKey) -> Json:
-        """Make a key; its text is in this reply and nowhere else."""
+        """Make a key, which every gateway knows by now; its text is in this reply and nowhere else."""
         limits = key_limits.parse(body.model_dump(include={"rate", "tokens", "concurrency"}))
         key, text = keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock(), limits)
         store.add_key(key)
+        control.loads.wait_for_tables(store.version, TOLD_S)
         return views.key_view(key) | {"key": text}
 
     @router.get("/keys", tags=["keys"])
@@ -58,8 +61,9 @@ def routes(control: Control) -> APIRouter:
 
     @router.delete("/keys/{key_id}", tags=["keys"])
     def delete_key(key_id: str) -> Json:
-        """Revoke a key, at once."""
+        """Revoke a key; no gateway takes it any more."""
         store.delete_key(key_id)
+        control.loads.wait_for_tables(store.version, TOLD_S)
         return {"deleted": key_id}
 
     @router.post("/secrets", status_code=201, tags=["secrets"])

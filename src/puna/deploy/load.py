@@ -6,6 +6,7 @@ All times are of the machine's monotonic clock, which its processes share: no cl
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,8 @@ class Loads:
         self.on_waiting = on_waiting
         self.deaths = Deaths()
         """What `report` is told of deaths is taken by whoever can write it down."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._versions: dict[str, int] = {}
         self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
         # When the last request came, to an endpoint and to each of two revisions that share one: outlives the gateway
         # that saw it.
@@ -73,6 +75,21 @@ class Loads:
                     self._last_of[name] = last
         if self.on_waiting and any(load.queued for load in loads.values()):
             self.on_waiting()
+
+    def has_table(self, gateway: str, version: int) -> None:
+        """A gateway goes by this version of the route table from now on."""
+        with self._lock:
+            self._versions[gateway] = version
+            self._lock.notify_all()
+
+    def wait_for_tables(self, version: int, timeout_s: float) -> bool:
+        """Wait until every gateway that reports has this version of the route table, or a later one; False: not yet."""
+
+        def have_it() -> bool:
+            return all(self._versions.get(one, -1) >= version for one in self._live(time.monotonic()))
+
+        with self._lock:
+            return self._lock.wait_for(have_it, timeout_s)
 
     def gateways(self, now: float) -> list[str]:
         """The gateways that have reported lately."""

@@ -134,7 +134,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Follow the route table and report the load, from now on; returns once there is a table, or soon after."""
-        self._follower = Follower(self.control.fetch, self._use)
+        self._follower = Follower(self.control.fetch, self._use, self.id)
         self.health.follow(self._follower)
         loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._report())]

@@ -151,20 +151,23 @@ def _replica(raw: Mapping[str, Any], revision: int) -> ReplicaRoute:
 class Follower:
     """Keeps the newest table; the last one stays in force while the control plane is down."""
 
-    def __init__(self, fetch: Fetch, on_table: Callable[[Table], None]) -> None:
+    def __init__(self, fetch: Fetch, on_table: Callable[[Table], None], gateway: str = "") -> None:
+        """`gateway` is whose table it is: who makes a key is told so when all gateways have theirs."""
         self.table = Table()
         self.connected = False
         """The last poll was answered."""
         self.first = asyncio.Event()
         self._fetch = fetch
         self._on_table = on_table
+        self._gateway = gateway
 
     async def run(self) -> None:
         """Poll for ever; cancel to stop."""
         since = -1
         while True:
             try:
-                path = f"/internal/routes?since={since}&wait_s={LONG_POLL_S if since >= 0 else 0:g}"
+                wait_s = LONG_POLL_S if since >= 0 else 0
+                path = f"/internal/routes?since={since}&wait_s={wait_s:g}&gateway={self._gateway}"
                 table = parse(await self._fetch("GET", path, b""))
             except (OSError, ValueError):
                 # A restarted control plane may count its versions anew: ask for the whole table next time.
