@@ -28,8 +28,8 @@ class Desk:
         self.poisoned.append(call.request_id)
         self.came.set()
 
-    def call(self, request_id: int, within_s: float = 60, connection: int = 1) -> Call:
-        return Call((connection, request_id), {}, b"", time.monotonic() + within_s, self.sent.append)
+    def call(self, request_id: int, within_s: float = 60, connection: int = 1, **head: object) -> Call:
+        return Call((connection, request_id), head, b"", time.monotonic() + within_s, self.sent.append)
 
     def add(self, request_id: int, within_s: float = 60, connection: int = 1) -> str:
         return self.book.add(self.call(request_id, within_s, connection))
@@ -60,6 +60,44 @@ def test_calls_run_in_order_and_an_id_is_free_again_at_once() -> None:
     assert [desk.run() for _ in range(3)] == [3, 1, 2] and desk.sent == [b"reply"] * 3
     assert desk.add(3) == ""
     assert "in use" in desk.add(3)
+
+
+def test_what_replicas_may_die_of_runs_alone_for_its_time_whoever_else_asks() -> None:
+    desk = Desk(threads=3)
+    assert desk.add(1) == "" and desk.add(2) == ""
+    first = desk.book.take()
+    assert first is not None and first.request_id == 1
+    assert desk.book.add(desk.call(3, connection=2, alone_s=0.1)) == ""
+    assert "alone" in desk.add(4) and "alone" in desk.book.add(desk.call(5, alone_s=9))
+    second = desk.book.take()
+    assert second is not None and second.request_id == 2, "who was here before it goes first"
+    assert not desk.book.has_more, "others still run"
+    taken: list[Call | None] = []
+    waiter = threading.Thread(target=lambda: taken.append(desk.book.take()))
+    waiter.start()
+    desk.finish(first)
+    time.sleep(0.05)
+    assert taken == []
+    desk.finish(second)
+    waiter.join(5)
+    assert [call.request_id for call in taken if call] == [3]
+    assert taken[0] is not None and "alone" in desk.add(6)
+    time.sleep(0.15)
+    assert "alone" in desk.add(6), "its time begins when it does"
+    desk.book.begins_alone(taken[0])
+    assert "alone" in desk.add(6)
+    until(lambda: desk.add(6) == "")
+
+
+def test_a_place_of_ones_own_is_given_back_by_who_leaves_it_or_never_took_it() -> None:
+    desk = Desk()
+    desk.book.add(desk.call(1, alone_s=60))
+    desk.book.cancel((1, 1))
+    assert desk.add(2) == ""
+    desk.run()
+    desk.book.add(desk.call(3, alone_s=60))
+    assert desk.run() == 3
+    assert desk.add(4) == ""
 
 
 def test_the_queue_is_bounded_and_cancelled_calls_take_no_place_in_it() -> None:

@@ -14,7 +14,7 @@ from puna.deploy.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
 from puna.serve.deadlines import Deadlines
-from puna.serve.isolation import PATIENCE_S, Isolation
+from puna.serve.isolation import PATIENCE_S, Isolation, probation_s
 from puna.serve.link import Exchange, Link, Lost, Reply, Unbegun
 from puna.serve.poison import Poison, digest
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
@@ -345,6 +345,8 @@ class Lane:
             head["adapter"] = call.adapter
         if call.json_bytes:
             head["json_bytes"] = call.json_bytes
+        if call.suspicion is not None and call.suspicion.alone:
+            head["alone_s"] = probation_s(call.suspicion.age_s)  # other gateways have requests for this replica too
         if call.cold:
             call.tier = WARM if link.born == ZYGOTE else COLD
         elif not call.tier:

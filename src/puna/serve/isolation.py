@@ -17,6 +17,11 @@ PATIENCE_S = 10.0
 """A batch is tried one by one for so long. A replica may have been killed from outside, and then nobody is guilty."""
 
 
+def probation_s(age_s: float) -> float:
+    """How long a suspect runs alone, when a replica died `age_s` after it was given an equal one."""
+    return min(PROBATION * age_s + PROBATION_S, MAX_PROBATION_S)
+
+
 class Isolation:
     """At most one replica at a time: it is emptied, has one suspect more at a time, and is everybody's again."""
 
@@ -46,7 +51,7 @@ class Isolation:
     def seat(self, exchange: Exchange, group: Group, age_s: float) -> None:
         """The suspect has been sent to the replica that was found."""
         self.guest = exchange
-        self._watch(exchange, min(PROBATION * age_s + PROBATION_S, MAX_PROBATION_S))
+        self._watch(exchange, probation_s(age_s))
         loop = asyncio.get_running_loop()
         if group.until > loop.time() + group.patience_s:
             group.until = loop.time() + group.patience_s
@@ -60,16 +65,16 @@ class Isolation:
         if link is not None and (not link.usable or (self.guest is None and not wanted())):
             self._release()
 
-    def _watch(self, exchange: Exchange, probation_s: float) -> None:
+    def _watch(self, exchange: Exchange, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(probation_s, self._passed, exchange, probation_s)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._passed, exchange, seconds)
 
-    def _passed(self, exchange: Exchange, probation_s: float) -> None:
+    def _passed(self, exchange: Exchange, seconds: float) -> None:
         if exchange is not self.guest:
             return
         if not exchange.started:  # it waits for the replica to wake, or behind another gateway's
-            self._watch(exchange, probation_s)
+            self._watch(exchange, seconds)
             return
         exchange.call.suspicion.has_passed = True
         self.guest = None

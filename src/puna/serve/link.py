@@ -83,6 +83,8 @@ class Exchange:
     """The worker has all of it; a long body takes a while."""
     started: bool = False
     """`infer` has been called for it."""
+    is_alone: bool = False
+    """It has the worker for itself, and the worker says so before it begins."""
     found_asleep: bool = False
     """The replica slept when it came, and had to wake for it."""
     wake_s: float = 0.0
@@ -265,7 +267,7 @@ class Link(asyncio.Protocol):
         """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
         exchange = Exchange(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
-        exchange.found_asleep = self.asleep
+        exchange.found_asleep, exchange.is_alone = self.asleep, "alone_s" in head
         self._exchanges[exchange.request_id] = exchange
         if isinstance(body, bytes):
             self._write(_request(exchange.request_id, head, body))
@@ -362,7 +364,8 @@ class Link(asyncio.Protocol):
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
         exchanges = list(self._exchanges.values())
         # A worker begins with calls in the order in which they came: of the first it may have died untold.
-        begun = {e: None for n, e in enumerate(exchanges) if e.started or (n < self.concurrency and e.is_sent)}
+        untold = [e for e in exchanges[: self.concurrency] if e.is_sent and not e.is_alone]
+        begun = dict.fromkeys(e for e in exchanges if e.started or e in untold)
         self._writable.set()
         self._transport, self._hello, self._draining, self._stalled = None, False, False, False
         if begun and self.listed and self._on_death is not None:

@@ -18,12 +18,15 @@ Key = Tuple[int, int]  # connection, request id
 class Call:
     """One request. The flags are guarded by the book's lock; `send` is its connection's."""
 
-    __slots__ = ("body", "cancel", "deadline", "head", "is_answered", "is_running", "key", "send", "stream_begun")
+    __slots__ = (
+        "alone_s", "body", "cancel", "deadline", "head", "is_answered", "is_running", "key", "send", "stream_begun",
+    )  # fmt: skip
 
     def __init__(
         self, key: Key, head: Dict[str, Any], body: bytes, deadline: float, send: Callable[[bytes], None]
     ) -> None:
         self.key, self.head, self.body, self.deadline, self.send = key, head, body, deadline, send
+        self.alone_s = float(head.get("alone_s") or 0.0)  # nothing else runs for so long from its beginning
         self.is_running = self.is_answered = self.stream_begun = False
         self.cancel: Optional[Callable[[], Any]] = None
 
@@ -61,6 +64,8 @@ class Book:
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
         self._sending = self._idle = self._running = 0
+        self._alone: Optional[Call] = None
+        self._alone_until = float("inf")
         self._stopped = self._poison = False
         self.accepts = True
         self.refusal = ""
@@ -77,10 +82,14 @@ class Book:
                 return self.refusal
             if len(self._queue) >= max(MIN_QUEUE, QUEUE_PER_THREAD * self.threads):
                 return "the replica has too many requests queued"
+            if self._alone is not None and self._is_kept():
+                return "a request that replicas may die of runs alone here"
             if call.key in self._live:
                 return "request id %d is in use on this connection" % call.request_id
             self._live[call.key] = call
             self._queue.append(call)
+            if call.alone_s:
+                self._alone, self._alone_until = call, float("inf")
             self._work.notify()
             if call.deadline < self._wake_at:
                 self._times.notify()
@@ -127,7 +136,7 @@ class Book:
         """The next call, marked as running; None when the worker stops."""
         with self._lock:
             while True:
-                if self._queue and not self._poison:
+                if self.has_more and not self._poison:
                     call = self._queue.popleft()
                     call.is_running = True
                     self._running += 1
@@ -164,8 +173,14 @@ class Book:
 
     @property
     def has_more(self) -> bool:
-        """A call waits to be taken."""
-        return bool(self._queue)
+        """A call waits to be taken, and may be."""
+        return bool(self._queue) and not (self._queue[0].alone_s and self._running)
+
+    def begins_alone(self, call: Call) -> None:
+        """`infer` is about to be called for a call that is to run alone."""
+        with self._lock:
+            if call is self._alone:
+                self._alone_until = time.monotonic() + call.alone_s
 
     def close(self, call: Call, data: bytes, over: bytes) -> bytes:
         """The call has ended: what must be sent, and then be told to `sent`.
@@ -180,6 +195,8 @@ class Book:
             self._running -= 1
             if not self._running:
                 self.until[busy.CALLS] = 0.0
+                if self._alone is not None:
+                    self._work.notify()
         return over if answered else data
 
     def sent(self, count: int) -> None:
@@ -232,6 +249,13 @@ class Book:
         return waiting
 
     # -- with the lock held
+
+    def _is_kept(self) -> bool:
+        """A call waits to run alone, or has not run alone for long enough."""
+        assert self._alone is not None
+        if self._live.get(self._alone.key) is not self._alone or time.monotonic() >= self._alone_until:
+            self._alone = None
+        return self._alone is not None
 
     def _take_until(self, deadline: float) -> None:
         if deadline > self.until[busy.CALLS]:  # never earlier while any call runs: the latest deadline counts

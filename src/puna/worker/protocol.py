@@ -18,7 +18,8 @@ LARGE_BYTES = 65536  # from here on a copy costs more than a view that saves it
 
 # from the gateway (request_id says which request) or from the owner (request_id 0)
 # REQUEST is JSON {"path", "deadline_s": float left, "trace": str, "model_name", "model_version"} NEWLINE, then the
-# client's body; where tensors' bytes follow its JSON, "json_bytes" says how long that is. Paths: `infer` and `stream`
+# client's body; where tensors' bytes follow its JSON, "json_bytes" says how long that is. One with "alone_s" may be
+# what replicas die of: it has this one for itself for so long, and its STARTED comes first. Paths: `infer` and `stream`
 # call the app; `chat` and `completion` ask its engine, with the LoRA {"name", "path"} of "adapter" when there is one.
 REQUEST = 1
 CANCEL = 2  # the client went away: drop the request if it has not begun; else END tells when it is over

@@ -241,7 +241,10 @@ class Server:
             if call is None:
                 return
             started = protocol.encode(protocol.STARTED, call.request_id, self._woken_for(call))
-            outbox.hold(call.send, started) if is_brief else call.send(started)
+            if call.alone_s:
+                outbox.flush()  # it may end this process
+                self.book.begins_alone(call)
+            outbox.hold(call.send, started) if is_brief and not call.alone_s else call.send(started)
             begun = time.monotonic()
             data = answers.answer(self.app, call, emit)
             is_brief = time.monotonic() - begun < BRIEF_S
