@@ -30,6 +30,7 @@ PunaError
     ├── ReplicaDiedError      HTTP 502
     │   └── PoisonError       replicas die of this very request (HTTP 500)
     ├── UnavailableError      HTTP 503
+    │   └── NotYetError       nothing is wrong with the request: it may come back in a second
     └── TooLargeError         HTTP 413
 """
 

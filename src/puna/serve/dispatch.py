@@ -314,9 +314,8 @@ class Lane:
         try:
             if self.poison:
                 self._check(call)
-            if (
-                call.suspicion is not None and call.suspicion.alone and not was_alone
-            ):  # since it came, a replica has died with an equal one
+            is_suspect = call.suspicion is not None and call.suspicion.alone
+            if is_suspect and not was_alone:  # since it came, a replica has died with an equal one
                 self._seek(call, len(self.room) + 1)
             else:
                 self._send(call, link)

@@ -364,7 +364,7 @@ class Link(asyncio.Protocol):
         """The worker died or hung up: unbegun requests may go elsewhere, begun streams end here."""
         exchanges = list(self._exchanges.values())
         # A worker begins with calls in the order in which they came: of the first it may have died untold.
-        untold = [e for e in exchanges[: self.concurrency] if e.is_sent and not e.is_alone]
+        untold = {e for e in exchanges[: self.concurrency] if e.is_sent and not e.is_alone}
         begun = dict.fromkeys(e for e in exchanges if e.started or e in untold)
         self._writable.set()
         self._transport, self._hello, self._draining, self._stalled = None, False, False, False

@@ -47,6 +47,7 @@ class Ticket:
 Line = OrderedDict[int, Ticket]
 """Tickets by number. Leaving from the middle is common, clients hang up: so no deque."""
 NOBODY: Line = OrderedDict()
+"""The line of a key that has none; it stays empty."""
 
 
 class WaitingRoom:
