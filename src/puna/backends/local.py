@@ -146,7 +146,8 @@ class LocalBackend:
         except TimeoutError:
             return  # it is killing what is left of the replica; ask again later
         if told is None:  # its guard is dead: nobody else clears up
-            if self._leftovers(replica_id):
+            record = self._record(replica_id)
+            if _lives(record, "guard") or _end_worker(record):
                 return
             for path in (*self._files(replica_id).values(), str(self._home.replica_socket(replica_id))):
                 Path(path).unlink(missing_ok=True)
@@ -198,26 +199,15 @@ class LocalBackend:
 
     def _orphaned(self, replica_id: str) -> Observed:
         """The guard was killed. Its worker ends by itself; one that cannot (stuck in C) is ended here."""
-        if _lives(self._record(replica_id), "guard"):  # its socket was deleted: it is about to listen again
+        record = self._record(replica_id)
+        if _lives(record, "guard"):  # its socket was deleted: it is about to listen again
             return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
-        if self._leftovers(replica_id):
+        if _end_worker(record):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
-        lines = tuple(processes.tail(str(self._record(replica_id).get("log", ""))))
+        lines = tuple(processes.tail(str(record.get("log", ""))))
         was_silent = self._home.guard_socket(replica_id) in self._guards.ended
         reason = guards.SILENT if was_silent else "its guard was killed"
         return Observed(replica_id, Phase.EXITED, reason=reason, last_lines=lines)
-
-    def _leftovers(self, replica_id: str) -> bool:
-        record = self._record(replica_id)
-        if _lives(record, "guard"):
-            return True
-        pid = int(record.get("worker_pid", 0))
-        if _lives(record, "worker"):
-            for one in (*processes.tree(pid), pid):  # its descendants first: without it they would be nobody's
-                with contextlib.suppress(OSError):
-                    os.kill(one, signal.SIGKILL)
-            return True
-        return False
 
     def _record(self, replica_id: str) -> dict[str, Any]:
         try:
@@ -308,6 +298,17 @@ def _lives(record: Mapping[str, Any], role: str) -> bool:
     """Whether the `guard` or `worker` of a guard's record is still that very process."""
     pid = int(record.get(f"{role}_pid", 0))
     return pid > 0 and processes.start_ticks(pid) == record.get(f"{role}_start") and not _is_zombie(pid)
+
+
+def _end_worker(record: Mapping[str, Any]) -> bool:
+    """Kill the worker of a guard that is dead, if it lives; whether it did."""
+    if not _lives(record, "worker"):
+        return False
+    pid = int(record["worker_pid"])
+    for one in (*processes.tree(pid), pid):  # its descendants first: without it they would be nobody's
+        with contextlib.suppress(OSError):
+            os.kill(one, signal.SIGKILL)
+    return True
 
 
 def _is_zombie(pid: int) -> bool:

@@ -97,8 +97,10 @@ class Zygotes:
             told = self._guards.ask(path, {"command": "status"})
         except TimeoutError:
             return Zygote(name, Phase.STARTING)
-        if told is None:  # a socket that is gone was deleted since its name was read: it will be there again
-            return Zygote(name, Phase.EXITED if path.exists() else Phase.STARTING, reason="its guard was killed")
+        if told is None and not path.exists():  # it was deleted since its name was read: it will be there again
+            return Zygote(name, Phase.STARTING)
+        if told is None:
+            return Zygote(name, Phase.EXITED, reason="its guard was killed")
         phase = Phase(told["phase"])
         memory = memory_bytes(told["worker_pid"]) if phase is not Phase.EXITED else 0
         is_refusal = told["exit_code"] == EXIT_REFUSED
