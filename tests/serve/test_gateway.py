@@ -163,6 +163,17 @@ async def forever(worker: StubWorker, request_id: int, head: dict[str, Any], bod
     worker.send(protocol.encode(protocol.STARTED, request_id))
 
 
+async def die(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+    worker.send(protocol.encode(protocol.STARTED, request_id))
+    asyncio.get_running_loop().call_later(0.02, worker.die)
+
+
+async def late(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
+    """Its thread hangs; what watches the deadlines lives on, and answers what was never begun."""
+    await asyncio.sleep(head["deadline_s"])
+    worker.send(protocol.encode_reply(request_id, 504, b"{}"))
+
+
 def test_a_request_reaches_the_app_and_its_reply_comes_back_with_what_happened(sockets: Path) -> None:
     async def play(world: World) -> None:
         worker = await world.serve()
@@ -247,10 +258,6 @@ def test_a_request_whose_replica_dies_is_answered_by_another(sockets: Path) -> N
 
 
 def test_a_request_that_kills_two_replicas_fails_with_a_clear_body(sockets: Path) -> None:
-    async def die(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
-        worker.send(protocol.encode(protocol.STARTED, request_id))
-        asyncio.get_running_loop().call_later(0.02, worker.die)
-
     async def play(world: World) -> None:
         world.control.set(await world.worker(die, id="a"), await world.worker(die, id="b"))
         await until(lambda: "e" in world.gateway.lanes.by_name)
@@ -404,11 +411,6 @@ def test_a_gateway_that_knows_no_table_yet_says_503_and_when_to_come_back(
 
 
 def test_a_request_that_one_replica_never_began_does_not_wait_there_again(sockets: Path) -> None:
-    async def late(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
-        """Its thread hangs; what watches the deadlines lives on, and answers what was never begun."""
-        await asyncio.sleep(head["deadline_s"])
-        worker.send(protocol.encode_reply(request_id, 504, b"{}"))
-
     async def slow(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
         await asyncio.sleep(0.02)
         await echo(worker, request_id, head, body)
@@ -424,6 +426,18 @@ def test_a_request_that_one_replica_never_began_does_not_wait_there_again(socket
                 (200, b"%d" % n) for n in range(12)
             ]
         assert 0 < sum(kind == protocol.REQUEST for kind, _ in sick.seen) <= 4  # given nothing since
+
+    story(sockets, play)
+
+
+def test_a_replica_that_let_its_time_pass_is_not_counted_among_those_that_died_of_a_request(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        first = await world.worker(late, id="a")
+        world.control.set(first, *[await world.worker(die, id=id) for id in "bc"], inference_time_s=0.3)
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await world.connected(3)
+        reply = await world.client.post(INFER, headers=KEY, content=b"{}")
+        assert first.heads and reply.status_code == 502 and "2 replicas died" in reply.json()["error"], reply.text
 
     story(sockets, play)
 

@@ -131,7 +131,9 @@ class Call:
     beginnings: tuple[int, ...] = ()
     """As routing.beginnings found them, where they matter."""
     tried: tuple[str, ...] = ()
-    """Replicas that died with it."""
+    """Replicas that it is not sent to again: they died with it, or let its time pass."""
+    lost: int = 0
+    """How many replicas died with it."""
     deaths: int = 0
     """How many of them may have died of it."""
     moved: bool = False
@@ -155,6 +157,11 @@ class Call:
             self.tier = ASLEEP
             self.wake_s = min(exchange.wake_s, out_s) if exchange.started else out_s
         self.infer_s = out_s - self.wake_s
+
+    @property
+    def is_suspect(self) -> bool:
+        """It is to run alone."""
+        return self.suspicion is not None and self.suspicion.alone
 
     @property
     def most_deaths(self) -> int:

@@ -166,7 +166,7 @@ class Lane:
         if self._isolation.link is not None:
             self._isolation.settle(lambda: any(ticket.alone for ticket in self.room))
         while (ticket := self.room.first()) is not None:
-            link = self._find(ticket) if ticket.alone else choose(self.links.values(), ticket.tried)
+            link = self._find(ticket)
             if link is None:
                 break
             self.room.grant(ticket, link)
@@ -282,13 +282,13 @@ class Lane:
         limit = self.route.max_queue if max_queue is None else max_queue
         call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
         call.ticket.asleep = call.tier == ASLEEP
-        if call.suspicion is not None and call.suspicion.alone:
+        if call.is_suspect:
             call.ticket.alone = True
         if cold:
             self._on_cold()
 
     def _choose(self, call: Call) -> Link | None:
-        if call.suspicion is not None and call.suspicion.alone:
+        if call.is_suspect:
             return self._isolation.find(self.links.values(), call.tried)
         # Only an engine's replica remembers what it has read.
         if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
@@ -314,8 +314,7 @@ class Lane:
         try:
             if self.poison:
                 self._check(call)
-            is_suspect = call.suspicion is not None and call.suspicion.alone
-            if is_suspect and not was_alone:  # since it came, a replica has died with an equal one
+            if call.is_suspect and not was_alone:  # since it came, a replica has died with an equal one
                 self._seek(call, len(self.room) + 1)
             else:
                 self._send(call, link)
@@ -344,8 +343,9 @@ class Lane:
             head["adapter"] = call.adapter
         if call.json_bytes:
             head["json_bytes"] = call.json_bytes
-        if call.suspicion is not None and call.suspicion.alone:
-            head["alone_s"] = probation_s(call.suspicion.age_s)  # other gateways have requests for this replica too
+        suspicion = call.suspicion if call.is_suspect else None
+        if suspicion is not None:
+            head["alone_s"] = probation_s(suspicion.age_s)  # other gateways have requests for this replica too
         if call.cold:
             call.tier = WARM if link.born == ZYGOTE else COLD
         elif not call.tier:
@@ -355,8 +355,8 @@ class Lane:
         call.stage, call.link = SENT, link
         call.exchange = link.send(head, call.body, partial(self._heard, call))
         call.sent, call.exchange.call = call.exchange.sent, call
-        if call.suspicion is not None and call.suspicion.alone:
-            self._isolation.seat(call.exchange, call.suspicion.group, call.suspicion.age_s)
+        if suspicion is not None:
+            self._isolation.seat(call.exchange, suspicion.group, suspicion.age_s)
         self._deadlines.add(call, call.sent + limit_s)
 
     def _heard(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
@@ -381,10 +381,11 @@ class Lane:
             return
         if isinstance(error, Lost):
             call.tried += (call.link.replica_id,)
+            call.lost += 1
             call.deaths += error.started
         try:
-            if call.deaths > call.most_deaths or len(call.tried) > MAX_TRIES:
-                message = f"{self.route.name}: {len(call.tried)} replicas died with this request"
+            if call.deaths > call.most_deaths or call.lost > MAX_TRIES:
+                message = f"{self.route.name}: {call.lost} replicas died with this request"
                 raise ReplicaDiedError(message, f"puna logs {self.route.name}")
             if self.poison:
                 self._check(call)

@@ -268,7 +268,7 @@ class Gateway:
             call.key = key.id
             if len(call.body) > self.settings.max_body_bytes:
                 raise http.too_large(self.settings.max_body_bytes)
-            lane = self._lane(call.endpoint)
+            lane = self.lanes.find(call.endpoint)
             if lane.split is not None:
                 lane = lane.split.pick(lane, call, request.header(REVISION))
             if key.limits is not None:
@@ -290,7 +290,7 @@ class Gateway:
         """One inference request from its first byte to its last; returns the status."""
         key = self._permit(scope, call.endpoint)
         call.key = key.id
-        self._version(self._lane(call.endpoint), call)  # refused before its body is read
+        self._version(self.lanes.find(call.endpoint), call)  # refused before its body is read
         if key.limits is not None:
             self.limits.enter(call, key)
         call.path = "stream" if call.path == "generate_stream" else "infer"
@@ -300,7 +300,7 @@ class Gateway:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """An inference request that has arrived, to its endpoint; returns the status."""
         call.json_bytes = _json_bytes(scope, call)
-        lane = self._lane(call.endpoint)
+        lane = self.lanes.find(call.endpoint)
         if lane.split is not None:
             asked = http.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
             lane = lane.split.pick(lane, call, asked)
@@ -329,9 +329,6 @@ class Gateway:
             return False
         return True
 
-    def _lane(self, name: str) -> Lane:
-        return self.lanes.find(name)
-
     # -- about -------------------------------------------------------------------------------------------------------
 
     async def _about(self, scope: Scope, send: Send, call: Call) -> int:
@@ -356,7 +353,7 @@ class Gateway:
             await http.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         self._permit(scope, name)
-        lane = self._lane(name)
+        lane = self.lanes.find(name)
         self._version(lane, call)
         if verb == "ready":
             ready = lane.ready or (lane.split is not None and lane.split.lane.ready)

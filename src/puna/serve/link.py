@@ -184,7 +184,7 @@ class Link(asyncio.Protocol):
         self._hello = False
         self._greeted = False
         self._draining = False
-        self._stalled = False
+        self._stalled: asyncio.TimerHandle | None = None
         self._next_id = 0
         self._gone = asyncio.Event()
 
@@ -196,7 +196,7 @@ class Link(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Listed, connected, and the worker has said that it is ready."""
-        return self.listed and self._hello and not self._draining and not self._stalled
+        return self.listed and self._hello and not self._draining and self._stalled is None
 
     @property
     def places(self) -> int:
@@ -313,14 +313,20 @@ class Link(asyncio.Protocol):
 
     def stall(self) -> None:
         """It let a request's time pass without beginning: it is given nothing more before it begins or ends another."""
-        self._stalled = True
-        self._loop.call_later(STALLED_S, self._moves)
+        if self._stalled is None:
+            self._stalled = self._loop.call_later(STALLED_S, self._moves)
 
     def _moves(self) -> None:
         """It does something again, or might."""
-        if self._stalled:
-            self._stalled = False
+        if self._forgive():
             self._on_change()
+
+    def _forgive(self) -> bool:
+        """It is not stalled any more; whether it was."""
+        timer, self._stalled = self._stalled, None
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
 
     def _write(self, frame: bytes) -> None:
         """All frames of one turn of the loop go out together: under load a system call costs more than a frame."""
@@ -367,7 +373,8 @@ class Link(asyncio.Protocol):
         untold = {e for e in exchanges[: self.concurrency] if e.is_sent and not e.is_alone}
         begun = dict.fromkeys(e for e in exchanges if e.started or e in untold)
         self._writable.set()
-        self._transport, self._hello, self._draining, self._stalled = None, False, False, False
+        self._transport, self._hello, self._draining = None, False, False
+        self._forgive()
         if begun and self.listed and self._on_death is not None:
             self._on_death(self, list(begun))
         self._exchanges = {}
@@ -402,7 +409,8 @@ class Link(asyncio.Protocol):
                 exchange = self._exchanges[request_id] = Exchange(request_id, None, self._loop.time(), abandoned=True)
                 exchange.call = self._cancelled.pop(request_id, None)
             exchange.started, exchange.found_asleep = True, bool(payload)
-            self._moves()
+            if self._stalled is not None:  # asked for each request: the call costs more
+                self._moves()
             if payload:
                 self._woken(exchange, float(orjson.loads(payload).get("wake_ms", 0.0)) / 1000)
         elif exchange is None:

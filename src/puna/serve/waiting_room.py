@@ -33,7 +33,7 @@ class Ticket:
     wake: Callable[[BaseException | None], None]
     """Called with None when it is this ticket's turn, or with the reason why that will never be."""
     tried: Collection[str] = ()
-    """Replicas that died with this request."""
+    """Replicas that it is not to be sent to again."""
     key: str = ""
     """The API key that it came with: whose turn it takes."""
     alone: bool = False
@@ -57,7 +57,7 @@ class WaitingRoom:
         self.endpoint = endpoint
         self.startup_allowance_s = startup_allowance_s
         self._again: Line = OrderedDict()
-        """Those whose replica died: they stand before all others."""
+        """Those that a replica had already: they stand before all others."""
         self._lines: OrderedDict[str, Line] = OrderedDict()
         """By key, those that have anybody waiting; the key whose turn it is stands first."""
         self._count = 0
@@ -94,7 +94,7 @@ class WaitingRoom:
         tried: Collection[str] = (),
         key: str = "",
     ) -> Ticket:
-        """Take a place at the end of the key's line; who was on a dying replica stands at the front, never refused.
+        """Take a place at the end of the key's line; who had a replica already stands at the front, never refused.
 
         Raises:
             QueueFullError: `max_queue` requests wait already, and no key has at least two more of them than this one.
