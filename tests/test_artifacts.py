@@ -3,12 +3,24 @@
 import errno
 import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from puna.artifacts import Artifact, Dataset, Model, drafting, file_digest, tree_digest, write_json, write_text
+from puna.artifacts import (
+    Artifact,
+    Dataset,
+    Model,
+    drafting,
+    file_digest,
+    remove,
+    tree_digest,
+    write_json,
+    write_text,
+)
 from puna.errors import ConflictError, MachineError, NotFoundError
 
 
@@ -122,3 +134,28 @@ def test_damage_is_what_was_written_later_and_differs_and_the_same_artifact_take
     (made.path / "manifest.json").write_text("")
     assert make().damage() == ""
     assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
+
+
+def test_an_artifact_is_written_beside_others_that_write_and_remove_the_same(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> int:
+        written = 0
+        while not stop.is_set():
+            with drafting("model", tmp_path) as draft:
+                (draft.path / "w.bin").write_text("weights")
+            written += 1
+        return written
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write) for _ in range(3)]
+        try:
+            for _ in range(300):
+                for path in tmp_path.glob("[!.]*"):
+                    remove(path)
+                time.sleep(0.001)
+        finally:
+            stop.set()
+    assert all(one.result() > 3 for one in writing)
+    assert all(Model.open(path).damage() == "" for path in tmp_path.glob("[!.]*"))
+    assert list(tmp_path.glob(".*")) == []

@@ -198,27 +198,38 @@ def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:
     for path in (*(draft.path / n for n in names if n not in draft.known), draft.path):
         sync(path)
     draft.final = parent / (name or digest[:SHORT])
-    try:
-        draft.path.rename(draft.final)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+    while not _takes(draft.path, draft.final):
         if name is not None:
             raise ConflictError(f"{draft.final} exists already", "choose another name") from None
-        _replace_damaged(draft.path, draft.final)
+        if _is_whole(draft.final):
+            break
+        remove(draft.final)
     sync(parent)
 
 
-def _replace_damaged(whole: Path, path: Path) -> None:
-    """Put a whole artifact in the place of one of the same digest, when that is damaged."""
+def _takes(draft: Path, final: Path) -> bool:
+    """Rename it; False: the name is taken."""
     try:
-        if not Artifact.open(path).damage():
-            return
+        draft.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return not Artifact.open(path).damage()
     except NotFoundError:
-        pass  # its manifest is gone
-    gone = path.with_name(f".draft-{os.getpid()}-{uuid.uuid4().hex[:12]}")
-    path.rename(gone)
-    whole.rename(path)
+        return False  # its manifest is gone, or all of it is, this moment
+
+
+def remove(path: Path) -> None:
+    """Take an artifact out of sight at once, then file by file: nobody opens half of one, and none is no fault."""
+    gone = path.with_name(f".draft-{os.getpid()}-{uuid.uuid4().hex[:12]}")  # what is left of it goes with drafts
+    with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+        path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 

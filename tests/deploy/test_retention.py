@@ -9,6 +9,7 @@ from pathlib import Path
 from puna.artifacts import SHORT, Source
 from puna.build import environment as environments
 from puna.build import source as sources
+from puna.deploy import sources as uploads
 from puna.deploy.records import Order, Settings
 from puna.deploy.retention import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, Sweeper
 from puna.deploy.states import BuildState, ReplicaState, RevisionState
@@ -151,6 +152,19 @@ def test_a_source_goes_with_its_revisions_but_not_when_it_was_sent_again(store: 
     os.utime(found[1].path, (NOW, NOW))
     sweep.sweep()
     assert [source.path.is_dir() for source in found] == [False, True, True]
+
+
+def test_a_source_that_is_being_used_stays(store: Store, home: Home) -> None:
+    source = make_source(home, "x = 1\n")
+    built(store, "1", source.digest)
+    sweep = sweeper(store, home, unused_s=NOW)
+    sweep.sweep()
+    store.delete_endpoint("app", NOW)
+    with sources.using(home):
+        assert not sweep.sweep() and source.path.is_dir(), "it is looked at again"
+    os.utime(source.path, (1.0, 1.0))
+    assert uploads.use(home, source.digest).path.stat().st_mtime > 1.0
+    assert sweep.sweep() and source.path.is_dir(), "it was used since it was deployed"
 
 
 def test_a_source_that_was_never_deployed_goes_after_a_day(store: Store, home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,8 +47,8 @@ def no_links_in_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("puna.deploy.launching.DEFAULT_ROOT", str(tmp_path / "mnt"))
 
 
-def put(volumes: Volumes, path: str, text: str) -> None:
-    with volumes.writing("data", path) as file:
+def put(volumes: Volumes, path: str, text: str, name: str = "data") -> None:
+    with volumes.writing(name, path) as file:
         file.write(text.encode())
 
 
@@ -124,6 +125,25 @@ def test_links_that_an_app_has_left_are_shown_and_never_followed(volumes: Volume
     volumes.remove("data", "folder")
     volumes.delete("data")
     assert (outside / "secret").read_text() == "secret" and volumes.names() == []
+
+
+def test_a_volume_that_two_delete_at_once_is_deleted_once(volumes: Volumes) -> None:
+    for _ in range(20):
+        volumes.create("twice")
+        for number in range(50):
+            put(volumes, f"file-{number}", "x", name="twice")
+        together = threading.Barrier(4)
+
+        def delete(_: int, together: threading.Barrier = together) -> bool:
+            together.wait()
+            try:
+                volumes.delete("twice")
+            except NotFoundError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(delete, range(4))) == [False, False, False, True]
 
 
 def test_a_pipe_is_no_file(volumes: Volumes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -20,6 +22,7 @@ from puna.spec import project, runtime, schema
 from puna.spec.project import Project
 
 CLASS = "InferlessPythonModel"
+LOCK = ".sources.lock"
 MAX_CODE_BYTES = 2 << 20
 """Of one file that is parsed here: its tree takes a hundred times as much."""
 
@@ -186,16 +189,37 @@ def snapshot(folder: Path, home: Home) -> Source:
     files = listing(folder)
     if not files:
         raise ProjectError(f"{folder} holds no files", "name the folder that holds app.py")
-    with drafting("source", home.sources) as draft:
-        for name, file in files:
-            target = draft.path / "files" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-            target.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
-    assert draft.final is not None
-    found = Source.open(draft.final)
-    os.utime(found.path)  # one that was there already counts as new: it may be deployed in a moment
+    with using(home):
+        with drafting("source", home.sources) as draft:
+            for name, file in files:
+                target = draft.path / "files" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+                target.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+        assert draft.final is not None
+        found = Source.open(draft.final)
+        os.utime(found.path)  # one that was there already counts as new: it may be deployed in a moment
     return found
+
+
+@contextlib.contextmanager
+def using(home: Home) -> Iterator[None]:
+    """While snapshots are written or marked as used, none is removed."""
+    with (home.sources / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def removing(home: Home) -> Iterator[bool]:
+    """While snapshots are removed, nobody is `using` them; False, and nothing may be removed, where somebody is."""
+    with (home.sources / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def pack(folder: Path) -> bytes:

@@ -61,7 +61,7 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
     elif wanted.model is not None:
         wanted = _modelled(control, wanted, wanted.model)
     check_name(wanted.name, "endpoint")
-    source = sources.find(control.home, wanted.source or "").digest
+    source = sources.use(control.home, wanted.source or "").digest
     version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
 
     def order_of(before: Endpoint | None, _newest: Revision | None) -> Order:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from puna.artifacts import SHORT
+from puna.artifacts import SHORT, remove
+from puna.build import source
 from puna.build.environment import MARKER
 from puna.deploy.store import Store
 from puna.deploy.store_retention import Named
@@ -72,7 +73,7 @@ class Sweeper:
             self._seen = stamp if self.sweep(in_use) else ()
 
     def sweep(self, in_use: Collection[str] = ()) -> bool:
-        """Drop rows, then what lies on the disk and is named no more; False: some of it has to wait for a replica."""
+        """Drop rows, then what lies on the disk and is named no more; False: some of it has to wait."""
         now, store, home = self.clock(), self.store, self.home
         # Listed before the store is read: what comes into being meanwhile is not in the list.
         sources, bundles, environments = map(_entries, (home.sources, home.bundles, home.environments))
@@ -86,7 +87,9 @@ class Sweeper:
         named = dataclasses.replace(named, bundles=named.bundles | set(in_use))
         if revisions or builds:
             LOG.info("dropped %d old revisions and %d builds", revisions, builds)
-        self._sources(sources, named, now)
+        with source.removing(home) as is_alone:
+            if is_alone:
+                self._sources(sources, named, now)
         for path in build_logs:
             if path.stem not in named.builds:
                 path.unlink(missing_ok=True)
@@ -99,7 +102,7 @@ class Sweeper:
             for path in app_logs:
                 if path.name not in named.endpoints and self._age_s(_changed(path), now) > STRAY_S:
                     shutil.rmtree(path, ignore_errors=True)
-        return named.is_settled
+        return named.is_settled and is_alone
 
     # ---- by kind -----------------------------------------------------------------------------------------------
 
@@ -111,7 +114,7 @@ class Sweeper:
             if path.name in short:
                 self._deployed[path.name] = uploaded
             elif uploaded == self._deployed.get(path.name) or self._age_s(uploaded, now) > self.kept.unused_s:
-                _remove(path)
+                remove(path)
         self._deployed = {name: at for name, at in self._deployed.items() if name in short}
 
     def _artifacts(self, bundles: list[Path], caches: list[Path], named: Named) -> None:
@@ -119,7 +122,7 @@ class Sweeper:
         short = {digest[:SHORT] for digest in named.bundles}
         for path in bundles:
             if path.name not in short:
-                _remove(path)
+                remove(path)
         for path in caches:
             if len(path.name) == SHORT and path.name not in short:
                 shutil.rmtree(path, ignore_errors=True)
@@ -167,11 +170,3 @@ def _changed(path: Path) -> float:
 def _use(path: Path, now: float) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.utime(path, (now, now))
-
-
-def _remove(path: Path) -> None:
-    """Out of sight at once, then file by file: nobody opens half an artifact. What is left of it goes with drafts."""
-    gone = path.with_name(f".draft-{os.getpid()}-{path.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from puna.artifacts import SHORT, Source
+from puna.build import source
 from puna.errors import NotFoundError
 from puna.home import Home
 
@@ -23,3 +25,15 @@ def find(home: Home, digest: str) -> Source:
     if not found.digest.startswith(digest):
         raise missing
     return found
+
+
+def use(home: Home, digest: str) -> Source:
+    """As `find`, for what is to be deployed: it counts as used now, so it stays until the store names it.
+
+    Raises:
+        NotFoundError: it was never uploaded.
+    """
+    with source.using(home):
+        found = find(home, digest)
+        os.utime(found.path)
+        return found

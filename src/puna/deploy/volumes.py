@@ -69,16 +69,26 @@ class Volumes:
         """
         path = self.home.volumes / name if VOLUME_NAME.fullmatch(name) else None
         if path is None or path.is_symlink() or not path.is_dir():
-            known = nearest(name, self.names())
-            raise NotFoundError(f"there is no volume `{name}`", known or f"`puna volume create {name}`")
+            raise self._missing(name)
         return path
 
+    def _missing(self, name: str) -> NotFoundError:
+        known = nearest(name, self.names())
+        return NotFoundError(f"there is no volume `{name}`", known or f"`puna volume create {name}`")
+
     def delete(self, name: str) -> None:
-        """Remove a volume with all that is in it, and the links that led to it."""
+        """Remove a volume with all that is in it, and the links that led to it.
+
+        Raises:
+            NotFoundError: there is no such volume.
+        """
         folder = self.folder(name)
         mounts.unlink(folder)
         gone = folder.with_name(f".{name}.{secrets.token_hex(4)}")
-        folder.rename(gone)
+        try:
+            folder.rename(gone)
+        except FileNotFoundError:  # somebody else deletes it this moment
+            raise self._missing(name) from None
         shutil.rmtree(gone)
 
     def mounted(self, volumes: Mapping[str, str]) -> dict[str, Path]:
