@@ -17,14 +17,16 @@ import uvicorn
 
 from deploy.conftest import World
 from deploy.place import document
-from puna import errors
+from puna import errors, instance
 from puna.backends.memory import MemoryBackend
 from puna.client import Client
 from puna.deploy import openapi
 from puna.deploy.api import create_app
-from puna.deploy.logs import replica_log
+from puna.deploy.logs import build_log, replica_log
+from puna.deploy.records import Order, Settings
 from puna.deploy.store import Store
 from puna.home import Home
+from puna.supervisor import sole
 
 
 class Relay:
@@ -34,6 +36,7 @@ class Relay:
         self.cuts = 0
         self.wait_for_reply = True
         self.connections = 0
+        self._clients: list[socket.socket] = []
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -46,6 +49,7 @@ class Relay:
             except OSError:
                 return
             self.connections += 1
+            self._clients.append(client)
             cut, self.cuts = self.cuts > 0, max(self.cuts - 1, 0)
             threading.Thread(target=self._pass, args=(client, cut), daemon=True).start()
 
@@ -71,6 +75,12 @@ class Relay:
             target.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+    def cut_all(self) -> None:
+        """End every connection there is."""
+        for client in self._clients:
+            with contextlib.suppress(OSError):  # it has ended
+                client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -165,3 +175,51 @@ def test_logs_that_are_followed_come_as_they_are_written(client: Client, world: 
     with log.open("a") as file:
         file.write("two\n")
     assert next(lines) == "app-1 | two"
+
+
+def test_a_control_plane_that_starts_again_is_waited_for(world: World) -> None:
+    app = create_app(world.store, world.home)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="off"))
+
+    def serve() -> None:
+        time.sleep(1.0)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(world.home.control_socket))
+            listener.listen()
+            server.run([listener])
+
+    with sole(world.home), Client(home=world.home) as client:
+        instance.write_state(world.home, "http://127.0.0.1:1")
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert client.endpoints() == []
+        server.should_exit = True
+        thread.join(10)
+
+
+def test_a_control_plane_whose_puna_up_has_ended_is_not_waited_for(world: World) -> None:
+    began = time.monotonic()
+    instance.write_state(world.home, "http://127.0.0.1:1")  # of a process that does not hold the home's lock
+    with Client(home=world.home) as client, pytest.raises(errors.UnavailableError, match="does not answer"):
+        client.endpoints()
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_build_that_is_followed_is_followed_on_when_its_connection_breaks(
+    client: Client, world: World, relay: Relay
+) -> None:
+    world.store.save_endpoint("app", Settings(), 1.0)
+    order = Order("f" * 64, None, None, Settings())
+    world.store.deploy("app", lambda *_: order, 1.0)
+    build = world.store.builds()[0]
+    log = build_log(world.home, build.id)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("one\ntwo\n")
+    lines = client.build_log(build.id)
+    assert [next(lines), next(lines)] == ["one", "two"]
+    relay.cut_all()
+    with log.open("a") as file:
+        file.write("three\n")
+    assert next(lines) == "three"
+    world.store.cancel_build(build.id, 2.0)
+    assert list(lines) == []

@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"descriptors", "front", "heartbeat", "home", "progress"},
     {"artifacts"},
-    {"spec"},
+    {"instance", "spec"},
     {"demo", "console"},
     {"data", "train", "merge", "publish", "build"},
     {"backends"},

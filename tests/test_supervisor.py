@@ -16,7 +16,8 @@ import pytest
 
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
-from puna.supervisor import listen, read_state, sole, write_state
+from puna.instance import read_state, write_state
+from puna.supervisor import listen, sole
 
 SUPERVISE = """
 import os, sys

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from puna import errors
+from puna import errors, instance
 from puna.errors import PunaError, UnavailableError
 from puna.home import Home
 
@@ -25,6 +25,8 @@ PAGE = 1000
 """Items asked for at once."""
 IN_FLIGHT_S = 600.0
 """A call whose first try is still being answered is waited for so long."""
+RESTART_S = 15.0
+"""A control plane that was killed, or hung, is there again within; a `puna up` that stands is waited for so long."""
 
 
 class Connection:
@@ -91,25 +93,33 @@ class Connection:
             return (read or read_json)(self._http.request(method, f"/api/v1{path}", **request))
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             if start is None:  # what was to be sent cannot be read again
-                raise unreachable(self._where, error) from None
-            return self._again(method, path, request, start)
+                raise self._unreachable(error) from None
+            return self._again(method, path, request, start, read or read_json)
         except httpx.TransportError as error:
-            raise unreachable(self._where, error) from None
+            raise self._unreachable(error) from None
 
-    def _again(self, method: str, path: str, request: Mapping[str, Any], start: int) -> Json:
-        """The same call once more; while the first is still being answered, its reply is waited for."""
-        end = time.monotonic() + IN_FLIGHT_S
+    def _again(
+        self, method: str, path: str, request: Mapping[str, Any], start: int, read: Callable[[httpx.Response], Json]
+    ) -> Json:
+        """The same call once more; while the first is still being answered, its reply is waited for.
+
+        This machine's own control plane may break again, by one that was killed and still took connections.
+        """
+        begun = time.monotonic()
         while True:
+            self._knock()
             if start >= 0:
                 request["content"].seek(start)
             try:
-                return read_json(self._http.request(method, f"/api/v1{path}", **request))
+                return read(self._http.request(method, f"/api/v1{path}", **request))
             except errors.InFlightError:
-                if time.monotonic() > end:
+                if time.monotonic() > begun + IN_FLIGHT_S:
                     raise
                 time.sleep(0.5)
             except httpx.TransportError as error:
-                raise unreachable(self._where, error) from None
+                if not self._local or time.monotonic() > begun + RESTART_S:
+                    raise self._unreachable(error) from None
+                time.sleep(0.1)
 
     def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
         return self._stream(path, query, lambda reply: reply.iter_lines())
@@ -117,29 +127,62 @@ class Connection:
     def _stream(
         self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
     ) -> Iterator[T]:
+        try:
+            yield from self._pieces(path, query, pieces)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _following(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
+        """The lines of a reply that grows and always begins the same; one that breaks off is asked for again."""
+        told, end = 0, 0.0
+        while True:
+            try:
+                for number, line in enumerate(self._pieces(path, query, lambda reply: reply.iter_lines()), 1):
+                    end = 0.0
+                    if number > told:
+                        told = number
+                        yield line
+                return
+            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                end = end or time.monotonic() + RESTART_S
+                if time.monotonic() > end:
+                    raise self._unreachable(error) from None
+                time.sleep(POLL_S)
+            except httpx.TransportError as error:
+                raise self._unreachable(error) from None
+
+    def _pieces(
+        self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
+    ) -> Iterator[T]:
         self._knock()
         timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
-        try:
-            with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
-                if reply.status_code >= 400:
-                    reply.read()
-                    raise error_of(reply)
-                yield from pieces(reply)
-        except httpx.TransportError as error:
-            raise unreachable(self._where, error) from None
+        with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
+            if reply.status_code >= 400:
+                reply.read()
+                raise error_of(reply)
+            yield from pieces(reply)
 
     def _knock(self) -> None:
-        """Fail clearly where nothing listens on the control socket; httpx's way of failing leaves a socket open."""
-        if self._local:
+        """Wait while a `puna up` starts its control plane again; fail clearly where nothing listens.
+
+        httpx's way of failing leaves a socket open.
+        """
+        end = time.monotonic() + RESTART_S
+        while self._local:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 try:
                     probe.connect(str(self.home.control_socket))
+                    return
                 except OSError as error:
-                    raise unreachable(self._where, error) from None
+                    if time.monotonic() > end or instance.pid_of(self.home) is None:
+                        raise self._unreachable(error) from None
+            time.sleep(0.1)
 
-    @property
-    def _where(self) -> str:
-        return self.url or str(self.home.control_socket)
+    def _unreachable(self, error: Exception) -> UnavailableError:
+        if self._local and instance.pid_of(self.home) is not None:
+            log = self.home.logs / "control.log"
+            return UnavailableError(f"Puna is up, and its control plane does not answer: {error}", f"tail {log}")
+        return unreachable(self.url or str(self.home.control_socket), error)
 
 
 def part(text: str) -> str:

@@ -36,8 +36,9 @@ from puna.errors import PunaError
 from puna.front import Front, Tls
 from puna.heartbeat import BEAT_EVERY_S, Heart
 from puna.home import Home
+from puna.instance import write_state
 from puna.progress import Progress, Silent
-from puna.supervisor import Spec, Supervisor, listen, sole, write_state
+from puna.supervisor import Spec, Supervisor, listen, sole
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import ipaddress
-import json
 import os
 import selectors
 import signal
@@ -24,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puna.artifacts import write_json
 from puna.backends import strays
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.heartbeat import Pulse, Share
@@ -342,17 +340,3 @@ def last_lines(path: Path) -> list[str]:
         return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
     except OSError:
         return []
-
-
-def write_state(home: Home, url: str) -> None:
-    """Tell this user's clients where we are."""
-    write_json(home.state, {"url": url, "pid": os.getpid(), "control_socket": str(home.control_socket)})
-
-
-def read_state(home: Home) -> dict[str, object]:
-    """What `write_state` wrote, or an empty dict."""
-    try:
-        found = json.loads(home.state.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.cli import running
 from puna.home import Home
-from puna.supervisor import sole, write_state
+from puna.instance import owner_of, pid_of, write_state
+from puna.supervisor import sole
 
 
 @pytest.fixture
@@ -23,19 +23,19 @@ def home(tmp_path: Path) -> Home:
 def test_the_holder_of_the_lock_is_found(home: Home) -> None:
     with sole(home):
         write_state(home, "http://127.0.0.1:1")
-        assert running.pid_of(home) == running.owner_of(home) == os.getpid()
+        assert pid_of(home) == owner_of(home) == os.getpid()
         home.state.unlink()
-        assert running.pid_of(home) is None and running.owner_of(home) == os.getpid()
-    assert running.owner_of(home) is None
+        assert pid_of(home) is None and owner_of(home) == os.getpid()
+    assert owner_of(home) is None
 
 
 def test_a_stranger_that_has_the_number_is_never_it(home: Home) -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
         home.state.write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": stranger.pid}))
         home.lock.write_text(str(stranger.pid))
-        assert running.pid_of(home) is None and running.owner_of(home) is None
+        assert pid_of(home) is None and owner_of(home) is None
         with sole(home):
-            assert running.pid_of(home) is None and running.owner_of(home) == os.getpid()
+            assert pid_of(home) is None and owner_of(home) == os.getpid()
         stranger.kill()
 
 

@@ -111,6 +111,8 @@ def here(shared_up: Up, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     monkeypatch.setenv("PUNA_HOME", str(shared_up.home.root))
     before = set(made(shared_up.home.root))
     yield shared_up
+    # A half environment's files, out of the way at once, go meanwhile.
+    shared_up.until(lambda: not list(shared_up.home.environments.glob(".gone-*")), 30, "the end of half environments")
     # Sources, bundles and environments are whole when they are there; nothing else of a failed deploy may stay.
     for path in set(made(shared_up.home.root)) - before:
         whole = Path(path) / ("environment.json" if "/environments/" in path else "manifest.json")

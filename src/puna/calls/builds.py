@@ -46,8 +46,12 @@ class BuildCalls(Connection):
         return self._call("GET", f"/builds/{part(build_id)}")
 
     def build_log(self, build_id: str, follow: bool = True, search: str = "") -> Iterator[str]:
-        """A build's output, line by line; with `follow` until it ends, with `search` the lines that have it in them."""
-        return self._lines(f"/builds/{part(build_id)}/log", {"follow": int(follow), "search": search})
+        """A build's output, line by line; with `follow` until it ends, with `search` the lines that have it in them.
+
+        A build that is followed goes on when its control plane starts again, and so do its lines.
+        """
+        lines = self._following if follow and not search else self._lines
+        return lines(f"/builds/{part(build_id)}/log", {"follow": int(follow), "search": search})
 
     def cancel_build(self, build_id: str) -> Json:
         """Cancel a build."""

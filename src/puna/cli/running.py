@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from puna.cli import output
-from puna.errors import MachineError, NotFoundError
+from puna.errors import MachineError
 from puna.home import Home
+from puna.instance import pid_of, url_of
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -85,51 +86,3 @@ def stop(pid: int) -> None:
             what = f"`puna up` (process {pid}) did not end within {STOP_TIMEOUT_S:g} s"
             raise MachineError(what, "puna down (told twice, it no longer waits for requests in flight)")
         time.sleep(0.05)
-
-
-def pid_of(home: Home) -> int | None:
-    """The process id of this home's `puna up`; None when there is none.
-
-    What up.json says is believed of a process that holds the home's lock open, and of no other: ids are used again.
-    """
-    from puna.supervisor import read_state
-
-    pid = read_state(home).get("pid")
-    return pid if isinstance(pid, int) and _holds(pid, home.lock) else None
-
-
-def owner_of(home: Home) -> int | None:
-    """As `pid_of`, also when up.json is gone or names a stranger: the lock itself says who has it."""
-    try:
-        written = int(home.lock.read_text())
-    except (OSError, ValueError):
-        written = 0
-    return written if _holds(written, home.lock) else pid_of(home)
-
-
-def _holds(pid: int, lock: Path) -> bool:
-    """The process has that file open."""
-    try:
-        asked = lock.stat()
-        for fd in Path("/proc", str(pid), "fd").iterdir():
-            with contextlib.suppress(OSError):
-                found = fd.stat()
-                if (found.st_dev, found.st_ino) == (asked.st_dev, asked.st_ino):
-                    return True
-    except OSError:
-        return False  # it is gone, or another user's
-    return False
-
-
-def url_of(home: Home) -> str:
-    """Its address.
-
-    Raises:
-        NotFoundError: it is not up.
-    """
-    from puna.supervisor import read_state
-
-    url = read_state(home).get("url")
-    if not url:
-        raise NotFoundError("puna is not up", "puna up")
-    return str(url)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from puna import instance
 from puna.cli import output, running
 from puna.cli.options import AsJson
 from puna.errors import UsageError
@@ -52,7 +53,7 @@ def up(
         words += [word for origin in cors_origin or () for word in ("--cors-origin", origin)]
         words += ["--keep-alive", str(keep_alive), "--per-address", str(per_address)]
         running.start(home, words)
-        output.line(f"puna is up at {running.url_of(home)}; stop it with: puna down")
+        output.line(f"puna is up at {instance.url_of(home)}; stop it with: puna down")
         return
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
     front = Front(host, port, insecure, tls, url, tuple(cors_origin or ()), keep_alive, per_address)
@@ -62,7 +63,7 @@ def up(
 def down(json: AsJson = False) -> None:
     """Stop what `puna up` runs: requests in flight finish, replicas end, nothing is left."""
     home = Home.default()
-    pid = running.owner_of(home)
+    pid = instance.owner_of(home)
     if pid is None:
         if not json:
             output.line("puna is not up: nothing to stop")
