@@ -61,7 +61,7 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
     elif wanted.model is not None:
         wanted = _modelled(control, wanted, wanted.model)
     check_name(wanted.name, "endpoint")
-    source = sources.use(control.home, wanted.source or "").digest
+    source = sources.find(control.home, wanted.source or "").digest
     version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
 
     def order_of(before: Endpoint | None, _newest: Revision | None) -> Order:
@@ -71,6 +71,7 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
     before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
     _check_parts(control, order_of(before, None).settings, key)
     damaged = _damaged(control, before)
+    sources.use(control.home, source)  # once nothing is refused any more
     queued = control.store.deploy(
         wanted.name, order_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
     )
