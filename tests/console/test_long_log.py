@@ -14,6 +14,40 @@ LINES = 100_000
 pytestmark = [pytest.mark.process, needs_chromium]
 
 
+SLOWLY = """
+const fast = window.fetch;
+window.fetch = async (resource, how) => {
+  const reply = await fast(resource, how);
+  if (!String(resource).includes("lines=100000")) return reply;
+  let pieces = 0;
+  const slow = new TransformStream({ async transform(piece, out) {
+    out.enqueue(piece.slice(0, 20_000));
+    if (!pieces++) await new Promise((resolve) => setTimeout(resolve, 1500));
+    out.enqueue(piece.slice(20_000));
+  } });
+  return new Response(reply.body.pipeThrough(slow), reply);
+};
+"""
+
+
+def test_earlier_lines_that_come_slowly_are_shown(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    own_up.deploy(write_app(tmp_path / "app"))
+    path = own_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"
+    path.write_text("".join(f"INFO request {number:06d} answered\n" for number in range(LINES)))
+    page = browser.new_page()
+    page.add_init_script(SLOWLY)
+    page.goto(own_up.client.console_link()["url"])
+    page.get_by_role("link", name="app", exact=True).wait_for()
+    page.goto(f"{own_up.url}/#/endpoints/app/logs")
+    log, earlier = page.get_by_role("log"), page.get_by_role("button", name="Show earlier lines")
+    log.get_by_text("request 099999").wait_for()
+    for oldest in ("098500", "097500", "096500"):
+        earlier.click()
+        log.get_by_text(f"request {oldest}").wait_for()
+        log.get_by_text("request 099999").wait_for()
+    assert log.evaluate("e => e.childElementCount") == 4000
+
+
 def test_a_log_of_any_length_is_usable(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
     own_up.deploy(write_app(tmp_path / "app"))
     path = own_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"

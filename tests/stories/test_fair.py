@@ -101,13 +101,6 @@ def test_a_key_with_one_loop_is_served_beside_one_with_a_hundred_and_fifty(up: U
     assert many.statuses[200] and many.statuses[429] and not set(many.statuses) - {200, 429}
 
 
-def died(up: Up, name: str) -> int:
-    """How many replicas of an endpoint have died of requests."""
-    return sum(
-        event["kind"] == "died" and event["message"].endswith("of a request") for event in up.client.events(name)
-    )
-
-
 def deaths(up: Up, name: str) -> int:
     """How many replicas of an endpoint have died; whose doing one was may come to light only after its event."""
     return sum(event["kind"] == "died" for event in up.client.events(name))
@@ -169,27 +162,27 @@ def test_inputs_that_kill_replicas_are_refused_while_every_other_caller_is_answe
 
 
 def test_a_gateway_and_a_control_plane_that_are_new_refuse_what_the_old_ones_did(shared_up: Up, fatal: str) -> None:
-    up, before = shared_up, died(shared_up, fatal) + 2
+    up, before = shared_up, deaths(shared_up, fatal) + 2
     assert up.call("exit once", fatal).status_code == 502
     assert up.call("exit once", fatal).status_code == 500
-    up.until(lambda: died(up, fatal) == before, what="two deaths more")
+    up.until(lambda: deaths(up, fatal) == before, what="two deaths more")
     told = refusals(up, fatal)
     kill(up, "puna.server control")
     up.until(lambda: refusals(up, fatal) > told, 60, what="a new control plane that has been told")
     assert up.call("exit once", fatal).status_code == 500
     kill(up, "puna.server gateway")
     assert up.call("exit once", fatal).status_code == 500
-    assert died(up, fatal) == before
+    assert deaths(up, fatal) == before
 
 
 def test_an_input_that_overruns_its_time_again_and_again_does_not_hold_its_endpoint_back(
     shared_up: Up, fatal: str
 ) -> None:
     up = shared_up
-    before = died(up, fatal)
+    before = deaths(up, fatal)
     for number in (1, 2):
         assert up.call("overrun a", fatal).status_code == 504
-        up.until(lambda n=number: died(up, fatal) == before + n, what="the end of the replica")  # type: ignore[misc]
+        up.until(lambda n=number: deaths(up, fatal) == before + n, what="the end of the replica")  # type: ignore[misc]
         assert up.call("fine", fatal).status_code == 200
     again = up.call("overrun a", fatal)
     assert again.status_code == 500 and "2 replicas died of this very request" in again.text

@@ -72,7 +72,7 @@ export function logs(e, page) {
     if (search.value.trim() && !whole()) { view.say("Looking through all lines…"); await open(ALL); } else draw();
   };
   view.earlier.addEventListener("click", async () => {
-    if (!view.more() && !whole()) { await open(ALL); view.more(); }
+    if (view.more(!whole())) await open(ALL);
     draw();
   });
   search.addEventListener("input", () => soon(find));
@@ -113,6 +113,7 @@ function viewOf() {
     if (sought) say(`${amount(fit.length)} of ${count(all)} with “${sought}”${shown < fit.length ? `, the last ${count(shown)} shown` : ""}`);
     else say(above || shown < fit.length ? `the last ${amount(shown)}` : amount(shown));
   };
+  const offer = () => { earlier.hidden = room >= MOST || (fit.length <= room && !isMore); };
   const render = () => replace(element, fit.length ? fit.slice(-room).map((line) => row(line, sought)) : sought ? "No line fits.\n" : "Nothing was printed yet.\n");
   return {
     element, note, earlier, say,
@@ -122,13 +123,15 @@ function viewOf() {
       fit = fits(lines, words);
       const height = element.scrollHeight - element.scrollTop;
       render();
-      earlier.hidden = room >= MOST || (fit.length <= room && whole);
+      isMore = !whole;
+      offer();
       element.scrollTop = room > STEP ? element.scrollHeight - height : element.scrollHeight; // what was read stays where it was
-      told(lines.length, isMore = !whole);
+      told(lines.length, isMore);
     },
     add(lines, words, follow, all) {
       const more = fits(lines, words);
       fit = fit.concat(more).slice(-ALL);
+      offer();
       if (!follow) { say(`${amount(all)}, not followed`); return; }
       if (more.length) {
         const stays = element.scrollHeight - element.scrollTop - element.clientHeight > NEAR; // somebody reads further up
@@ -139,10 +142,9 @@ function viewOf() {
       }
       told(all, isMore);
     },
-    more() { // room for more lines; false when nothing stands above
-      if (fit.length <= room || room >= MOST) return false;
-      room = Math.min(room + STEP, MOST);
-      return true;
+    more(isAbove) { // room for more lines, before they come: they may come slowly; true when they have to be fetched
+      if (fit.length > room || isAbove) room = Math.min(room + STEP, MOST);
+      return isAbove && fit.length < room;
     },
   };
 }
