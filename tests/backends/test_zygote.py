@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from backends.replicas import FAMILY, Owner, is_alive, processes_with, wait_for, wait_until
-from puna.backends import guards
+from puna.backends import guards, zygotes
 from puna.backends.base import Launch, Phase, Zygote
 from puna.backends.local import LocalBackend
 from puna.home import Home
@@ -87,6 +88,20 @@ def test_a_fork_that_is_stopped_is_ended(local: LocalBackend, warm: Callable[...
     local.start(make("r1", inference_time_s=1))
     os.kill(wait_for(local, Phase.READY).pid, signal.SIGSTOP)
     assert "did not answer" in wait_for(local, Phase.EXITED, limit_s=20).reason
+
+
+def test_a_fork_whose_owner_was_killed_while_it_asked_is_there_for_the_next_one(
+    local: LocalBackend, warm: Callable[..., Make], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: socket.socket) -> str:
+        raise ConnectionResetError
+
+    make = warm()
+    ready(local)
+    monkeypatch.setattr(zygotes, "_answer", killed)
+    monkeypatch.setattr(guards, "start", lambda _: None)  # it lives no more
+    local.start(make("r1"))
+    assert wait_for(local, Phase.READY).born == "zygote"
 
 
 def guard_pid(path: Path) -> int:

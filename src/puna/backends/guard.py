@@ -444,7 +444,8 @@ def main() -> None:
         listener = claim(config)
         if "adopted" in config:
             told = json.dumps({"error": ""}).encode()  # taken is as good: the same id twice starts one
-            os.write(1, HEADER.pack(len(told) + 9, FORKED, 0) + told)
+            with contextlib.suppress(OSError):  # who asked was killed meanwhile: its successor finds this replica
+                os.write(1, HEADER.pack(len(told) + 9, FORKED, 0) + told)
         if listener is None:
             return
         if "adopted" not in config and os.fork():
