@@ -16,7 +16,6 @@ import pytest
 
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
-from puna.instance import read_state, write_state
 from puna.supervisor import listen, sole
 
 SUPERVISE = """
@@ -152,16 +151,6 @@ def test_one_home_has_one_puna_up_and_the_second_learns_the_first_ones_pid(home:
         pass
     with sole(home):
         pass
-
-
-def test_the_state_says_where_we_are(home: Home) -> None:
-    assert read_state(home) == {}
-    write_state(home, "http://127.0.0.1:1")
-    assert read_state(home) == {
-        "url": "http://127.0.0.1:1",
-        "pid": os.getpid(),
-        "control_socket": str(home.control_socket),
-    }
 
 
 @pytest.mark.process

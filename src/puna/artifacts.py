@@ -200,7 +200,7 @@ def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:
     draft.final = parent / (name or digest[:SHORT])
     while not _takes(draft.path, draft.final):
         if name is not None:
-            raise ConflictError(f"{draft.final} exists already", "choose another name") from None
+            raise ConflictError(f"{draft.final} exists already", "choose another name")
         if _is_whole(draft.final):
             break
         remove(draft.final)

@@ -145,7 +145,7 @@ class Connection:
                 return
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 end = end or time.monotonic() + RESTART_S
-                if time.monotonic() > end:
+                if time.monotonic() > end or not (told or self._local):  # another machine's that never answered
                     raise self._unreachable(error) from None
                 time.sleep(POLL_S)
             except httpx.TransportError as error:

@@ -115,6 +115,13 @@ class Up:
         """The workers of an endpoint's ready replicas."""
         return [r["pid"] for r in self.client.endpoint(name)["replicas"] if r["state"] == "ready"]
 
+    def replace(self, role: str) -> None:
+        """Kill the one process of that role; its successor is there when this returns."""
+        first = self.pids(role)[:1]  # what it forks bears its command line for a moment
+        os.kill(first[0], signal.SIGKILL)
+        # A killed one has no command line any more while its sockets still take connections.
+        self.until(lambda: self.pids(role)[:1] not in ([], first), 60, f"a new {role}")
+
     def until(self, condition: Any, within_s: float = 30.0, what: str = "") -> None:
         """Wait until `condition()` holds."""
         deadline = time.monotonic() + within_s

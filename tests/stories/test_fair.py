@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import signal
 import tempfile
 import threading
 import time
@@ -116,9 +114,7 @@ def refusals(up: Up, name: str) -> int:
 
 def kill(up: Up, role: str) -> None:
     """Kill a process of `puna up`, and wait for an answer that its successor had a part in."""
-    (pid,) = up.pids(role)
-    os.kill(pid, signal.SIGKILL)
-    up.until(lambda: up.pids(role) not in ([], [pid]), what=f"a new {role}")
+    up.replace(role)
     up.until(lambda: answers(up), 60, what="an answer")
 
 

@@ -50,7 +50,7 @@ class BuildCalls(Connection):
 
         A build that is followed goes on when its control plane starts again, and so do its lines.
         """
-        lines = self._following if follow and not search else self._lines
+        lines = self._following if follow else self._lines
         return lines(f"/builds/{part(build_id)}/log", {"follow": int(follow), "search": search})
 
     def cancel_build(self, build_id: str) -> Json:

@@ -1,4 +1,4 @@
-"""Which process is this home's `puna up`: never one that only has its number."""
+"""Which process is this home's `puna up`, never one that only has its number; and what it says of itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from puna.home import Home
-from puna.instance import owner_of, pid_of, write_state
+from puna.instance import owner_of, pid_of, read_state, write_state
 from puna.supervisor import sole
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
+
+
+def test_the_state_says_where_we_are(home: Home) -> None:
+    assert read_state(home) == {}
+    write_state(home, "http://127.0.0.1:1")
+    assert read_state(home) == {
+        "url": "http://127.0.0.1:1",
+        "pid": os.getpid(),
+        "control_socket": str(home.control_socket),
+    }
 
 
 def test_the_holder_of_the_lock_is_found(home: Home) -> None:
