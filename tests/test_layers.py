@@ -1,12 +1,12 @@
 """The layer table of the design, enforced: imports go down it, never up, never in a circle, lazy ones included."""
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
-import pytest
+from parsed import SRC, nodes
 
-SRC = Path(__file__).parent.parent / "src"
 ROOT = SRC / "puna"
 
 # A module may import from rows above its own, and from its own room. Rooms in one row are strangers.
@@ -44,10 +44,11 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Every module imported in the file, wherever the import stands; True when inside TYPE_CHECKING."""
-    tree, found = ast.parse(path.read_text()), []
-    for node in ast.walk(tree):
+@functools.cache
+def imports(path: Path) -> list[str]:
+    """Every module imported in the file, wherever the import stands."""
+    found = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -57,6 +58,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
+@functools.cache
 def edges() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
@@ -67,32 +69,36 @@ def edges() -> dict[str, set[str]]:
     return graph
 
 
-EDGES = edges()
-
-
 def test_every_room_stands_in_the_layer_table() -> None:
     rooms = {room(m) for m in MODULES} - {"", "worker", "__main__"}
     assert rooms <= set(LEVEL), f"give {rooms - set(LEVEL)} a row in LAYERS"
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_go_down_the_table(module: str) -> None:
-    mine = room(module)
-    for other in EDGES[module]:
-        theirs = room(other)
-        if mine == "worker":
-            assert theirs == "worker", f"{module} imports {other}: the worker is an island"
-        elif theirs == "worker":
-            assert other == "puna.worker.protocol", f"{module} imports {other}: only worker.protocol may be"
-        elif mine in LEVEL and theirs in LEVEL and mine != theirs:
-            assert LEVEL[theirs] < LEVEL[mine], f"{module} imports {other}, which is not below it"
+def broken(module: str, other: str) -> str:
+    """Say which rule an import breaks, if it breaks one."""
+    mine, theirs = room(module), room(other)
+    if mine == "worker":
+        return "" if theirs == "worker" else f"{module} imports {other}: the worker is an island"
+    if theirs == "worker":
+        is_allowed = other == "puna.worker.protocol"
+        return "" if is_allowed else f"{module} imports {other}: only worker.protocol may be"
+    is_up = mine in LEVEL and theirs in LEVEL and mine != theirs and LEVEL[theirs] >= LEVEL[mine]
+    return f"{module} imports {other}, which is not below it" if is_up else ""
 
 
-@pytest.mark.parametrize("module", sorted(m for m in MODULES if room(m) == "worker"))
-def test_the_worker_needs_the_standard_library_only(module: str) -> None:
-    for name in imports(MODULES[module]):
-        top = name.split(".")[0]
-        assert top == "puna" or top in sys.stdlib_module_names, f"{module} imports {name}"
+def test_imports_go_down_the_table() -> None:
+    every = [broken(module, other) for module, others in edges().items() for other in sorted(others)]
+    offenders = [message for message in every if message]
+    assert not offenders, "\n".join(offenders)
+
+
+def test_the_worker_needs_the_standard_library_only() -> None:
+    offenders = []
+    for module in sorted(m for m in MODULES if room(m) == "worker"):
+        tops = {(name, name.split(".")[0]) for name in imports(MODULES[module])}
+        wrong = [name for name, top in tops if top != "puna" and top not in sys.stdlib_module_names]
+        offenders += [f"{module} imports {name}" for name in wrong]
+    assert not offenders, "\n".join(offenders)
 
 
 def test_no_import_runs_in_a_circle() -> None:
@@ -102,7 +108,7 @@ def test_no_import_runs_in_a_circle() -> None:
         assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
         if module not in seen:
             seen.add(module)
-            for other in EDGES[module]:
+            for other in edges()[module]:
                 visit(other, (*path, module))
 
     for module in MODULES:
