@@ -12,7 +12,7 @@ ROOT = SRC / "puna"
 # A module may import from rows above its own, and from its own room. Rooms in one row are strangers.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"descriptors", "front", "heartbeat", "home", "progress"},
+    {"descriptors", "front", "heartbeat", "home", "names", "progress"},
     {"artifacts"},
     {"instance", "spec"},
     {"demo", "console"},

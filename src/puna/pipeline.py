@@ -153,7 +153,7 @@ def publish(
     merged = json.loads((run.path / "merge.json").read_text())
     recipe = recipes.parse(run.recipe)
     model = Model.open(home.models / merged["model"])
-    chosen = name or recipe.publish.name or f"puna/{recipe.name}"
+    chosen = name or recipe.model
     return Registry(home).publish(model, chosen, aliases=aliases, verification=merged["verification"], force=force)
 
 
@@ -179,7 +179,7 @@ def publish_adapter(
     adapter = Adapter.open(run.path / "adapter")
     base = resolve.resolve_base(recipe.base, recipe.base_revision, home, progress)
     under = serving_base(adapter, base.path, home, base_ref=base.ref, recipe=recipe, progress=progress)
-    chosen = name or f"{recipe.publish.name or f'puna/{recipe.name}'}-adapter"
+    chosen = name or f"{recipe.model}-adapter"
     return Registry(home).publish(seal(adapter, under, home), chosen, aliases=aliases)
 
 
@@ -270,13 +270,16 @@ def deploy_model(
         template.update(folder, model.name, model.ref)
     else:
         engine = template.chosen(recipe.serve.engine)
-        template.init(folder, model.name, name=recipe.name, engine=engine, published=model.ref)
+        template.init(folder, model.name, name=recipe.endpoint, engine=engine, published=model.ref)
     runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
-    serve = dataclasses.asdict(recipe.serve)
-    settings = {key: value for key, value in serve.items() if key != "engine"}
-    client.check_settings(recipe.name, settings)  # before an environment is built for them
-    upload_runtime(client, runtime_file, recipe.name, progress)
-    return deploy(client, folder, recipe.name, runtime=recipe.name, settings=settings, progress=progress)
+    settings, name = _settings_of(recipe), recipe.endpoint
+    client.check_settings(name, settings)  # before an environment is built for them
+    upload_runtime(client, runtime_file, name, progress)
+    return deploy(client, folder, name, runtime=name, settings=settings, progress=progress)
+
+
+def _settings_of(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(recipe.serve).items() if key != "engine"}
 
 
 def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: float = 900) -> Validation:
@@ -322,7 +325,17 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
 
 
 def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Progress = Silent()) -> Shipped:
-    """The whole story: a recipe becomes an endpoint that answers."""
+    """The whole story: a recipe becomes an endpoint that answers.
+
+    Raises:
+        UsageError, ConflictError: its endpoint's settings or its folder would be refused; nothing has been trained.
+    """
+    from puna.build import template
+
+    # What can be known now is said now, and not after hours of training.
+    client.check_settings(recipe.endpoint, _settings_of(recipe))
+    if (folder / "app.py").exists():
+        template.check_update(folder, recipe.model)
     run = train(prepare(recipe, home, progress), home, progress)
     merged = merge(run, home, progress)
     if not merged.verification.passed:

@@ -116,8 +116,8 @@ def test_what_cannot_work_is_refused_before_it_is_queued(world: World, api: Test
         ("tiny-2/merge", {}, 409, "has no adapter"),
         ("tiny-1/merge", {"base": "best"}, 400, "`base` is 'best'"),
         ("tiny-1/publish", {}, 409, "has not been merged"),
-        ("tiny-1/publish", {"name": "-rf/x"}, 400, "is not a model name"),
-        ("tiny-1/publish", {"adapter": True, "aliases": ["--force"]}, 400, "is not an alias"),
+        ("tiny-1/publish", {"name": "-rf/x"}, 400, "is not a name"),
+        ("tiny-1/publish", {"adapter": True, "aliases": ["--force"]}, 400, "is not a name"),
         ("tiny-1/publish", {"adapter": True, "hub": "a/b"}, 400, "leave one of them out"),
         ("tiny-1/publish", {"nmae": "a/b"}, 400, "nmae"),
     ]:

@@ -55,7 +55,7 @@ def test_a_key_file_that_others_may_read_is_refused(store: Store, home: Home) ->
 
 def test_names_are_checked_and_missing_sets_are_named(store: Store, home: Home) -> None:
     secrets = Secrets(store, home.key)
-    with pytest.raises(UsageError, match="`A-B`"):
+    with pytest.raises(UsageError, match="'A-B' is not a name"):
         secrets.save("hub", {"A-B": "x"}, 1.0)
     with pytest.raises(NotFoundError, match="no secret `hub`"):
         secrets.open(["hub"])

@@ -70,7 +70,7 @@ def test_a_verification_handed_over_counts_before_the_manifests(registry: Regist
 
 @pytest.mark.parametrize("name", ["chat", "a/b/c", "../x", "acme/..", "acme/a--b", "acme/", "acme/a b", "-a/b", "a/b."])
 def test_a_bad_name_is_refused(registry: Registry, make_model: Make, name: str) -> None:
-    with pytest.raises(UsageError, match="not a model name"):
+    with pytest.raises(UsageError, match="is not a name"):
         registry.publish(make_model("one"), name)
 
 

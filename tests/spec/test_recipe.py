@@ -157,11 +157,37 @@ def test_a_slip_gets_the_nearest_key(values: dict[str, Any], message: str, hint:
         ("serve", "max_replica", 0),
         ("serve", "min_replica", 2),
         ("serve", "inference_time_s", 0),
+        ("", "name", "Llama-3"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(section: str, key: str, value: Any) -> None:
     with pytest.raises(RecipeError, match=key):
         parse(with_key(section, key, value))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("publish", "name", "acme/a--b"),
+        ("publish", "name", "acme/chat-"),
+        ("serve", "max_replica", 1001),
+        ("serve", "inference_time_s", 7201),
+        ("serve", "scale_down_delay_s", 86401),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_when_the_file_is_read(
+    tmp_path: Path, section: str, key: str, value: Any
+) -> None:
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(with_key(section, key, value)))
+    with pytest.raises(RecipeError, match=f"{section}.{key}"):
+        load(tmp_path / "r.yaml")
+    parse(with_key(section, key, value))  # a run of an older version is read still
+
+
+def test_what_a_recipe_becomes_is_named_after_it() -> None:
+    made = parse(LEAST | {"name": "llama3.1--chat-"})
+    assert (made.model, made.endpoint) == ("puna/llama3.1-chat", "llama3-1--chat")
+    assert parse(LEAST | {"publish": {"name": "acme/x"}}).model == "acme/x"
 
 
 @pytest.mark.parametrize("value", ["8e-6", 8e-6, "0.000008"])

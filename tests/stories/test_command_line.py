@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from puna.cli.main import run
+from spec import tutorial_files
 from stories.conftest import family, write_app
 
 pytestmark = pytest.mark.process
@@ -154,6 +155,15 @@ def test_a_folder_becomes_an_endpoint_and_goes_again(shell: Shell) -> None:
     assert "revision 2" in shell.run("events", "my-app")
     shell.run("delete", "my-app", "--yes")
     assert "no-such" in shell.run("delete", "no-such", "--yes", code=3) and shell.json("ps") == []
+
+
+def test_a_project_of_the_platforms_with_a_name_of_its_own_serves_under_the_nearest_one(shell: Shell) -> None:
+    folder = write_app(shell.folder / "Llama-3")
+    (folder / "inferless.yaml").write_text(tutorial_files.PROJECT)
+    assert "llama-3 revision 1 serves" in shell.run("deploy", "Llama-3")
+    assert "v1:hi" in shell.run("call", "llama-3", "prompt=hi")
+    assert "did you mean `llama-3`" in shell.run("call", "Llama-3", "prompt=hi", code=3)
+    shell.run("delete", "llama-3", "--yes")
 
 
 def test_keys_are_shown_once_and_revoked_at_once(shell: Shell) -> None:

@@ -17,7 +17,7 @@ from typing import IO
 
 from puna.build import leash
 from puna.errors import BuildError
-from puna.spec.credentials import CREDENTIALS
+from puna.spec.repository import CREDENTIALS
 
 _POLL_S = 0.2
 _GRACE_S = 1.0  # between being asked to end and being made to

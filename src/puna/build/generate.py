@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from puna.build.inventory import normal
 from puna.errors import BuildError, NotFoundError, RuntimeSpecError
 from puna.spec import runtime
-from puna.spec.credentials import CREDENTIALS
+from puna.spec.repository import CREDENTIALS
 
 OWN = frozenset({"pip", "setuptools", "wheel", "distribute", "uv", "puna"})
 """Every environment is made with them, or without them."""

@@ -167,6 +167,17 @@ def init(
     return [folder / file for file in texts]
 
 
+def check_update(folder: Path, model: str) -> None:
+    """Refuse a folder that `update` cannot bring to another version of `model`.
+
+    Raises:
+        ConflictError: the app there does not name the model.
+    """
+    app, file = folder / "app.py", folder / "inferless.yaml"
+    if json.dumps(model) not in app.read_text() or not file.exists():
+        raise ConflictError(f"{folder} holds another app: it does not name {model}", "choose another --folder")
+
+
 def update(folder: Path, model: str, published: str) -> None:
     """The app that an earlier `init` wrote for `model`, edited since perhaps, now for the version `published`.
 
@@ -175,8 +186,7 @@ def update(folder: Path, model: str, published: str) -> None:
     Raises:
         ConflictError: the app there does not name the model; nothing is written.
     """
-    app, file = folder / "app.py", folder / "inferless.yaml"
-    if json.dumps(model) not in app.read_text() or not file.exists():
-        raise ConflictError(f"{folder} holds another app: it does not name {model}", "choose another --folder")
+    check_update(folder, model)
+    file = folder / "inferless.yaml"
     others = re.sub(r"(?m)^models:.*\n(?:[ \t]+.*\n|- .*\n)*", "", file.read_text().rstrip("\n") + "\n")
     file.write_text(f"{others}models:\n  - {json.dumps(published)}\n")

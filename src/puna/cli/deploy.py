@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puna import names
 from puna.cli import output
 from puna.cli.address import show
 from puna.cli.options import AsJson, Wait, pairs
@@ -182,10 +183,13 @@ def _deploy_folder(
     settings["env"] = {**settings["env"], **environment}
     for warning in project.warnings:
         watch.note(f"inferless.yaml: {warning}")
-    name, share = order.name or project.name, order.traffic
+    name, share = order.name or project.name or names.of_folder(folder), order.traffic
     client.check_settings(name, settings)  # before an environment is built for them
-    chosen = _runtime(client, folder, project, order.runtime, watch)
-    version = order.version or project.runtime_version
+    if order.version and not (order.runtime or project.runtime_name):
+        raise UsageError("--runtime-version says nothing without --runtime", "`puna runtime list`")
+    chosen = _runtime(client, folder, project, order, watch)
+    is_named = chosen is not None and chosen == (order.runtime or project.runtime_name)
+    version = order.version or project.runtime_version if is_named else None
     return client.deploy(folder, name, runtime=chosen, runtime_version=version, settings=settings, traffic=share)
 
 
@@ -194,12 +198,13 @@ def _volume(word: str) -> tuple[str, str]:
     return name, path
 
 
-def _runtime(client: Client, folder: Path, project: Project, given: str | None, watch: output.Watch) -> str | None:
+def _runtime(client: Client, folder: Path, project: Project, order: _Order, watch: output.Watch) -> str | None:
     """The runtime to use; a folder's own file is uploaded when no runtime is named."""
-    name = given or project.runtime_name
+    name = order.runtime or project.runtime_name
     if name or not project.runtime_file:
         return name
     from puna import pipeline
 
-    pipeline.upload_runtime(client, folder / project.runtime_file, project.name, watch)
-    return project.name
+    called = project.name or order.name
+    pipeline.upload_runtime(client, folder / project.runtime_file, called, watch)
+    return called

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from puna import names
 from puna.cli import output
 from puna.cli.options import AsJson
 from puna.home import Home
@@ -24,7 +25,8 @@ def init(
     from puna.build import template
 
     engine = template.chosen(engine)
-    files = template.init(folder, model, name=name or folder.resolve().name, engine=engine, force=force)
+    called = names.check("endpoint", name, what="--name") if name else names.of_folder(folder)
+    files = template.init(folder, model, name=called, engine=engine, force=force)
     if json:
         output.data({"engine": engine, "files": [str(file) for file in files]})
         return

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from puna import names
 from puna.cli import output, packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import ConflictError
@@ -35,7 +36,7 @@ def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json:
     from puna.client import Client
 
     with Client() as client:
-        chosen = name or file.resolve().parent.name
+        chosen = name or names.of_folder(file.resolve().parent)
         done = pipeline.upload_runtime(client, file, chosen, output.Watch(quiet=json), wait=wait)
         if json:
             output.data(done)

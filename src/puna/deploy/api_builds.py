@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
+from puna import names
 from puna.build import source
 from puna.deploy import bodies, views
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict
 from puna.deploy.pages import Paged, cursor
 from puna.deploy.records import Build
-from puna.deploy.settings import check_name
 from puna.spec import runtime
 
 Json = dict[str, Any]
@@ -53,7 +53,7 @@ def _runtimes(router: APIRouter, control: Control) -> None:
     @router.post("/runtimes", status_code=202, tags=["runtimes"])
     def post_runtime(body: RuntimeUpload) -> Json:
         """Upload a runtime file; the same content as the newest version makes no new one."""
-        check_name(body.name, "runtime")
+        names.check("runtime", body.name)
         digest = runtime.parse_text(body.yaml).digest
         made = store.add_runtime(body.name, digest, body.yaml, control.clock())
         control.wake()

@@ -10,13 +10,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
+from puna import names
 from puna.deploy import lineage, views
 from puna.deploy.control import Control
 from puna.deploy.pages import Paged
 from puna.deploy.records import Build
 from puna.deploy.states import BuildState
 from puna.errors import ConflictError, UsageError
-from puna.publish.names import check_alias, check_name
 from puna.publish.registry import Registry
 from puna.train.comparison import compare
 from puna.train.record import Run, find_run, list_runs
@@ -108,9 +108,9 @@ def _begun(run: Run) -> tuple[int, str]:
 
 def _check(run: Run, body: Publish) -> None:
     for name in filter(None, (body.name, body.hub)):
-        check_name(name)
+        names.check("model", name)
     for alias in body.aliases:
-        check_alias(alias)
+        names.check("alias", alias)
     if body.adapter and body.hub:
         raise UsageError("`hub` pushes whole models, `adapter` publishes none", "leave one of them out")
     if not body.adapter and not (run.path / "merge.json").exists():

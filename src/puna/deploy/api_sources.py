@@ -12,7 +12,7 @@ from puna.deploy import reach
 from puna.deploy.control import Control, WantedModel
 from puna.deploy.keys import owner
 from puna.deploy.records import Key
-from puna.deploy.settings import endpoint_name, parse_git
+from puna.deploy.settings import parse_git
 
 Json = dict[str, Any]
 Engine = Literal["auto", "vllm", "transformers"]
@@ -80,7 +80,7 @@ def _from_git(control: Control, body: Repository, key: Key | None) -> Json:
     said = parse_git(body.model_dump(), {})
     reach.credential(control.store.endpoints(), key, body.credential, body.url)
     pulled = control.pull(said)
-    shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": endpoint_name(pulled.name)}
+    shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": pulled.name}
     shown |= {"settings": dict(pulled.settings)}
     return shown | {"runtime": pulled.runtime, "runtime_version": pulled.runtime_version}
 

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 
+from puna import names
 from puna.deploy.key_limits import NO_LIMITS, KeyLimits
 from puna.deploy.records import Key
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
@@ -29,13 +30,15 @@ def make(
     """A new key: what is kept, and what its owner is shown once.
 
     Raises:
-        UsageError: an unknown scope, or a key that opens nothing.
+        UsageError: an unknown scope, an endpoint that cannot be, or a key that opens nothing.
     """
     for word in scope:
         if word not in SCOPES:
             raise UsageError(f"scope {word!r} is unknown", f"scopes: {', '.join(SCOPES)}")
     if not scope:
         raise UsageError("a key needs a scope", f"scopes: {', '.join(SCOPES)}")
+    for endpoint in endpoints or ():
+        names.check("endpoint", endpoint)
     if expires_s is not None and not 0 < expires_s < 1e10:
         raise UsageError("expires_s must be over 0", "leave it out for a key that does not expire")
     key_id, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_hex(16)

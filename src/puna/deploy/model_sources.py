@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from puna import names
 from puna.build import source, template
 from puna.deploy.control import Made, WantedModel
-from puna.deploy.settings import endpoint_name
 from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
 from puna.publish.hub_look import look
@@ -38,7 +38,7 @@ def make(home: Home, secret: Secret, wanted: WantedModel) -> Made:
     name = found.name if found else parse(wanted.name).name
     commit = None if found else _on_the_hub(registry, name, _token(wanted.credential, secret))
     with tempfile.TemporaryDirectory(dir=home.sources, prefix=f".draft-{os.getpid()}-model-") as temporary:
-        folder, short = Path(temporary) / "app", endpoint_name(name.rpartition("/")[2])
+        folder, short = Path(temporary) / "app", names.normalise(name.rpartition("/")[2])
         pinned = found.ref if found else None
         template.init(folder, name, name=short, engine=engine, published=pinned, revision=commit)
         settings = source.check(folder).settings

@@ -17,10 +17,10 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
+from puna import names
 from puna.deploy import records, shapes, shapes_kept, shapes_made, shapes_traffic
 from puna.deploy.records import Settings
 from puna.spec.ranges import RANGES
-from puna.spec.volume import VOLUME_NAME
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
@@ -121,14 +121,13 @@ ASKING = {"post_from_git", "post_from_model", "post_endpoint", "post_rebuild"}
 NAMING = {"get_machine"}
 """Operations whose query names things that may not be there."""
 KEY = r"^[\x21-\x7e]{1,255}$"
-NAME = "^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
 # What names in paths look like: nothing else can be found, and is answered with 404.
 PATTERNS = {
-    "/endpoints/{name}": NAME,
-    "/hooks/{name}": NAME,
-    "/runtimes/{name}": NAME,
-    "/secrets/{name}": NAME,
-    "/volumes/{name}": f"^{VOLUME_NAME.pattern}$",
+    "/endpoints/{name}": names.pattern("endpoint"),
+    "/hooks/{name}": names.pattern("endpoint"),
+    "/runtimes/{name}": names.pattern("runtime"),
+    "/secrets/{name}": names.pattern("secret"),
+    "/volumes/{name}": names.pattern("volume"),
     "/builds/{build_id}": "^[0-9a-f]{12}$",
     "/keys/{key_id}": "^[0-9a-f]{8}$",
     "/sources/{digest}": "^[0-9a-f]{16,64}$",

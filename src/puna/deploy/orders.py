@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna import names
 from puna.backends import mounts
 from puna.deploy import damage, reach, sources
 from puna.deploy import settings as reading
 from puna.deploy.control import Control, WantedModel
 from puna.deploy.keys import owner
 from puna.deploy.records import Delivery, Endpoint, Key, Order, Revision, Settings
-from puna.deploy.settings import check_name
 from puna.deploy.splits import WHOLE
 from puna.deploy.states import PAST, PENDING, BuildState
 from puna.deploy.store_deploys import Change, Queued
@@ -54,13 +54,13 @@ def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
     if [wanted.source, wanted.git, wanted.model].count(None) != 2:
         raise UsageError("a deploy names a `source`, a `git` repository or a `model`, one of them", "see /api/docs")
     if wanted.name:
-        check_name(wanted.name, "endpoint")  # before anything is fetched
+        names.check("endpoint", wanted.name)  # before anything is fetched
     _check_credential(control, wanted, key)
     if wanted.git is not None:
         wanted = _pulled(control, wanted, wanted.git)
     elif wanted.model is not None:
         wanted = _modelled(control, wanted, wanted.model)
-    check_name(wanted.name, "endpoint")
+    names.check("endpoint", wanted.name)
     source = sources.find(control.home, wanted.source or "").digest
     version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
 
@@ -91,7 +91,7 @@ def judge(control: Control, name: str, settings: Mapping[str, Any], key: Key | N
     Raises:
         ForbiddenError, UsageError, NotFoundError, MachineError: as `deploy`.
     """
-    check_name(name, "endpoint")
+    names.check("endpoint", name)
     before = next((e for e in control.store.endpoints() if e.name == name), None)
     _check_parts(control, settings_of(Wanted(name, settings=settings), before), key)
     return before is not None
@@ -116,7 +116,7 @@ def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
     kept = reading.parse_git(git, {})
     pulled = control.pull(kept)
     return Wanted(
-        wanted.name or reading.endpoint_name(pulled.name),
+        wanted.name or pulled.name,
         pulled.source,
         {**kept, "commit": pulled.commit},
         runtime=wanted.runtime or pulled.runtime,

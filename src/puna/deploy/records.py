@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna import names
 from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
 from puna.spec import ranges
-from puna.spec.volume import VOLUME_NAME
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(
@@ -78,15 +77,13 @@ class Settings:
         _check(self.poll_s == 0 or self.poll_s >= 30, "poll_s must be 0, or lie in 30 to 604800, a week")
         _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")
         for name, path in self.volumes.items():
-            _check(bool(VOLUME_NAME.fullmatch(name)), f"volume {name!r} is not a name", "`puna volume ls`")
+            names.check("volume", name)
             _check(
                 _mountable(str(path or "")), f"a volume cannot be mounted at {path!r}", "e.g. /var/nfs-mount/my-volume"
             )
         for name, value in self.env.items():
-            _check(
-                bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)) and "\0" not in str(value),
-                f"env has `{name}`, which cannot be the name of an environment variable",
-            )
+            names.check("variable", name, what="env:")
+            _check("\0" not in str(value), f"env: the value of `{name}` has a character that no environment can hold")
 
     @classmethod
     def from_row(cls, values: Mapping[str, Any]) -> Settings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import re
 import secrets as random
 import stat
 from collections.abc import Iterable, Mapping
@@ -14,9 +13,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from puna.deploy.settings import check_name
+from puna import names
 from puna.deploy.store_keys import KeyStore
-from puna.errors import MachineError, UsageError
+from puna.errors import MachineError
 
 NONCE_BYTES = 12
 
@@ -63,10 +62,9 @@ class Secrets:
         Raises:
             UsageError: a name that cannot be an environment variable.
         """
-        check_name(name, "secret")
+        names.check("secret", name)
         for key in values:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-                raise UsageError(f"`{key}` cannot be the name of an environment variable", "e.g. HF_TOKEN")
+            names.check("variable", key, what="environment variable")
         plain = json.dumps({k: str(v) for k, v in values.items()}).encode()
         self._store.save_secret(name, sorted(values), self.seal.close(plain, name), now)
 

@@ -1,9 +1,8 @@
-"""Reading settings and names that somebody sent."""
+"""Reading settings that somebody sent."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,20 +42,3 @@ def parse_git(values: Any, before: Mapping[str, str]) -> dict[str, str]:
     Repository(now.get("url", ""), now.get("branch", ""), now.get("folder", ""))
     is_same = all(now.get(key) == before.get(key) for key in ("url", "branch", "folder"))
     return now if is_same else {key: value for key, value in now.items() if key != "commit"}
-
-
-def endpoint_name(text: str) -> str:
-    """The name of an endpoint that is nearest to a project's or a model's."""
-    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:48].rstrip("-")
-
-
-def check_name(name: str, what: str) -> None:
-    """Names stand in URLs, paths and metrics: lower-case letters, digits and dashes, at most 48.
-
-    Raises:
-        UsageError: the name is something else.
-    """
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?", name):
-        raise UsageError(
-            f"{what} {name!r} is not a name", "use lower-case letters, digits and dashes, at most 48, e.g. my-app"
-        )

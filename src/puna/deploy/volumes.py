@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from puna import names
 from puna.backends import mounts
 from puna.errors import ConflictError, NotFoundError, UsageError, nearest
 from puna.home import Home
-from puna.spec.volume import VOLUME_NAME
 
 DEFAULT_ROOT = "/var/nfs-mount"
 LONGEST_NAME = 255
@@ -54,7 +54,7 @@ class Volumes:
         Raises:
             UsageError: the name is none.
         """
-        check_name(name)
+        names.check("volume", name)
         try:
             (self.home.volumes / name).mkdir(mode=0o700)
         except FileExistsError:
@@ -67,7 +67,7 @@ class Volumes:
         Raises:
             NotFoundError: there is no such volume.
         """
-        path = self.home.volumes / name if VOLUME_NAME.fullmatch(name) else None
+        path = self.home.volumes / name if names.fits("volume", name) else None
         if path is None or path.is_symlink() or not path.is_dir():
             raise self._missing(name)
         return path
@@ -183,12 +183,6 @@ class Volumes:
             yield fd, parts[-1] if parts else ""
         finally:
             os.close(fd)
-
-
-def check_name(name: str) -> None:
-    """Raise UsageError when a volume cannot be called so."""
-    if not VOLUME_NAME.fullmatch(name):
-        raise UsageError(f"volume {name!r} is not a name", "use letters, digits, `-`, `_`, `.`, at most 63")
 
 
 def parts_of(path: str) -> list[str]:

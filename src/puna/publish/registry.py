@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from puna import names
 from puna.artifacts import SHORT, Adapter, Model, write_json
 from puna.errors import ConflictError, NotFoundError, PublishError, UsageError, nearest
 from puna.home import Home
-from puna.publish.names import LATEST, Ref, check_alias, check_name, parse
+from puna.publish.names import LATEST, Ref, parse
 
 SERVING_BASE = "serving_base"
 
@@ -72,9 +73,9 @@ class Registry:
             ConflictError: the name is a model's and this is an adapter, or the other way round.
             PublishError: the model is unverified or failed its verification, and `force` is not set.
         """
-        check_name(name)
+        names.check("model", name)
         for alias in aliases:
-            check_alias(alias)
+            names.check("alias", alias)
         verdict = verification if verification is not None else model.manifest.metrics.get("verification")
         with self._locked():
             entry = self._read(name) or {"name": name, "next": 1, "versions": [], "aliases": {}}
@@ -134,7 +135,7 @@ class Registry:
             UsageError: the alias is not valid.
             NotFoundError: there is no such version.
         """
-        check_alias(alias)
+        names.check("alias", alias)
         wanted = parse(ref)
         with self._locked():
             entry = self._entry(wanted)

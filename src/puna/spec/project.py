@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from puna import names
 from puna.errors import ProjectError
 from puna.spec import fields, ranges, runtime
 
@@ -45,6 +46,7 @@ class Project:
     """How an app is to be deployed; everything has a default."""
 
     name: str
+    """The endpoint's: what the file, or else the folder, is called, made fit for one; empty when nothing of it is."""
     version: str = "2.0.0"
     import_source: str = "LOCAL"
     framework: str = "PYTORCH"
@@ -128,9 +130,8 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
     optional = _section(values, "optional")
     warnings += _misspelt(optional, _OPTIONAL, "optional.")
     found = runtime.find(folder, _inside(optional, "runtime_file_name"))
-    name = _name(_text(values, "name") or folder.resolve().name, warnings)
     project = Project(
-        name=name,
+        name=_name(_text(values, "name"), folder, warnings),
         version=_text(values, "version") or "2.0.0",
         import_source=(_text(values, "import_source") or "LOCAL").upper(),
         framework=(_text(values, "source_framework_type") or "PYTORCH").upper(),
@@ -195,13 +196,10 @@ def _misplaced(values: Mapping[str, Any]) -> list[str]:
     return [f"`{key}` has no effect here: move it under `configuration:`" for key in values if key in only_inside]
 
 
-def _name(text: str, warnings: list[str]) -> str:
-    """The endpoint's name: it stands in addresses, so everything else in it becomes `-`."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:63]
-    if not name:
-        raise ProjectError(f"`name` is {text!r}", "use letters, digits, `-`, `_`, `.`")
-    if name != text:
-        warnings.append(f"`name` is {text!r}; the endpoint is called {name!r}")
+def _name(said: str | None, folder: Path, warnings: list[str]) -> str:
+    name = names.normalise(said or folder.resolve().name)
+    if said and name and name != said.lower():  # whose case alone is another sees the name when it is deployed
+        warnings.append(f"`name` is {said!r}, which no endpoint can be called: it is {name!r} here")
     return name
 
 
@@ -282,7 +280,7 @@ def _env(values: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ProjectError(f"`env` must hold KEY: value pairs, not {runtime.shown(value)}")
     for key, item in value.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)) or "\0" in _env_text(item):
+        if not names.fits("variable", str(key)) or "\0" in _env_text(item):
             raise ProjectError(f"`env` has {runtime.shown(key)}, which no environment variable can be called")
     return {str(key): _env_text(item) for key, item in value.items()}
 

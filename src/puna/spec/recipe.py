@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from puna import names
 from puna.errors import RecipeError
-from puna.spec import fields
+from puna.spec import fields, ranges
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 AT_LEAST_ONE = (
@@ -169,10 +169,10 @@ class PublishRecipe:
     """`owner/name` on the Hugging Face Hub; nothing is pushed when null."""
 
     def __post_init__(self) -> None:
-        for key in ("name", "hub"):
-            value = getattr(self, key)
-            valid = value is None or re.fullmatch(r"[\w.-]+/[\w.-]+", value, re.ASCII) is not None
-            check(valid, f"publish.{key} is {value!r}: must be `owner/name`")
+        if self.hub is not None:
+            names.check("hub", self.hub, what="publish.hub", error=RecipeError)
+        if self.name is not None:
+            names.check("hub", self.name, what="publish.name", error=RecipeError)
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class Recipe:
     """Everything about one run."""
 
     name: str
+    """Of its runs, its model (`puna/<name>`) and its endpoint: `llama3.1-chat` serves as `llama3-1-chat`."""
     base: str
     """A hub id, a local folder, a published `owner/name`, or `demo` (the tiny Llama that ships with Puna)."""
     base_revision: str | None = None
@@ -210,9 +211,18 @@ class Recipe:
     serve: ServeRecipe = field(default_factory=ServeRecipe)
 
     def __post_init__(self) -> None:
-        valid = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name)
         check(self.base != "", "base is empty: a hub id, a folder, a published name or `demo`")
-        check(valid is not None, f"name is {self.name!r}: lower-case letters, digits, `.`, `_`, `-`, at most 63")
+        names.check("recipe", self.name, what="name", error=RecipeError)
+
+    @property
+    def model(self) -> str:
+        """The published model that it becomes, `owner/name`."""
+        return self.publish.name or names.model_of(self.name)
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint, and its runtime, that `puna ship` makes of it."""
+        return names.normalise(self.name)
 
     @property
     def rows_per_step(self) -> int:
@@ -248,9 +258,14 @@ def load(path: Path) -> Recipe:
     """Read a recipe file; relative local paths in it are taken from the file's folder.
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or says something that makes no sense.
+        RecipeError: the file is missing, is not YAML, or says something that makes no sense, or that would be refused
+            by a later stage.
     """
     recipe = parse(fields.read_yaml(path, RecipeError))
+    # Here and not where it is parsed: the recipes of runs that older versions made are read again.
+    names.check("model", recipe.model, what="publish.name", error=RecipeError)
+    serve = dataclasses.asdict(recipe.serve)
+    ranges.check(serve, RecipeError, {key: f"serve.{key}" for key in serve})
     data = recipe.data
     return dataclasses.replace(
         recipe,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from puna.errors import UsageError
-from puna.spec.credentials import CREDENTIALS
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
+"""What in an address opens it, and is shown to nobody."""
 BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])")
 FOLDER = re.compile(r"[A-Za-z0-9._ +@-]+(/[A-Za-z0-9._ +@-]+)*")
 SCP = re.compile(r"(?P<user>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
