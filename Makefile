@@ -12,8 +12,11 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 test: setup check process quick  ## everything that CI runs but the demo
 quick: setup  ## tests without real processes: under a minute
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m "not process and not engine and not gpu"
-process: setup  ## tests with real processes, environments and servers; says what it skips and why
-	$(PY) -m pytest -q -m "process or engine or gpu"
+JOBS ?= 4
+process: setup  ## tests with real processes, JOBS=4 at once, then those that measure; says the slowest, and what it skips and why
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25 \
+		-m "(process or engine or gpu) and not alone"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q --durations=25 -m "(process or engine or gpu) and alone"
 engine: setup  ## the tutorial's app on a real vLLM on CPU: installs 3 GB
 	PUNA_ENGINE_TESTS=1 $(PY) -m pytest -q -m engine tests/engine
 gpu: setup  ## tests that need an NVIDIA GPU

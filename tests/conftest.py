@@ -1,16 +1,23 @@
-"""What is skipped, and why: heavy engines unless asked for, GPU tests where there is no GPU."""
+"""What is skipped, and why; and what each test costs: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
 
 import os
+import resource
 import shutil
+from collections import defaultdict
 
 import pytest
 
 if not shutil.which("nvidia-smi"):
     os.environ["TRITON_INTERPRET"] = "1"  # the kernels' tests run in Triton's interpreter; read when it is imported
 
+CPU_S = "cpu_s"
+_cpu_s: dict[str, float] = defaultdict(float)
+_wall_s: dict[str, float] = defaultdict(float)
+_before_s = 0.0
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip with a reason rather than leave out in silence."""
+    """Skip with a reason rather than leave out in silence; where files run side by side, the longest begin first."""
     engine = pytest.mark.skip(reason="installs an engine of 3 GB; run: make engine")
     gpu = pytest.mark.skip(reason="needs an NVIDIA GPU")
     for item in items:
@@ -18,3 +25,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(engine)
         if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):
             item.add_marker(gpu)
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/stories/"))
+
+
+def spent_s() -> float:
+    """Processor time of this process and of those of its descendants that have ended and were waited for."""
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def pytest_runtest_logstart() -> None:
+    """Here a test begins."""
+    global _before_s
+    _before_s = spent_s()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> object:
+    """Put a phase's processor time into its report, which also comes from another process under xdist."""
+    global _before_s
+    report = yield
+    now_s = spent_s()
+    report.user_properties = [*report.user_properties, (CPU_S, now_s - _before_s)]
+    _before_s = now_s
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add a phase's times to its test's. A server that several tests share counts for the last, where it ends."""
+    _cpu_s[report.nodeid] += dict(report.user_properties).get(CPU_S, 0.0)
+    _wall_s[report.nodeid] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print files and tests by processor time, when asked."""
+    count = int(os.environ.get("PUNA_TEST_CPU", "0"))
+    if not count:
+        return
+    files: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for test in _cpu_s:
+        files[test.split("::")[0]][0] += _cpu_s[test]
+        files[test.split("::")[0]][1] += _wall_s[test]
+    terminalreporter.section("processor and wall time, ended processes included")
+    for name, (cpu_s, wall_s) in sorted(files.items(), key=lambda item: -item[1][0]):
+        terminalreporter.write_line(f"{cpu_s:8.2f}s cpu {wall_s:8.2f}s wall  {name}")
+    terminalreporter.section(f"the {count} tests that take most processor time")
+    for name in sorted(_cpu_s, key=lambda name: -_cpu_s[name])[:count]:
+        terminalreporter.write_line(f"{_cpu_s[name]:8.2f}s cpu {_wall_s[name]:8.2f}s wall  {name}")
