@@ -1,4 +1,4 @@
-"""What is skipped, and why; and what each test costs: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
+"""What is skipped, and why; what tests cost: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
 
 import os
 import resource

@@ -533,6 +533,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--keep-alive", type=int, default=Front.keep_alive_s)
     parser.add_argument("--per-address", type=int, default=Front.per_address)
     options = parser.parse_args(arguments)
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # its command line, which loads pygments: 0.2 s
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
