@@ -42,6 +42,11 @@ def test_nothing_in_the_file_is_run(tmp_path: Path) -> None:
         "BASE = {}\nINPUT_SCHEMA = {**BASE}\n",
         "import x\n",
         "INPUT_SCHEMA = {}\nBATCH_SIZE = n()\n",
+        "INPUT_SCHEMA = {}\nif True:\n    BATCH_SIZE = 4\n",
+        "INPUT_SCHEMA = {}\nBATCH_SIZE = 4\nBATCH_SIZE += 1\n",
+        "INPUT_SCHEMA = {}\nINPUT_SCHEMA['x'] = {}\n",
+        "INPUT_SCHEMA = {}\nfrom shared import *\n",
+        "INPUT_SCHEMA = {}\nfrom shared import BATCH_SIZE\n",
     ],
 )
 def test_a_schema_that_is_computed_is_left_to_the_worker(tmp_path: Path, text: str) -> None:
@@ -63,7 +68,7 @@ def test_flags_are_read(tmp_path: Path) -> None:
     found = read(tmp_path, text)
     assert found is not None and found.flags == Flags(4, 50, True, True)
     with pytest.raises(SchemaError, match="BATCH_SIZE"):
-        read(tmp_path, "INPUT_SCHEMA = {}\nBATCH_SIZE = 0\n")
+        read(tmp_path, "INPUT_SCHEMA = {}\nBATCH_SIZE = -1\n")
 
 
 STRING = {"datatype": "STRING", "required": True, "shape": [1], "example": ["x"]}

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from puna.worker.schema import SchemaFault, read
+from puna.errors import SchemaError
+from puna.spec import schema as before
+from puna.worker.schema import DEFAULT_BATCH_WINDOW_MS, FLAGS, KINDS, SchemaFault, read
 
 
 def write(folder: Path, text: str, name: str = "input_schema.py") -> Path:
@@ -97,3 +99,80 @@ def test_input_schema_wins_over_input_json(tmp_path: Path) -> None:
 
 def test_no_file_means_no_inputs(tmp_path: Path) -> None:
     assert read(str(tmp_path)).inputs == []
+
+
+READERS = [
+    # Each as `puna deploy` reads it before the app runs, and as the worker does when it has: one answer, or none.
+    ("BATCH_SIZE = 4", (4, 500, False, False)),
+    ("BATCH_SIZE = 1", (1, 500, False, False)),
+    ("BATCH_SIZE = None", (None, 500, False, False)),
+    ("BATCH_SIZE = 0", (None, 500, False, False)),
+    ("BATCH_SIZE = -1", None),
+    ("BATCH_SIZE = True", None),
+    ("BATCH_SIZE = 2.5", None),
+    ("BATCH_SIZE = '4'", None),
+    ("BATCH_WINDOW = 0", (None, 0, False, False)),
+    ("BATCH_WINDOW = 0.0", (None, 0, False, False)),
+    ("BATCH_WINDOW = 0.5", (None, 0.5, False, False)),
+    ("BATCH_WINDOW = None", (None, 500, False, False)),
+    ("BATCH_WINDOW = -1", None),
+    ("BATCH_WINDOW = False", None),
+    ("BATCH_WINDOW = 1e999", None),
+    ("BATCH_WINDOW = '50'", None),
+    ("IS_STREAMING_OUTPUT = 1", (None, 500, True, False)),
+    ("IS_STREAMING_OUTPUT = None", (None, 500, False, False)),
+    ("OPENAI_CLIENT_COMPATIBLITY = True", (None, 500, False, True)),
+    ("OPENAI_CLIENT_COMPATIBILITY = True", (None, 500, False, True)),
+    ("OPENAI_CLIENT_COMPATIBLITY = True; OPENAI_CLIENT_COMPATIBILITY = False", (None, 500, False, True)),
+    ("OPENAI_CLIENT_COMPATIBILITY = True; OPENAI_CLIENT_COMPATIBLITY = False", (None, 500, False, True)),
+    ("OPENAI_CLIENT_COMPATIBILITY = False", (None, 500, False, False)),
+    ("BATCH_SIZE = 8; BATCH_SIZE = 2", (2, 500, False, False)),
+]
+
+
+@pytest.mark.parametrize(("flags", "meaning"), READERS)
+def test_flags_mean_the_same_before_the_app_runs_and_after(
+    tmp_path: Path, flags: str, meaning: tuple[Any, ...] | None
+) -> None:
+    write(tmp_path, f"INPUT_SCHEMA = {{}}\n{flags}\n")
+    if meaning is None:
+        with pytest.raises(SchemaFault) as ran:
+            read(str(tmp_path))
+        with pytest.raises(SchemaError) as looked:
+            before.read_literal(tmp_path / "input_schema.py")
+        assert str(ran.value).startswith(looked.value.message)
+        return
+    written = before.read_literal(tmp_path / "input_schema.py")
+    assert written is not None and written.flags == before.Flags(*meaning)
+    assert before.from_json(read(str(tmp_path)).as_json()) == written
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_good"),
+    [
+        ({"datatype": "INT8", "shape": (2, -1), "example": (1, 2)}, True),
+        ({"datatype": "int8", "shape": [1], "example": 7}, True),
+        ({"datatype": "STRING", "shape": [1], "example": ["a"], "required": False}, True),
+        ({"datatype": "INT8", "shape": [0], "example": []}, False),
+        ({"datatype": "INT8", "shape": [True], "example": [1]}, False),
+        ({"datatype": "INT8", "shape": [-2], "example": [1]}, False),
+        ({"datatype": "INT8", "shape": (), "example": [1]}, False),
+        ({"datatype": "INT9", "shape": [1], "example": [1]}, False),
+        ("STRING", False),
+    ],
+)
+def test_inputs_mean_the_same_before_the_app_runs_and_after(tmp_path: Path, entry: Any, is_good: bool) -> None:
+    write(tmp_path, f"INPUT_SCHEMA = {{'x': {entry!r}}}\n")
+    if not is_good:
+        with pytest.raises(SchemaFault):
+            read(str(tmp_path))
+        with pytest.raises(SchemaError):
+            before.read_literal(tmp_path / "input_schema.py")
+        return
+    written = before.read_literal(tmp_path / "input_schema.py")
+    assert before.from_json(read(str(tmp_path)).as_json()) == written
+
+
+def test_both_readers_know_the_same_words() -> None:
+    assert before.DECLARED == {"INPUT_SCHEMA", *FLAGS} and set(before.DATATYPES) == set(KINDS)
+    assert before.DEFAULT_BATCH_WINDOW_MS == DEFAULT_BATCH_WINDOW_MS

@@ -18,13 +18,9 @@ _INT = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
 _FLOAT = {"FP16", "FP32", "FP64", "BF16"}
 DATATYPES = ("STRING", "BYTES", "BOOL", *sorted(_INT), *sorted(_FLOAT))
 MAX_BYTES = 1 << 20
-FLAGS = {
-    "BATCH_SIZE": "batch_size",
-    "BATCH_WINDOW": "batch_window_ms",
-    "IS_STREAMING_OUTPUT": "streaming",
-    "OPENAI_CLIENT_COMPATIBLITY": "openai",  # the platform's spelling
-    "OPENAI_CLIENT_COMPATIBILITY": "openai",
-}
+DEFAULT_BATCH_WINDOW_MS = 500.0
+OPENAI = ("OPENAI_CLIENT_COMPATIBLITY", "OPENAI_CLIENT_COMPATIBILITY")  # the platform's spelling, and the word
+DECLARED = frozenset({"INPUT_SCHEMA", "BATCH_SIZE", "BATCH_WINDOW", "IS_STREAMING_OUTPUT", *OPENAI})
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -58,7 +54,7 @@ class Flags:
     """How `infer` is called."""
 
     batch_size: int | None = None
-    batch_window_ms: float = 500
+    batch_window_ms: float = DEFAULT_BATCH_WINDOW_MS
     streaming: bool = False
     openai: bool = False
 
@@ -133,24 +129,36 @@ def read_literal(path: Path) -> Schema | None:
     except (SyntaxError, ValueError) as error:
         line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise SchemaError(f"{path.name}{line} is not Python: {error}", f"python -m py_compile {path}") from None
+    plain = [(target, value) for node in tree.body for target, value in _assignments(node) if target.id in DECLARED]
+    if _is_touched(tree, {id(target) for target, _ in plain}):
+        return None
     found: dict[str, Any] = {}
-    for node in tree.body:
-        for name, value in _assignments(node):
-            if name == "INPUT_SCHEMA" or name in FLAGS:
-                try:
-                    found[name] = ast.literal_eval(value)
-                except (ValueError, TypeError, MemoryError, RecursionError):
-                    return None
+    for target, value in plain:
+        try:
+            found[target.id] = ast.literal_eval(value)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            return None
     return from_literal(found) if "INPUT_SCHEMA" in found else None
 
 
-def _assignments(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+def _assignments(node: ast.stmt) -> Iterator[tuple[ast.Name, ast.expr]]:
     if isinstance(node, ast.Assign):
         for target in node.targets:
             if isinstance(target, ast.Name):
-                yield target.id, node.value
+                yield target, node.value
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-        yield node.target.id, node.value
+        yield node.target, node.value
+
+
+def _is_touched(tree: ast.Module, plain: set[int]) -> bool:
+    """Whether what is declared may come out other than it is written: under `if`, changed later, or imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in DECLARED and id(node) not in plain:
+            return True
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if {alias.asname or alias.name for alias in node.names} & (DECLARED | {"*"}):
+                return True
+    return False
 
 
 def from_literal(values: Mapping[str, Any]) -> Schema:
@@ -226,13 +234,15 @@ def _is_number(value: object) -> bool:
 
 
 def _flags(values: Mapping[str, Any]) -> Flags:
-    found: dict[str, Any] = {FLAGS[name]: value for name, value in values.items() if name in FLAGS}
-    size, window = found.get("batch_size"), found.get("batch_window_ms", 500)
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise SchemaError(f"BATCH_SIZE is {size!r}", "a whole number over 0")
-    if not isinstance(window, int | float) or isinstance(window, bool) or window < 0:
+    """As the worker reads them when it has run the file."""
+    size, window = values.get("BATCH_SIZE"), values.get("BATCH_WINDOW")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise SchemaError(f"BATCH_SIZE is {size!r}", "a whole number, 0 for no batches")
+    window = DEFAULT_BATCH_WINDOW_MS if window is None else window
+    if not isinstance(window, int | float) or isinstance(window, bool) or not 0 <= window < math.inf:
         raise SchemaError(f"BATCH_WINDOW is {window!r}", "milliseconds, 0 or more")
-    return Flags(size, window, bool(found.get("streaming", False)), bool(found.get("openai", False)))
+    is_openai = any(bool(values.get(name)) for name in OPENAI)
+    return Flags(size or None, window, bool(values.get("IS_STREAMING_OUTPUT")), is_openai)
 
 
 def from_json(value: Mapping[str, Any]) -> Schema:
@@ -260,7 +270,7 @@ def from_json(value: Mapping[str, Any]) -> Schema:
             inputs,
             Flags(
                 flags.get("batch_size") or None,
-                500 if flags.get("batch_window_ms") is None else flags["batch_window_ms"],
+                DEFAULT_BATCH_WINDOW_MS if flags.get("batch_window_ms") is None else flags["batch_window_ms"],
                 bool(flags.get("streaming")),
                 bool(flags.get("openai")),
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any, Dict, List, Optional
 
@@ -16,8 +17,9 @@ NUMPY_NAMES = {
     "UINT32": "uint32", "UINT64": "uint64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
     "BF16": "float32",  # numpy has no bfloat16
 }  # fmt: skip
-DEFAULT_BATCH_WINDOW_MS = 500
-FLAGS = ("BATCH_SIZE", "BATCH_WINDOW", "IS_STREAMING_OUTPUT", "OPENAI_CLIENT_COMPATIBLITY")
+DEFAULT_BATCH_WINDOW_MS = 500.0
+OPENAI = ("OPENAI_CLIENT_COMPATIBLITY", "OPENAI_CLIENT_COMPATIBILITY")  # the platform's spelling, and the word
+FLAGS = ("BATCH_SIZE", "BATCH_WINDOW", "IS_STREAMING_OUTPUT", *OPENAI)
 
 
 class SchemaFault(Exception):
@@ -57,17 +59,38 @@ class Schema:
     """All inputs, the flags, and the outputs when they are known."""
 
     def __init__(self, inputs: List[Input], flags: Dict[str, Any], outputs: Optional[List[Dict[str, Any]]]) -> None:
+        """Flags are read as `puna deploy` reads them before the app runs: a test holds both readers to one table.
+
+        Raises:
+            SchemaFault: a flag makes no sense.
+        """
         self.inputs, self.outputs, self.flags = inputs, outputs, {name: flags.get(name) for name in FLAGS}
-        self.batch_size = int(flags.get("BATCH_SIZE") or 0)
-        self.batch_window_ms = float(flags.get("BATCH_WINDOW") or DEFAULT_BATCH_WINDOW_MS)
+        self.batch_size = _batch_size(flags.get("BATCH_SIZE"))
+        self.batch_window_ms = _batch_window_ms(flags.get("BATCH_WINDOW"))
         self.streaming = bool(flags.get("IS_STREAMING_OUTPUT"))
-        self.openai = bool(flags.get("OPENAI_CLIENT_COMPATIBLITY"))
+        self.openai = any(bool(flags.get(name)) for name in OPENAI)
 
     def as_json(self) -> Dict[str, Any]:
         """The schema as the contract between worker and control plane has it."""
         flags = {"batch_size": self.batch_size, "batch_window_ms": self.batch_window_ms}
         flags.update(streaming=self.streaming, openai=self.openai)
         return {"inputs": [i.as_json() for i in self.inputs], "flags": flags, "outputs": self.outputs}
+
+
+def _batch_size(value: Any) -> int:
+    if value is None:
+        return 0
+    if type(value) is not int or value < 0:
+        raise SchemaFault("BATCH_SIZE is %r: it must be a whole number, 0 for no batches" % (value,))
+    return value
+
+
+def _batch_window_ms(value: Any) -> float:
+    if value is None:
+        return DEFAULT_BATCH_WINDOW_MS
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise SchemaFault("BATCH_WINDOW is %r: it must be milliseconds, 0 or more" % (value,))
+    return float(value)
 
 
 def size_of(shape: List[int]) -> int:
@@ -142,13 +165,16 @@ def _input(name: str, entry: Any) -> Input:
     example = entry.get("example", entry.get("data"))
     if example is None and is_strict:
         raise SchemaFault("example not specified for input --> %s" % name)
-    if example is not None and not isinstance(example, list):
-        example = [example]
+    if example is not None:
+        example = list(example) if isinstance(example, (list, tuple)) else [example]
     shape = entry.get("shape")
     if shape is None and not is_strict:
         shape = [1] if example is None or len(example) == 1 else [-1]  # seen in the wild on optional inputs
     if shape is None:
         raise SchemaFault("shape not specified for input --> %s" % name)
-    if not isinstance(shape, list) or not shape or not all(type(n) is int and n >= -1 for n in shape):
+    if not isinstance(shape, (list, tuple)) or not shape:
         raise SchemaFault("shape not specified as a python list for input --> %s" % name)
-    return Input(name, str(datatype).upper(), shape, required, example)
+    for size in shape:
+        if type(size) is not int or not (size > 0 or size == -1):
+            raise SchemaFault("shape of input --> %s has %r: sizes are whole numbers over 0, or -1" % (name, size))
+    return Input(name, str(datatype).upper(), list(shape), required, example)
