@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,13 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import MetaData, select
 
-from deploy.conftest import World, make_source
+from deploy.conftest import GIB, World, make_source
+from puna.artifacts import MANIFEST, SHORT, Model, drafting
+from puna.backends.base import Gpu
 from puna.backends.memory import MemoryBackend
 from puna.deploy import keys, webhooks
 from puna.deploy.api import create_app
+from puna.deploy.control import Control
 from puna.deploy.logs import build_log, replica_log
 from puna.deploy.records import Delivery, Key
 from puna.deploy.secrets import Secrets
@@ -27,6 +31,7 @@ from puna.deploy.states import DeliveryState
 from puna.deploy.store import Store
 from puna.deploy.volumes import Volumes
 from puna.home import Home
+from puna.publish.registry import Registry
 from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
 
@@ -39,6 +44,19 @@ ROUTINE = {"counters", "wishes", "usage", "usage_marks"}
 """Tables that change by themselves."""
 
 
+class Devices:
+    """Two GPUs, so that who holds them can be read."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return Gpu(0, "NVIDIA H100", 80 * GIB), Gpu(1, "NVIDIA H100", 80 * GIB)
+
+    def free_bytes(self) -> Mapping[int, int]:
+        return {0: 50 * GIB, 1: 15 * GIB}
+
+    def used_bytes(self) -> Mapping[int, Mapping[int, int]]:
+        return {}
+
+
 class Fort:
     """One control plane and one gateway; `call` goes through the gateway, `local` over the socket."""
 
@@ -46,7 +64,10 @@ class Fort:
         self.home = Home(root)
         self.store = Store(f"sqlite:///{self.home.database}")
         self.world = World(self.store, self.home, MemoryBackend(), now=time.time())
-        self.app: FastAPI = create_app(self.store, self.home, base_url="http://127.0.0.1:8000")
+        secrets = Secrets(self.store, self.home.key)
+        url = "http://127.0.0.1:8000"
+        control = Control(self.store, self.home, self.world.loads, secrets, url, devices=Devices())
+        self.app: FastAPI = create_app(self.store, self.home, control=control)
         self.keys: dict[str, str] = {}
         self._tables = MetaData()
         self._people()
@@ -105,6 +126,8 @@ class Fort:
                 )
             self.world.store.add_event(name, "note", mark, now)
             replica_log(self.home, name, f"{name}-1-0").write_text(mark + "\n")
+            store.add_replica(name, 2, "0" if name == "yours" else "1", 1.0, now)
+        self._model()
         self.build = store.add_build("revision", "yours", 2, now).id
         self.runtime_build = next(build.id for build in store.builds() if build.kind == "runtime")
         for build in (self.build, self.runtime_build):
@@ -112,6 +135,17 @@ class Fort:
         self.delivery = store.add_delivery(
             Delivery("yours", now, "github", DeliveryState.DEPLOYED, "push", "d-0", "0" * 64, message=YOURS)
         ).id
+
+    def _model(self) -> None:
+        """A published model that is in the bundle of both."""
+        with drafting("model", self.home.models) as draft:
+            (draft.path / "config.json").write_text('{"model_type": "llama"}')
+        assert draft.final is not None
+        version = Registry(self.home).publish(Model.open(draft.final), "acme/m", force=True)
+        named = {"name": version.name, "version": version.version, "digest": version.digest}
+        bundle = self.home.bundles / ("b" * SHORT)
+        bundle.mkdir(parents=True)
+        (bundle / MANIFEST).write_text(json.dumps({"config": {"models": [named]}}))
 
     def hook_secret(self, name: str) -> str:
         """The secret of an endpoint's webhook."""

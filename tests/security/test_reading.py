@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,19 @@ def test_no_key_for_other_endpoints_reads_of_them(fort: Fort, tally: Tally) -> N
             builds = [] if path.endswith("/runtimes") else [fort.runtime_build]  # all may know which there are
             leaks = YOURS in text or (status < 300 and any(word in text for word in ["yours", *builds]))
             tally(f"GET {path} {key}: {status}", refused=not leaks)
+
+
+def test_what_is_not_said_of_others_is_said_of_ones_own_and_to_who_may_know(fort: Fort) -> None:
+    """The test above sees names where there are any: here they are."""
+
+    def read(path: str, key: str) -> list[str]:
+        return re.findall(r'"endpoint":"(\w+)"', fort.call.get(f"{API}/{path}", headers=fort.bearer(key)).text)
+
+    for path in ("machine", "models"):
+        assert sorted(set(read(path, "deploy"))) == ["mine", "yours"]
+        assert set(read(path, "deploy of mine")) == {"mine"} and read(path, "deploy of nothing") == []
+    gpus = fort.call.get(f"{API}/machine", headers=fort.bearer("deploy of mine")).json()["gpus"]
+    assert [gpu["held"] for gpu in gpus] == [1.0, 1.0], "that a share is held is said to everybody"
 
 
 def test_no_answer_holds_a_secret(fort: Fort, tally: Tally) -> None:

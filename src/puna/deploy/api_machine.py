@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from puna.artifacts import Adapter
 from puna.backends import machine
@@ -14,7 +14,8 @@ from puna.build import bundle
 from puna.deploy import fit, sources
 from puna.deploy.control import Control
 from puna.deploy.fit import Model, Need
-from puna.deploy.records import Snapshot
+from puna.deploy.keys import visible
+from puna.deploy.records import Key, Snapshot
 from puna.errors import UsageError
 from puna.home import Home
 from puna.publish.registry import ModelVersion, Registry
@@ -30,6 +31,7 @@ def routes(control: Control) -> APIRouter:
 
     @router.get("/machine")
     def get_machine(
+        request: Request,
         model: str = "",
         source: str = "",
         weights_bytes: int = Query(0, ge=0),
@@ -38,6 +40,8 @@ def routes(control: Control) -> APIRouter:
     ) -> Json:
         """Cores, memory and GPUs, who holds which share of them, and whether a model fits a whole one or a half.
 
+        A key for some endpoints sees that others hold a share, and not which.
+
         The model is a published one, those that an uploaded source names, or any of so many bytes; the estimate is for
         `requests` at once of `context` tokens each.
         """
@@ -45,7 +49,10 @@ def routes(control: Control) -> APIRouter:
         need = wanted.need(requests, context) if wanted else None
         found, snapshot = machine.capacity(control.devices), control.store.snapshot()
         free = control.devices.free_bytes()
-        gpus = [_tile(gpu, free.get(gpu.index, 0), snapshot, control, need) for gpu in found.gpus]
+        gpus = []
+        for gpu in found.gpus:
+            holders = [_named(holder, request.state.key) for holder in _holders(gpu, snapshot, control)]
+            gpus.append(_tile(gpu, free.get(gpu.index, 0), holders, need))
         shown: Json = {"cpus": found.cpus, "memory_bytes": found.memory_bytes, "gpus": gpus, "model": None, "fit": None}
         if wanted and need:
             shown["model"] = {"name": wanted.name, "kv_bytes_per_token": wanted.kv_bytes_per_token} | need.as_dict()
@@ -80,8 +87,7 @@ def _parts(registry: Registry, version: ModelVersion) -> dict[str, Model]:
     return {base.digest: fit.read(version.ref, base.path), version.digest: adapter}
 
 
-def _tile(gpu: Gpu, free_bytes: int, snapshot: Snapshot, control: Control, need: Need | None) -> Json:
-    holders = _holders(gpu, snapshot, control)
+def _tile(gpu: Gpu, free_bytes: int, holders: Sequence[Json], need: Need | None) -> Json:
     held = min(1.0, sum(holder["share"] for holder in holders))
     shown: Json = {
         "index": gpu.index,
@@ -99,6 +105,13 @@ def _tile(gpu: Gpu, free_bytes: int, snapshot: Snapshot, control: Control, need:
             for name, share in SHARES.items()
         }
     return shown
+
+
+def _named(holder: Json, key: Key | None) -> Json:
+    """A holder as a request's key may see it."""
+    if holder["endpoint"] is None or visible(key, holder["endpoint"]):
+        return holder
+    return holder | {"endpoint": None, "replica": None}
 
 
 def _holders(gpu: Gpu, snapshot: Snapshot, control: Control) -> Sequence[Json]:

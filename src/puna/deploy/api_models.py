@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from puna.deploy import lineage
 from puna.deploy.bodies import Number
 from puna.deploy.control import Control
+from puna.deploy.keys import visible
 from puna.deploy.pages import Paged
 from puna.deploy.records import Revision
 from puna.errors import ConflictError
@@ -35,9 +36,13 @@ def routes(control: Control) -> APIRouter:
         return [r for e in control.store.endpoints() for r in control.store.revisions(e.name)]
 
     @router.get("/models")
-    def list_models(page: Paged) -> Json:
-        """Every version of every published model: size, the run that made it, the endpoints that serve it."""
-        users, runs = lineage.users(control.home, revisions()), lineage.trained(control.home)
+    def list_models(request: Request, page: Paged) -> Json:
+        """Every version of every published model: size, the run that made it, the endpoints that serve it.
+
+        A key for some endpoints sees those among them only.
+        """
+        seen = [revision for revision in revisions() if visible(request.state.key, revision.endpoint)]
+        users, runs = lineage.users(control.home, seen), lineage.trained(control.home)
         return page.show(registry.list(), lambda v: (v.name, v.version), lambda v: _view(v, runs, users))
 
     @router.put("/models/{owner}/{model}/aliases/{alias}")
