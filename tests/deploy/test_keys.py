@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import pytest
 from puna.deploy import key_limits, keys, views
 from puna.deploy.store import Store
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
-from puna.serve.routes_table import parse
+from puna.serve.access import Access
+from puna.serve.routes_table import KeyRoute, parse
 
 
 def test_a_key_opens_its_scope_and_what_lies_below() -> None:
     for scope, opens in {"infer": ["infer"], "deploy": ["infer", "deploy"], "admin": list(keys.SCOPES)}.items():
         key, text = keys.make("k", [scope], None, None, 0.0)
-        assert keys.SHAPE.fullmatch(text) and keys.identify(text, [key], 1.0) == key
+        assert keys.SHAPE.fullmatch(text) and keys.identify(text, {key.id: key}, 1.0) == key
         for wanted in keys.SCOPES:
             if wanted in opens:
                 keys.require(key, wanted)
@@ -33,9 +35,9 @@ def test_nothing_but_the_whole_key_is_the_key() -> None:
     changed = text[:-1] + ("A" if text[-1] != "A" else "B")
     for wrong in (None, "", "puna_", text[:-1], text + "A", changed, text.replace(key.id, other.id), " " + text):
         with pytest.raises(UnauthorizedError):
-            keys.identify(wrong, [other, key], 1.0)
+            keys.identify(wrong, {other.id: other, key.id: key}, 1.0)
     with pytest.raises(UnauthorizedError):
-        keys.identify(text, [], 1.0)
+        keys.identify(text, {}, 1.0)
 
 
 def test_the_text_of_a_key_is_not_kept() -> None:
@@ -46,9 +48,9 @@ def test_the_text_of_a_key_is_not_kept() -> None:
 
 def test_a_key_expires() -> None:
     key, text = keys.make("k", ["infer"], None, 10.0, 100.0)
-    assert keys.identify(text, [key], 109.9) == key
+    assert keys.identify(text, {key.id: key}, 109.9) == key
     with pytest.raises(UnauthorizedError, match="expired"):
-        keys.identify(text, [key], 110.0)
+        keys.identify(text, {key.id: key}, 110.0)
 
 
 def test_a_key_for_some_endpoints_opens_no_other() -> None:
@@ -84,7 +86,7 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
         database.execute("ALTER TABLE keys DROP COLUMN limits")
         database.execute("DELETE FROM schema_version WHERE number >= 8")
     store = Store(f"sqlite:///{tmp_path / 'puna.db'}")
-    assert keys.identify(text, store.keys(), 2.0) == key
+    assert keys.identify(text, {one.id: one for one in store.keys()}, 2.0) == key
     view = views.key_view(store.keys()[0])
     assert view["name"] == "old" and (view["rate"], view["tokens"], view["concurrency"]) == (None, None, None)
     limits = key_limits.parse({"rate": "10/s", "concurrency": 8})
@@ -95,3 +97,33 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
     parsed = parse(json.dumps(table).encode()).keys
     assert parsed[old.id].limits is None and parsed[new.id].limits == limits and parsed[new.id].name == "new"
     store.close()
+
+
+def answer(ask: Callable[[str, float], keys.Kept], header: str, now: float) -> str:
+    try:
+        return ask(header, now).id
+    except UnauthorizedError as error:
+        return error.message
+
+
+def test_control_plane_and_gateway_take_the_same_texts_for_a_key() -> None:
+    key, text = keys.make("k", ["infer"], ["mine"], 100.0, 0.0)
+    other, _ = keys.make("o", ["infer"], None, None, 0.0)
+    kept, gateway = {one.id: one for one in (key, other)}, Access()
+    gateway.use({k.id: KeyRoute(k.id, k.salt, k.sha256, k.scope, k.endpoints, k.expires) for k in (key, other)})
+    _, id, secret = text.split("_", 2)
+    wrong = [f"anything_{id}_{secret}", f"PUNA_{id}_{secret}", f"_{id}_{secret}", f"puna__{secret}", f"{id}_{secret}"]
+    wrong += [
+        f"puna_{other.id}_{secret}",
+        f"puna_{id}_{secret}A",
+        f"puna_{id}_{secret[:-1]}",
+        f"puna_{id}_",
+        "puna",
+        "",
+    ]
+    for now in (1.0, 99.9, 100.0):
+        for one in (text, *wrong):
+            header = f"Bearer {one}"
+            said = answer(lambda h, at: keys.identify(keys.bearer(h), kept, at), header, now)
+            assert said == answer(gateway.holder, header, now), one
+            assert (said == id) == (one == text and now < 100), (one, said)

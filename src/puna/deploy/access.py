@@ -89,7 +89,7 @@ class Access:
     def __init__(self, app: ASGIApp, control: Control) -> None:
         self.app = app
         self.control = control
-        self._keys: tuple[int, list[Key]] = (-1, [])
+        self._keys: tuple[int, dict[str, Key]] = (-1, {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check HTTP requests; everything else passes."""
@@ -132,10 +132,10 @@ class Access:
             )
         return key
 
-    def _current_keys(self) -> list[Key]:
+    def _current_keys(self) -> dict[str, Key]:
         version = self.control.store.version
         if self._keys[0] != version:
-            self._keys = (version, self.control.store.keys())
+            self._keys = (version, {key.id: key for key in self.control.store.keys()})
         return self._keys[1]
 
 

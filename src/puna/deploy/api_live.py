@@ -156,8 +156,9 @@ def _still_valid(control: Control, key: Key | None) -> None:
     if key is None:
         return
     current = next((k for k in control.store.keys() if k.id == key.id), None)
-    if current is None or (current.expires is not None and control.clock() >= current.expires):
-        raise UnauthorizedError("this key was revoked, or has expired")
+    if current is None:
+        raise UnauthorizedError(keys.UNKNOWN, keys.MAKE)
+    keys.check_expiry(current, control.clock())
 
 
 def _difference(board: Board, key: Key | None, sent: Texts | None) -> tuple[bytes | None, Texts]:

@@ -6,7 +6,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from puna import names
 from puna.deploy.key_limits import NO_LIMITS, KeyLimits
@@ -15,8 +16,30 @@ from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 
 SCOPES = ("infer", "deploy", "admin")
 SHAPE = re.compile(r"puna_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+UNKNOWN = "this key is unknown or revoked"
+MAKE = "make another: puna key create"
 # A wider scope opens what a narrower one opens.
 OPENS = {"infer": {"infer"}, "deploy": {"infer", "deploy"}, "admin": {"infer", "deploy", "admin"}}
+
+
+class Kept(Protocol):
+    """What is known of a key wherever it is checked; it is never the key itself."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def salt(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def scope(self) -> tuple[str, ...]: ...
+    @property
+    def endpoints(self) -> tuple[str, ...] | None: ...
+    @property
+    def expires(self) -> float | None: ...
+
+
+Held = TypeVar("Held", bound=Kept)
 
 
 def make(
@@ -67,37 +90,48 @@ def bearer(header: str | None) -> str | None:
     return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
 
-def identify(text: str | None, keys: Iterable[Key], now: float) -> Key:
-    """The key that `text` is.
+def identify(text: str | None, kept: Mapping[str, Held], now: float) -> Held:
+    """The key that `text` is, of those that are kept, by their ids: the one check of gateway and control plane.
 
     Raises:
         UnauthorizedError: no key, an unknown, revoked or expired one.
     """
-    match = SHAPE.fullmatch(text or "")
-    found = next((k for k in keys if match and k.id == match[1]), None)
+    if not text:
+        raise UnauthorizedError("a key is needed: send `Authorization: Bearer puna_...`", MAKE)
+    match = SHAPE.fullmatch(text)
+    found = kept.get(match[1]) if match else None
     # Compared even when the id is unknown: the time taken does not say which ids exist.
     expected = found.sha256 if found else "0" * 64
     same = hmac.compare_digest(digest(found.salt if found else "", match[2] if match else ""), expected)
     if found is None or not same:
-        raise UnauthorizedError(
-            "a key is needed" if not text else "this key is unknown, or was revoked", "`puna key create` makes one"
-        )
-    if found.expires is not None and now >= found.expires:
-        raise UnauthorizedError(f"key {found.id} has expired", "`puna key create` makes another")
+        raise UnauthorizedError(UNKNOWN, MAKE)
+    check_expiry(found, now)
     return found
 
 
-def require(key: Key, scope: str, endpoint: str | None = None) -> None:
-    """Check that a key opens `scope`, and `endpoint` when one is concerned.
+def check_expiry(key: Kept, now: float) -> None:
+    """Check that a key which was good before is so still.
+
+    Raises:
+        UnauthorizedError: it has expired.
+    """
+    if key.expires is not None and now >= key.expires:
+        raise UnauthorizedError(f"key {key.id} has expired", MAKE)
+
+
+def require(key: Kept, scope: str, endpoint: str | None = None) -> None:
+    """Check that a key opens `scope`, and `endpoint` when one is concerned; an empty one is what belongs to all.
 
     Raises:
         ForbiddenError: it does not.
     """
-    if not any(scope in OPENS[mine] for mine in key.scope):
-        raise ForbiddenError(f"key {key.id} has scope {', '.join(key.scope)}; this needs {scope}")
+    if not any(scope in OPENS.get(mine, ()) for mine in key.scope):
+        held = ", ".join(key.scope)
+        raise ForbiddenError(f"key {key.id} has scope {held}; this needs {scope}", f"puna key create --scope {scope}")
     if endpoint is not None and key.endpoints is not None and endpoint not in key.endpoints:
+        opens = ", ".join(key.endpoints) or "no endpoint"
         raise ForbiddenError(
-            f"key {key.id} opens {', '.join(key.endpoints) or 'no endpoint'}, and not {endpoint or 'this'}"
+            f"key {key.id} opens {opens}, and not {endpoint or 'what concerns all endpoints'}", "puna key create"
         )
 
 

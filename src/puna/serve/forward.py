@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import orjson
 
+from puna.deploy import keys
 from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
 from puna.serve.http import (
     JSON,
@@ -159,7 +160,7 @@ class ControlPlane:
         if authorization and not (stated.isdigit() and int(stated) <= STRANGER_BYTES):
             await asyncio.sleep(TABLE_S)  # made just now, perhaps
             if not self._knows(authorization):
-                raise UnauthorizedError("this key is unknown or revoked", "make another: puna key create")
+                raise UnauthorizedError(keys.UNKNOWN, keys.MAKE)
             return True
         return False
 
