@@ -56,7 +56,7 @@ def pattern(kind: Kind) -> str:
 
 
 def fits(kind: Kind, text: str) -> bool:
-    """Whether `text` is a name of this kind."""
+    """True when `text` is a name of this kind."""
     return _COMPILED[kind].fullmatch(text) is not None
 
 

@@ -76,7 +76,7 @@ def test_other_source_is_another_revision(api: TestClient, world: World, source:
         ({"settings": {"max_replicas": 3}}, 400, "unknown key `settings.max_replicas`"),
         ({"settings": {"min_replica": 2}}, 400, "min_replica must lie"),
         ({"settings": {"secrets": ["none"]}}, 404, "no secret `none`"),
-        ({"settings": {"env": {"A-B": "1"}}}, 400, "`A-B`"),
+        ({"settings": {"env": {"A-B": "1"}}}, 400, "'A-B' is not a name"),
         ({"colour": "red"}, 400, "`colour`"),
     ],
 )

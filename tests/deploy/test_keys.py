@@ -99,7 +99,7 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
     store.close()
 
 
-def answer(ask: Callable[[str, float], keys.Kept], header: str, now: float) -> str:
+def answer(ask: Callable[[str, float], keys.HeldKey], header: str, now: float) -> str:
     try:
         return ask(header, now).id
     except UnauthorizedError as error:

@@ -75,7 +75,7 @@ class Fort:
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         self.call = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
         transport = httpx.HTTPTransport(uds=str(self.home.control_socket))
         self.local = httpx.Client(transport=transport, base_url="http://localhost", timeout=20)

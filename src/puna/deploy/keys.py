@@ -22,8 +22,8 @@ MAKE = "make another: puna key create"
 OPENS = {"infer": {"infer"}, "deploy": {"infer", "deploy"}, "admin": {"infer", "deploy", "admin"}}
 
 
-class Kept(Protocol):
-    """What is known of a key wherever it is checked; it is never the key itself."""
+class HeldKey(Protocol):
+    """The fields of a key wherever it is checked; never the secret itself."""
 
     @property
     def id(self) -> str: ...
@@ -39,7 +39,7 @@ class Kept(Protocol):
     def expires(self) -> float | None: ...
 
 
-Held = TypeVar("Held", bound=Kept)
+Held = TypeVar("Held", bound=HeldKey)
 
 
 def make(
@@ -109,7 +109,7 @@ def identify(text: str | None, kept: Mapping[str, Held], now: float) -> Held:
     return found
 
 
-def check_expiry(key: Kept, now: float) -> None:
+def check_expiry(key: HeldKey, now: float) -> None:
     """Check that a key which was good before is so still.
 
     Raises:
@@ -119,7 +119,7 @@ def check_expiry(key: Kept, now: float) -> None:
         raise UnauthorizedError(f"key {key.id} has expired", MAKE)
 
 
-def require(key: Kept, scope: str, endpoint: str | None = None) -> None:
+def require(key: HeldKey, scope: str, endpoint: str | None = None) -> None:
     """Check that a key opens `scope`, and `endpoint` when one is concerned; an empty one is what belongs to all.
 
     Raises:

@@ -151,7 +151,7 @@ def _assignments(node: ast.stmt) -> Iterator[tuple[ast.Name, ast.expr]]:
 
 
 def _is_touched(tree: ast.Module, plain: set[int]) -> bool:
-    """Whether what is declared may come out other than it is written: under `if`, changed later, or imported."""
+    """True when what is declared may come out other than it is written: under `if`, changed later, or imported."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in DECLARED and id(node) not in plain:
             return True
