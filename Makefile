@@ -1,12 +1,12 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs clean
+.PHONY: help setup test test-lowest quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constraints.txt change
-.venv/ready: pyproject.toml constraints.txt scripts/setup
+.venv/ready: pyproject.toml constraints.txt scripts/setup scripts/sources.sh
 	@bash scripts/setup
 
 test: setup check process quick  ## everything that CI runs but the demo
@@ -21,8 +21,10 @@ engine: setup  ## the tutorial's app on a real vLLM on CPU: installs 3 GB
 	PUNA_ENGINE_TESTS=1 $(PY) -m pytest -q -m engine tests/engine
 gpu: setup  ## tests that need an NVIDIA GPU
 	$(PY) -m pytest -q -m gpu tests/gpu
-check: setup  ## ruff and mypy strict
-	@$(PY) -m ruff check . && $(PY) -m mypy
+test-lowest:  ## the quick part with the oldest releases that pyproject.toml allows, in .venv-lowest
+	@bash scripts/lowest $(ARGS)
+check: setup  ## ruff, mypy strict, oxlint over the console
+	@$(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/oxlint --quiet src/puna/console
 
 demo: setup  ## the whole story on a tiny Llama
 	@$(PY) -m puna.cli.main demo
@@ -48,4 +50,4 @@ bench-console: setup  ## the console with 200 endpoints and 100,000 log lines in
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache

@@ -138,7 +138,7 @@ def test_nothing_names_a_registry_or_a_machine() -> None:
     halves = [("py", "pi[.]org"), ("python", "hosted"), ("npm", "js[.]org"), ("deb[.]deb", "ian")]
     halves += [("/wo", "rk/"), ("/fa", "rm/"), ("/ro", "ot/")]
     forbidden = re.compile("|".join(first + second for first, second in halves))
-    kinds = {".py", ".md", ".yaml", ".toml", ".txt", ".sh", "", ".html", ".js", ".css"}
+    kinds = {".py", ".md", ".yaml", ".yml", ".json", ".toml", ".txt", ".sh", "", ".html", ".js", ".ts", ".css"}
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     offenders = []
     for name in listed.splitlines():
@@ -147,6 +147,13 @@ def test_nothing_names_a_registry_or_a_machine() -> None:
             found = forbidden.search(path.read_text(errors="replace"))
             offenders += [f"{name} names {found.group()}"] if found else []
     assert not offenders, told(offenders)
+
+
+def test_javascript_has_no_errors() -> None:
+    linter = Path(sys.executable).with_name("oxlint")
+    run = subprocess.run([linter, "--quiet", "src/puna/console"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert not re.search(r"on 0 files", run.stdout), run.stdout
 
 
 def test_every_command_that_a_message_names_exists() -> None:
