@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
 GENERATED = sorted({file for file, _ in DOCS["PARTS"]})
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -17,13 +18,13 @@ def test_generated_parts_are_fresh(name: str) -> None:
     assert DOCS["rendered"](name) == (ROOT / name).read_text(), "run: make docs"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_command_in_the_pages_exists(page: Path) -> None:
     from puna.cli.main import ALIASES, COMMANDS
 
@@ -37,3 +38,21 @@ def test_every_make_target_in_the_pages_exists() -> None:
     for page in PAGES:
         for word in re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE):
             assert (word[0] or word[1]) in targets, f"{page.name}: make {word}"
+
+
+def test_decisions_are_numbered_without_a_gap_have_one_form_and_stand_in_the_index() -> None:
+    parts = ["Context", "Decision", "Figures", "Consequences", "Not taken, and what did not work"]
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    offenders = []
+    for number, page in enumerate(DECISIONS, 1):
+        text = page.read_text()
+        title = text.split("\n")[0].removeprefix("# ")
+        if not (page.name.startswith(f"{number:03d}-") and title.startswith(f"{number:03d}. ")):
+            offenders.append(f"{page.name}: number {number:03d} in name and title")
+        if re.findall(r"^## (.*)$", text, re.MULTILINE) != parts or not re.search(r"^Decided \d{4}-\d\d-\d\d", text, re.M):
+            offenders.append(f"{page.name}: `Decided DATE`, then {', '.join(parts)}")
+        if text.count("\n") > 60:
+            offenders.append(f"{page.name} is longer than a page")
+        if f"]({page.name}) | {title[5:]} |" not in index:
+            offenders.append(f"{page.name} does not stand in docs/decisions/README.md as `{title[5:]}`")
+    assert DECISIONS and not offenders, "\n".join(offenders)
