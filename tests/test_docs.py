@@ -49,7 +49,8 @@ def test_decisions_are_numbered_without_a_gap_have_one_form_and_stand_in_the_ind
         title = text.split("\n")[0].removeprefix("# ")
         if not (page.name.startswith(f"{number:03d}-") and title.startswith(f"{number:03d}. ")):
             offenders.append(f"{page.name}: number {number:03d} in name and title")
-        if re.findall(r"^## (.*)$", text, re.MULTILINE) != parts or not re.search(r"^Decided \d{4}-\d\d-\d\d", text, re.M):
+        dated = re.search(r"^Decided \d{4}-\d\d-\d\d", text, re.MULTILINE)
+        if re.findall(r"^## (.*)$", text, re.MULTILINE) != parts or not dated:
             offenders.append(f"{page.name}: `Decided DATE`, then {', '.join(parts)}")
         if text.count("\n") > 60:
             offenders.append(f"{page.name} is longer than a page")
