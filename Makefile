@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test test-lowest quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs clean
+.PHONY: help setup test test-lowest quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs mutate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +47,8 @@ bench-cycles: setup  ## 1,000 cycles of waking and scaling to zero, 200 deploys,
 	PYTHONPATH=src $(PY) bench/cycles.py $(ARGS)
 bench-console: setup  ## the console with 200 endpoints and 100,000 log lines in Chromium: writes bench/console-<machine>.json
 	PYTHONPATH=src $(PY) bench/console.py $(ARGS)
+mutate: setup  ## change behaviour in 200 small ways, say which no test sees: ARGS="--changed main", "--modules puna.serve"
+	@$(PY) scripts/mutate.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
 clean:  ## remove the virtual environment and caches
