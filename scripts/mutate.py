@@ -386,7 +386,9 @@ def main() -> int:
     results: list[Result] = []
     try:
         with workspace() as folder:
-            trees = [Tree(folder, str(n), stopped) for n in range(min(args.workers, len(chosen)))]
+            trees = [Tree(folder, "0", stopped)]
+            for n in range(1, min(args.workers, len(chosen))):
+                trees.append(Tree(folder, str(n), stopped, compiled=trees[0].root))
             of = sorted({ROOT / mutant.path for mutant in chosen})
             trial = Trial(args, measure(trees, of, imports), imports, len(chosen))
             results = trial.results

@@ -139,8 +139,9 @@ def of_copies(scratch: Path) -> list[str]:
 @pytest.mark.process
 def test_it_tells_a_change_that_a_test_sees_from_one_that_none_sees(scratch: Path) -> None:
     before, out = checkout(), scratch / "found.json"
-    words = ["--modules", "puna.serve.deadlines", "--sample", "4", "--quick", "--json", str(out)]
-    said, errors = start(scratch, *words).communicate(timeout=300)
+    words = ["--modules", "puna.worker.outbox", "--sample", "4", "--workers", "1", "--quick", "--json", str(out)]
+    with start(scratch, *words) as process:
+        said, errors = process.communicate()
     results = json.loads(out.read_text())
     assert len(results) == 4, errors
     for result in results:
@@ -156,11 +157,10 @@ def test_it_tells_a_change_that_a_test_sees_from_one_that_none_sees(scratch: Pat
 @pytest.mark.process
 def test_an_interrupt_ends_it_at_once_and_leaves_nothing(scratch: Path) -> None:
     before = checkout()
-    process = start(scratch, "--modules", "puna.serve", "--sample", "50")
-    deadline = time.monotonic() + 120
-    while not any("pytest" in words for words in of_copies(scratch)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    with start(scratch, "--modules", "puna.worker.outbox", "--sample", "50", "--workers", "1") as process:
+        while not any("pytest" in words for words in of_copies(scratch)) and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate()
     assert process.returncode == 130 and "stopped" in errors and "all" in said
     assert list(scratch.iterdir()) == [] and of_copies(scratch) == [] and checkout() == before
