@@ -51,7 +51,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
 
 def recipe_keys() -> str:
     """Every key of a recipe, with its default."""
-    from puna.spec.recipe import Recipe
+    from puna.config.recipe import Recipe
 
     rows = ["| key | default | meaning |", "|---|---|---|"]
 

@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"descriptors", "front", "heartbeat", "home", "names", "progress"},
     {"artifacts"},
-    {"instance", "spec"},
+    {"config", "instance"},
     {"demo", "console"},
     {"data", "train", "merge", "publish", "build"},
     {"backends"},
@@ -63,7 +63,7 @@ def edges() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         named = {name for name in imports(path) if name in MODULES and name != module}
-        # `from puna.spec import recipe` names the room too; the room's own __init__ is empty of imports.
+        # `from puna.config import recipe` names the room too; the room's own __init__ is empty of imports.
         graph[module] = {n for n in named if not (n != "puna" and any(o.startswith(n + ".") for o in named))}
         graph[module] -= {"puna"}
     return graph

@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from puna.artifacts import Dataset, drafting
+from puna.config import recipe as recipes
+from puna.config.recipe import Recipe
 from puna.data.tokens import Rows, Tokens
-from puna.spec import recipe as recipes
-from puna.spec.recipe import Recipe
 from puna.train.record import Run
 from puna.train.rows import step_rows
 from puna.train.run import train

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from puna.spec.recipe import PROJECTIONS
+from puna.config.recipe import PROJECTIONS
 from trainers import gauge
 from trainers.job import Job
 from trainers.variants import VARIANTS, Variant

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from puna.config.recipe import PROJECTIONS
 from puna.data.tokens import NOT_LEARNT, Tokens
-from puna.spec.recipe import PROJECTIONS
 from puna.train.rows import count_labelled
 from puna.train.shape import read_shape, weight_name
 

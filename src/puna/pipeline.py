@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puna.artifacts import Adapter, Dataset, Model
+from puna.config import recipe as recipes
+from puna.config.recipe import Recipe
 from puna.errors import BuildError, ConflictError, MergeError, NotFoundError, PublishError
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish import resolve
 from puna.publish.registry import ModelVersion, Registry
-from puna.spec import recipe as recipes
-from puna.spec.recipe import Recipe
 from puna.train import record
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def upload_runtime(
         RuntimeSpecError: the file is wrong; nothing was uploaded.
         BuildError: the build failed.
     """
-    from puna.spec import runtime
+    from puna.config import runtime
 
     runtime.load(file)
     made = client.upload_runtime(name, file.read_text(encoding="utf-8"))
@@ -263,7 +263,7 @@ def deploy_model(
 ) -> dict[str, Any]:
     """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
     from puna.build import template
-    from puna.spec import project
+    from puna.config import project
 
     # The version stands in the project, so that another one is another source, and is deployed.
     if (folder / "app.py").exists():
@@ -296,10 +296,10 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     from puna.backends.base import Launch
     from puna.build import bundle as bundles
     from puna.build import environment, source, validation
+    from puna.config import project, runtime
     from puna.deploy.builder import RealTools
     from puna.deploy.launching import volume_env
     from puna.deploy.volumes import Volumes
-    from puna.spec import project, runtime
 
     wanted = project.load(folder)
     spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()

@@ -16,9 +16,9 @@ from puna.build import builder_user
 from puna.build.builder_user import USER
 from puna.build.command import BuildCancelledError
 from puna.build.environment import build
+from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 pytestmark = pytest.mark.process
 MOUNTS = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x00020000))"

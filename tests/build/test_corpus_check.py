@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from puna.build import source
-from puna.spec import schema
+from puna.config import schema
 from puna.worker.schema import read
 from worker import corpus
 

@@ -18,9 +18,9 @@ from puna.artifacts import SHORT
 from puna.build import surroundings, system
 from puna.build.command import BuildCancelledError
 from puna.build.environment import Environment, build, find_python, find_uv
+from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 pytestmark = pytest.mark.process
 
@@ -133,7 +133,7 @@ def test_a_cancelled_build_stops_within_five_seconds_and_leaves_nothing(home: Ho
 def test_a_crashed_build_is_cleaned_at_the_next_try(home: Home) -> None:
     spec = RuntimeSpec(run=("test -e ../../once || { touch ../../once; touch ../../begun; sleep 60; }",))
     code = (
-        "from pathlib import Path; from puna.home import Home; from puna.spec.runtime import RuntimeSpec\n"
+        "from pathlib import Path; from puna.home import Home; from puna.config.runtime import RuntimeSpec\n"
         "from puna.build.environment import build\n"
         f"build(RuntimeSpec(run={spec.run!r}), Home(Path({str(home.root)!r})), print)"
     )

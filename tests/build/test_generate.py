@@ -12,8 +12,8 @@ import pytest
 from puna.build import generate
 from puna.build.environment import find_uv
 from puna.build.generate import Place
+from puna.config import runtime
 from puna.errors import BuildError, NotFoundError
-from puna.spec import runtime
 
 
 def install(

@@ -9,9 +9,9 @@ import pytest
 
 from git_server import FILES, GitServer, git, serving
 from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
+from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.spec.repository import Repository, address
 
 APP = FILES["app.py"]
 

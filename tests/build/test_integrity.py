@@ -13,9 +13,9 @@ import pytest
 from build.conftest import leftovers
 from puna.build import integrity
 from puna.build.environment import Environment, build
+from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 pytestmark = pytest.mark.process
 

@@ -14,9 +14,9 @@ from puna.build import limits
 from puna.build.command import BuildCancelledError
 from puna.build.environment import build
 from puna.build.limits import DISK, TIMEOUT, Limits
+from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, MachineError, UsageError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 pytestmark = pytest.mark.process
 

@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 
 from puna.build import source, template
+from puna.config import project, runtime, schema
 from puna.errors import ConflictError
 from puna.home import Home
-from puna.spec import project, runtime, schema
 
 ENGINES: list[Literal["vllm", "transformers"]] = ["vllm", "transformers"]
 

@@ -12,19 +12,19 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from config.tutorial_files import FILES
 from deploy.conftest import World
 from puna import pipeline
 from puna.backends.memory import MemoryBackend
 from puna.build import template
 from puna.cli import deploy, output
 from puna.client import Client
+from puna.config import project, recipe
 from puna.deploy.api import create_app
 from puna.deploy.states import BuildState
 from puna.deploy.store import Store
 from puna.errors import ConflictError, PunaError, UsageError
 from puna.home import Home
-from puna.spec import project, recipe
-from spec.tutorial_files import FILES
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from puna.cli.main import run
+from puna.config import recipe as recipes
 from puna.home import Home
-from puna.spec import recipe as recipes
 from puna.train.record import Run, new_run_dir
 
 PLAN = {"device": "cpu", "tokens_per_s": 1500.0, "tokens_train": 90, "rows_train": 9, "rows_per_step": 3,

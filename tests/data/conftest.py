@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from data.made import SPECIAL, MakeRecipe, chat, write_base, write_jsonl
+from puna.config.recipe import Recipe, parse
 from puna.home import Home
-from puna.spec.recipe import Recipe, parse
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from puna.spec.recipe import Recipe
+from puna.config.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 """A recipe from the keys of its data section."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from data.made import chat, write_jsonl
+from puna.config.recipe import DataRecipe
 from puna.data.load import Source, open_source, read_rows
 from puna.errors import DataError
-from puna.spec.recipe import DataRecipe
 
 ROWS: list[dict[str, Any]] = [{"messages": chat(f"question {i}", f"answer {i}")} for i in range(3)]
 

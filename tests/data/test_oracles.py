@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data.made import MakeRecipe, chat, write_jsonl
+from puna.config.recipe import DataRecipe
 from puna.data.load import open_source
 from puna.data.prepare import prepare
 from puna.data.sample import sample, split
@@ -17,7 +18,6 @@ from puna.data.template import BUILT_IN, load_template
 from puna.data.tokens import NOT_LEARNT, Rows
 from puna.errors import DataError
 from puna.home import Home
-from puna.spec.recipe import DataRecipe
 
 # Importing transformers, datasets and TRL takes 5, 3 and 20 seconds.
 pytestmark = pytest.mark.process
@@ -169,7 +169,7 @@ def test_a_folder_in_the_hubs_layout_is_read_through_datasets(
 
 def test_without_a_network_the_hub_is_said_to_be_out_of_reach_with_a_way_out(tmp_path: Path) -> None:
     code = (
-        "from puna.data.load import open_source; from puna.spec.recipe import DataRecipe\n"
+        "from puna.data.load import open_source; from puna.config.recipe import DataRecipe\n"
         "from puna.errors import DataError\n"
         "try: open_source(DataRecipe())\n"
         "except DataError as error: print(error.message, '|', error.hint)"
@@ -182,7 +182,7 @@ def test_without_a_network_the_hub_is_said_to_be_out_of_reach_with_a_way_out(tmp
 
 def test_neither_preparing_nor_its_processes_import_torch(base: Path, tmp_path: Path, chats: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from puna.home import Home; from puna.spec.recipe import parse\n"
+        "import sys; from pathlib import Path; from puna.home import Home; from puna.config.recipe import parse\n"
         "from puna.data.prepare import prepare\n"
         f"data = {{'dataset': {str(chats)!r}, 'processes': 1}}\n"
         "recipe = parse({'name': 'r', 'base': 'b', 'data': data})\n"

@@ -19,7 +19,7 @@ from pathlib import Path
 from puna.data.prepare import prepare
 from puna.errors import DataError
 from puna.home import Home
-from puna.spec.recipe import parse
+from puna.config.recipe import parse
 
 class Watcher:
     def stage(self, name): pass

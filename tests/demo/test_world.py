@@ -5,8 +5,8 @@ import json
 import pytest
 
 import puna.demo
+from puna.config.recipe import load
 from puna.demo import chats, world
-from puna.spec.recipe import load
 
 MESSAGES = [
     message for line in puna.demo.chats_file().read_text().splitlines() for message in json.loads(line)["messages"]

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from puna.artifacts import Model, drafting
+from puna.config import recipe as recipes
 from puna.home import Home
-from puna.spec import recipe as recipes
 from puna.train import record
 
 PASSED = {"passed": True, "reasons": [], "merged_loss": 1.5, "trained_loss": 1.5, "mean_kl": 0.0, "same_top": 1.0}

@@ -18,6 +18,7 @@ from deploy.conftest import gpus, make_source
 from puna.artifacts import Bundle, Source, drafting
 from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.build.environment import Environment
+from puna.config.runtime import RuntimeSpec
 from puna.deploy import builder
 from puna.deploy.actions import Drain
 from puna.deploy.builder import Builder, RealTools
@@ -29,7 +30,6 @@ from puna.deploy.store import Store
 from puna.deploy.turns import Slots
 from puna.errors import AppError, BuildError, ConflictError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 SCHEMA = {"inputs": [{"name": "prompt"}]}
 

@@ -30,10 +30,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from deploy.place import Place, document, furnished
+from puna.config.ranges import OVER_ZERO, RANGES
 from puna.deploy import openapi
 from puna.deploy.records import Settings
 from puna.errors import UsageError
-from puna.spec.ranges import OVER_ZERO, RANGES
 
 EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -9,13 +9,13 @@ from pathlib import Path
 from puna.artifacts import SHORT, Source
 from puna.build import environment as environments
 from puna.build import source as sources
+from puna.config.runtime import RuntimeSpec
 from puna.deploy import sources as uploads
 from puna.deploy.records import Order, Settings
 from puna.deploy.retention import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, Sweeper
 from puna.deploy.states import BuildState, ReplicaState, RevisionState
 from puna.deploy.store import Store
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec
 
 from .conftest import make_source
 

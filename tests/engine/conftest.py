@@ -6,8 +6,8 @@ import pytest
 
 from engine.test_tutorial_app import RUNTIME
 from puna.build import environment
+from puna.config import runtime
 from puna.home import Home
-from puna.spec import runtime
 from stories.conftest import shared_up as shared_up
 
 

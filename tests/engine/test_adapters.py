@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from engine.test_tutorial_app import ENV, RUNTIME
 from puna import demo, pipeline
 from puna.artifacts import Adapter, drafting
+from puna.config import recipe as recipes
 from puna.home import Home
 from puna.merge.served import Served
 from puna.publish.adapters import seal
 from puna.publish.registry import ModelVersion, Registry
-from puna.spec import recipe as recipes
 from stories.conftest import Up
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from config import tutorial_files
 from engine.test_tutorial_app import ENV, MODEL
 from puna import demo
 from puna.backends.pack import worker_pyz
 from puna.worker import protocol
-from spec import tutorial_files
 from worker.conftest import Client, Worker
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]

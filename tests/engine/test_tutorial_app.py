@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from config import tutorial_files
 from puna import demo, pipeline
+from puna.config import recipe as recipes
 from puna.home import Home
 from puna.publish.registry import Registry
-from puna.spec import recipe as recipes
-from spec import tutorial_files
 from stories.conftest import Up
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]

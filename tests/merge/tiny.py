@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from puna.artifacts import Adapter, Dataset, drafting
+from puna.config.recipe import PROJECTIONS, Recipe, parse
 from puna.home import Home
 from puna.merge.verify import Verification
-from puna.spec.recipe import PROJECTIONS, Recipe, parse
 
 FIGURES = Verification(
     base="dequantised",

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from puna.artifacts import MANIFEST, Model, write_json
+from puna.config.recipe import parse
 from puna.home import Home
 from puna.publish.card import hub_id, model_card
 from puna.publish.registry import ModelVersion, Registry
-from puna.spec.recipe import parse
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from git_server import FILES, GitServer, serving
 from puna.backends.processes import tree
 from puna.build import git as fetching
 from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
+from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.spec.repository import Repository, address
 from security.conftest import Tally
 
 GOOD = "https://github.com/acme/chat"

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from puna.build import environment
+from puna.config import runtime
 from puna.errors import BuildError, RuntimeSpecError
 from puna.home import Home
-from puna.spec import runtime
 from security.conftest import Tally
 
 PACKAGES = [

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from config import tutorial_files
 from puna.cli.main import run
-from spec import tutorial_files
 from stories.conftest import family, write_app
 
 pytestmark = pytest.mark.process

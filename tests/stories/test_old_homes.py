@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from puna.build.environment import build
+from puna.config.runtime import parse_text
 from puna.home import Home
-from puna.spec.runtime import parse_text
 from stories.conftest import Up
 
 pytestmark = pytest.mark.process

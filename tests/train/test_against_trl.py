@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from puna.artifacts import Dataset
-from puna.spec.recipe import PROJECTIONS, Recipe
+from puna.config.recipe import PROJECTIONS, Recipe
 from puna.train.loading import Choices, add_fresh_lora, load_llama
 from puna.train.record import Run
 from puna.train.rows import Rows, step_rows

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from puna.spec.recipe import PROJECTIONS
+from puna.config.recipe import PROJECTIONS
 from puna.train import elementwise
 from puna.train.batches import make_batch
 from puna.train.block import Kept, Layer, Pass

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from puna.config.recipe import TrainingRecipe
 from puna.errors import MachineError, TrainError
-from puna.spec.recipe import TrainingRecipe
 from puna.train import checkpoint
 from puna.train.checkpoint import Position
 from puna.train.optimiser import make_optimiser

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from puna.artifacts import Dataset, file_digest
+from puna.config.recipe import Recipe
 from puna.errors import TrainError
-from puna.spec.recipe import Recipe
 from puna.train import loop
 from puna.train.checkpoint import Position
 from puna.train.loop import Job, Meter, Stepped, one_step, train_steps

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from puna.spec.recipe import TrainingRecipe
+from puna.config.recipe import TrainingRecipe
 from puna.train.optimiser import clip, learning_rate, make_optimiser
 
 STEPS, WARMUP = 23, 5

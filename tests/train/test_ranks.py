@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from puna.artifacts import Dataset, file_digest
-from puna.spec.recipe import Recipe
+from puna.config.recipe import Recipe
 from puna.train.ranks import Ranks
 from puna.train.record import Run
 from puna.train.run import train

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from puna.config import recipe as recipes
 from puna.errors import NotFoundError
 from puna.home import Home
-from puna.spec import recipe as recipes
 from puna.train.record import Run, duration, find_run, list_runs, new_run_dir
 from train.tiny import make_recipe
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from puna.artifacts import Dataset, file_digest
-from puna.spec.recipe import Recipe
+from puna.config.recipe import Recipe
 from puna.train.record import Run
 from puna.train.run import train
 from train.tiny import make_recipe

@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from puna.artifacts import Dataset, drafting
-from puna.spec import recipe as recipes
-from puna.spec.recipe import Recipe
+from puna.config import recipe as recipes
+from puna.config.recipe import Recipe
 
 VOCAB = 300
 START, END, EOS = 290, 291, 1

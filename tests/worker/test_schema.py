@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from puna.config import schema as before
 from puna.errors import SchemaError
-from puna.spec import schema as before
 from puna.worker.schema import DEFAULT_BATCH_WINDOW_MS, FLAGS, KINDS, SchemaFault, read
 
 

@@ -25,9 +25,9 @@ from puna.build.builder_user import BuilderUser
 from puna.build.command import BuildCancelledError
 from puna.build.integrity import Damage
 from puna.build.limits import Limits, Watch
+from puna.config.runtime import RuntimeSpec, has_nvidia
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
-from puna.spec.runtime import RuntimeSpec, has_nvidia
 
 MARKER = "environment.json"
 _WAIT_S = 0.2

@@ -19,10 +19,10 @@ from pathlib import Path
 from puna.artifacts import Source
 from puna.build import archive, bounded, command, source
 from puna.build.bounded import Bounds
+from puna.config.project import Project
+from puna.config.repository import Address, Repository, address
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.spec.project import Project
-from puna.spec.repository import Address, Repository, address
 
 TIMEOUT_S = 300.0
 """Of all that is asked for one fetch."""

@@ -16,10 +16,10 @@ from puna.artifacts import Source, drafting
 from puna.build import archive
 from puna.build.archive import MAX_BYTES, MAX_FILES
 from puna.build.ignore import Ignore
+from puna.config import project, runtime, schema
+from puna.config.project import Project
 from puna.errors import ProjectError
 from puna.home import Home
-from puna.spec import project, runtime, schema
-from puna.spec.project import Project
 
 CLASS = "InferlessPythonModel"
 LOCK = ".sources.lock"

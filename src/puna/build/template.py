@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from puna.config.runtime import has_nvidia
 from puna.errors import ConflictError, ProjectError
-from puna.spec.runtime import has_nvidia
 
 _VLLM_APP = """\
 from transformers import AutoTokenizer

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puna.config import schema
+from puna.config.schema import Schema
 from puna.errors import AppError
-from puna.spec import schema
-from puna.spec.schema import Schema
 
 _TAIL_LINES = 20
 _PHASES = {

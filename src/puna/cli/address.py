@@ -37,7 +37,7 @@ def curl_line(endpoint: Mapping[str, Any], key: str) -> str:
     import json as jsons
     import shlex
 
-    from puna.spec import schema
+    from puna.config import schema
 
     body = schema.from_json(endpoint["schema"]).example_request() if endpoint.get("schema") else {"inputs": []}
     address = str(endpoint["url"])

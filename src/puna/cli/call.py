@@ -57,7 +57,7 @@ def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float
         SchemaError: an input is unknown, missing or of the wrong type.
         PunaError: the kind that stands for the reply's status.
     """
-    from puna.spec import schema
+    from puna.config import schema
 
     described = schema.from_json(client.endpoint(name)["schema"] or {"inputs": []})
     body = described.request_from_pairs(values) if values else described.example_request()

@@ -20,7 +20,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show
 def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
     """Load, sample, split and tokenise; kept, so that training starts at once."""
     from puna import pipeline
-    from puna.spec import recipe as recipes
+    from puna.config import recipe as recipes
 
     watch = output.Watch(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
@@ -41,8 +41,8 @@ def preview(
 ) -> None:
     """Show one row as the model sees it: learnt tokens are marked, the others only read."""
     from puna import pipeline
+    from puna.config import recipe as recipes
     from puna.data.preview import preview as tokens_of
-    from puna.spec import recipe as recipes
 
     watch = output.Watch(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)

@@ -94,7 +94,7 @@ def demo(
 def _train_to_publish(story: Story, home: Home, watch: output.Watch) -> ModelVersion:
     from puna import demo as parts
     from puna import pipeline
-    from puna.spec import recipe as recipes
+    from puna.config import recipe as recipes
 
     with story.stage("data: conversations become tokens"):
         prepared = pipeline.prepare(recipes.load(parts.recipe_file()), home, watch)

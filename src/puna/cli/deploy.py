@@ -16,7 +16,7 @@ from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.client import Client
-    from puna.spec.project import Project
+    from puna.config.project import Project
 
 Folder = Annotated[Path | None, typer.Argument(help="The folder that holds app.py; this one.", show_default=False)]
 Git = Annotated[str | None, typer.Option(help="A git repository instead, https or ssh.")]
@@ -175,7 +175,7 @@ def _deploy_folder(
     watch: output.Watch,
 ) -> dict[str, Any]:
     from puna.build import source
-    from puna.spec import project as projects
+    from puna.config import project as projects
 
     project = projects.load(folder)
     source.check(folder)

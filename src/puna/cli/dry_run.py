@@ -11,8 +11,8 @@ from puna.cli import output
 
 if TYPE_CHECKING:
     from puna.artifacts import Dataset
+    from puna.config.recipe import Recipe
     from puna.data.preview import Histogram, PreviewToken
-    from puna.spec.recipe import Recipe
     from puna.train.plan import Plan
 
 SAID_ABOVE = ("rows", "tokens", "time")

@@ -22,7 +22,7 @@ def ship(
     from puna.cli.address import show
     from puna.cli.running import ensure_up
     from puna.client import Client
-    from puna.spec import recipe as recipes
+    from puna.config import recipe as recipes
 
     home, read, watch = Home.default(), recipes.load(recipe), output.Watch(quiet=json)
     ensure_up(home)

@@ -24,7 +24,7 @@ def train(
 ) -> None:
     """Fine-tune as a recipe says: QLoRA, with a progress bar, resumable."""
     from puna import pipeline
-    from puna.spec import recipe as recipes
+    from puna.config import recipe as recipes
     from puna.train.ranks import Ranks
 
     home, ranks = Home.default(), Ranks.here()  # torchrun starts several of us: one speaks and writes

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from puna.artifacts import file_digest
+from puna.config.recipe import DataRecipe
 from puna.data.conversation import BadRowError, Column, Row, column_of, read_row
 from puna.errors import DataError, nearest
-from puna.spec.recipe import DataRecipe
 
 COLUMNS = ("messages", "conversations", "prompt", "completion", "text")
 CELL_CHARACTERS = 2**27  # csv refuses cells over 128 KiB by default; a conversation may be longer

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from puna.artifacts import SHORT, Dataset, drafting, file_digest, write_json
+from puna.config.recipe import DataRecipe, Recipe
 from puna.data.conversation import BadRowError, Row
 from puna.data.encode import Encoder, encode_rows, processes_for
 from puna.data.load import Source, bad_row, open_source, read_rows
@@ -24,7 +25,6 @@ from puna.data.tokens import NOT_LEARNT, Rows, Tokens
 from puna.errors import DataError, NotFoundError
 from puna.home import Home
 from puna.progress import Progress, Silent
-from puna.spec.recipe import DataRecipe, Recipe
 
 SAMPLES = 8  # held-out conversations that training answers before and after
 

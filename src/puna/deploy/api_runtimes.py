@@ -13,13 +13,13 @@ from puna.artifacts import SHORT
 from puna.build import inventory
 from puna.build.environment import Environment
 from puna.build.inventory import Inventory
+from puna.config import runtime as spec
 from puna.deploy import views
 from puna.deploy.control import Control
 from puna.deploy.records import Runtime
 from puna.deploy.states import BuildState
 from puna.errors import NotFoundError
 from puna.home import Home
-from puna.spec import runtime as spec
 
 Json = dict[str, Any]
 Version = Annotated[int, Ge(1), Le(2**31 - 1)]

@@ -23,6 +23,8 @@ from puna.build import environment as environments
 from puna.build import validation
 from puna.build.bundle import ModelRef
 from puna.build.environment import Environment
+from puna.config import runtime
+from puna.config.runtime import RuntimeSpec
 from puna.deploy import commands, keys, views
 from puna.deploy.launching import environment_of, mounts_of
 from puna.deploy.logs import build_log
@@ -37,8 +39,6 @@ from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
 from puna.publish import adapters
 from puna.publish.registry import ModelVersion, Registry
-from puna.spec import runtime
-from puna.spec.runtime import RuntimeSpec
 
 LOG = logging.getLogger("puna.builder")
 IDLE_S = 1.0

@@ -18,9 +18,9 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from puna import names
+from puna.config.ranges import RANGES
 from puna.deploy import records, shapes, shapes_kept, shapes_made, shapes_traffic
 from puna.deploy.records import Settings
-from puna.spec.ranges import RANGES
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from puna.config.repository import address
 from puna.deploy.records import Endpoint, Key, Settings
 from puna.errors import ForbiddenError
-from puna.spec.repository import address
 
 
 def check(endpoints: Iterable[Endpoint], key: Key | None, settings: Settings) -> None:

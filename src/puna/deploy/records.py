@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna import names
+from puna.config import ranges
 from puna.deploy.splits import WHOLE, Split
 from puna.deploy.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
-from puna.spec import ranges
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from puna.build import git
 from puna.build.git import Credential
+from puna.config.repository import Repository
 from puna.deploy.control import Pulled
 from puna.deploy.secrets import Secrets
 from puna.home import Home
-from puna.spec.repository import Repository
 
 
 class Repositories:

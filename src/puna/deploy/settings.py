@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from puna.config import fields
+from puna.config.repository import Repository
 from puna.deploy.records import GIT, MASK, Settings
 from puna.errors import UsageError
-from puna.spec import fields
-from puna.spec.repository import Repository
 
 
 def parse(values: Mapping[str, Any], base: Settings | None = None) -> Settings:

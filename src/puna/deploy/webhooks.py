@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
+from puna.config.repository import address
 from puna.errors import ForbiddenError, UsageError
-from puna.spec.repository import address
 
 Json = dict[str, Any]
 MAX_BYTES = 5 << 20

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from puna.artifacts import Adapter, Dataset, Model
+from puna.config.recipe import Recipe
 from puna.home import Home
 from puna.merge.probes import TrainedLike, read_probes
 from puna.merge.stream import merge
 from puna.merge.verify import Verification, compare, expect
 from puna.progress import Progress, Silent
-from puna.spec.recipe import Recipe
 
 Base = Literal["original", "dequantised"]
 # How far above the trained model the original base may lie and still be taken by `auto`. Both are measured on the same

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from puna.config.recipe import PROJECTIONS
 from puna.errors import MergeError
 from puna.merge.layout import Slot
-from puna.spec.recipe import PROJECTIONS
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PREFIX = "base_model.model."

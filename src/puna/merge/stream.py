@@ -24,13 +24,13 @@ from typing import BinaryIO, Literal
 import torch
 
 from puna.artifacts import Adapter, Model, drafting, write_json
+from puna.config.recipe import Recipe
 from puna.errors import MachineError, MergeError
 from puna.home import Home
 from puna.merge.delta import EMBED, HEAD, QUANTISED, Delta, check_complete, load_delta
 from puna.merge.layout import INDEX, ITEM_BYTES, SINGLE, Shard, Slot, header, shards
 from puna.merge.settings import read_config, write_settings
 from puna.progress import Progress, Silent
-from puna.spec.recipe import Recipe
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # bitsandbytes' block for NF4: the trainer's, and the only one its double quantisation is tuned for.

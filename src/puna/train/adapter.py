@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from puna.artifacts import Adapter, Dataset, drafting
+from puna.config.recipe import Recipe
 from puna.errors import TrainError
-from puna.spec.recipe import Recipe
 from puna.train.llama import ChatRows, Llama
 
 WEIGHTS, CONFIG, CHAT = "adapter_model.safetensors", "adapter_config.json", "chat_rows.safetensors"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from puna.config.recipe import Recipe
 from puna.errors import TrainError
 from puna.progress import Progress, Silent
-from puna.spec.recipe import Recipe
 from puna.train.block import Layer
 from puna.train.llama import ChatRows, Llama
 from puna.train.lora import LoraLinear, fresh_pair

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from puna.config.recipe import Recipe
 from puna.errors import TrainError
 from puna.progress import Progress
-from puna.spec.recipe import Recipe
 from puna.train import checkpoint
 from puna.train.batches import batches
 from puna.train.checkpoint import Position

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puna.spec.recipe import TrainingRecipe
+from puna.config.recipe import TrainingRecipe
 
 
 def make_optimiser(masters: Iterable[nn.Parameter], training: TrainingRecipe, device: str) -> torch.optim.Optimizer:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from puna.artifacts import Dataset
+from puna.config.recipe import Recipe
 from puna.errors import TrainError
-from puna.spec.recipe import Recipe
 from puna.train.attention import kernel
 from puna.train.budget import Budget, Limits, choose
 from puna.train.machine import Machine, compute_dtype, look

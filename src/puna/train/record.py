@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from puna.artifacts import Adapter, write_json, write_text
+from puna.config.recipe import Recipe
 from puna.errors import NotFoundError, nearest
 from puna.home import Home
-from puna.spec.recipe import Recipe
 
 STATES = ("running", "finished", "failed", "interrupted")
 
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The values of the recipe that the run was started with; `puna.spec.recipe.parse` reads them.
+        """The values of the recipe that the run was started with; `puna.config.recipe.parse` reads them.
 
         Raises:
             NotFoundError: the folder is no run.

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from puna.artifacts import Adapter, Dataset, write_json, write_text
+from puna.config.recipe import Recipe
 from puna.errors import ConflictError, MachineError
 from puna.progress import Progress, Silent
-from puna.spec.recipe import Recipe
 from puna.train import checkpoint, samples
 from puna.train.adapter import write_adapter
 from puna.train.checkpoint import Position

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from puna.artifacts import Adapter, Dataset
-from puna.spec.recipe import Recipe
+from puna.config.recipe import Recipe
 from puna.train.adapter import load_into
 from puna.train.batches import batches
 from puna.train.block import Cache

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config import tutorial_files
 from puna.build import template
-from spec import tutorial_files
 from worker.hazards.copying_llama import NAMES
 
 HERE = Path(__file__).parent

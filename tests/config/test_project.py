@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from puna import names
+from puna.config import project
 from puna.errors import ProjectError
-from puna.spec import project
 
 
 def load(folder: Path, text: str) -> project.Project:

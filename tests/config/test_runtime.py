@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from puna.config import runtime
+from puna.config.runtime import RuntimeSpec
 from puna.errors import RuntimeSpecError
-from puna.spec import runtime
-from puna.spec.runtime import RuntimeSpec
 
 
 def packages(*entries: str) -> RuntimeSpec:

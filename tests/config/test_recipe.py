@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from puna.config.recipe import PROJECTIONS, Recipe, load, parse
 from puna.errors import RecipeError
-from puna.spec.recipe import PROJECTIONS, Recipe, load, parse
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "llama3"
 LEAST: dict[str, Any] = {"name": "r", "base": "demo"}

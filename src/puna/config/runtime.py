@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from puna.config import fields
 from puna.errors import RuntimeSpecError, nearest
-from puna.spec import fields
 
 FILE_NAMES = ("inferless-runtime-config.yaml", "inferless-runtime.yaml", "runtime.yaml", "config.yaml")
 KEYS = ("cuda_version", "base_image", "python_version", "system_packages", "python_packages", "run")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from puna.config import schema
+from puna.config.schema import Flags, Input, Schema
 from puna.errors import SchemaError
-from puna.spec import schema
-from puna.spec.schema import Flags, Input, Schema
 
 
 def read(folder: Path, text: str) -> Schema | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spec.tutorial_files import FILES
+from config.tutorial_files import FILES
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from puna import names
+from puna.config import fields, ranges, runtime
 from puna.errors import ProjectError
-from puna.spec import fields, ranges, runtime
 
 FILE_NAMES = ("inferless.yaml", "inferless.yml")
 SERVES = ("model", "adapter")

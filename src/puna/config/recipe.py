@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from puna import names
+from puna.config import fields, ranges
 from puna.errors import RecipeError
-from puna.spec import fields, ranges
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 AT_LEAST_ONE = (
