@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"artifacts"},
     {"config", "instance"},
     {"demo", "console"},
-    {"data", "train", "merge", "publish", "build"},
+    {"data", "merge", "packaging", "publish", "train"},
     {"backends"},
     {"deploy"},
     {"serve"},

@@ -19,9 +19,9 @@ from puna.publish.registry import ModelVersion, Registry
 from puna.train import record
 
 if TYPE_CHECKING:
-    from puna.build.validation import Validation
     from puna.client import Client
     from puna.merge.verify import Verification
+    from puna.packaging.validation import Validation
     from puna.train.plan import Plan
 
 
@@ -262,8 +262,8 @@ def deploy_model(
     model: ModelVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
 ) -> dict[str, Any]:
     """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
-    from puna.build import template
     from puna.config import project
+    from puna.packaging import template
 
     # The version stands in the project, so that another one is another source, and is deployed.
     if (folder / "app.py").exists():
@@ -294,12 +294,12 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
 
     from puna.backends import local, mounts, workspace
     from puna.backends.base import Launch
-    from puna.build import bundle as bundles
-    from puna.build import environment, source, validation
     from puna.config import project, runtime
     from puna.deploy.builder import RealTools
     from puna.deploy.launching import volume_env
     from puna.deploy.volumes import Volumes
+    from puna.packaging import bundle as bundles
+    from puna.packaging import environment, source, validation
 
     wanted = project.load(folder)
     spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()
@@ -330,7 +330,7 @@ def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Pro
     Raises:
         UsageError, ConflictError: its endpoint's settings or its folder would be refused; nothing has been trained.
     """
-    from puna.build import template
+    from puna.packaging import template
 
     # What can be known now is said now, and not after hours of training.
     client.check_settings(recipe.endpoint, _settings_of(recipe))

@@ -70,7 +70,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         MachineError: the port is in use, or a process does not start.
         ConflictError: another `puna up` runs in this home.
     """
-    from puna.build import limits
+    from puna.packaging import limits
 
     limits.slots()
     limits.Limits.of_environment()
@@ -335,10 +335,10 @@ def _name(loop: Loop) -> str:
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
     """One for endpoints and runtimes; one for models: a merge of minutes keeps no deploy waiting."""
-    from puna.build import limits
     from puna.deploy.builder import MODELS, Builder
     from puna.deploy.retention import Sweeper
     from puna.deploy.turns import Slots
+    from puna.packaging import limits
 
     slots, sweeper = Slots(building=limits.slots()), Sweeper(store, home)
     return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)

@@ -16,7 +16,6 @@ from config.tutorial_files import FILES
 from deploy.conftest import World
 from puna import pipeline
 from puna.backends.memory import MemoryBackend
-from puna.build import template
 from puna.cli import deploy, output
 from puna.client import Client
 from puna.config import project, recipe
@@ -25,6 +24,7 @@ from puna.deploy.states import BuildState
 from puna.deploy.store import Store
 from puna.errors import ConflictError, PunaError, UsageError
 from puna.home import Home
+from puna.packaging import template
 
 
 @pytest.fixture

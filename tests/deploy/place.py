@@ -18,7 +18,6 @@ from fastapi.testclient import TestClient
 from deploy.conftest import World, make_source
 from deploy.runs import make_run
 from puna.backends.memory import MemoryBackend
-from puna.build import source
 from puna.deploy import model_sources
 from puna.deploy.api import create_app
 from puna.deploy.control import Control
@@ -31,6 +30,7 @@ from puna.deploy.states import BuildState, DeliveryState
 from puna.deploy.store import Store
 from puna.deploy.volumes import Volumes
 from puna.home import Home
+from puna.packaging import source
 
 APP = """
 class InferlessPythonModel:

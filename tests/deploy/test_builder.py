@@ -17,7 +17,6 @@ from sqlalchemy.exc import OperationalError
 from deploy.conftest import gpus, make_source
 from puna.artifacts import Bundle, Source, drafting
 from puna.backends.base import Capacity, Launch, Observed, Phase
-from puna.build.environment import Environment
 from puna.config.runtime import RuntimeSpec
 from puna.deploy import builder
 from puna.deploy.actions import Drain
@@ -30,6 +29,7 @@ from puna.deploy.store import Store
 from puna.deploy.turns import Slots
 from puna.errors import AppError, BuildError, ConflictError
 from puna.home import Home
+from puna.packaging.environment import Environment
 
 SCHEMA = {"inputs": [{"name": "prompt"}]}
 

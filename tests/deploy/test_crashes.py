@@ -18,7 +18,6 @@ from deploy.conftest import launch, make_source
 from deploy.test_builder import FakeTools
 from puna.artifacts import Bundle, Source
 from puna.backends.memory import MemoryBackend
-from puna.build.environment import Environment
 from puna.deploy import orders, traffic
 from puna.deploy.builder import Builder
 from puna.deploy.control import Control, Pulled
@@ -33,6 +32,7 @@ from puna.deploy.store import Store
 from puna.deploy.turns import Slots
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
+from puna.packaging.environment import Environment
 
 NAMES = ("one", "two")
 WALKS, SAMPLED = 12, 0.06  # so many walks, and so many of their writes are followed by a death

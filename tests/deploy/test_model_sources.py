@@ -16,14 +16,14 @@ from deploy.conftest import World
 from git_server import serving
 from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, Source, drafting
-from puna.build import bundle, template
-from puna.build.git import ALLOWED_HOSTS
 from puna.deploy import model_sources
 from puna.deploy.api import create_app
 from puna.deploy.control import Control
 from puna.deploy.load import Loads
 from puna.deploy.repositories import Repositories
 from puna.deploy.secrets import Secrets
+from puna.packaging import bundle, template
+from puna.packaging.git import ALLOWED_HOSTS
 from puna.publish.registry import Registry
 
 

@@ -16,7 +16,6 @@ import git_server
 import webhook
 from deploy.conftest import World, make_source
 from git_server import GitServer, serving
-from puna.build.git import ALLOWED_HOSTS
 from puna.deploy.api import create_app
 from puna.deploy.control import Control, Pulled
 from puna.deploy.load import Loads
@@ -24,6 +23,7 @@ from puna.deploy.rebuilds import Rebuilds
 from puna.deploy.repositories import Repositories
 from puna.deploy.secrets import Secrets
 from puna.deploy.states import BuildState
+from puna.packaging.git import ALLOWED_HOSTS
 
 PROJECT = "name: Chat_App\nconfiguration:\n  min_replica: 2\n  max_replica: 3\nenv:\n  MODE: a\n"
 FILES = {**git_server.FILES, "inferless.yaml": PROJECT}

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 
 from puna.artifacts import SHORT, Source
-from puna.build import environment as environments
-from puna.build import source as sources
 from puna.config.runtime import RuntimeSpec
 from puna.deploy import sources as uploads
 from puna.deploy.records import Order, Settings
@@ -16,6 +14,8 @@ from puna.deploy.retention import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, 
 from puna.deploy.states import BuildState, ReplicaState, RevisionState
 from puna.deploy.store import Store
 from puna.home import Home
+from puna.packaging import environment as environments
+from puna.packaging import source as sources
 
 from .conftest import make_source
 

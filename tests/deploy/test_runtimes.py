@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 
 from deploy.conftest import World
 from puna.artifacts import Source, write_json
-from puna.build.environment import MARKER
 from puna.deploy.api import create_app
 from puna.deploy.states import BuildState, RevisionState
+from puna.packaging.environment import MARKER
 
 ONE = "build:\n  python_packages: [six==1.16.0, old==1.0]\n"
 TWO = "build:\n  python_packages: [six==1.17.0, new==2.0]\n"

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from engine.test_tutorial_app import RUNTIME
-from puna.build import environment
 from puna.config import runtime
 from puna.home import Home
+from puna.packaging import environment
 from stories.conftest import shared_up as shared_up
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import archive
 from puna.errors import ProjectError
+from puna.packaging import archive
 from security.conftest import Tally
 from security.fort import Fort, differences, standing
 

@@ -15,11 +15,11 @@ import pytest
 
 from git_server import FILES, GitServer, serving
 from puna.backends.processes import tree
-from puna.build import git as fetching
-from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
 from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.packaging import git as fetching
+from puna.packaging.git import ALLOWED_HOSTS, Credential, fetch, head
 from security.conftest import Tally
 
 GOOD = "https://github.com/acme/chat"

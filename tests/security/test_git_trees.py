@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from git_server import ENV, FILES, GitServer, git, serving
-from puna.build.git import ALLOWED_HOSTS, fetch
 from puna.config.repository import Repository
 from puna.errors import ProjectError, PunaError
 from puna.home import Home
+from puna.packaging.git import ALLOWED_HOSTS, fetch
 from security.conftest import Tally
 
 pytestmark = pytest.mark.process

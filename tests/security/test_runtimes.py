@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from puna.build import environment
 from puna.config import runtime
 from puna.errors import BuildError, RuntimeSpecError
 from puna.home import Home
+from puna.packaging import environment
 from security.conftest import Tally
 
 PACKAGES = [
@@ -221,7 +221,7 @@ def test_apt_neither_removes_nor_guesses(tally: Tally) -> None:
         pytest.skip("no apt with lists here")
     for name in ("libxcb-x.+", "cow.ay", "lib.+", "a.+"):
         assert runtime.parse_text(of(system_packages=[name])).system_packages == (name,)
-        from puna.build.system import INSTALL
+        from puna.packaging.system import INSTALL
 
         done = subprocess.run([*INSTALL, "--simulate", "--", name], capture_output=True, text=True, check=False)
         tally(f"apt-get install {name}", refused=done.returncode != 0 and "Inst " not in done.stdout)

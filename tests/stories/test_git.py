@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from git_server import GitServer, serving
-from puna.build.git import ALLOWED_HOSTS
+from puna.packaging.git import ALLOWED_HOSTS
 from stories.conftest import SCHEMA, Callers, Up, standing
 from webhook import push, signed
 

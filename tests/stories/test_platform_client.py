@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.build.environment import build
 from puna.config.runtime import parse_text
 from puna.home import Home
+from puna.packaging.environment import build
 from stories.conftest import Up
 
 pytestmark = pytest.mark.process

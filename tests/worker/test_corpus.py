@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from puna.build import environment
 from puna.config.runtime import parse_text
 from puna.errors import BuildError
 from puna.home import Home
+from puna.packaging import environment
 from puna.worker import protocol
 from worker import corpus
 from worker.conftest import find_python

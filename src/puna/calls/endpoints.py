@@ -49,7 +49,7 @@ class EndpointCalls(SourceCalls):
         Raises:
             ProjectError: the folder is no project.
         """
-        from puna.build import source  # only those who deploy need to pack
+        from puna.packaging import source  # only those who deploy need to pack
 
         source.check(folder)
         digest = self.put_source(source.pack(folder))

@@ -156,9 +156,9 @@ def _check_merge(story: Story, merged: Merged) -> None:
 
 def _serve(story: Story, home: Home, version: ModelVersion, watch: output.Watch) -> None:
     from puna import pipeline
-    from puna.build.template import init
     from puna.cli.running import running
     from puna.client import Client
+    from puna.packaging.template import init
 
     folder = home.folder("app", NAME)
     with story.stage("init: the four files of an app"):

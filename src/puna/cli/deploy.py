@@ -174,8 +174,8 @@ def _deploy_folder(
     environment: dict[str, str],
     watch: output.Watch,
 ) -> dict[str, Any]:
-    from puna.build import source
     from puna.config import project as projects
+    from puna.packaging import source
 
     project = projects.load(folder)
     source.check(folder)

@@ -22,7 +22,7 @@ def init(
     json: AsJson = False,
 ) -> None:
     """Write app.py, input_schema.py, inferless-runtime-config.yaml and inferless.yaml."""
-    from puna.build import template
+    from puna.packaging import template
 
     engine = template.chosen(engine)
     called = names.check("endpoint", name, what="--name") if name else names.of_folder(folder)

@@ -54,7 +54,7 @@ def generate(
     file: Output = None, python: PythonOf = None, everything: Everything = False, force: Force = False
 ) -> None:
     """Write a runtime file of an environment that is there: what was asked for in it, with its versions."""
-    from puna.build import generate as generating
+    from puna.packaging import generate as generating
 
     made = generating.text(generating.place(python or generating.here()), everything=everything)
     if file is None:

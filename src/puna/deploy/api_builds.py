@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from puna import names
-from puna.build import source
 from puna.config import runtime
 from puna.deploy import bodies, views
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict
 from puna.deploy.pages import Paged, cursor
 from puna.deploy.records import Build
+from puna.packaging import source
 
 Json = dict[str, Any]
 MAX_SOURCE_BYTES = 512 * 1024 * 1024

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from puna.build import source
 from puna.config import runtime, schema
 from puna.console.assets import Answer, Assets
 from puna.deploy import keys, orders, sources, views
 from puna.deploy.control import Control
 from puna.deploy.keys import restrict
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
+from puna.packaging import source
 
 Json = dict[str, Any]
 LINK_LIVES_S = 15 * 60.0

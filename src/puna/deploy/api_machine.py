@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query, Request
 from puna.artifacts import Adapter
 from puna.backends import machine
 from puna.backends.base import Gpu
-from puna.build import bundle
 from puna.deploy import fit, sources
 from puna.deploy.control import Control
 from puna.deploy.fit import Model, Need
@@ -18,6 +17,7 @@ from puna.deploy.keys import visible
 from puna.deploy.records import Key, Snapshot
 from puna.errors import UsageError
 from puna.home import Home
+from puna.packaging import bundle
 from puna.publish.registry import ModelVersion, Registry
 
 Json = dict[str, Any]

@@ -10,9 +10,6 @@ from annotated_types import Ge, Le
 from fastapi import APIRouter
 
 from puna.artifacts import SHORT
-from puna.build import inventory
-from puna.build.environment import Environment
-from puna.build.inventory import Inventory
 from puna.config import runtime as spec
 from puna.deploy import views
 from puna.deploy.control import Control
@@ -20,6 +17,9 @@ from puna.deploy.records import Runtime
 from puna.deploy.states import BuildState
 from puna.errors import NotFoundError
 from puna.home import Home
+from puna.packaging import inventory
+from puna.packaging.environment import Environment
+from puna.packaging.inventory import Inventory
 
 Json = dict[str, Any]
 Version = Annotated[int, Ge(1), Le(2**31 - 1)]

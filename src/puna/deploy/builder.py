@@ -18,11 +18,6 @@ from typing import Any, Protocol, TypeVar
 from puna.artifacts import SHORT, Adapter, Bundle, Source
 from puna.backends import local, machine, workspace
 from puna.backends.base import Capacity, Launch
-from puna.build import bundle as bundles
-from puna.build import environment as environments
-from puna.build import validation
-from puna.build.bundle import ModelRef
-from puna.build.environment import Environment
 from puna.config import runtime
 from puna.config.runtime import RuntimeSpec
 from puna.deploy import commands, keys, views
@@ -37,6 +32,11 @@ from puna.deploy.store import Store
 from puna.deploy.turns import Slots, is_free, next_build, subject
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
 from puna.home import Home
+from puna.packaging import bundle as bundles
+from puna.packaging import environment as environments
+from puna.packaging import validation
+from puna.packaging.bundle import ModelRef
+from puna.packaging.environment import Environment
 from puna.publish import adapters
 from puna.publish.registry import ModelVersion, Registry
 

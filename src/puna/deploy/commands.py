@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from puna.build import command
 from puna.deploy.records import Build
 from puna.errors import BuildError
 from puna.home import Home
+from puna.packaging import command
 
 KINDS = ("merge", "publish")
 ERROR, HINT = "error: ", "hint:"

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import SHORT, Source
-from puna.build import inventory
-from puna.build.environment import Environment
 from puna.deploy.control import Control
 from puna.deploy.records import Revision
 from puna.deploy.sources import find
 from puna.deploy.views import masked_env
 from puna.errors import NotFoundError
 from puna.home import Home
+from puna.packaging import inventory
+from puna.packaging.environment import Environment
 
 Json = dict[str, Any]
 MAX_FILE_BYTES = 64 * 1024

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from puna.artifacts import SHORT, Bundle
-from puna.build import integrity
 from puna.deploy.records import Revision
 from puna.errors import NotFoundError
 from puna.home import Home
+from puna.packaging import integrity
 
 
 def of(home: Home, revision: Revision) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 from puna.artifacts import SHORT, Bundle
 from puna.backends import mounts, workspace
 from puna.backends.base import Launch
-from puna.build.bundle import app_env
 from puna.deploy import logs
 from puna.deploy.records import Replica, Revision
 from puna.deploy.secrets import Secrets
 from puna.deploy.store import Store
 from puna.deploy.volumes import DEFAULT_ROOT, Volumes
 from puna.home import Home
+from puna.packaging.bundle import app_env
 
 
 class Launching:

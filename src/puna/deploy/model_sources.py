@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from puna import names
-from puna.build import source, template
 from puna.deploy.control import Made, WantedModel
 from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
+from puna.packaging import source, template
 from puna.publish.hub_look import look
 from puna.publish.names import parse
 from puna.publish.registry import ModelVersion, Registry

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from puna.build import git
-from puna.build.git import Credential
 from puna.config.repository import Repository
 from puna.deploy.control import Pulled
 from puna.deploy.secrets import Secrets
 from puna.home import Home
+from puna.packaging import git
+from puna.packaging.git import Credential
 
 
 class Repositories:

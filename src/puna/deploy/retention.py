@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puna.artifacts import SHORT, remove
-from puna.build import source
-from puna.build.environment import MARKER
 from puna.deploy.store import Store
 from puna.deploy.store_retention import Named
 from puna.home import Home
+from puna.packaging import source
+from puna.packaging.environment import MARKER
 
 LOG = logging.getLogger("puna.retention")
 LOOK_S = 5.0

@@ -6,9 +6,9 @@ import os
 import re
 
 from puna.artifacts import SHORT, Source
-from puna.build import source
 from puna.errors import NotFoundError
 from puna.home import Home
+from puna.packaging import source
 
 
 def find(home: Home, digest: str) -> Source:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config import tutorial_files
-from puna.build import template
+from puna.packaging import template
 from worker.hazards.copying_llama import NAMES
 
 HERE = Path(__file__).parent

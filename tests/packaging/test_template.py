@@ -6,10 +6,10 @@ from typing import Literal
 
 import pytest
 
-from puna.build import source, template
 from puna.config import project, runtime, schema
 from puna.errors import ConflictError
 from puna.home import Home
+from puna.packaging import source, template
 
 ENGINES: list[Literal["vllm", "transformers"]] = ["vllm", "transformers"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from puna.artifacts import SHORT, Bundle, Model, drafting
-from puna.build import source
-from puna.build.bundle import ModelRef, app_env, bundle, models_named
-from puna.build.environment import Environment
 from puna.errors import ProjectError
 from puna.home import Home
+from puna.packaging import source
+from puna.packaging.bundle import ModelRef, app_env, bundle, models_named
+from puna.packaging.environment import Environment
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from build.conftest import leftovers
+from environments import leftovers
 from puna.artifacts import SHORT
-from puna.build import surroundings, system
-from puna.build.command import BuildCancelledError
-from puna.build.environment import Environment, build, find_python, find_uv
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
+from puna.packaging import surroundings, system
+from puna.packaging.command import BuildCancelledError
+from puna.packaging.environment import Environment, build, find_python, find_uv
 
 pytestmark = pytest.mark.process
 
@@ -134,7 +134,7 @@ def test_a_crashed_build_is_cleaned_at_the_next_try(home: Home) -> None:
     spec = RuntimeSpec(run=("test -e ../../once || { touch ../../once; touch ../../begun; sleep 60; }",))
     code = (
         "from pathlib import Path; from puna.home import Home; from puna.config.runtime import RuntimeSpec\n"
-        "from puna.build.environment import build\n"
+        "from puna.packaging.environment import build\n"
         f"build(RuntimeSpec(run={spec.run!r}), Home(Path({str(home.root)!r})), print)"
     )
     builder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)

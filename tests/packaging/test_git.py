@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from git_server import FILES, GitServer, git, serving
-from puna.build.git import ALLOWED_HOSTS, Credential, fetch, head
 from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.packaging.git import ALLOWED_HOSTS, Credential, fetch, head
 
 APP = FILES["app.py"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import ignore, source
-from puna.build.ignore import ALWAYS, Ignore
 from puna.errors import ProjectError
+from puna.packaging import ignore, source
+from puna.packaging.ignore import ALWAYS, Ignore
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import archive, source
 from puna.errors import ProjectError
 from puna.home import Home
+from puna.packaging import archive, source
 
 
 def member(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from puna.artifacts import SHORT, Model, drafting
-from puna.build import source, template
-from puna.build.bundle import ModelRef, app_env, bundle
-from puna.build.environment import Environment
 from puna.home import Home
+from puna.packaging import source, template
+from puna.packaging.bundle import ModelRef, app_env, bundle
+from puna.packaging.environment import Environment
 
 pytestmark = pytest.mark.process
 

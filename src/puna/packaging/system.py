@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from puna.build import command
 from puna.errors import BuildError
+from puna.packaging import command
 
 # Names that distributions have dropped since the apps were written, and what carries their files now.
 RENAMED = {"libgl1-mesa-glx": "libgl1", "libglib2.0-0": "libglib2.0-0t64"}

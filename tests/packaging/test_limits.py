@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from build.conftest import leftovers
-from puna.build import limits
-from puna.build.command import BuildCancelledError
-from puna.build.environment import build
-from puna.build.limits import DISK, TIMEOUT, Limits
+from environments import leftovers
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, MachineError, UsageError
 from puna.home import Home
+from puna.packaging import limits
+from puna.packaging.command import BuildCancelledError
+from puna.packaging.environment import build
+from puna.packaging.limits import DISK, TIMEOUT, Limits
 
 pytestmark = pytest.mark.process
 

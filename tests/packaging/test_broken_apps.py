@@ -13,8 +13,8 @@ import pytest
 
 from puna.backends import local
 from puna.backends.base import Launch
-from puna.build import validation
 from puna.errors import AppError
+from puna.packaging import validation
 
 pytestmark = pytest.mark.process
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from config.tutorial_files import FILES
-from puna.build import source
 from puna.errors import ProjectError, RuntimeSpecError, SchemaError
 from puna.home import Home
+from puna.packaging import source
 
 
 def test_a_good_project_passes_and_is_not_run(folder: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from puna.artifacts import ADAPTER_BASE, SHORT, Adapter, Model, drafting
-from puna.build import source
-from puna.build.bundle import ModelRef, app_env, bundle
-from puna.build.environment import Environment
 from puna.errors import ProjectError
 from puna.home import Home
+from puna.packaging import source
+from puna.packaging.bundle import ModelRef, app_env, bundle
+from puna.packaging.environment import Environment
 
 
 @pytest.fixture

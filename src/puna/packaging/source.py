@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from puna.artifacts import Source, drafting
-from puna.build import archive
-from puna.build.archive import MAX_BYTES, MAX_FILES
-from puna.build.ignore import Ignore
 from puna.config import project, runtime, schema
 from puna.config.project import Project
 from puna.errors import ProjectError
 from puna.home import Home
+from puna.packaging import archive
+from puna.packaging.archive import MAX_BYTES, MAX_FILES
+from puna.packaging.ignore import Ignore
 
 CLASS = "InferlessPythonModel"
 LOCK = ".sources.lock"

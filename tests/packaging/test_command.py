@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import command
-from puna.build.command import BuildCancelledError, masked
+from puna.packaging import command
+from puna.packaging.command import BuildCancelledError, masked
 
 pytestmark = pytest.mark.process
 

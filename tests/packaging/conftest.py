@@ -1,6 +1,5 @@
 """A home, a small project, and a tiny model in the Hugging Face layout."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -35,11 +34,3 @@ def folder(tmp_path: Path) -> Path:
     (path / "lib" / "words.py").write_text("WORDS = ['深']\n")
     (path / "inferless-runtime-config.yaml").write_text("build:\n  python_packages:\n  - six==1.17.0\n")
     return path
-
-
-def leftovers(home: Home) -> list[str]:
-    """What is left of environments; what is on its way out has a moment."""
-    end = time.monotonic() + 10
-    while any(home.environments.glob(".gone-*")) and time.monotonic() < end:
-        time.sleep(0.02)
-    return [p.name for p in home.environments.iterdir() if not p.name.endswith(".lock")]

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import IO
 
 from puna.artifacts import SHORT, write_json, write_text
-from puna.build import builder_user, command, integrity, surroundings, system
-from puna.build.builder_user import BuilderUser
-from puna.build.command import BuildCancelledError
-from puna.build.integrity import Damage
-from puna.build.limits import Limits, Watch
 from puna.config.runtime import RuntimeSpec, has_nvidia
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
+from puna.packaging import builder_user, command, integrity, surroundings, system
+from puna.packaging.builder_user import BuilderUser
+from puna.packaging.command import BuildCancelledError
+from puna.packaging.integrity import Damage
+from puna.packaging.limits import Limits, Watch
 
 MARKER = "environment.json"
 _WAIT_S = 0.2

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from puna.build import validation
 from puna.errors import AppError
+from puna.packaging import validation
 
 GOOD = {
     "ok": True,

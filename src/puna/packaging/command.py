@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from puna.build import leash
 from puna.config.repository import CREDENTIALS
 from puna.errors import BuildError
+from puna.packaging import leash
 
 _POLL_S = 0.2
 _GRACE_S = 1.0  # between being asked to end and being made to

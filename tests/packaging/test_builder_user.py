@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from build.conftest import leftovers
-from puna.build import builder_user
-from puna.build.builder_user import USER
-from puna.build.command import BuildCancelledError
-from puna.build.environment import build
+from environments import leftovers
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
+from puna.packaging import builder_user
+from puna.packaging.builder_user import USER
+from puna.packaging.command import BuildCancelledError
+from puna.packaging.environment import build
 
 pytestmark = pytest.mark.process
 MOUNTS = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x00020000))"

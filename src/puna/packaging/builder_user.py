@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from puna.build import cell
 from puna.errors import BuildError
+from puna.packaging import cell
 
 USER = "PUNA_BUILD_USER"
 """Set in the environment of `puna up`, e.g. to `nobody`."""

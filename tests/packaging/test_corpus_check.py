@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import source
 from puna.config import schema
+from puna.packaging import source
 from puna.worker.schema import read
 from worker import corpus
 

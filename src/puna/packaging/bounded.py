@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from puna.build import leash
+from puna.packaging import leash
 
 KEPT_BYTES = 64 * 1024
 """Of what it says on stderr, the end."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import ADAPTER_BASE, MANIFEST, SHORT, Artifact, Bundle, Model, Source, drafting, write_json
-from puna.build.environment import Environment
-from puna.build.surroundings import path_after
 from puna.config import project
 from puna.errors import NotFoundError, ProjectError, nearest
 from puna.home import Home
+from puna.packaging.environment import Environment
+from puna.packaging.surroundings import path_after
 
 ADAPTERS = "adapters.json"
 _COMMIT = 40  # hex digits: libraries take a snapshot folder of this length for a commit

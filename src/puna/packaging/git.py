@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puna.artifacts import Source
-from puna.build import archive, bounded, command, source
-from puna.build.bounded import Bounds
 from puna.config.project import Project
 from puna.config.repository import Address, Repository, address
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.packaging import archive, bounded, command, source
+from puna.packaging.bounded import Bounds
 
 TIMEOUT_S = 300.0
 """Of all that is asked for one fetch."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from build.conftest import leftovers
-from puna.build import integrity
-from puna.build.environment import Environment, build
+from environments import leftovers
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
+from puna.packaging import integrity
+from puna.packaging.environment import Environment, build
 
 pytestmark = pytest.mark.process
 

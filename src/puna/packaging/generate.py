@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from puna.build.inventory import normal
 from puna.config import runtime
 from puna.config.repository import CREDENTIALS
 from puna.errors import BuildError, NotFoundError, RuntimeSpecError
+from puna.packaging.inventory import normal
 
 OWN = frozenset({"pip", "setuptools", "wheel", "distribute", "uv", "puna"})
 """Every environment is made with them, or without them."""

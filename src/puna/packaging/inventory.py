@@ -9,8 +9,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from puna.build.environment import MARKER, Environment
-from puna.build.limits import size_bytes
+from puna.packaging.environment import MARKER, Environment
+from puna.packaging.limits import size_bytes
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from puna.build import generate
-from puna.build.environment import find_uv
-from puna.build.generate import Place
 from puna.config import runtime
 from puna.errors import BuildError, NotFoundError
+from puna.packaging import generate
+from puna.packaging.environment import find_uv
+from puna.packaging.generate import Place
 
 
 def install(
