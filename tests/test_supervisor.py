@@ -66,7 +66,7 @@ os.read(reader, 1)
 BEATING = (
     """
 import os, sys, threading, time
-from puna.heartbeat import Heart
+from puna.process.heartbeat import Heart
 heart = Heart(int(sys.argv[5]))
 def beat_on():
     while True:

@@ -26,17 +26,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puna import descriptors
 from puna.backends.base import Phase
-from puna.backends.renewal import Listener, renew_logs
 from puna.deploy import figures
 from puna.deploy.figures import Memories
 from puna.deploy.states import REPLICA_MOVES, ReplicaState
 from puna.errors import PunaError
 from puna.front import Front, Tls
-from puna.heartbeat import BEAT_EVERY_S, Heart
 from puna.home import Home
 from puna.instance import write_state
+from puna.process import descriptors
+from puna.process.heartbeat import BEAT_EVERY_S, Heart
+from puna.process.renewal import Listener, renew_logs
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole
 

@@ -2,9 +2,9 @@
 
 Light on purpose: the standard library only, so that it starts at once and has little to die of. Children get the
 listening socket and the read end of a pipe as file descriptors; the write end is here alone, so the kernel tells
-every child when this process ends, however it ends. Each child has a heartbeat (puna/heartbeat.py); one that is silent
-is ended and started again like one that died. What the machine refuses (descriptors, processes, space) is a start that
-failed, and is tried again.
+every child when this process ends, however it ends. Each child has a heartbeat (process/heartbeat.py); one that is
+silent is ended and started again like one that died. What the machine refuses (descriptors, processes, space) is a
+start that failed, and is tried again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path
 
 from puna.backends import strays
 from puna.errors import ConflictError, MachineError, UsageError
-from puna.heartbeat import Pulse, Share
 from puna.home import Home
+from puna.process.heartbeat import Pulse, Share
 from puna.progress import Progress
 
 BACKLOG = 2048

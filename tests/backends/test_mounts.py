@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from backends.replicas import wait_for
-from puna.backends import mounts, namespace
+from puna.backends import mounts
 from puna.backends.base import Launch, Phase
 from puna.backends.local import LocalBackend, validate
+from puna.process import namespace
 
 pytestmark = pytest.mark.process
 NOBODY = 65534

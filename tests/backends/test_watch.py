@@ -15,9 +15,9 @@ from fake_gpu import libraries
 from puna.backends.base import Launch, Phase
 from puna.backends.devices import Nvml
 from puna.backends.local import LocalBackend, validate
-from puna.backends.ration import descendants, own_bytes
 from puna.backends.watch import Watch
 from puna.home import Home
+from puna.process.memory_limit import descendants, own_bytes
 
 pytestmark = pytest.mark.process
 Make = Callable[..., Launch]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from git_server import FILES, GitServer, serving
-from puna.backends.processes import tree
 from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
 from puna.packaging import git as fetching
 from puna.packaging.git import ALLOWED_HOSTS, Credential, fetch, head
+from puna.process.tree import tree
 from security.conftest import Tally
 
 GOOD = "https://github.com/acme/chat"

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from puna.backends.processes import tree
 from puna.deploy.api_console import LINK_LIVES_S, Links
 from puna.deploy.secrets import Secrets
 from puna.errors import MachineError
 from puna.home import Home
+from puna.process.tree import tree
 from security.conftest import Tally
 from security.fort import SECRET, YOURS, Fort, standing
 from security.routes import API, examples, filled, mutating, walk

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from puna import descriptors
+from puna.process import descriptors
 from stories.conftest import Up, write_app
 
 pytestmark = pytest.mark.process

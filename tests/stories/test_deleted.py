@@ -34,7 +34,7 @@ def answers(up: Up) -> bool:
 
 
 def guards(up: Up) -> list[int]:
-    return up.pids("backends/guard.py")
+    return up.pids("process/guard.py")
 
 
 def test_without_the_folder_of_sockets_calls_go_on_and_replicas_can_be_reached_and_ended_again(up: Up) -> None:

@@ -123,7 +123,7 @@ def test_what_dies_while_the_disk_is_full_is_back_soon_after_there_is_room(
 ) -> None:
     up, disk = ready
     before = up.worker_pids()
-    roles = {"worker": before, "guard": up.pids("backends/guard.py"), "control": up.pids("puna.server control")}
+    roles = {"worker": before, "guard": up.pids("process/guard.py"), "control": up.pids("puna.server control")}
     disk.fill() if kind == "bytes" else disk.fill_inodes()
     for pid in roles[who]:
         os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from puna.backends import guard
+from puna.process import guard
 from puna.worker import protocol
 
 

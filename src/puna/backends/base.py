@@ -49,7 +49,7 @@ class Launch:
     warm: str = ""
     """The zygote that it may be forked from: one name for each bundle and environment; empty for none."""
     mounts: Mapping[str, str] = field(default_factory=dict)
-    """Path -> folder that only this process sees there (backends/namespace.py)."""
+    """Path -> folder that only this process sees there (process/namespace.py)."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puna import descriptors
-from puna.backends import guard, processes
 from puna.errors import MachineError
+from puna.process import descriptors, guard, tree
 
 # -S: no site-packages, so a guard starts in 30 ms and nothing of Puna's environment can break it.
 COMMAND = (sys.executable, "-I", "-S", guard.__file__)
@@ -133,7 +132,7 @@ class Guards:
             pid, began_ticks = int(record["guard_pid"]), record["guard_start"]
         except (OSError, ValueError, KeyError):
             return
-        if processes.start_ticks(pid) == began_ticks:
+        if tree.start_ticks(pid) == began_ticks:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 self.ended.add(path)

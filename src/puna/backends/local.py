@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import write_json
-from puna.backends import guards, machine, mounts, processes, shares, workspace
+from puna.backends import guards, machine, mounts, shares, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
 from puna.backends.devices import NVML, Devices
 from puna.backends.pack import worker_folder, worker_pyz
-from puna.backends.ration import descendants
 from puna.backends.shares import Share
 from puna.backends.watch import LOOK_EVERY_S, Watch, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
+from puna.process import tree
+from puna.process.memory_limit import descendants
 
 LOG = logging.getLogger("puna.backend")
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -125,14 +126,14 @@ class LocalBackend:
             one for one in seen if one.phase is not Phase.EXITED or self._home.guard_socket(one.replica_id).exists()
         ]
         seen += self._nameless({one.replica_id for one in seen})
-        self._born = {one.replica_id: self._born.get(one.replica_id) or processes.start_ticks(one.pid) for one in seen}
+        self._born = {one.replica_id: self._born.get(one.replica_id) or tree.start_ticks(one.pid) for one in seen}
         self._last_seen = {one.replica_id: one for one in seen}
         return seen
 
     def _nameless(self, found: set[str]) -> Sequence[Observed]:
         """Those whose sockets somebody has deleted and whose workers live: their guards are back within a second."""
         lost = [one for name, one in self._last_seen.items() if name not in found and one.pid]
-        alive = [one for one in lost if processes.start_ticks(one.pid) == self._born.get(one.replica_id)]
+        alive = [one for one in lost if tree.start_ticks(one.pid) == self._born.get(one.replica_id)]
         if alive and not self._is_told:
             names = ", ".join(one.replica_id for one in alive)
             LOG.warning("sockets in %s were deleted; what runs listens again by itself: %s", self._home.sockets, names)
@@ -204,7 +205,7 @@ class LocalBackend:
             return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
         if _end_worker(record):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
-        lines = tuple(processes.tail(str(record.get("log", ""))))
+        lines = tuple(tree.tail(str(record.get("log", ""))))
         was_silent = self._home.guard_socket(replica_id) in self._guards.ended
         reason = guards.SILENT if was_silent else "its guard was killed"
         return Observed(replica_id, Phase.EXITED, reason=reason, last_lines=lines)
@@ -297,7 +298,7 @@ def _config(launch: Launch, argv: list[str], share: Share, cores: Sequence[int] 
 def _lives(record: Mapping[str, Any], role: str) -> bool:
     """Whether the `guard` or `worker` of a guard's record is still that very process."""
     pid = int(record.get(f"{role}_pid", 0))
-    return pid > 0 and processes.start_ticks(pid) == record.get(f"{role}_start") and not _is_zombie(pid)
+    return pid > 0 and tree.start_ticks(pid) == record.get(f"{role}_start") and not _is_zombie(pid)
 
 
 def _end_worker(record: Mapping[str, Any]) -> bool:
@@ -305,7 +306,7 @@ def _end_worker(record: Mapping[str, Any]) -> bool:
     if not _lives(record, "worker"):
         return False
     pid = int(record["worker_pid"])
-    for one in (*processes.tree(pid), pid):  # its descendants first: without it they would be nobody's
+    for one in (*tree.tree(pid), pid):  # its descendants first: without it they would be nobody's
         with contextlib.suppress(OSError):
             os.kill(one, signal.SIGKILL)
     return True

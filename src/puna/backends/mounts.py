@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from puna.backends import namespace
 from puna.errors import MachineError
+from puna.process import namespace
 
 # Where links are made for everybody to see. Elsewhere (/etc ...) a path is the app's own business, in its namespace.
 LINKABLE = ("/var/nfs-mount", "/var/nfs-share", "/mnt")

@@ -11,9 +11,9 @@ import ctypes
 import os
 import signal
 
-from puna.backends import guard
-from puna.backends.processes import tree
-from puna.backends.ration import children
+from puna.process import guard
+from puna.process.memory_limit import children
+from puna.process.tree import tree
 
 
 def adopt() -> None:

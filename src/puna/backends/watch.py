@@ -15,8 +15,8 @@ from typing import Any
 
 from puna.backends import guards
 from puna.backends.devices import Devices
-from puna.backends.ration import descendants
 from puna.home import Home
+from puna.process.memory_limit import descendants
 
 LOG = logging.getLogger("puna.watch")
 LOOK_EVERY_S = 2.0

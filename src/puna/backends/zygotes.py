@@ -10,9 +10,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from puna.backends import guards, liveness, mounts
+from puna.backends import guards, mounts
 from puna.backends.base import Launch, Phase, Zygote
 from puna.home import Home
+from puna.process import liveness
 from puna.worker import protocol
 
 LOG = logging.getLogger("puna.zygotes")

@@ -17,7 +17,7 @@ from typing import IO
 
 from puna.config.repository import CREDENTIALS
 from puna.errors import BuildError
-from puna.packaging import leash
+from puna.process import supervise
 
 _POLL_S = 0.2
 _GRACE_S = 1.0  # between being asked to end and being made to
@@ -51,7 +51,7 @@ def run(
     """
     lines: list[str] = []
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", leash.__file__, *argv],
+        [sys.executable, "-I", "-S", supervise.__file__, *argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,7 +66,7 @@ def run(
     try:
         _follow(process, pieces, lines, log, cancelled)
     finally:
-        leash.end(process)
+        supervise.end(process)
         reader.join(_DRAIN_S)
         if not reader.is_alive():  # closing what another thread reads would wait for that thread
             process.stdout.close()

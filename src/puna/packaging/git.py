@@ -21,8 +21,9 @@ from puna.config.project import Project
 from puna.config.repository import Address, Repository, address
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.packaging import archive, bounded, command, source
-from puna.packaging.bounded import Bounds
+from puna.packaging import archive, command, source
+from puna.process import limited_run
+from puna.process.limited_run import Bounds
 
 TIMEOUT_S = 300.0
 """Of all that is asked for one fetch."""
@@ -128,7 +129,7 @@ def _measure(repository: Repository, session: _Session, store: Path) -> None:
     )
     try:
         entries = _git(listing, session, repository, store).split("\0")[:-1]
-    except bounded.OutputError:
+    except limited_run.OutputError:
         raise too_large from None
     sizes = [size for size in (entry.partition("\t")[0].split()[3] for entry in entries) if size.isdigit()]
     if len(entries) > MAX_TREE_FILES or sum(map(int, sizes)) > MAX_TREE_BYTES:
@@ -273,8 +274,8 @@ def _git(arguments: list[str], session: _Session, repository: Repository, store:
         raise MachineError("git is not installed", "apt-get install git")
     bounds = Bounds(max(session.until - time.monotonic(), 0.0), MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
     try:
-        status, told, said = bounded.run(["git", *where, *arguments], session.env, bounds)
-    except bounded.TimeError:
+        status, told, said = limited_run.run(["git", *where, *arguments], session.env, bounds)
+    except limited_run.TimeError:
         raise ProjectError(
             f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"
         ) from None

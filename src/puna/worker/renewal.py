@@ -1,6 +1,6 @@
 """What a worker holds by name on the disk, and gets back when somebody has deleted it: its socket and its log.
 
-As backends/renewal.py, which says why.
+As process/renewal.py, which says why.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import pytest
 
 from backends.replicas import call, is_alive, wait_for
 from puna.backends.base import Launch, Phase
-from puna.backends.liveness import IDLE_SILENCE_S, Liveness
 from puna.backends.local import LocalBackend
+from puna.process.liveness import IDLE_SILENCE_S, Liveness
 from puna.worker import protocol
 
 Make = Callable[..., Launch]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from puna.backends import renewal as of_guards
+from puna.process import renewal as of_guards
 from puna.worker import renewal as of_workers
 
 

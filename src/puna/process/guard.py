@@ -29,11 +29,11 @@ from typing import Any
 
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
-from puna.backends import renewal
-from puna.backends.liveness import CLOSED, PING_EVERY_S, Liveness, Page, is_ending, make_page
-from puna.backends.processes import kill_tree, oom_kills, start_ticks, tail
-from puna.backends.ration import Ration
-from puna.backends.renewal import Listener
+from puna.process import renewal
+from puna.process.liveness import CLOSED, PING_EVERY_S, Liveness, Page, is_ending, make_page
+from puna.process.memory_limit import Ration
+from puna.process.renewal import Listener
+from puna.process.tree import kill_tree, oom_kills, start_ticks, tail
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")

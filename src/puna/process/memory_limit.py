@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from puna.backends.processes import tree
+from puna.process.tree import tree
 
 # Memory is written at most about so fast: a tree that is half a limit below it need not be looked at for long.
 FILL_BYTES_PER_S = 8 * 2**30

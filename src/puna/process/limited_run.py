@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from puna.packaging import leash
+from puna.process import supervise
 
 KEPT_BYTES = 64 * 1024
 """Of what it says on stderr, the end."""
@@ -44,7 +44,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], bounds: Bounds) -> tuple[in
     limits = ["prlimit", f"--data={bounds.memory_bytes}", f"--fsize={bounds.file_bytes}", "--core=0"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", leash.__file__, *limits, *argv],
+        [sys.executable, "-I", "-S", supervise.__file__, *limits, *argv],
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
@@ -55,7 +55,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], bounds: Bounds) -> tuple[in
         said = _read(process, bounds)
         return process.wait(), said[0], said[1]
     finally:
-        leash.end(process)
+        supervise.end(process)
         for file in (process.stdout, process.stderr):
             assert file is not None
             file.close()
