@@ -20,8 +20,6 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"deploy"},
     {"serve"},
-    {"connection"},
-    {"calls"},
     {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},

@@ -201,7 +201,7 @@ def test_a_limit_out_of_range_is_refused(full: tuple[World, TestClient], limit: 
 
 def test_the_client_gives_whole_lists(full: tuple[World, TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
     world, api = full
-    monkeypatch.setattr("puna.connection.PAGE", 200)
+    monkeypatch.setattr("puna.client.transport.PAGE", 200)
     client = Client(home=world.home, http=api)
     assert len({e["name"] for e in client.endpoints()}) == COUNT == len(client.volumes())
     builds = [build["created"] for build in client.builds()]

@@ -233,8 +233,8 @@ class Command:
             return ask(method, url, **options)
 
         monkeypatch.setattr(api, "request", request)
-        monkeypatch.setattr("puna.client.Client.__init__", _over(api, home))
-        monkeypatch.setattr("puna.client.Client.close", lambda self: None)
+        monkeypatch.setattr("puna.client.client.Client.__init__", _over(api, home))
+        monkeypatch.setattr("puna.client.client.Client.close", lambda self: None)
 
     def __call__(self, *words: str) -> int:
         return run(["volume", *words])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from puna.connection import Connection, Json, part
+from puna.client.transport import Connection, Json, part
 
 
 class ModelCalls(Connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puna.connection import Connection, Json, part
+from puna.client.transport import Connection, Json, part
 
 
 class SourceCalls(Connection):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from puna.connection import Connection, Json, read_health
+from puna.client.transport import Connection, Json, read_health
 
 
 class MachineCalls(Connection):

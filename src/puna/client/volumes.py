@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from urllib.parse import quote
 
-from puna.connection import Connection, Json, part
+from puna.client.transport import Connection, Json, part
 
 
 class VolumeCalls(Connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from puna.connection import Connection, Json, part, still
+from puna.client.transport import Connection, Json, part, still
 from puna.errors import DeployError
 
 LOST = frozenset({"failed", "superseded", "cancelled", "retired"})

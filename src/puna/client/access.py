@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from puna.connection import Connection, Json, part
+from puna.client.transport import Connection, Json, part
 
 
 class AccessCalls(Connection):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import httpx
 
-from puna.calls.access import AccessCalls
-from puna.calls.builds import BuildCalls
-from puna.calls.endpoints import EndpointCalls
-from puna.calls.machine import MachineCalls
-from puna.calls.models import ModelCalls
-from puna.calls.traffic import TrafficCalls
-from puna.calls.volumes import VolumeCalls
-from puna.connection import Json, part, read_json, unreachable
+from puna.client.access import AccessCalls
+from puna.client.builds import BuildCalls
+from puna.client.endpoints import EndpointCalls
+from puna.client.machine import MachineCalls
+from puna.client.models import ModelCalls
+from puna.client.traffic import TrafficCalls
+from puna.client.transport import Json, part, read_json, unreachable
+from puna.client.volumes import VolumeCalls
 
 
 class Client(EndpointCalls, TrafficCalls, BuildCalls, AccessCalls, VolumeCalls, ModelCalls, MachineCalls):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from puna.connection import Connection, Json, part, still
+from puna.client.transport import Connection, Json, part, still
 from puna.errors import BuildError
 
 BUILD_ENDED = frozenset({"succeeded", "failed", "cancelled"})

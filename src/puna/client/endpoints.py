@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from puna.calls.sources import SourceCalls
-from puna.connection import Json, part, still
+from puna.client.sources import SourceCalls
+from puna.client.transport import Json, part, still
 from puna.errors import DeployError
 
 REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})

@@ -17,7 +17,7 @@ from puna import errors
 from puna.backends.memory import MemoryBackend
 from puna.cli import deploy, output
 from puna.client import Client
-from puna.connection import error_of
+from puna.client.transport import error_of
 from puna.deploy.api import create_app
 from puna.deploy.logs import build_log
 from puna.deploy.states import BuildState, RevisionState
