@@ -19,7 +19,7 @@ from servers.census import LASTING, Census
 from servers.contenders import ENDPOINT, Puna, puna
 
 from puna.artifacts import write_json
-from puna.deploy.retention import LOOK_S as SWEEP_S
+from puna.control.builds.cleanup import LOOK_S as SWEEP_S
 from puna.errors import BuildError
 from serve import BENCH, commit, machine
 

@@ -30,11 +30,25 @@ def tree(deep: bool = True) -> str:
     lines = ["src/puna/"]
     top = [p for p in sorted(SRC.glob("*.py")) if p.name not in ("__init__.py", "__main__.py")]
     lines += [f"  {p.name:<18}{sentence(p)}" for p in top]
-    for folder in sorted(p for p in SRC.iterdir() if (p / "__init__.py").exists()):
-        lines.append(f"  {folder.name + '/':<18}{sentence(folder / '__init__.py')}")
-        inside = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"] if deep else []
-        lines += [f"    {p.name:<20}{sentence(p)}" for p in inside]
+    for folder in packages(SRC):
+        lines += branch(folder, "  ", deep)
     return "```\n" + "\n".join(lines) + "\n```"
+
+
+def packages(folder: Path) -> list[Path]:
+    """The packages right inside a folder."""
+    return sorted(p for p in folder.iterdir() if (p / "__init__.py").exists())
+
+
+def branch(folder: Path, indent: str, deep: bool) -> list[str]:
+    """One package, and with `deep` what is in it."""
+    lines = [f"{indent}{folder.name + '/':<18}{sentence(folder / '__init__.py')}"]
+    if deep:
+        modules = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
+        lines += [f"{indent}  {p.name:<20}{sentence(p)}" for p in modules]
+        for inner in packages(folder):
+            lines += branch(inner, indent + "  ", deep)
+    return lines
 
 
 def attribute_docs(cls: type) -> dict[str, str]:
@@ -87,7 +101,7 @@ def commands() -> str:
 
 def states() -> str:
     """The state tables of deploy, as diagrams."""
-    from puna.deploy.states import TABLES, diagram
+    from puna.control.domain.states import TABLES, diagram
 
     return "\n".join(f"### {name}\n\n{diagram(name)}" for name in TABLES).rstrip()
 

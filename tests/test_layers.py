@@ -18,11 +18,20 @@ LAYERS: list[set[str]] = [
     {"demo", "console"},
     {"data", "merge", "packaging", "publish", "train"},
     {"backends"},
-    {"deploy"},
+    {"control"},
     {"serve"},
     {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},
+]
+# The rooms of the control plane, by the same rule.
+CONTROL: list[set[str]] = [
+    {"domain"},
+    {"store", "views"},
+    {"resources", "telemetry"},
+    {"operations", "reconcile"},
+    {"builds"},
+    {"api"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -87,6 +96,18 @@ def broken(module: str, other: str) -> str:
 def test_imports_go_down_the_table() -> None:
     every = [broken(module, other) for module, others in edges().items() for other in sorted(others)]
     offenders = [message for message in every if message]
+    assert not offenders, "\n".join(offenders)
+
+
+def test_rooms_of_the_control_plane_use_those_below_them() -> None:
+    levels = {room: level for level, rooms in enumerate(CONTROL) for room in rooms}
+    offenders = []
+    for module in sorted(m for m in MODULES if m.startswith("puna.control.")):
+        mine = module.split(".")[2]
+        for other in sorted(o for o in edges()[module] if o.startswith("puna.control.")):
+            theirs = other.split(".")[2]
+            if mine != theirs and levels[theirs] >= levels[mine]:
+                offenders.append(f"{module} imports {other}, which is not below it")
     assert not offenders, "\n".join(offenders)
 
 

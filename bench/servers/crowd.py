@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from puna.deploy.records import Order, Settings
-from puna.deploy.states import BuildState, RevisionState, StepState
-from puna.deploy.store import Store
-from puna.deploy.store_builds import STEPS
+from puna.control.domain.records import Order, Settings
+from puna.control.domain.states import BuildState, RevisionState, StepState
+from puna.control.store.builds import STEPS
+from puna.control.store.store import Store
 from puna.home import Home
 
 REVISIONS = 3

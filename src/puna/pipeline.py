@@ -295,9 +295,9 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     from puna.backends import local, mounts, workspace
     from puna.backends.base import Launch
     from puna.config import project, runtime
-    from puna.deploy.builder import RealTools
-    from puna.deploy.launching import volume_env
-    from puna.deploy.volumes import Volumes
+    from puna.control.builds.builder import RealTools
+    from puna.control.reconcile.launch import volume_env
+    from puna.control.resources.volumes import Volumes
     from puna.packaging import bundle as bundles
     from puna.packaging import environment, source, validation
 

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.backends.base import Phase
-from puna.deploy import figures
-from puna.deploy.figures import Memories
-from puna.deploy.states import REPLICA_MOVES, ReplicaState
+from puna.control.domain.states import REPLICA_MOVES, ReplicaState
+from puna.control.telemetry import figures
+from puna.control.telemetry.figures import Memories
 from puna.errors import PunaError
 from puna.front import Front, Tls
 from puna.home import Home
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from puna.backends.local import LocalBackend
-    from puna.deploy.builder import Builder
-    from puna.deploy.store import Store
-    from puna.deploy.vitals import Vitals
+    from puna.control.builds.builder import Builder
+    from puna.control.store.store import Store
+    from puna.control.telemetry.vitals import Vitals
     from puna.serve.door import Counts
 
 GATEWAY_GRACE_S = 30.0
@@ -149,7 +149,7 @@ class Shared:
     limits_fd: int
     """What keys with limits have asked of each (serve/limits.py)."""
     memories: Memories
-    """What each has counted (deploy/figures.py)."""
+    """What each has counted (control/telemetry/figures.py)."""
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -240,21 +240,22 @@ def watch_owner(fd: int) -> None:
 def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Heart) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
-    from puna.deploy import log_limits, model_sources
-    from puna.deploy.api import create_app
-    from puna.deploy.control import Control
-    from puna.deploy.history import History
-    from puna.deploy.launching import Launching
-    from puna.deploy.load import Loads
-    from puna.deploy.rebuilds import Rebuilds
-    from puna.deploy.reconciler import Reconciler
-    from puna.deploy.repositories import Repositories
-    from puna.deploy.secrets import Secrets
-    from puna.deploy.store import Store
-    from puna.deploy.timeline import Timeline
-    from puna.deploy.usage import metering
-    from puna.deploy.vitals import Vitals
-    from puna.deploy.zygotes import Keeper
+    from puna.control.api.app import create_app
+    from puna.control.domain.timeline import Timeline
+    from puna.control.operations import model_sources
+    from puna.control.operations.context import Control
+    from puna.control.operations.rebuilds import Rebuilds
+    from puna.control.operations.repositories import Repositories
+    from puna.control.reconcile.launch import Launching
+    from puna.control.reconcile.loop import Reconciler
+    from puna.control.reconcile.zygotes import Keeper
+    from puna.control.resources.secrets import Secrets
+    from puna.control.store.store import Store
+    from puna.control.telemetry import log_limits
+    from puna.control.telemetry.history import History
+    from puna.control.telemetry.load import Loads
+    from puna.control.telemetry.usage_report import metering
+    from puna.control.telemetry.vitals import Vitals
     from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
@@ -335,9 +336,9 @@ def _name(loop: Loop) -> str:
 
 def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
     """One for endpoints and runtimes; one for models: a merge of minutes keeps no deploy waiting."""
-    from puna.deploy.builder import MODELS, Builder
-    from puna.deploy.retention import Sweeper
-    from puna.deploy.turns import Slots
+    from puna.control.builds.builder import MODELS, Builder
+    from puna.control.builds.cleanup import Sweeper
+    from puna.control.operations.turns import Slots
     from puna.packaging import limits
 
     slots, sweeper = Slots(building=limits.slots()), Sweeper(store, home)

@@ -13,15 +13,15 @@ import yaml
 from fastapi.testclient import TestClient
 
 from config.tutorial_files import FILES
-from deploy.conftest import World
+from control.conftest import World
 from puna import pipeline
 from puna.backends.memory import MemoryBackend
 from puna.cli import deploy, output
 from puna.client import Client
 from puna.config import project, recipe
-from puna.deploy.api import create_app
-from puna.deploy.states import BuildState
-from puna.deploy.store import Store
+from puna.control.api.app import create_app
+from puna.control.domain.states import BuildState
+from puna.control.store.store import Store
 from puna.errors import ConflictError, PunaError, UsageError
 from puna.home import Home
 from puna.packaging import template

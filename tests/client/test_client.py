@@ -12,16 +12,16 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from deploy.conftest import World, make_source
+from control.conftest import World, make_source
 from puna import errors
 from puna.backends.memory import MemoryBackend
 from puna.cli import deploy, output
 from puna.client import Client
 from puna.client.transport import error_of
-from puna.deploy.api import create_app
-from puna.deploy.logs import build_log
-from puna.deploy.states import BuildState, RevisionState
-from puna.deploy.store import Store
+from puna.control.api.app import create_app
+from puna.control.domain.states import BuildState, RevisionState
+from puna.control.store.store import Store
+from puna.control.telemetry.log_files import build_log
 from puna.home import Home
 
 

@@ -13,9 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.routing import compile_path
 
-from deploy.place import Place, document, furnished
+from control.place import Place, document, furnished
 from puna.client import Client
-from puna.deploy import openapi
+from puna.control.api import openapi
 from puna.errors import PunaError
 from webhook import push, signed
 

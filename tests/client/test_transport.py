@@ -15,16 +15,16 @@ import httpx
 import pytest
 import uvicorn
 
-from deploy.conftest import World
-from deploy.place import document
+from control.conftest import World
+from control.place import document
 from puna import errors, instance
 from puna.backends.memory import MemoryBackend
 from puna.client import Client
-from puna.deploy import openapi
-from puna.deploy.api import create_app
-from puna.deploy.logs import build_log, replica_log
-from puna.deploy.records import Order, Settings
-from puna.deploy.store import Store
+from puna.control.api import openapi
+from puna.control.api.app import create_app
+from puna.control.domain.records import Order, Settings
+from puna.control.store.store import Store
+from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.supervisor import sole
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from puna.console.assets import FOLDER
-from puna.deploy.api import create_app
-from puna.deploy.store import Store
+from puna.control.api.app import create_app
+from puna.control.store.store import Store
 from puna.home import Home
 
 FILES = sorted(p for p in FOLDER.rglob("*") if p.suffix in (".js", ".css", ".html", ".svg"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from console.conftest import needs_chromium, serious, troubles_of
-from deploy.runs import make_run, merge
+from control.runs import make_run, merge
 from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up is a fixture)
 
 pytestmark = [pytest.mark.process, needs_chromium]

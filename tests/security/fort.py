@@ -17,19 +17,20 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import MetaData, select
 
-from deploy.conftest import GIB, World, make_source
+from control.conftest import GIB, World, make_source
 from puna.artifacts import MANIFEST, SHORT, Model, drafting
 from puna.backends.base import Gpu
 from puna.backends.memory import MemoryBackend
-from puna.deploy import keys, webhooks
-from puna.deploy.api import create_app
-from puna.deploy.control import Control
-from puna.deploy.logs import build_log, replica_log
-from puna.deploy.records import Delivery, Key
-from puna.deploy.secrets import Secrets
-from puna.deploy.states import DeliveryState
-from puna.deploy.store import Store
-from puna.deploy.volumes import Volumes
+from puna.control.api.app import create_app
+from puna.control.domain import api_keys
+from puna.control.domain.records import Delivery, Key
+from puna.control.domain.states import DeliveryState
+from puna.control.operations import push_events
+from puna.control.operations.context import Control
+from puna.control.resources.secrets import Secrets
+from puna.control.resources.volumes import Volumes
+from puna.control.store.store import Store
+from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.publish.registry import Registry
 from puna.serve.connection import Connection
@@ -94,11 +95,11 @@ class Fort:
             "revoked": (["admin"], None, None, now),
         }
         for name, (scope, endpoints, expires_s, at) in wanted.items():
-            key, self.keys[name] = keys.make(name, scope, endpoints, expires_s, at)
+            key, self.keys[name] = api_keys.make(name, scope, endpoints, expires_s, at)
             self.store.add_key(key)
             if name == "revoked":
                 self.store.delete_key(key.id)
-        unknown, self.keys["never made"] = keys.make("x", ["admin"], None, None, now)
+        unknown, self.keys["never made"] = api_keys.make("x", ["admin"], None, None, now)
         held = self.key("admin")
         self.keys["another's secret"] = f"puna_{held.id}_{self.keys['never made'].split('_', 2)[2]}"
         self.keys["cut short"] = self.keys["admin"][:-1]
@@ -149,7 +150,7 @@ class Fort:
 
     def hook_secret(self, name: str) -> str:
         """The secret of an endpoint's webhook."""
-        return webhooks.secret(self.home.key.read_bytes(), name, self.store.endpoint(name).created)
+        return push_events.secret(self.home.key.read_bytes(), name, self.store.endpoint(name).created)
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.deploy.api_console import LINK_LIVES_S, Links
-from puna.deploy.secrets import Secrets
+from puna.control.api.routes.console import LINK_LIVES_S, Links
+from puna.control.resources.secrets import Secrets
 from puna.errors import MachineError
 from puna.home import Home
 from puna.process.tree import tree

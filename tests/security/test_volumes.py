@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from puna.deploy.volumes import Volumes
+from puna.control.resources.volumes import Volumes
 from puna.errors import PunaError
 from security.conftest import Tally
 from security.fort import Fort, differences, standing

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from puna.deploy import webhooks
-from puna.deploy.states import DeliveryState
+from puna.control.domain.states import DeliveryState
+from puna.control.operations import push_events
 from security.conftest import Tally
 from security.fort import GIT, Fort, differences, standing
 from webhook import push, signed
@@ -147,7 +147,7 @@ def test_what_came_before_is_heard_once_however_often_it_comes(fort: Fort, tally
 def test_nothing_catches_up_when_the_log_has_turned_over(
     fort: Fort, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puna.deploy.store_deliveries.KEPT", 5)
+    monkeypatch.setattr("puna.control.store.deliveries.KEPT", 5)
     secret, body = fort.hook_secret("mine"), push(URL, "1" * 40)
     url, before = HOOK.replace("yours", "mine"), queued(fort)
     fort.call.post(url, content=body, headers=signed(body, secret))
@@ -192,7 +192,7 @@ def test_nothing_else_is_rebuilt_though_its_sender_knows_the_secret(fort: Fort, 
 
 def test_bodies_that_would_fill_or_hold_it_are_refused(fort: Fort, tally: Tally) -> None:
     secret, before = fort.hook_secret("yours"), fort.dump()
-    large = b"x" * (webhooks.MAX_BYTES + 1)
+    large = b"x" * (push_events.MAX_BYTES + 1)
 
     def pieces() -> Iterator[bytes]:
         for _ in range(64):

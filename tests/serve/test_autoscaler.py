@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from puna.deploy.load import Loads
-from puna.deploy.records import Order
-from puna.deploy.settings import parse
-from puna.deploy.states import RevisionState
-from puna.deploy.store import Store
+from puna.control.domain.records import Order
+from puna.control.domain.settings import parse
+from puna.control.domain.states import RevisionState
+from puna.control.store.store import Store
+from puna.control.telemetry.load import Loads
 from puna.serve.autoscaler import Autoscaler
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from puna.deploy.key_limits import parse
+from puna.control.domain.key_limits import parse
 from puna.errors import RateLimitError
 from puna.serve.limits import Use
 from puna.serve.limits_memory import Counts, size_bytes

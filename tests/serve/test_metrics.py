@@ -10,7 +10,7 @@ import textwrap
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from puna.deploy.figures import Memories, Memory, make
+from puna.control.telemetry.figures import Memories, Memory, make
 from puna.serve.call import Call
 from puna.serve.metrics import Metrics
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.process
 GATEWAY = """
     import os, signal, sys, time
     from puna.serve.call import Call
-    from puna.deploy.figures import Memories
+    from puna.control.telemetry.figures import Memories
     from puna.serve.metrics import Metrics
     from puna.serve.routes_table import EndpointRoute, ReplicaRoute, Table
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from puna.deploy.load import EndpointLoad, Loads
+from puna.control.telemetry.load import EndpointLoad, Loads
 from puna.serve.call import Call
 from puna.serve.dispatch import Lane, Split
 from puna.serve.routes_table import EndpointRoute, parse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from puna.deploy import keys
+from puna.control.domain import api_keys
 from puna.errors import NotYetError
 from puna.serve.routes_table import KeyRoute
 
@@ -32,7 +32,7 @@ class Access:
             NotYetError: there has been no table yet, so nobody knows which keys are good.
         """
         key = self._current(authorization, now)
-        keys.require(key, scope, endpoint or "")
+        api_keys.require(key, scope, endpoint or "")
         return key
 
     def holder(self, authorization: str, now: float, *, scope: str = "infer") -> KeyRoute:
@@ -44,21 +44,21 @@ class Access:
             NotYetError: there has been no table yet.
         """
         key = self._current(authorization, now)
-        keys.require(key, scope)
+        api_keys.require(key, scope)
         return key
 
     def _current(self, authorization: str, now: float) -> KeyRoute:
         key = self._verified.get(authorization)
         if key is None:
             return self._verify(authorization, now)
-        keys.check_expiry(key, now)
+        api_keys.check_expiry(key, now)
         return key
 
     def _verify(self, authorization: str, now: float) -> KeyRoute:
-        token = keys.bearer(authorization)
+        token = api_keys.bearer(authorization)
         if token and self._keys is None:
             raise NotYetError("the gateway has not heard from the control plane yet", "retry after 1 s")
-        key = keys.identify(token, self._keys or {}, now)
+        key = api_keys.identify(token, self._keys or {}, now)
         if len(self._verified) >= REMEMBERED:
             self._verified.clear()
         self._verified[authorization] = key

@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 
-from puna.deploy.load import Loads
-from puna.deploy.records import Endpoint, Snapshot
-from puna.deploy.states import SERVING
-from puna.deploy.store import Store
+from puna.control.domain.records import Endpoint, Snapshot
+from puna.control.domain.states import SERVING
+from puna.control.store.store import Store
+from puna.control.telemetry.load import Loads
 from puna.errors import NotFoundError
 from puna.serve.scale import Limits, Load, State, decide
 

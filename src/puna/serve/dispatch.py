@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from puna.deploy.splits import WHOLE
-from puna.deploy.states import EndpointState
+from puna.control.domain.splits import WHOLE
+from puna.control.domain.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
 from puna.serve.deadlines import Deadlines

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import orjson
 
-from puna.deploy import keys
+from puna.control.domain import api_keys
 from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
 from puna.serve.http import (
     JSON,
@@ -160,7 +160,7 @@ class ControlPlane:
         if authorization and not (stated.isdigit() and int(stated) <= STRANGER_BYTES):
             await asyncio.sleep(TABLE_S)  # made just now, perhaps
             if not self._knows(authorization):
-                raise UnauthorizedError(keys.UNKNOWN, keys.MAKE)
+                raise UnauthorizedError(api_keys.UNKNOWN, api_keys.MAKE)
             return True
         return False
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 
 from puna import __version__
-from puna.deploy import figures
-from puna.deploy.figures import Memories
+from puna.control.telemetry import figures
+from puna.control.telemetry.figures import Memories
 from puna.errors import (
     ForbiddenError,
     MethodError,

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from puna.deploy import figures
-from puna.deploy.figures import Family, Key, Kind, Memories, Memory
+from puna.control.telemetry import figures
+from puna.control.telemetry.figures import Family, Key, Kind, Memories, Memory
 from puna.serve.routes_table import ASLEEP, AWAKE, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,8 +60,8 @@ class Series:
 class Metrics:
     """One gateway's figures, and the text of all gateways'.
 
-    With `memories` the gateways share figures through them (deploy/figures.py): each can answer for all, and counts
-    outlive a gateway that was killed. `index` is this one's.
+    With `memories` the gateways share figures through them (control/telemetry/figures.py): each can answer for all,
+    and counts outlive a gateway that was killed. `index` is this one's.
     """
 
     def __init__(self, memories: Memories = figures.NONE, index: int = 0) -> None:

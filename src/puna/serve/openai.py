@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from puna.deploy.states import EndpointState
+from puna.control.domain.states import EndpointState
 from puna.errors import (
     DeadlineError,
     ForbiddenError,

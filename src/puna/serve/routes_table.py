@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from puna.deploy import key_limits
-from puna.deploy.key_limits import KeyLimits
+from puna.control.domain import key_limits
+from puna.control.domain.key_limits import KeyLimits
 
 DEFAULT_MAX_QUEUE = 100
 LONG_POLL_S = 20.0

@@ -1,0 +1,1 @@
+"""The JSON API: the application, its layers, and the routes by noun."""

@@ -1,0 +1,1 @@
+"""Records, states and settings: what the control plane is about; imports nothing else of it."""

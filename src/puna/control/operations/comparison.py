@@ -1,0 +1,136 @@
+"""What is different between two revisions: settings, runtime and packages, files with their lines."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from puna.artifacts import SHORT, Source
+from puna.control.domain.records import Revision
+from puna.control.operations.context import Control
+from puna.control.resources.sources import find
+from puna.control.views import masked_env
+from puna.errors import NotFoundError
+from puna.home import Home
+from puna.packaging import inventory
+from puna.packaging.environment import Environment
+
+Json = dict[str, Any]
+MAX_FILE_BYTES = 64 * 1024
+MAX_LINES_BYTES = 256 * 1024
+"""Of all files' lines together."""
+MAX_FILES = 500
+
+
+def compare(control: Control, name: str, before: int, after: int) -> Json:
+    """What changed from revision `before` to revision `after` of an endpoint.
+
+    Raises:
+        NotFoundError: there is no such revision.
+    """
+    old, new = control.store.revision(name, before), control.store.revision(name, after)
+    files, is_cut = _files(control.home, old, new)
+    return {
+        "endpoint": name,
+        "from": _about(old),
+        "to": _about(new),
+        "settings": _settings(old, new),
+        "packages": _packages(control.home, old, new),
+        "files": files,
+        "is_cut": is_cut,
+    }
+
+
+def _about(revision: Revision) -> Json:
+    return {
+        "revision": revision.number,
+        "state": revision.state,
+        "created": revision.created,
+        "source": revision.source,
+        "commit": revision.settings.git.get("commit"),
+        "runtime": revision.runtime,
+        "runtime_version": revision.runtime_version,
+        "environment": revision.environment,
+    }
+
+
+def _settings(old: Revision, new: Revision) -> list[Json]:
+    """Those that differ; of `env` and `volumes` each name by itself. Values that sound like credentials are hidden."""
+    was, now = _flat(old), _flat(new)
+    shown = {"before": _flat(old, hide=True), "after": _flat(new, hide=True)}
+    return [
+        {"name": name, **{side: values.get(name) for side, values in shown.items()}}
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _flat(revision: Revision, *, hide: bool = False) -> Json:
+    values = revision.settings.as_dict()
+    if hide:
+        values["env"] = masked_env(values["env"])
+    values["git"] = {key: value for key, value in values["git"].items() if key != "commit"}
+    flat: Json = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def _packages(home: Home, old: Revision, new: Revision) -> Json | None:
+    """None when one of the two environments is not there: not built yet, failed, or cleared away."""
+    with contextlib.suppress(NotFoundError, FileNotFoundError):
+        held = [inventory.take(Environment.open(home.environments / r.environment[:SHORT])) for r in (old, new)]
+        found = inventory.compare(held[0].packages, held[1].packages)
+        return {
+            "added": [{"name": name, "version": version} for name, version in found.added.items()],
+            "removed": [{"name": name, "version": version} for name, version in found.removed.items()],
+            "changed": [{"name": n, "before": was, "after": now} for n, (was, now) in found.changed.items()],
+        }
+    return None
+
+
+def _files(home: Home, old: Revision, new: Revision) -> tuple[list[Json] | None, bool]:
+    """The files that differ, and whether there are more than are told; None when a source has been cleared away."""
+    if old.source == new.source:
+        return [], False
+    try:
+        sources = find(home, old.source), find(home, new.source)
+    except NotFoundError:
+        return None, False
+    was, now = sources[0].manifest.files, sources[1].manifest.files
+    paths = sorted(path for path in {*was, *now} if was.get(path) != now.get(path))
+    told, left = [], MAX_LINES_BYTES
+    for path in paths[:MAX_FILES]:
+        change = "changed" if path in was and path in now else "added" if path in now else "removed"
+        one: Json = {"path": path.removeprefix("files/"), "change": change, "lines": None, "why": ""}
+        texts = [_text(source, path) if path in source.manifest.files else "" for source in sources]
+        if None in texts:
+            one["why"] = f"no text, or over {MAX_FILE_BYTES >> 10} KiB"
+        else:
+            lines = _lines(one["path"], str(texts[0]), str(texts[1]))
+            if len(lines) > left:
+                one["why"] = f"the lines of all files are over {MAX_LINES_BYTES >> 10} KiB"
+            else:
+                one["lines"], left = lines, left - len(lines)
+        told.append(one)
+    return told, len(paths) > MAX_FILES
+
+
+def _text(source: Source, path: str) -> str | None:
+    """A small file's text; None when it is something else."""
+    file: Path = source.path / path
+    if file.is_symlink() or not file.is_file() or file.stat().st_size > MAX_FILE_BYTES:
+        return None
+    data = file.read_bytes()
+    with contextlib.suppress(UnicodeDecodeError):
+        return None if b"\0" in data else data.decode()
+    return None
+
+
+def _lines(path: str, old: str, new: str) -> str:
+    """As `diff -u`."""
+    found = difflib.unified_diff(old.splitlines(), new.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
+    return "\n".join(found)

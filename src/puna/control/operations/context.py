@@ -1,0 +1,116 @@
+"""What the API's handlers share: store, home, load reports, secrets, and whom to wake; made by whoever runs the API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from puna.backends.devices import NVML, Devices
+from puna.control.operations.fetches import Fetches
+from puna.control.resources.secrets import Secrets
+from puna.control.store.store import Store
+from puna.control.telemetry import figures
+from puna.control.telemetry.figures import Memories
+from puna.control.telemetry.history import History
+from puna.control.telemetry.load import Loads
+from puna.control.telemetry.vitals import Vitals
+from puna.errors import MachineError
+from puna.home import Home
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A repository's newest commit, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    commit: str
+    name: str
+    settings: Mapping[str, Any]
+    runtime: str | None
+    runtime_version: int | None
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """A model to be served: a published one, in a version or under an alias, else one of that name on the hub."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    engine: str = "auto"
+    credential: str = ""
+    """The secret set whose HF_TOKEN opens it on the hub; the app is given it too."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The app made for a model, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    name: str
+    settings: Mapping[str, Any]
+    model: str
+    """What it is exactly: `owner/name:version`, or `owner/name@commit` of the hub."""
+    engine: str
+
+
+def _no_git(_git: Mapping[str, str]) -> Any:
+    raise MachineError("repositories cannot be fetched here", "`puna up` can")
+
+
+def _no_models(_model: WantedModel) -> Any:
+    raise MachineError("no apps are made for models here", "`puna up` can")
+
+
+def _nothing() -> None:
+    """Nobody is to be woken."""
+
+
+def _no_zygote(_endpoint: str, _revision: int | None) -> None:
+    """Nobody keeps zygotes."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control plane's parts, as the API sees them."""
+
+    store: Store
+    home: Home
+    loads: Loads
+    secrets: Secrets
+    base_url: str = "http://127.0.0.1:8000"
+    """Where the gateway listens, as callers write it; the addresses of endpoints begin with it."""
+    wake: Callable[[], None] = _nothing
+    """Called after a build was queued or cancelled."""
+    pull: Callable[[Mapping[str, str]], Pulled] = _no_git
+    """Fetches what an endpoint's `git` settings name."""
+    head: Callable[[Mapping[str, str]], str] = _no_git
+    """The commit at the end of what they name, without fetching it."""
+    make: Callable[[WantedModel], Made] = _no_models
+    """Makes the app of a model."""
+    fetches: Fetches = field(default_factory=Fetches)
+    """Where handlers ask other machines."""
+    wake_rebuilds: Callable[[], None] = _nothing
+    """Called after a repository's change was written down."""
+    warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
+    """What is to be said of the zygote of an endpoint's revision; None: it has none."""
+    devices: Devices = NVML
+    """This machine's GPUs."""
+    gpu_use: Callable[[], Mapping[str, int]] = dict
+    """Replica -> bytes of GPU memory that it used a moment ago; those that nobody watches are missing."""
+    memories: Memories = figures.NONE
+    """What the gateways count."""
+    history: History | None = None
+    """Figures over time; None where nobody takes them."""
+    vitals: Vitals | None = None
+    """What of it works; None where nobody looks."""
+    clock: Callable[[], float] = field(default=time.time)
+    """Unix seconds: what is written down, and when keys expire."""
+    steady: Callable[[], float] = field(default=time.monotonic)
+    """Seconds of a clock that nobody sets: how long ago something was."""
+
+    def url(self, endpoint: str) -> str:
+        """Where an endpoint is called."""
+        return f"{self.base_url.rstrip('/')}/v2/models/{endpoint}/infer"

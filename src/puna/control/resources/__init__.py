@@ -1,0 +1,1 @@
+"""Things that endpoints use and share: secrets, volumes, sources, adapters, models."""

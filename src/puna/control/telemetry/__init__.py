@@ -1,0 +1,1 @@
+"""What runs tells of itself: load, figures over time, use, deaths, logs."""

@@ -1,0 +1,30 @@
+"""What each of two revisions answered while they shared an endpoint's requests, from what the gateways count."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+from puna.control.telemetry.figures import REVISION_LATENCY, REVISION_REQUESTS, Memories, of, read
+from puna.control.telemetry.history import quantile_ms
+
+
+def figures(memories: Memories, endpoint: str, revision: int) -> dict[str, Any]:
+    """Requests, errors (replies of 500 and above) and latencies of a revision, since the gateways started.
+
+    What it answered while it served alone is not counted: both are to be judged by the same time and the same callers.
+    """
+    series, mine = read(memories), (endpoint, str(revision))
+    counts = {key[2]: int(values[0]) for key, values in of(series, REVISION_REQUESTS) if key[:2] == mine}
+    buckets = series.get((REVISION_LATENCY.name, *mine), ())[:-1]
+    bounds, cumulative = (*REVISION_LATENCY.bounds_s, float("inf")), tuple(accumulate(buckets))
+    return {
+        "requests": sum(counts.values()),
+        "errors": sum(count for status, count in counts.items() if status >= "500"),
+        "p50_ms": _rounded(quantile_ms(bounds, cumulative, 0.5)),
+        "p95_ms": _rounded(quantile_ms(bounds, cumulative, 0.95)),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,115 @@
+"""Use added up: the hours' rows by endpoint, key, day and hour, with each key's share of the GPU time; and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from puna.control.domain.records import Use
+from puna.control.store.store import Store
+from puna.errors import UsageError
+
+LOG = logging.getLogger("puna.usage")
+Json = dict[str, Any]
+GROUPS = ("hour", "day", "endpoint", "key")
+SPANS_S = {"hour": 3600, "day": 86400}
+COLUMNS = ("start", "endpoint", "key", "key_name", "requests", "failed", "infer_s", "gpu_s")
+METER_EVERY_S = 30.0
+"""An API that is asked counts by itself: this is for what no one asks, and a power cut."""
+PRUNE_EVERY_S = 3600.0
+NO_KEY, IDLE = "local", "idle"
+"""Names of the empty key: requests without one, and GPU time in hours in which nobody called."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def grouping(by: str) -> tuple[str, ...]:
+    """The words of `by`, e.g. `day,endpoint`.
+
+    Raises:
+        UsageError: a word is none of `GROUPS`.
+    """
+    words = tuple(dict.fromkeys(word.strip() for word in by.split(",") if word.strip()))
+    if not words or not set(words) <= set(GROUPS) or {"hour", "day"} <= set(words):
+        raise UsageError(f"use cannot be added up by {by!r}", f"by one or more of {', '.join(GROUPS)}: day or hour")
+    return words
+
+
+def add_up(rows: Iterable[Use], by: Sequence[str]) -> list[Json]:
+    """The rows' sums, one for each endpoint, key, day or hour as `by` says; what it does not name is None."""
+    sums: dict[tuple[float, str, str], Json] = {}
+    span_s = next((SPANS_S[word] for word in by if word in SPANS_S), 0)
+    for row in _shared(rows) if "key" in by else rows:
+        start = row.hour // span_s * span_s if span_s else None
+        endpoint = row.endpoint if "endpoint" in by else None
+        key = row.key if "key" in by else None
+        of = (start or 0, endpoint or "", key or "")
+        found = sums.get(of)
+        if found is None:
+            found = {"endpoint": endpoint, "key": key, "key_name": None, "start": start}
+            found = sums[of] = found | {"requests": 0, "failed": 0, "infer_s": 0.0, "gpu_s": 0.0}
+        if key is not None:
+            found["key_name"] = row.key_name or found["key_name"]
+        for name in ("requests", "failed", "infer_s", "gpu_s"):
+            found[name] += getattr(row, name)
+    items = [sums[of] for of in sorted(sums)]
+    for item in items:
+        if item["key"] == "":
+            item["key_name"] = NO_KEY if item["requests"] else IDLE
+        item["infer_s"], item["gpu_s"] = round(item["infer_s"], 3), round(item["gpu_s"], 3)
+    return items
+
+
+def _shared(rows: Iterable[Use]) -> Iterator[Use]:
+    """GPU time given to the keys that called in the same hour, by the seconds that their calls took."""
+    for _, some in groupby(rows, lambda row: (row.hour, row.endpoint)):
+        mine = list(some)
+        gpu_s, infer_s = sum(row.gpu_s for row in mine), sum(row.infer_s for row in mine)
+        for row in mine:
+            share = row.gpu_s if not infer_s else gpu_s * row.infer_s / infer_s
+            if share or row.requests:
+                yield Use(row.hour, row.endpoint, row.key, row.key_name, row.requests, row.failed, row.infer_s, share)
+
+
+def total(items: Iterable[Mapping[str, Any]]) -> Json:
+    """All of them together."""
+    shown = list(items)
+    sums: Json = {name: sum(item[name] for item in shown) for name in ("requests", "failed")}
+    return sums | {name: round(sum(item[name] for item in shown), 3) for name in ("infer_s", "gpu_s")}
+
+
+def as_csv(items: Iterable[Mapping[str, Any]]) -> str:
+    """The items as a table for spreadsheets: times as ISO 8601 in UTC, every cell quoted, no cell a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+    writer.writerow(COLUMNS)
+    for item in items:
+        start = item["start"]
+        at = "" if start is None else datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        writer.writerow([at, *(_cell(item[name]) for name in COLUMNS[1:])])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it: a key's name is anybody's text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else "" if value is None else value
+
+
+def metering(store: Store, stopped: threading.Event) -> None:
+    """Count GPU time and forget what is old, until `stopped`."""
+    pruned = 0.0
+    while not stopped.wait(METER_EVERY_S):
+        now = time.time()
+        try:
+            store.meter(now)
+            if now - pruned > PRUNE_EVERY_S:
+                store.prune_usage(now)
+                pruned = now
+        except Exception:  # the log has it, and the next turn counts what this one did not
+            LOG.exception("use was not counted")

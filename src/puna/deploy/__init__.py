@@ -1,1 +1,0 @@
-"""Stage 6: states, store, plan, reconciler, secrets and the JSON API."""

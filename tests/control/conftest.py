@@ -1,0 +1,120 @@
+"""What the deploy room's tests share: a real SQLite store in a temporary home, and a small world around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puna.artifacts import Source, drafting
+from puna.backends.base import Capacity, Gpu, Launch
+from puna.backends.memory import MemoryBackend
+from puna.control.domain.records import Endpoint, Order, Replica, Revision, Settings
+from puna.control.domain.states import ReplicaState, RevisionState
+from puna.control.reconcile.actions import Action
+from puna.control.reconcile.loop import Reconciler
+from puna.control.store.store import Store
+from puna.control.telemetry.load import Loads
+from puna.home import Home
+
+GIB = 2**30
+
+
+def gpus(count: int, memory_bytes: int = 80 * GIB) -> Capacity:
+    return Capacity(8, 64 * GIB, tuple(Gpu(i, "H", memory_bytes) for i in range(count)))
+
+
+def launch(replica: Replica) -> Launch:
+    nowhere = Path("/nonexistent")
+    return Launch(replica.id, nowhere / "python", nowhere / "app", nowhere / "s", nowhere / "log", gpu=replica.gpu)
+
+
+@dataclass
+class World:
+    """A store, a reconciler on a backend without processes, and a clock that only `step` moves."""
+
+    store: Store
+    home: Home
+    backend: MemoryBackend
+    loads: Loads = field(default_factory=Loads)
+    now: float = 1000.0
+    traffic: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.reconciler = Reconciler(self.store, self.backend, self.home, loads=self.loads, prepare=launch)
+
+    def deploy(self, name: str = "app", **settings: Any) -> int:
+        """A revision that has been built, without a builder."""
+        order = Order("a" * 64, None, None, Settings(**settings))
+        self.store.save_endpoint(name, order.settings, self.now)
+        revision = self.store.add_revision(name, order, self.now)
+        self.store.move_revision(name, revision.number, RevisionState.BUILDING, self.now)
+        self.store.move_revision(name, revision.number, RevisionState.BUILT, self.now, bundle="b" * 64)
+        return revision.number
+
+    def step(self, seconds: float = 0.2) -> list[Action]:
+        self.now += seconds
+        self.backend.tick(self.now)
+        if self.traffic:
+            self.loads.report("g", self.now, {"app": {"replicas": self.traffic}})
+        return self.reconciler.step(self.now)
+
+    def settle(self, steps: int = 40, seconds: float = 0.2) -> None:
+        for _ in range(steps):
+            self.step(seconds)
+
+    def endpoint(self, name: str = "app") -> Endpoint:
+        return self.store.endpoint(name)
+
+    def revision(self, number: int, name: str = "app") -> Revision:
+        return self.store.revision(name, number)
+
+    def ready(self, name: str = "app", revision: int | None = None) -> list[str]:
+        return [
+            r.id for r in self.store.replicas(name) if r.state is ReplicaState.READY and revision in (None, r.revision)
+        ]
+
+    def running(self, name: str = "app", revision: int | None = None) -> list[str]:
+        return [r.id for r in self.store.replicas(name) if revision in (None, r.revision)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def store(home: Home) -> Iterator[Store]:
+    store = Store(f"sqlite:///{home.database}")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def world(store: Store, home: Home) -> World:
+    return World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
+
+
+def gpu_world(world: World, count: int, memory_bytes: int = 80 * GIB) -> World:
+    world.backend = MemoryBackend(gpus(count, memory_bytes), ready_after_s=1.0, stop_takes_s=0.5)
+    world.restart()
+    return world
+
+
+@pytest.fixture
+def source(home: Home) -> Source:
+    return make_source(home)
+
+
+def make_source(home: Home, text: str = "class InferlessPythonModel: ...\n") -> Source:
+    with drafting("source", home.sources) as draft:
+        (draft.path / "files").mkdir()
+        (draft.path / "files" / "app.py").write_text(text)
+    assert draft.final is not None
+    return Source.open(draft.final)

@@ -1,0 +1,108 @@
+"""The plan by itself: random walks (walk.py) that break no rule and settle, and what little else there is to say."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from control.conftest import gpus
+from control.reconcile.walk import Walk
+from puna.backends.base import Capacity
+from puna.control.domain.records import Snapshot
+from puna.control.domain.splits import WHOLE
+from puna.control.domain.states import ReplicaState
+from puna.control.reconcile.actions import Action, Drain
+from puna.control.reconcile.plan import Actual, back_off_s, plan
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: int) -> None:
+    rng = random.Random(seed)
+    walk = Walk(rng, gpus(rng.choice([0, 1, 6])))
+    for _ in range(300):
+        walk.step()
+    # The trouble ends; whatever is bad stays bad, but there is room for all that is wanted.
+    walk.chaos = False
+    walk.capacity = gpus(16)
+    for name, endpoint in walk.endpoints.items():
+        for one in endpoint.shares:
+            walk.bad.discard((name, one))
+    for _ in range(600):
+        walk.step()
+        if walk.settled():
+            break
+    assert walk.settled(), [(e.name, e.wanted, e.reason) for e in walk.endpoints.values()]
+    for _ in range(150):  # drains, back-offs and cleared failures come to an end too
+        asked = walk.step()
+    assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY, ReplicaState.ASLEEP}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_clock_that_is_set_by_hours_changes_no_action_of_a_walk(seed: int) -> None:
+    share, capacity = [1.0, 0.1][seed % 2], gpus(1 + seed % 3)
+    calm = Walk(random.Random(seed), capacity, trouble_share=share, pace=1.00013)
+    jumpy = Walk(random.Random(seed), capacity, trouble_share=share, pace=1.00013, jumps=random.Random(seed))
+    for _ in range(600):
+        assert [_without_times(action) for action in jumpy.step()] == [_without_times(one) for one in calm.step()]
+    assert jumpy.ahead != 0 and calm.replicas.keys() == jumpy.replicas.keys()
+
+
+def _without_times(action: Action) -> Action:
+    return replace(action, deadline=round(action.deadline, 3)) if isinstance(action, Drain) else action
+
+
+def test_in_quieter_walks_replicas_sleep_wake_and_make_room_and_no_rule_is_broken() -> None:
+    walks = [Walk(random.Random(seed), gpus(1 + seed % 2), trouble_share=0.1) for seed in range(24)]
+    for walk in walks:
+        for _ in range(800):
+            walk.step()
+    slept, evicted = sum(walk.slept for walk in walks), sum(walk.evicted for walk in walks)
+    assert slept > 100 and evicted > 5, "too little happened to prove anything"
+
+
+def test_splits_are_shared_promoted_and_given_back_in_walks_that_break_no_rule() -> None:
+    walks = [Walk(random.Random(seed), gpus(seed % 4), trouble_share=0.4) for seed in range(24)]
+    for walk in walks:
+        for _ in range(500):
+            walk.step()
+    joined, promoted, returned = (sum(getattr(w, what) for w in walks) for what in ("joined", "promoted", "returned"))
+    assert joined > 50 and promoted > 10 and returned > 3, "too few splits to prove anything"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_promotion_ends_within_finite_steps_whatever_comes_of_it(seed: int) -> None:
+    rng = random.Random(seed)
+    walk = Walk(rng, gpus(seed % 4), trouble_share=0.4)
+    for _ in range(2000):
+        walk.step()
+        split = [e for e in walk.endpoints.values() if e.active and e.split is not None]
+        if split:
+            break
+    assert split, "nothing was ever split"
+    (name, second) = (split[0].name, split[0].split.revision)  # type: ignore[union-attr]
+    walk.chaos = False
+    walk.count += 1
+    asked = replace(walk.revisions[name, second], percent=WHOLE, asked=walk.count, since=walk.now)
+    walk.revisions[name, second] = asked
+    if seed % 3 == 0:
+        walk.bad.add((name, second))
+        walk.seen = {r: s for r, s in walk.seen.items() if walk.replicas[r].revision != second}  # and they die now
+    for _ in range(200):
+        walk.step()
+        endpoint = walk.endpoints[name]
+        if endpoint.split is None or walk.revisions[name, second].percent < WHOLE:
+            break
+    else:
+        pytest.fail(f"{walk.revisions[name, second]} is being promoted still")
+    if seed % 3 == 0:
+        assert endpoint.serving != second or endpoint.split is not None
+
+
+def test_nothing_is_planned_for_an_empty_world() -> None:
+    assert plan(Snapshot(), Actual(Capacity(1, 1)), 0.0) == []
+
+
+def test_back_off_doubles_and_is_capped() -> None:
+    assert [back_off_s(n) for n in range(8)] == [0, 1, 2, 4, 8, 15, 30, 30]

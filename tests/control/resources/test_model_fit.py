@@ -1,0 +1,85 @@
+"""Whether a model fits: the sums of known models, and what is read of a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from puna import demo
+from puna.control.resources import model_fit
+from puna.control.resources.model_fit import GIB, Model
+
+LLAMA3 = {
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096,
+    "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
+}  # fmt: skip
+WEIGHTS = 16_060_522_496  # Llama-3-8B in bfloat16
+
+
+def folder(path: Path, config: object, size: int = 1000) -> Path:
+    (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with (path / "model.safetensors").open("wb") as file:
+        file.truncate(size)  # a file of holes: nothing is written
+    return path
+
+
+def test_llama_3_has_128_kib_of_cache_a_token(tmp_path: Path) -> None:
+    model = model_fit.read("llama", folder(tmp_path, LLAMA3, WEIGHTS))
+    assert (model.weights_bytes, model.kv_bytes_per_token, model.context) == (WEIGHTS, 128 * 1024, 8192)
+    need = model.need(requests=4, context=0)
+    assert (need.kv_cache_bytes, need.context) == (4 * GIB, 8192)
+    assert need.total_bytes == WEIGHTS + 4 * GIB + GIB + WEIGHTS // 8
+
+
+@pytest.mark.parametrize(
+    ("room_gib", "requests", "said"),
+    [
+        (
+            79.2,
+            4,
+            "fits: 15.0 GiB weights + 4.0 GiB KV cache (4 × 8192 tokens) + 2.9 GiB overhead = 21.8 GiB of 79.2 GiB",
+        ),
+        (
+            24.0,
+            4,
+            "tight: 15.0 GiB weights + 4.0 GiB KV cache (4 × 8192 tokens) + 2.9 GiB overhead = 21.8 GiB of 24.0 GiB",
+        ),
+        (8.0, 1, "does not fit, by 10.8 GiB: 15.0 GiB weights + 1.0 GiB KV cache (1 × 8192 tokens) + 2.9 GiB overhead"),
+    ],
+)
+def test_the_verdict_shows_its_sum(tmp_path: Path, room_gib: float, requests: int, said: str) -> None:
+    need = model_fit.read("llama", folder(tmp_path, LLAMA3, WEIGHTS)).need(requests, 0)
+    found = model_fit.fit(need, int(room_gib * GIB), is_free=True)
+    assert found["said"].startswith(said) and found["said"].startswith(found["verdict"])
+    assert found["left_bytes"] == int(room_gib * GIB) - need.total_bytes
+
+
+def test_no_request_is_longer_than_the_model_can_take() -> None:
+    model = Model("m", GIB, 1000, context=4096)
+    assert model.need(1, 100_000).context == model.need(1, 0).context == 4096
+    assert model.need(2, 100).kv_cache_bytes == 200_000
+    assert Model("m", GIB, 1000, context=131_072).need(1, 0).context == model_fit.CONTEXT
+
+
+@pytest.mark.parametrize("config", ["{", "{}", {"num_hidden_layers": "many"}, {**LLAMA3, "num_attention_heads": 0}])
+def test_a_config_that_does_not_say_leaves_the_cache_open(tmp_path: Path, config: object) -> None:
+    model = model_fit.read("odd", folder(tmp_path, config))
+    assert model == Model("odd", 1000)
+    assert "a KV cache of unknown size" in model.need(4, 0).describe()
+
+
+def test_a_model_that_also_sees_keeps_its_numbers_in_text_config(tmp_path: Path) -> None:
+    model = model_fit.read("seeing", folder(tmp_path, {"text_config": {**LLAMA3, "head_dim": 64, "dtype": "float32"}}))
+    assert model.kv_bytes_per_token == 2 * 32 * 8 * 64 * 4
+
+
+def test_the_demos_llama_is_read() -> None:
+    model = model_fit.read("demo", demo.base_dir())
+    assert model.weights_bytes > 0 and model.kv_bytes_per_token > 0 and model.context > 0
+
+
+def test_what_one_app_loads_adds_up() -> None:
+    found = model_fit.together("both", [Model("a", 10, 3, 4096), Model("b", 5, 2, 2048), Model("c", 1)])
+    assert found == Model("both", 16, 5, 2048)

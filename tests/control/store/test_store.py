@@ -1,0 +1,197 @@
+"""The store on a real SQLite file: moves, versions, threads, restarts, and what a deploy need not do again."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from control.conftest import World
+from puna.control.domain.records import Order, Settings
+from puna.control.domain.states import BuildState, ReplicaState
+from puna.control.store.migrations import MIGRATIONS, migrate, schema_number
+from puna.control.store.store import Store
+from puna.control.store.tables import METADATA
+from puna.errors import ConflictError, MachineError, NotFoundError, UsageError
+from puna.home import Home
+
+ORDER = Order("a" * 64, None, None, Settings())
+
+
+def test_everything_is_there_again_after_a_restart(world: World) -> None:
+    world.deploy(min_replica=1, env={"A": "1"}, secrets=("s",))
+    world.settle(10)
+    again = Store(f"sqlite:///{world.home.database}")
+    assert again.snapshot() == world.store.snapshot()
+    assert again.version == world.store.version > 0
+    assert again.endpoint("app").settings == world.endpoint().settings
+    again.close()
+
+
+def test_the_version_rises_with_what_gateways_see_and_with_nothing_else(store: Store) -> None:
+    seen = []
+    unsubscribe = store.subscribe(lambda: seen.append(store.version))
+    store.save_endpoint("app", Settings(), 1.0)
+    before = store.version
+    store.add_build("runtime", "r", 1, 1.0)
+    store.add_event("app", "kind", "text", 1.0)
+    assert store.version == before and seen == [before]
+    unsubscribe()
+    store.set_active("app", False, 1.0)
+    assert store.version == before + 1 and seen == [before]
+
+
+def test_an_illegal_move_is_refused_and_changes_nothing(store: Store) -> None:
+    store.save_endpoint("app", Settings(), 1.0)
+    store.add_revision("app", ORDER, 1.0)
+    before, version = store.revision("app", 1), store.version
+    with pytest.raises(ConflictError, match="revision 1 of `app` cannot go from `queued` to `serving`"):
+        store.swap("app", 1, 2.0)
+    assert store.revision("app", 1) == before and store.endpoint("app").serving is None and store.version == version
+    replica = store.add_replica("app", 1, "", 0.0, 1.0)
+    with pytest.raises(ConflictError, match="from `starting` to `draining`"):
+        store.move_replica(replica.id, ReplicaState.DRAINING, 2.0)
+
+
+def test_many_threads_write_and_read_and_nothing_is_lost(store: Store) -> None:
+    store.save_endpoint("app", Settings(), 1.0)
+    problems: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(15):
+                replica = store.add_replica("app", number, "", 0.0, float(turn))
+                store.move_replica(replica.id, ReplicaState.READY, float(turn))
+                assert any(r.id == replica.id for r in store.snapshot().replicas)
+                store.routing()
+        except BaseException as error:  # noqa: BLE001 - the test's own thread raises it below
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    replicas = store.replicas()
+    assert len(replicas) == 90 and len({r.epoch for r in replicas}) == 90 and len({r.id for r in replicas}) == 90
+
+
+def test_a_replica_id_is_short_enough_for_a_socket(store: Store, home: Home) -> None:
+    store.save_endpoint("a" * 48, Settings(), 1.0)
+    replica = store.add_replica("a" * 48, 1, "", 0.0, 1.0)
+    assert len(str(home.guard_socket(replica.id))) < 107
+
+
+def test_the_same_source_runtime_and_settings_are_not_deployed_twice(store: Store) -> None:
+    def deploy(order: Order) -> tuple[int, bool]:
+        queued = store.deploy("app", lambda before, newest: order, 1.0)
+        return queued.revision.number, queued.is_unchanged
+
+    assert deploy(ORDER) == (1, False)
+    assert deploy(ORDER) == (1, True)
+    assert deploy(Order("a" * 64, None, None, Settings(max_replica=5))) == (1, True)
+    assert store.endpoint("app").settings.max_replica == 5
+    assert deploy(Order("a" * 64, None, None, Settings(env={"A": "1"}))) == (2, False)
+    assert deploy(Order("c" * 64, None, None, Settings())) == (3, False)
+    assert deploy(ORDER) == (4, False)
+    store.cancel_build(store.revision("app", 4).build_id or "", 2.0)
+    assert deploy(ORDER) == (5, False)
+    assert [build.number for build in store.unended_builds()] == [1, 2, 3, 5]
+
+
+def test_a_rollback_needs_something_to_go_back_to(world: World) -> None:
+    world.deploy(min_replica=1)
+    world.settle(10)
+    with pytest.raises(ConflictError, match="no earlier revision"):
+        world.store.roll_back("app", None, world.now)
+    with pytest.raises(ConflictError, match="is serving already"):
+        world.store.roll_back("app", 1, world.now)
+    with pytest.raises(NotFoundError, match="no revision 7"):
+        world.store.roll_back("app", 7, world.now)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one(store: Store) -> None:
+    store.save_endpoint("llama-chat", Settings(), 1.0)
+    with pytest.raises(NotFoundError) as caught:
+        store.endpoint("lama-chat")
+    assert caught.value.hint == "did you mean `llama-chat`?"
+
+
+def test_a_runtime_gets_a_new_version_only_for_new_content(store: Store) -> None:
+    first = store.add_runtime("r", "d1", "build: {}", 1.0)
+    assert store.add_runtime("r", "d1", "build: {}", 2.0) == first
+    assert store.add_runtime("r", "d2", "build: {run: [x]}", 3.0).version == 2
+    assert [r.version for r in store.runtimes("r")] == [2, 1] and store.runtime("r").version == 2
+    store.cancel_build(store.runtime("r").build_id, 4.0)
+    assert store.runtime("r").state is BuildState.CANCELLED
+    assert store.add_runtime("r", "d2", "build: {run: [x]}", 5.0).version == 3
+
+
+def test_wishes_are_recorded_with_their_reason(store: Store) -> None:
+    store.save_endpoint("app", Settings(max_replica=4), 1.0)
+    store.set_wish("app", 3, "7 in flight over a target of 4", 2.0)
+    version = store.version
+    store.set_wish("app", 3, "again", 3.0)
+    assert store.version == version
+    assert store.endpoint("app").wish_reason == "7 in flight over a target of 4"
+    assert store.events("app")[-1].message == "0 -> 3: 7 in flight over a target of 4"
+
+
+def test_old_events_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("puna.control.store.database.EVENTS_KEPT", 10)
+    for number in range(1000):
+        if number % 500 > 480 or number < 5:
+            store.add_event("app", "kind", str(number), 1.0)
+    with store._write() as connection:
+        for number in range(1000):
+            store._event(connection, "app", "kind", str(number), 1.0)
+    assert len(store.events("app", limit=5000)) < 600
+
+
+def test_migrations_run_once_and_a_newer_database_is_refused(home: Home) -> None:
+    engine = create_engine(f"sqlite:///{home.database}")
+    ran = []
+
+    def second(_: object) -> None:
+        ran.append(2)
+
+    with engine.begin() as connection:
+        migrate(connection)
+        assert schema_number(connection) == len(MIGRATIONS)
+        assert set(METADATA.tables) <= set(inspect(connection).get_table_names())
+        migrate(connection, (*MIGRATIONS, second))
+        migrate(connection, (*MIGRATIONS, second))
+        assert ran == [2]
+        with pytest.raises(MachineError, match=f"this Puna knows {len(MIGRATIONS)}"):
+            migrate(connection)
+    engine.dispose()
+
+
+def test_a_database_from_before_splits_is_brought_up_to_date(world: World) -> None:
+    world.deploy(min_replica=1)
+    world.settle(10)
+    with world.store._write() as connection:
+        connection.exec_driver_sql("drop table splits")
+        connection.exec_driver_sql("alter table revisions drop column percent")
+        before = [m.__name__.endswith("_splits") for m in MIGRATIONS].index(True)
+        connection.exec_driver_sql(f"delete from schema_version where number > {before}")
+    again = Store(f"sqlite:///{world.home.database}")
+    assert again.endpoint("app").shares == {1: 100} and again.revision("app", 1).percent == 100
+    again.share("app", 1, 100, 5.0)
+    again.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nothing+known://user:secret@host/name", "oracle://user:secret@host/x"])
+def test_an_address_that_is_no_database_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(UsageError, match="PUNA_DATABASE_URL") as caught:
+        Store(url)
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
+def test_the_tables_can_be_made_on_postgresql() -> None:
+    for table in METADATA.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
