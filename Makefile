@@ -1,6 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
-.PHONY: help setup test test-lowest quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs mutate clean
+.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs mutate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,6 +23,10 @@ gpu: setup  ## tests that need an NVIDIA GPU
 	$(PY) -m pytest -q -m gpu tests/gpu
 test-lowest:  ## the quick part with the oldest releases that pyproject.toml allows, in .venv-lowest
 	@bash scripts/lowest $(ARGS)
+coverage: setup  ## how much of src/puna the tests run, by package; fails under pyproject's bound; ARGS="tests/serve" for a part
+	@bash scripts/coverage $(ARGS)
+wheel: setup  ## build dist/puna-*.whl, and try it: whole, installs offline, serves
+	@bash scripts/wheel
 check: setup  ## ruff, mypy strict, oxlint over the console
 	@$(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/oxlint --quiet src/puna/console
 

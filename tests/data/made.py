@@ -49,6 +49,7 @@ def write_base(folder: Path, special: list[str], *, bos: str, eos: str, **config
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), adds_bos])
     tokenizer.save(str(folder / "tokenizer.json"))
     first = tokenizer.token_to_id(special[0])
+    assert first is not None
     decoder = {
         str(first + i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
         | {"special": True}

@@ -92,7 +92,7 @@ class Request:
 
     @property
     def signed(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        return bool(self.headers.get("Authorization") == f"Bearer {TOKEN}")
 
 
 class Hub:

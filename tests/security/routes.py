@@ -110,7 +110,8 @@ def walk(app: FastAPI) -> list[tuple[str, str]]:
     found = []
     for route in app.routes:
         inner = getattr(route, "effective_candidates", None)
-        for one in inner() if inner is not None else [route]:
+        candidates: list[Any] = list(inner()) if inner is not None else [route]
+        for one in candidates:
             # Whatever is mounted in a way that this does not know must be looked at by somebody.
             assert getattr(one, "methods", None), f"{one!r} is no route that can be walked"
             found += [(method, one.path) for method in one.methods]

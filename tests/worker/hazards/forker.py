@@ -4,15 +4,19 @@
 status, once it is gone.
 """
 
+from __future__ import annotations
+
 import gc
 import json
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 
-def main(pyz):
+def main(pyz: str) -> None:
     """Until the input ends; the workers hold a pipe of this process and go with it."""
     sys.path.insert(0, pyz)
     import torch
@@ -53,7 +57,7 @@ def main(pyz):
         become_worker(asked, held, work)
 
 
-def note_rows(module, arguments):
+def note_rows(module: object, arguments: tuple[Any, ...]) -> None:
     """Each time that a model looks tokens up: the most rows so far are written where the test reads them."""
     if type(module).__name__ == "Embedding" and "HAZARDS_WIDEST" in os.environ:
         from vllm import widest
@@ -61,7 +65,7 @@ def note_rows(module, arguments):
         widest.note(arguments[0].shape[0])
 
 
-def become_worker(asked, held, work):
+def become_worker(asked: dict[str, Any], held: int, work: Callable[[list[str]], object]) -> None:
     """What a fresh process has: its own session, streams, environment."""
     try:
         os.setsid()
