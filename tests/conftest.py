@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
 
@@ -41,7 +42,7 @@ def pytest_runtest_logstart() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> object:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put a phase's processor time into its report, which also comes from another process under xdist."""
     global _before_s
     report = yield
@@ -53,7 +54,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> object:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add a phase's times to its test's. A server that several tests share counts for the last, where it ends."""
-    _cpu_s[report.nodeid] += dict(report.user_properties).get(CPU_S, 0.0)
+    spent = dict(report.user_properties).get(CPU_S, 0.0)
+    _cpu_s[report.nodeid] += float(str(spent))
     _wall_s[report.nodeid] += report.duration
 
 

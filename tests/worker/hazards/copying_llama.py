@@ -35,7 +35,7 @@ def write(hub: Path) -> None:
 def _tokenizer() -> PreTrainedTokenizerFast:
     words = [*SPECIAL, *WORDS, *(f"q{number}q" for number in range(MARKERS))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, padding_side="left", **special)
     fast.chat_template = TEMPLATE

@@ -155,7 +155,7 @@ class Callers:
     def _send(self, number: int) -> None:
         given = inputs(number)
         if self.story.streams:
-            body = {"parameters": given}
+            body: dict[str, Any] = {"parameters": given}
         else:
             body = {"inputs": [{"name": n, "shape": [1], "datatype": DATATYPES[type(v)], "data": [v]}
                                for n, v in given.items()]}  # fmt: skip
