@@ -13,6 +13,7 @@ from pathlib import Path
 from puna.backends.base import Launch, Observed, Phase
 from puna.backends.local import LocalBackend
 from puna.worker import protocol
+from worker import wire
 
 ECHO = """
     class InferlessPythonModel:
@@ -104,7 +105,7 @@ def call(launch: Launch, prompt: str, timeout_s: float = 10) -> str:
         client.connect(str(launch.socket))
         tensors = {"inputs": [{"name": "prompt", "shape": [1], "data": [prompt]}]}
         head = {"path": "infer", "deadline_s": timeout_s, "trace": "t", "model_name": "m"}
-        client.sendall(protocol.encode_request(1, head, json.dumps(tensors).encode()))
+        client.sendall(wire.request(1, head, json.dumps(tensors).encode()))
         decoder = protocol.Decoder()
         while True:
             for kind, _, payload in decoder.feed(client.recv(65536)):

@@ -18,11 +18,11 @@ def load(folder: Path, text: str) -> project.Project:
 
 def test_the_tutorials_file_is_read(tutorial: Path) -> None:
     found = project.load(tutorial)
-    assert (found.name, found.version, found.import_source, found.gpu_type) == ("llama-3", "1.0.0", "GIT", "A100")
+    assert (found.name, found.version, found.gpu_type) == ("llama-3", "1.0.0", "A100")
     assert (found.min_replica, found.max_replica) == (0, 1)
     assert (found.scale_down_delay_s, found.evict_after_s, found.inference_time_s) == (600, 3600, 180)
-    assert found.is_dedicated and found.region == "region-2" and found.container_concurrency is None
-    assert found.runtime_name is None and found.volume is None
+    assert found.is_dedicated and found.container_concurrency is None
+    assert found.runtime_name is None and found.volumes == {}
     assert found.runtime_file == "inferless-runtime-config.yaml"
     assert found.env == {} and found.secrets == () and found.warnings == ()
 
@@ -64,7 +64,7 @@ secrets: [one, one, two]
 models: acme/chat
 """
     found = load(tmp_path, text)
-    assert (found.runtime_name, found.runtime_version, found.volume) == ("rt", 3, "vol")
+    assert (found.runtime_name, found.runtime_version) == ("rt", 3)
     assert (found.container_concurrency, found.min_replica, found.max_replica) == (8, 1, 4)
     assert (found.is_dedicated, found.scale_down_delay_s, found.inference_time_s) == (False, 5, 7200)
     assert (found.vcpu, found.ram_gib, found.evict_after_s) == (20, 200, 0)

@@ -19,7 +19,7 @@ from puna.artifacts import Model
 from puna.errors import MergeError
 from puna.merge.probes import Probes, read_probes
 from puna.merge.stream import merge
-from puna.merge.verify import MAX_LOSS_RISE, Expected, Verification, compare, expect, judge, verify
+from puna.merge.verify import MAX_LOSS_RISE, Expected, Verification, compare, expect, judge
 from puna.progress import Silent
 
 # PEFT asks transformers by a name that the latter has deprecated.
@@ -45,12 +45,18 @@ def probes(made: Trained) -> Probes:
     return replace(read_probes(made.dataset), reply_tokens=4)
 
 
+def verified(model: Model, trained: tiny.PeftTrained, made: Trained) -> Verification:
+    """A merged model beside the trained one, with all of the dataset's probes."""
+    every = read_probes(made.dataset)
+    return compare(model, expect(trained, every, Silent()), every, Silent())
+
+
 def compared(made: Trained, model: Model, expected: Expected) -> Verification:
     return compare(model, expected, probes(made), Silent())
 
 
 def test_the_dequantised_merge_is_the_trained_model(made: Trained, copied: Model, trained: tiny.PeftTrained) -> None:
-    found = verify(copied, trained, made.dataset)
+    found = verified(copied, trained, made)
     assert found.passed and found.exact and found.token_ids_equal, found.reasons
     assert abs(found.merged_loss - found.trained_loss) < 0.002
     # In bfloat16 the share depends on the CPU: 0.009 where products round as AVX2 does, 0.012 with its own bf16 units.
@@ -65,7 +71,7 @@ def test_without_4_bits_the_plain_merge_must_be_the_trained_model(made: Trained,
     recipe = tiny.recipe(quantization={"load_in_4bit": False})
     home = replace(made.home, root=tmp_path)
     merged = merge(made.adapter, made.base, home, base="original", base_ref="tiny", recipe=recipe)
-    found = verify(merged, tiny.PeftTrained.load(made.base, made.peft, in_4bit=False), made.dataset)
+    found = verified(merged, tiny.PeftTrained.load(made.base, made.peft, in_4bit=False), made)
     assert found.exact and found.passed, found.reasons
 
 

@@ -16,7 +16,7 @@ from backends.replicas import call, is_alive, wait_for
 from puna.backends.base import Launch, Phase
 from puna.backends.local import LocalBackend
 from puna.process.liveness import IDLE_SILENCE_S, Liveness
-from puna.worker import protocol
+from worker import wire
 
 Make = Callable[..., Launch]
 INFERENCE_TIME_S = 2.0
@@ -102,7 +102,7 @@ def begin_call(launch: Launch, code: str, deadline_s: float = INFERENCE_TIME_S) 
     client.connect(str(launch.socket))
     body = json.dumps({"inputs": [{"name": "prompt", "shape": [1], "data": [code]}]}).encode()
     head = {"path": "infer", "deadline_s": deadline_s, "trace": "t", "model_name": "m"}
-    client.sendall(protocol.encode_request(1, head, body))
+    client.sendall(wire.request(1, head, body))
     return client
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from puna.backends.pack import worker_pyz
 from puna.worker import protocol
+from worker import wire
 
 MINORS = ("3.8", "3.12", "3.13")
 
@@ -123,7 +124,7 @@ class Client:
             tensors = [{"name": k, "shape": [1], "data": [v]} for k, v in inputs.items()]
             body = json.dumps({"inputs": tensors}).encode()
         head = {"path": "infer", "deadline_s": 10.0, "trace": f"t{request_id}", "model_name": "m"} | head
-        self.socket.sendall(protocol.encode_request(request_id, head, body))
+        self.socket.sendall(wire.request(request_id, head, body))
 
     def reply(self) -> tuple[int, int, Any]:
         """`(request id, status, body)` of the next REPLY."""

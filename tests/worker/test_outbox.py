@@ -10,6 +10,7 @@ import pytest
 
 from puna.worker import protocol
 from puna.worker.outbox import Outbox, Post
+from worker import wire
 
 Write = Callable[..., Path]
 Start = Callable[..., Any]
@@ -63,7 +64,7 @@ def test_replies_of_short_calls_do_not_wait_for_the_long_one_behind_them(
     whole = b""
     for number, prompt in ((101, "a"), (102, "b"), (103, "long"), (104, "c")):
         body = b'{"inputs": [{"name": "prompt", "shape": [1], "data": ["%s"]}]}' % prompt.encode()
-        whole += protocol.encode_request(number, {"path": "infer", "deadline_s": 60.0, "trace": "t"}, body)
+        whole += wire.request(number, {"path": "infer", "deadline_s": 60.0, "trace": "t"}, body)
     client.socket.sendall(whole)  # at once, so that all are queued when the first begins
     assert [client.reply()[0] for _ in range(2)] == [101, 102]
     assert client.next()[:2] == (protocol.STARTED, 103), "a long call is told of while it runs"

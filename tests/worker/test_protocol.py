@@ -9,6 +9,7 @@ import pytest
 
 from puna.process import guard
 from puna.worker import protocol
+from worker import wire
 
 
 def frames() -> list[tuple[int, int, bytes]]:
@@ -41,7 +42,7 @@ def test_an_impossible_length_is_refused(length: int) -> None:
 
 def test_a_request_carries_its_body_untouched() -> None:
     body = b'{"inputs": []}\n\x00\n'
-    kind, request_id, payload = protocol.Decoder().feed(protocol.encode_request(9, {"path": "infer"}, body))[0]
+    kind, request_id, payload = protocol.Decoder().feed(wire.request(9, {"path": "infer"}, body))[0]
     assert (kind, request_id) == (protocol.REQUEST, 9)
     assert protocol.decode_request(payload) == ({"path": "infer"}, body)
 

@@ -48,8 +48,6 @@ class Project:
     name: str
     """The endpoint's: what the file, or else the folder, is called, made fit for one; empty when nothing of it is."""
     version: str = "2.0.0"
-    import_source: str = "LOCAL"
-    framework: str = "PYTORCH"
     gpu_type: str | None = None
     is_dedicated: bool = True
     """A whole GPU; half of one when false."""
@@ -63,7 +61,6 @@ class Project:
     """Keep a process with the app's imports done, for faster cold starts."""
     evict_after_s: float = 3600
     """How long a replica sleeps before it goes; 0: none sleeps."""
-    region: str | None = None
     vcpu: float | None = None
     ram_gib: float | None = None
     """Host memory of a replica, `configuration.ram`; its part of the machine when null."""
@@ -72,7 +69,6 @@ class Project:
     runtime_version: int | None = None
     runtime_file: str | None = None
     """The runtime file that is there, relative to the folder."""
-    volume: str | None = None
     volumes: Mapping[str, str] = field(default_factory=dict)
     """Every volume -> where it is mounted, empty for the platform's place."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -133,8 +129,6 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
     project = Project(
         name=_name(_text(values, "name"), folder, warnings),
         version=_text(values, "version") or "2.0.0",
-        import_source=(_text(values, "import_source") or "LOCAL").upper(),
-        framework=(_text(values, "source_framework_type") or "PYTORCH").upper(),
         gpu_type=_text(settings, "gpu_type"),
         is_dedicated=_flag(settings, "is_dedicated", True),
         min_replica=_whole(settings, "min_replica", 0),
@@ -144,13 +138,11 @@ def parse(values: Mapping[str, Any], folder: Path) -> Project:
         container_concurrency=_whole(settings, "container_concurrency", 0) or None,
         zygote=_flag(settings, "zygote", True),
         evict_after_s=_number(settings, "evict_after", 3600),
-        region=_text(settings, "region"),
         vcpu=_number(settings, "vcpu", 0) or None,
         ram_gib=_number(settings, "ram", 0) or None,
         runtime_name=_text(settings, "custom_runtime_name") or _text(settings, "custom_runtime_id"),
         runtime_version=_whole(settings, "custom_runtime_version", 0) or None,
         runtime_file=found.relative_to(folder).as_posix() if found else None,
-        volume=_text(settings, "custom_volume_name") or _text(settings, "custom_volume_id"),
         volumes=_volumes(values, settings),
         env=_env(settings) | _env(values),
         secrets=_names(values, "secrets") + _names(settings, "secrets"),

@@ -22,6 +22,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 OVER_ZERO = frozenset({"inference_time_s", "startup_timeout_s"})
 """A time limit of nothing lets nothing be done."""
+LEAST = {"ram_gib": 0.1, "poll_s": 30}
+"""0 has a meaning of its own; what is not 0 is at least this."""
 MEANING = {
     "max_replica": "to stop serving: `puna deactivate`",
     "evict_after_s": "0: none sleeps; at most a year",
@@ -42,10 +44,20 @@ def check(
     """
     for name, (low, high) in RANGES.items():
         value = values.get(name)
-        if isinstance(value, int | float) and not (low <= value <= high and (value or name not in OVER_ZERO)):
-            word = (words or {}).get(name, name)
-            lies = f"over {low:g}, to {high:.12g}" if name in OVER_ZERO else f"{low:g} to {high:.12g}"
-            raise error(f"{word} must lie in {lies}, and is {value:.12g}", MEANING.get(name, ""))
+        if isinstance(value, int | float) and not _fits(name, value):
+            lies = f"lie in {low:g} to {high:.12g}"
+            if name in OVER_ZERO:
+                lies = f"lie in over {low:g}, to {high:.12g}"
+            elif name in LEAST:
+                lies = f"be 0, or lie in {LEAST[name]:g} to {high:.12g}"
+            raise error(f"{(words or {}).get(name, name)} must {lies}, and is {value:.12g}", MEANING.get(name, ""))
+
+
+def _fits(name: str, value: float) -> bool:
+    low, high = RANGES[name]
+    if not value:
+        return low <= value and name not in OVER_ZERO
+    return LEAST.get(name, low) <= value <= high
 
 
 def clamped(values: Mapping[str, Any]) -> dict[str, Any]:

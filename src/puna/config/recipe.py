@@ -70,6 +70,7 @@ class QuantizationRecipe:
 
     load_in_4bit: bool = True
     bnb_4bit_quant_type: Literal["nf4"] = "nf4"
+    """The one that there is."""
     bnb_4bit_use_double_quant: bool = True
     bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """float16 is accepted for the tutorial's sake; bf16 has its speed without its overflow."""
@@ -106,6 +107,7 @@ class TrainingRecipe:
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 2
     per_device_eval_batch_size: int = 8
+    """The tutorial's; changes nothing: held-out rows go through in passes of as many tokens as fit."""
     num_train_epochs: float = 1.0
     max_steps: int | None = None
     """Stop after this many optimiser steps, whatever the epochs."""

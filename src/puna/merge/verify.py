@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
-from puna.merge.probes import Probes, TrainedLike, read_probes
+from puna.artifacts import MANIFEST, Manifest, Model, write_json
+from puna.merge.probes import Probes, TrainedLike
 from puna.merge.served import Served
-from puna.progress import Progress, Silent
+from puna.progress import Progress
 
 # A merge onto the weights that training saw differs by rounding only. Both models in bf16 differ from themselves in
 # fp32 by about 1e-4 to 1e-3 nats of KL and 1 to 2 % of the logits' spread; the NF4 error, which is what a merge onto
@@ -65,18 +65,6 @@ class Expected:
     logits: tuple[torch.Tensor, ...]
     """fp32 [T, V] each, on the CPU."""
     replies: tuple[list[int], ...]
-
-
-def verify(model: Model, trained: TrainedLike, dataset: Dataset, *, progress: Progress | None = None) -> Verification:
-    """Compare a merged model with the trained one: loss, logits, replies, token ids and stop tokens.
-
-    The figures are also written into the model's manifest, where the registry looks for `passed`.
-
-    Raises:
-        MergeError: the dataset has nothing to compare on.
-    """
-    probes = read_probes(dataset)
-    return compare(model, expect(trained, probes, progress or Silent()), probes, progress or Silent())
 
 
 def expect(trained: TrainedLike, probes: Probes, watch: Progress) -> Expected:

@@ -118,11 +118,6 @@ def decode_reply(payload: bytes) -> tuple[int, bytes]:
     return struct.unpack_from(">H", payload)[0], bytes(payload[2:])
 
 
-def encode_request(request_id: int, head: dict[str, Any], body: bytes) -> bytes:
-    """A REQUEST frame: a JSON line, then the client's body untouched."""
-    return encode(REQUEST, request_id, json.dumps(head, separators=(",", ":")).encode() + b"\n" + body)
-
-
 def decode_request(payload: bytes) -> tuple[dict[str, Any], bytes]:
     """`(head, body)` of a REQUEST's payload."""
     head, _, body = bytes(payload).partition(b"\n")

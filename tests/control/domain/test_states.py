@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from enum import StrEnum
+from pathlib import Path
 
 import pytest
 
+import puna
 from puna.control.domain import states
 from puna.control.domain.states import (
     BUILD_MOVES,
@@ -17,8 +20,11 @@ from puna.control.domain.states import (
     EndpointState,
     ReplicaState,
     RevisionState,
+    StepState,
+    T,
 )
 from puna.control.store.database import check_move
+from puna.control.store.store import Store
 from puna.errors import ConflictError
 
 ALL = [BUILD_MOVES, STEP_MOVES, REVISION_MOVES, REPLICA_MOVES, ENDPOINT_MOVES]
@@ -35,6 +41,41 @@ def test_every_state_has_a_row_and_can_be_reached(moves: dict[StrEnum, dict[StrE
         reached.add(state)
         todo += [after for after in moves[state] if after not in reached]
     assert reached == set(kind)
+
+
+@pytest.mark.parametrize(("before", "after"), [(a, b) for a in StepState for b in StepState if b not in STEP_MOVES[a]])
+def test_the_store_refuses_each_illegal_move_of_a_step(store: Store, before: StepState, after: StepState) -> None:
+    """`check_move` is asked wherever a state is written; of steps it was not."""
+    build = store.add_build("runtime", "r", 1, 1.0).id
+    for state in {T.PENDING: [], T.RUNNING: [T.RUNNING], T.DONE: [T.RUNNING, T.DONE], T.FAILED: [T.RUNNING, T.FAILED]}[
+        before
+    ]:
+        store.set_step(build, "environment", state)
+    with pytest.raises(ConflictError, match=f"from `{before}` to `{after}`"):
+        store.set_step(build, "environment", after)
+    assert store.build(build).steps[0].state is before
+
+
+def test_every_write_of_a_state_asks_the_table() -> None:
+    """In the store, whatever writes the column `state` of a row that is there stands beside a `check_move`."""
+    asked, unasked = 0, []
+    for path in Path(puna.__file__).parent.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                text = ast.unparse(function)
+                if ".update()" in text and "state=str(" in text:
+                    asked += "check_move(" in text
+                    unasked += [] if "check_move(" in text else [f"{path.name}:{function.lineno} {function.name}"]
+    assert asked >= 4 and unasked == []
+
+
+def test_each_constant_is_told_in_a_sentence_of_its_own() -> None:
+    body = ast.parse(Path(states.__file__).read_text()).body
+    sets = [at for at, node in enumerate(body) if isinstance(node, ast.Assign) and "frozenset" in ast.unparse(node)]
+    assert len(sets) >= 6
+    for at in sets:
+        assert isinstance(body[at + 1], ast.Expr), f"{ast.unparse(body[at])} has no sentence"
+        assert not isinstance(body[at + 2], ast.Expr), f"{ast.unparse(body[at])} has two"
 
 
 def test_an_illegal_move_names_the_thing_and_both_states() -> None:

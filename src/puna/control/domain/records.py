@@ -73,8 +73,6 @@ class Settings:
     def __post_init__(self) -> None:
         ranges.check(vars(self))
         _check(self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
-        _check(self.ram_gib == 0 or self.ram_gib >= 0.1, "ram_gib must be 0, or lie in 0.1 to 65536")
-        _check(self.poll_s == 0 or self.poll_s >= 30, "poll_s must be 0, or lie in 30 to 604800, a week")
         _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")
         for name, path in self.volumes.items():
             names.check("volume", name)
@@ -150,7 +148,6 @@ class Endpoint:
     wish: int
     """How many replicas the autoscaler wants."""
     wish_reason: str = ""
-    wish_at: float = 0.0
     split: Split | None = None
 
     @property

@@ -17,7 +17,6 @@ class Split:
     """1 to 99; the serving revision has the rest."""
     wish: int = 0
     wish_reason: str = ""
-    wish_at: float = 0.0
 
     def part(self, total: int) -> int:
         """Its places of so many: its share of them, but one at least, and all but one at most."""

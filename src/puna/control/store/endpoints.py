@@ -19,7 +19,6 @@ SPLIT = (
     SPLITS.c.percent,
     SPLITS.c.replicas.label("split_wish"),
     SPLITS.c.reason.label("split_reason"),
-    SPLITS.c.at.label("split_at"),
 )
 
 
@@ -41,7 +40,7 @@ class EndpointStore(Database):
             return self._endpoint(connection, name)
 
     def _endpoints(self, connection: Connection, name: str | None = None) -> list[Endpoint]:
-        wish = (WISHES.c.replicas, WISHES.c.reason.label("wish_reason"), WISHES.c.at)
+        wish = (WISHES.c.replicas, WISHES.c.reason.label("wish_reason"))
         query = select(ENDPOINTS, *wish, *SPLIT).select_from(ENDPOINTS.outerjoin(WISHES).outerjoin(SPLITS))
         if name is not None:
             query = query.where(ENDPOINTS.c.name == name)
@@ -320,8 +319,7 @@ def _endpoint(row: Row[Any]) -> Endpoint:
         created=row.created,
         wish=row.replicas or 0,
         wish_reason=row.wish_reason or "",
-        wish_at=row.at or 0.0,
-        split=Split(row.split, row.percent, row.split_wish, row.split_reason, row.split_at) if row.split else None,
+        split=Split(row.split, row.percent, row.split_wish, row.split_reason) if row.split else None,
     )
 
 

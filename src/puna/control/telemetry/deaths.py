@@ -28,8 +28,6 @@ class Death:
     key: str
     """Whose request it had and nothing else; empty: it had several, or more than one gateway's."""
     gateway: str
-    is_excused: bool
-    """It does not count against the revision."""
 
 
 @dataclass
@@ -122,7 +120,7 @@ class Deaths:
         elif key:
             of.fruitless.add(key)
         is_excused = len(of.fruitless) < KEYS_TO_BLAME_APP
-        of.deaths[replica] = Death(now, key, gateway, is_excused)
+        of.deaths[replica] = Death(now, key, gateway)
         if is_excused:
             self._excused[replica] = now
         return is_excused
