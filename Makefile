@@ -1,5 +1,6 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
+unexport PYTHONDONTWRITEBYTECODE  # images of containers set it: each process would compile torch once more
 .PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs mutate clean
 
 help:  ## list the targets

@@ -3,10 +3,16 @@
 import os
 import resource
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Generator
 
 import pytest
+
+# Images of containers often say that no bytecode is to be written. Then each of the tests' hundreds of processes would
+# compile all that it imports once more, which is most of what it does.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if not shutil.which("nvidia-smi"):
     os.environ["TRITON_INTERPRET"] = "1"  # the kernels' tests run in Triton's interpreter; read when it is imported

@@ -5,10 +5,14 @@ Streams that never end are held to the document by a test of their own: a genera
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,6 @@ from urllib.parse import quote
 
 import pytest
 import schemathesis
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,8 +35,11 @@ from schemathesis.specs.openapi.checks import (
 from control.place import Place, document, furnished
 from puna.config.ranges import OVER_ZERO, RANGES
 from puna.control.api import openapi
+from puna.control.api.app import create_app
 from puna.control.domain.records import Settings
+from puna.control.store.store import Store
 from puna.errors import UsageError
+from puna.home import Home
 
 EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -41,25 +47,47 @@ ENDLESS = {"get_stream"}
 """What never ends, whatever is sent."""
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place that is only read."""
+    yield from furnished(tmp_path_factory.mktemp("read"))
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    yield from furnished(tmp_path)
+def place(operation_id: str, read: Place, tmp_path: Path) -> Iterator[Place]:
+    """A place in which the operation can do what it does: one of its own when it changes something."""
+    method = next(method for _, method, operation in operations() if operation["operationId"] == operation_id)
+    if method == "get":
+        yield read
+    else:
+        yield from furnished(tmp_path)
+
+
+@functools.cache
+def operations() -> list[tuple[str, str, dict[str, Any]]]:
+    return list(openapi.operations(document()))
 
 
 def ids() -> list[str]:
-    return [operation["operationId"] for _, _, operation in openapi.operations(document())]
+    return [operation["operationId"] for _, _, operation in operations()]
 
 
-def found_in(app: FastAPI, operation_id: str) -> Any:
-    """An operation of the application's document, as schemathesis reads it."""
-    loaded = schemathesis.openapi.from_asgi("/api/openapi.json", app)
+@functools.cache
+def described() -> dict[str, Any]:
+    """Every operation of the application's document by its id, as schemathesis reads it: from an empty application."""
+    root = tempfile.mkdtemp(prefix="puna-described-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    home = Home(Path(root) / "home")
+    store = Store(f"sqlite:///{home.database}")
+    atexit.register(store.close)
+    loaded = schemathesis.openapi.from_asgi("/api/openapi.json", create_app(store, home))
     every = [found.ok() for found in loaded.get_all_operations()]
-    return next(found for found in every if found.definition.raw["operationId"] == operation_id)
+    return {found.definition.raw["operationId"]: found for found in every}
 
 
 @pytest.mark.parametrize("operation_id", sorted(set(ids()) - ENDLESS))
 def test_the_application_keeps_to_its_document(place: Place, operation_id: str) -> None:
-    operation = found_in(place.app, operation_id)
+    operation = described()[operation_id]
     real = next((names for part, names in place.names.items() if f"/api/v1{part}" in operation.path), {})
     bounded = settings(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -73,7 +101,7 @@ def test_the_application_keeps_to_its_document(place: Place, operation_id: str) 
                 case.path_parameters.update({k: v for k, v in real.items() if k in case.path_parameters})
             if isinstance(case.query, dict) and "follow" in case.query:
                 case.query["follow"] = False  # logs that are followed do not end
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(app=place.app, checks=CHECKS)
 
         with contextlib.suppress(Unsatisfiable):  # nothing of it can be wrong
             hold()
@@ -163,7 +191,7 @@ def urls(path: str, real: dict[str, Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("operation_id", sorted(set(ids()) - ENDLESS))
 def test_nothing_that_is_sent_breaks_it(place: Place, operation_id: str) -> None:
-    path, method, operation = next(o for o in openapi.operations(document()) if o[2]["operationId"] == operation_id)
+    path, method, operation = next(o for o in operations() if o[2]["operationId"] == operation_id)
     real = next((names for part, names in place.names.items() if f"/api/v1{part}" in path), {})
     calls: list[tuple[str, dict[str, Any]]] = [(url, {}) for url in urls(path, real)]
     here = path.format(**{name: real.get(name, "x") for name in re.findall(r"{(\w+)}", path)})
