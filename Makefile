@@ -12,7 +12,7 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 
 test: setup check process quick  ## everything that CI runs but the demo
 quick: setup  ## tests without real processes: under a minute
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m "not process and not engine and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not process and not engine and not gpu"
 JOBS ?= 4
 process: setup  ## tests with real processes, JOBS=4 at once, then those that measure; says the slowest, and what it skips and why
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25 \
