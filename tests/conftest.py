@@ -1,13 +1,17 @@
 """What is skipped, and why; what tests cost: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
 
+import itertools
 import os
+import re
 import resource
 import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 # Images of containers often say that no bytecode is to be written. Then each of the tests' hundreds of processes would
 # compile all that it imports once more, which is most of what it does.
@@ -21,6 +25,17 @@ CPU_S = "cpu_s"
 _cpu_s: dict[str, float] = defaultdict(float)
 _wall_s: dict[str, float] = defaultdict(float)
 _before_s = 0.0
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a file none of whose tests `-m` can select, by the marks that its text names: many load torch."""
+    asked = config.option.markexpr
+    if not asked or not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
+        return None
+    named = set(re.findall(r"\bmark\.(\w+)", collection_path.read_text())) & set(re.findall(r"\w+", asked))
+    subsets = itertools.chain.from_iterable(itertools.combinations(named, count) for count in range(len(named) + 1))
+    expression = Expression.compile(asked)
+    return None if any(expression.evaluate(lambda name, s=marks, **_: name in s) for marks in subsets) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
