@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from puna.errors import PunaError
-from stories.conftest import SCHEMA, Callers, Up
+from stories.conftest import SCHEMA, Callers, Up, crowd
 
 KINDS = {
     "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
@@ -67,8 +67,7 @@ class Recovery:
 
 def limit_s(role: str) -> float:
     """How long a recovery may take, here and now: starting Python takes longer where others use the machine too."""
-    crowd = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return WITHIN_S[role] * min(max(crowd, 1.0), 4.0)
+    return WITHIN_S[role] * crowd()
 
 
 @contextlib.contextmanager
