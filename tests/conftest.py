@@ -1,15 +1,16 @@
 """What is skipped, and why; what tests cost: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
 
+import contextlib
 import itertools
 import os
 import re
-import resource
 import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 from _pytest.mark.expression import Expression
 
@@ -21,6 +22,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if not shutil.which("nvidia-smi"):
     os.environ["TRITON_INTERPRET"] = "1"  # the kernels' tests run in Triton's interpreter; read when it is imported
 
+COUNT = int(os.environ.get("PUNA_TEST_CPU", "0"))
 CPU_S = "cpu_s"
 _cpu_s: dict[str, float] = defaultdict(float)
 _wall_s: dict[str, float] = defaultdict(float)
@@ -51,15 +53,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def spent_s() -> float:
-    """Processor time of this process and of those of its descendants that have ended and were waited for."""
-    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    """Processor time of this process and of all that it has started, whether they live or have been waited for."""
+    total_s, me = 0.0, psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total_s += times.user + times.system + times.children_user + times.children_system
+    return total_s
 
 
 def pytest_runtest_logstart() -> None:
     """Here a test begins."""
     global _before_s
-    _before_s = spent_s()
+    if COUNT:
+        _before_s = spent_s()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,14 +74,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Put a phase's processor time into its report, which also comes from another process under xdist."""
     global _before_s
     report = yield
-    now_s = spent_s()
-    report.user_properties = [*report.user_properties, (CPU_S, now_s - _before_s)]
-    _before_s = now_s
+    if COUNT:
+        now_s = spent_s()
+        report.user_properties = [*report.user_properties, (CPU_S, max(now_s - _before_s, 0.0))]
+        _before_s = now_s
     return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Add a phase's times to its test's. A server that several tests share counts for the last, where it ends."""
+    """Add a phase's times to its test's. Who was killed with his parent has taken what he spent with him."""
     spent = dict(report.user_properties).get(CPU_S, 0.0)
     _cpu_s[report.nodeid] += float(str(spent))
     _wall_s[report.nodeid] += report.duration
@@ -82,16 +90,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print files and tests by processor time, when asked."""
-    count = int(os.environ.get("PUNA_TEST_CPU", "0"))
-    if not count:
+    if not COUNT:
         return
     files: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for test in _cpu_s:
         files[test.split("::")[0]][0] += _cpu_s[test]
         files[test.split("::")[0]][1] += _wall_s[test]
-    terminalreporter.section("processor and wall time, ended processes included")
+    terminalreporter.section("processor and wall time, with all processes that tests start")
     for name, (cpu_s, wall_s) in sorted(files.items(), key=lambda item: -item[1][0]):
         terminalreporter.write_line(f"{cpu_s:8.2f}s cpu {wall_s:8.2f}s wall  {name}")
-    terminalreporter.section(f"the {count} tests that take most processor time")
-    for name in sorted(_cpu_s, key=lambda name: -_cpu_s[name])[:count]:
+    terminalreporter.section(f"the {COUNT} tests that take most processor time")
+    for name in sorted(_cpu_s, key=lambda name: -_cpu_s[name])[:COUNT]:
         terminalreporter.write_line(f"{_cpu_s[name]:8.2f}s cpu {_wall_s[name]:8.2f}s wall  {name}")
