@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from puna.client import Client
-from puna.errors import PunaError
+from puna.errors import ConflictError, PunaError
 from puna.home import Home
 from stories import commands
 
@@ -143,6 +143,28 @@ class Up:
         texts = [f"--- {log.name}\n" + log.read_text(errors="replace")[-4000:] for log in logs]
         return "\n".join([books, *texts])
 
+    def clear(self) -> None:
+        """Delete everything that was deployed or made; keys stay."""
+        for endpoint in self.client.endpoints():
+            self.client.delete(endpoint["name"])
+        self.until(lambda: not self.client.endpoints(), what="the end of every endpoint")
+        for volume in self.client.volumes():
+            self._delete(self.client.delete_volume, volume["name"])
+        for name in {runtime["name"] for runtime in self.client.runtimes()}:
+            self._delete(self.client.delete_runtime, name)
+        for secret in self.client.secrets():
+            self.client.delete_secret(secret["name"])
+
+    def _delete(self, delete: Callable[[str], object], name: str) -> None:
+        def is_deleted() -> bool:
+            try:
+                delete(name)
+            except ConflictError:
+                return False  # an endpoint that ends still uses it
+            return True
+
+        self.until(is_deleted, what=f"the end of who uses {name}")
+
     def down(self) -> None:
         """As `puna down`."""
         self.client.close()
@@ -242,11 +264,18 @@ def standing() -> Iterator[Up]:
         assert family(Path(root)) == []
 
 
-@pytest.fixture(scope="module")
-def shared_up() -> Iterator[Up]:
-    """A `puna up` for the stories of one file that leave it standing."""
+@pytest.fixture(scope="session")
+def lasting_up() -> Iterator[Up]:
+    """A `puna up` for all stories that leave it standing."""
     with standing() as up:
         yield up
+
+
+@pytest.fixture(scope="module")
+def shared_up(lasting_up: Up) -> Iterator[Up]:
+    """The `puna up` that files share, with nothing deployed when a file begins."""
+    yield lasting_up
+    lasting_up.clear()
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ def examples(language: str, url: str) -> str:
     return found.replace("http://127.0.0.1:8000", url)
 
 
-def run(up: Up, folder: Path, *command: str) -> str:
+def run(up: Up, folder: Path, *command: str, **variables: str) -> str:
     """What a command prints; it must end well."""
     bin_folder = str(Path(sys.executable).parent)
-    env = up.env | {"PATH": f"{bin_folder}:{up.env['PATH']}"}
+    env = up.env | variables | {"PATH": f"{bin_folder}:{up.env['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + up.evidence()
     return done.stdout
@@ -37,7 +37,7 @@ def test_the_examples_do_what_the_page_says(shared_up: Up, tmp_path: Path) -> No
     assert '"scope":["admin"]' in said and "v1:What is AI?" in said
     assert said.count('"name":"monday"') == 2 and "some words" in said and '"created":true' in said
     assert [v["name"] for v in shared_up.client.volumes()] == ["data", "monday"]
-    shared_up.env |= {"PUNA_URL": shared_up.url, "PUNA_KEY": str(shared_up.client.create_key(["admin"])["key"])}
-    said = run(shared_up, tmp_path, sys.executable, "-c", examples("python", shared_up.url))
+    place = {"PUNA_URL": shared_up.url, "PUNA_KEY": str(shared_up.client.create_key(["admin"])["key"])}
+    said = run(shared_up, tmp_path, sys.executable, "-c", examples("python", shared_up.url), **place)
     assert "v1:What is AI?" in said and "my-app ready" in said and "['my-app']" in said
     assert "copy/app.py" in said and "did you mean `my-app`?" in said

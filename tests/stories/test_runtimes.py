@@ -29,22 +29,22 @@ def write(path: Path, text: str) -> Path:
 def test_an_endpoint_is_moved_from_one_version_to_the_next(shared_up: Up, tmp_path: Path) -> None:
     up, file = shared_up, tmp_path / "rt.yaml"
     said(up, "runtime", "upload", str(write(file, 'build:\n  python_packages: ["six==1.16.0"]\n')), "--name", "rt")
-    app = write_app(tmp_path / "app")
+    app = write_app(tmp_path / "moved")
     (app / "inferless-runtime-config.yaml").unlink()
-    said(up, "deploy", str(app), "--name", "app", "--runtime", "rt", "--gpu", "cpu")
+    said(up, "deploy", str(app), "--name", "moved", "--runtime", "rt", "--gpu", "cpu")
     said(up, "runtime", "upload", str(write(file, 'build:\n  python_packages: ["six==1.17.0"]\n')), "--name", "rt")
     shown = said(up, "runtime", "show", "rt", "--version", "1")
     assert {"name": "six", "version": "1.16.0"} in shown["packages"] and shown["size_bytes"] > 0
-    assert [(e["endpoint"], e["version"], e["is_serving"]) for e in shown["endpoints"]] == [("app", 1, True)]
+    assert [(e["endpoint"], e["version"], e["is_serving"]) for e in shown["endpoints"]] == [("moved", 1, True)]
     found = said(up, "runtime", "diff", "rt", "1", "2")
     assert {"name": "six", "before": "1.16.0", "after": "1.17.0"} in found["packages"]["changed"]
     assert '+  python_packages: ["six==1.17.0"]' in found["yaml"]
     refused = up.puna("runtime", "delete", "rt", "--version", "1", "--yes")
-    assert refused.returncode == 4 and "is used by revision 1 of `app`" in refused.stderr
-    assert up.call("a").status_code == 200
-    moved = said(up, "runtime", "use", "app", "rt")
+    assert refused.returncode == 4 and "is used by revision 1 of `moved`" in refused.stderr
+    assert up.call("a", "moved").status_code == 200
+    moved = said(up, "runtime", "use", "moved", "rt")
     assert moved["revision"] == 2 and moved["revisions"][0]["runtime_version"] == 2
-    assert up.call("b").status_code == 200
+    assert up.call("b", "moved").status_code == 200
     assert said(up, "runtime", "delete", "rt", "--version", "1")["deleted"] == [1]
     assert [(r["name"], r["version"]) for r in said(up, "runtime", "list")] == [("rt", 2)]
     for words in (["runtime", "show", "rt"], ["runtime", "list"], ["build", "list"]):
