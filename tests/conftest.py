@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import psutil
@@ -29,6 +29,10 @@ _wall_s: dict[str, float] = defaultdict(float)
 _before_s = 0.0
 
 
+def _among(marks: tuple[str, ...]) -> Callable[..., bool]:
+    return lambda name, /, **_: name in marks
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import a file none of whose tests `-m` can select, by the marks that its text names: many load torch."""
     asked = config.option.markexpr
@@ -37,7 +41,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     named = set(re.findall(r"\bmark\.(\w+)", collection_path.read_text())) & set(re.findall(r"\w+", asked))
     subsets = itertools.chain.from_iterable(itertools.combinations(named, count) for count in range(len(named) + 1))
     expression = Expression.compile(asked)
-    return None if any(expression.evaluate(lambda name, s=marks, **_: name in s) for marks in subsets) else True
+    return None if any(expression.evaluate(_among(marks)) for marks in subsets) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
