@@ -115,7 +115,7 @@ def errors() -> str:
 
 def parameters() -> str:
     """What becomes of each parameter of OpenAI's paths."""
-    from puna.worker import parameters as module
+    from puna.worker.openai import parameters as module
 
     return module.as_markdown()
 

@@ -9,7 +9,7 @@ import pytest
 
 from puna.config import schema
 from puna.packaging import source
-from puna.worker.schema import read
+from puna.worker.app.schema import read
 from worker import corpus
 
 

@@ -139,7 +139,7 @@ def of_copies(scratch: Path) -> list[str]:
 @pytest.mark.process
 def test_it_tells_a_change_that_a_test_sees_from_one_that_none_sees(scratch: Path) -> None:
     before, out = checkout(), scratch / "found.json"
-    words = ["--modules", "puna.worker.outbox", "--sample", "4", "--workers", "1", "--quick", "--json", str(out)]
+    words = ["--modules", "puna.worker.send_buffer", "--sample", "4", "--workers", "1", "--quick", "--json", str(out)]
     with start(scratch, *words) as process:
         said, errors = process.communicate()
     results = json.loads(out.read_text())
@@ -157,7 +157,7 @@ def test_it_tells_a_change_that_a_test_sees_from_one_that_none_sees(scratch: Pat
 @pytest.mark.process
 def test_an_interrupt_ends_it_at_once_and_leaves_nothing(scratch: Path) -> None:
     before = checkout()
-    with start(scratch, "--modules", "puna.worker.outbox", "--sample", "50", "--workers", "1") as process:
+    with start(scratch, "--modules", "puna.worker.send_buffer", "--sample", "50", "--workers", "1") as process:
         while not any("pytest" in words for words in of_copies(scratch)) and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.worker import engine, protocol
-from puna.worker.runner import App
+from puna.worker import protocol
+from puna.worker.app.runner import App
+from puna.worker.engines import engine
 from puna.worker.tiers import ASLEEP, AWAKE, FALLING, WAKING, Nap
 
 NAPPER = """

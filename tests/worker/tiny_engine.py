@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puna import demo
-from puna.worker.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.engines.engine import Adapter, Delta, Engine, EngineRefusal
 
 
 class TinyEngine(Engine):

@@ -1,4 +1,4 @@
-"""Zygotes on this machine, a guard each: begun, found again, asked for forks, ended. See worker/zygote.py."""
+"""Zygotes on this machine, a guard each: begun, found again, asked for forks, ended (worker/zygote)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ As a sub-reaper it stays the ancestor of all of them, whatever sessions they mak
 It answers newline-JSON on a Unix socket: `status`, `stop` {"grace_s"}, `end` {"why"}, `sleep`, `wake`, `lease` {"s"},
 `forget`. A tree that has more host memory than `memory_bytes` is ended.
 With `"mode": "run"` it has no socket: it runs the command to its end, or until `timeout_s` or the end of stdin.
-With `"mode": "zygote"` the worker is a zygote, whose descendants have guards of their own (worker/zygote.py): they live
+With `"mode": "zygote"` the worker is a zygote, whose descendants have guards of their own (worker/zygote): they live
 on when it ends. Such a fork execs this file with `"adopted"`: the worker is its child already and waits for its word.
 """
 

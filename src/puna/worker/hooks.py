@@ -6,18 +6,14 @@ import functools
 import sys
 from typing import Any, Callable, Dict, Optional
 
-from puna.worker import (
-    calllog,
-    faults,
-    share,
-    standin,
-    transformers_adapter,
-    transformers_generate,
-    transformers_tokenizer,
-    vllm_defaults,
-    vllm_llm,
-    vllm_memory,
-)
+from puna.worker import share
+from puna.worker.app import calllog, faults, inferless_stub
+from puna.worker.engines.transformers import adapter as transformers_adapter
+from puna.worker.engines.transformers import generate as transformers_generate
+from puna.worker.engines.transformers import tokenizer as transformers_tokenizer
+from puna.worker.engines.vllm import defaults as vllm_defaults
+from puna.worker.engines.vllm import llm as vllm_llm
+from puna.worker.engines.vllm import memory as vllm_memory
 from puna.worker.share import Finder
 
 Hook = Callable[[Any], None]
@@ -31,7 +27,7 @@ def install(concurrency: int = 0) -> None:
     """
     vllm_defaults.Asked.concurrency = concurrency
     hooks: Dict[str, Hook] = {
-        "inferless.api": standin.shim,
+        "inferless.api": inferless_stub.shim,
         "vllm.config.cache": vllm_memory.hash_without_size,
         "vllm.entrypoints.llm": vllm_llm.shim,
         "transformers.modeling_utils": transformers_adapter.shim,

@@ -11,11 +11,12 @@ import socket
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import busy, calllog, family, faults, hooks, late, share, standin
-from puna.worker.runner import App
+from puna.worker import busy, hooks, late, process_tree, share
+from puna.worker.app import calllog, faults, inferless_stub
+from puna.worker.app.runner import App
+from puna.worker.app.validate import validate
 from puna.worker.server import EXIT_FAILED, Server
-from puna.worker.validate import validate
-from puna.worker.zygote import Zygote
+from puna.worker.zygote.fork_server import Zygote
 
 USAGE = """
 usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
@@ -33,10 +34,10 @@ def main(arguments: List[str]) -> int:
     calllog.install(options.get("log") == "cri")
     faults.warm_up()
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
-    family.adopt_orphans()
+    process_tree.adopt_orphans()
     if command == "zygote":
         late.leave_no_trace()
-        standin.install()
+        inferless_stub.install()
         hooks.install()
         Zygote(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
@@ -49,7 +50,7 @@ def main(arguments: List[str]) -> int:
         hooks.install()
         app.enter()
         status = 0 if validate(app, report) else EXIT_FAILED
-        family.kill_descendants()
+        process_tree.kill_descendants()
         os._exit(status)  # threads that the app left behind must not hold the build
     serve(app, options)
     return 0
@@ -68,11 +69,11 @@ def serve(app: App, options: Dict[str, str]) -> None:
     hooks.install(server.concurrency)
     app.enter()
     if not server.start_app():
-        family.kill_descendants()
+        process_tree.kill_descendants()
         os._exit(EXIT_FAILED)
     server.run()
     _run_exit_functions()
-    family.kill_descendants()
+    process_tree.kill_descendants()
     os._exit(0)
 
 
@@ -105,7 +106,7 @@ def _die_with_parent(fd: int) -> None:
                 break
         except OSError:
             break
-    family.kill_descendants()
+    process_tree.kill_descendants()
     os._exit(128 + signal.SIGKILL)
 
 
@@ -121,7 +122,7 @@ def _on_sigterm(server: Server) -> None:
 
     def begin(*_: Any) -> None:
         if server.state == "starting":
-            family.kill_descendants()
+            process_tree.kill_descendants()
             os._exit(128 + signal.SIGTERM)
         server.shut_down("the replica is shutting down")
 

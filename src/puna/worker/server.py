@@ -12,10 +12,12 @@ import threading
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
-from puna.worker import answers, busy, calllog, concurrency, engine, family, faults, protocol, renewal
-from puna.worker.calls import Book, Call
-from puna.worker.outbox import BRIEF_S, Post
-from puna.worker.runner import App
+from puna.worker import busy, process_tree, protocol, renewal
+from puna.worker.app import answers, calllog, concurrency, faults
+from puna.worker.app.runner import App
+from puna.worker.call_table import Book, Call
+from puna.worker.engines import engine
+from puna.worker.send_buffer import BRIEF_S, Post
 from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, Nap
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
@@ -271,7 +273,7 @@ class Server:
         calllog.note("%s; this worker ends so that a fresh one takes over" % why)
 
         def end() -> None:
-            family.kill_descendants()
+            process_tree.kill_descendants()
             os._exit(EXIT_ENGINE)
 
         self.book.give_up("the replica restarts: " + why, end)
@@ -329,7 +331,7 @@ class Server:
     @staticmethod
     def _die(why: str, status: int = EXIT_ENGINE, trace: str = "") -> NoReturn:
         calllog.note(why, trace)
-        family.kill_descendants()
+        process_tree.kill_descendants()
         os._exit(status)
 
     def _broadcast(self, kind: int, value: Dict[str, Any]) -> None:

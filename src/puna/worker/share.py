@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from puna.worker import calllog
+from puna.worker.app import calllog
 
 FRACTION = "PUNA_GPU_FRACTION"
 """The share of the GPU; absent: all of it."""

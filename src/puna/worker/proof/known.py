@@ -10,10 +10,10 @@ import threading
 import types
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from puna.worker import engine as engines
+from puna.worker.engines import engine as engines
+from puna.worker.engines.vllm.shared import SharedEngine
 from puna.worker.proof import library
 from puna.worker.proof.source import Sources
-from puna.worker.vllm_shared import SharedEngine
 
 LOCKS = {type(threading.Lock()), type(threading.RLock()), threading.Semaphore, threading.BoundedSemaphore}
 

@@ -7,7 +7,7 @@ import os
 import types
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
-from puna.worker import faults
+from puna.worker.app import faults
 from puna.worker.proof.values import NotProved
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

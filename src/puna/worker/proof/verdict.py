@@ -7,11 +7,11 @@ import sys
 import threading
 from typing import Any
 
+from puna.worker.app.runner import App
 from puna.worker.proof.escape import must_be_at_home
 from puna.worker.proof.reading import Reading
 from puna.worker.proof.source import Sources
 from puna.worker.proof.values import PLAIN, Arguments, NotProved, Own, value
-from puna.worker.runner import App
 
 
 def why_not(app: App) -> str:

@@ -1,0 +1,1 @@
+"""The user's app: found, called, marshalled to and from, tried."""

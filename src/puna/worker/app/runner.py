@@ -1,0 +1,260 @@
+"""The app contract: find InferlessPythonModel in app.py and call initialize, infer and finalize as each is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import threading
+from typing import Any, Callable, List, Optional, Tuple
+
+from puna.worker.app import inferless_stub, typed
+from puna.worker.app.batches import Batches
+from puna.worker.app.schema import KINDS, Schema
+from puna.worker.app.schema import read as read_schema
+from puna.worker.app.stream import StreamHandler
+from puna.worker.app.tensors import BadOutput, BadRequest
+from puna.worker.engines import engine
+
+CLASS = "InferlessPythonModel"
+
+
+class AppFault(Exception):
+    """The folder holds no app that can run; the text says what is missing."""
+
+
+class App:
+    """One app: `enter`, then `load`, `initialize`, any number of `infer`, `finalize`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        self.schema = Schema([], {}, None)
+        self.numpy: Any = None
+        self.model: Any = None
+        self.passes_handler = False
+        self.typed: Optional[typed.Typed] = None
+        self.outputs: Tuple[str, ...] = ()
+        """Outputs that every reply must have: output.json's, else those that validation saw (PUNA_OUTPUTS)."""
+        self.batches: Optional[Batches] = None
+        """There when `infer` takes lists of requests."""
+        self._loop: Optional[EventLoop] = None
+        self._library_path = list(sys.path)
+
+    def enter(self) -> None:
+        """Make the folder the working directory and the first place to import from."""
+        os.chdir(self.folder)
+        extra = os.environ.get("PYTHONPATH", "")  # -I ignores it for the worker; the app may want it
+        sys.path[:0] = [self.folder] + [p for p in extra.split(os.pathsep) if p]
+        sys.argv[:] = [os.path.join(self.folder, "app.py")]
+        inferless_stub.install()
+
+    def read_schema(self) -> Schema:
+        """Run input_schema.py. Raises what it raises, or SchemaFault."""
+        self.schema = read_schema(self.folder)
+        return self.schema
+
+    def load(self) -> None:
+        """Import app.py and make the model object. Raises what the app raises, or AppFault."""
+        path = os.path.join(self.folder, "app.py")
+        if not os.path.exists(path):
+            raise AppFault("app.py is missing: the app's folder must hold an app.py with a class %s" % CLASS)
+        # By path, because a folder `app/` beside app.py would win a plain `import app`.
+        spec = importlib.util.spec_from_file_location("app", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["app"] = module
+        spec.loader.exec_module(module)
+        self._read_types(path, module)
+        self.outputs = _declared_outputs(self.schema)
+        self.model = self._class_of(module)()
+        if not callable(getattr(self.model, "infer", None)):
+            raise AppFault("class %s in app.py has no method infer" % CLASS)
+        self.passes_handler = self.schema.streaming or required_parameters(self.model.infer) > 1
+        if self.schema.batch_size and not self.passes_handler:
+            self.batches = Batches(self.infer_batch, self.schema.batch_size, self.schema.batch_window_ms / 1000)
+        if self.is_async or is_async(getattr(self.model, "initialize", None)):
+            self._loop = self._start_loop()
+        # After app.py: some apps set OMP_NUM_THREADS and the like before they import numpy.
+        if self.typed is None and any(KINDS[i.datatype] != "text" for i in self.schema.inputs):
+            self.numpy = self._library("numpy")
+
+    def initialize(self) -> None:
+        """Call initialize once, without arguments unless it insists on some."""
+        self._call_once("initialize")
+
+    def infer(self, values: Any, handler: Optional[StreamHandler] = None, started: Any = None) -> Any:
+        """What `infer` returns; `started` takes a function that cancels an async call."""
+        if self.schema.openai:
+            values = decoded(values)
+        if self.batches is not None:
+            return self.batches.infer(values)
+        given = self.typed.to_request(values) if self.typed else values
+        arguments = (given, handler) if self.passes_handler else (given,)
+        result = self._settle(self.model.infer(*arguments), started)
+        return self.typed.from_response(result) if self.typed else result
+
+    def infer_batch(self, many: List[Any]) -> List[Any]:
+        """What `infer` returns for a list of requests.
+
+        Raises:
+            BadOutput: it is no list of as many outputs.
+        """
+        result = self._settle(self.model.infer([self.typed.to_request(v) for v in many] if self.typed else many))
+        if not isinstance(result, (list, tuple)) or len(result) != len(many):
+            what = "%d" % len(result) if isinstance(result, (list, tuple)) else "a %s" % type(result).__name__
+            raise BadOutput(
+                "infer was given a list of %d inputs (BATCH_SIZE = %d) and returned %s; it must return a list of as "
+                "many dicts" % (len(many), self.schema.batch_size, what)
+            )
+        return [self.typed.from_response(r) for r in result] if self.typed else list(result)
+
+    @property
+    def is_async(self) -> bool:
+        """`infer` is `async def`: many may run at once on its loop."""
+        return is_async(self.model.infer)
+
+    @property
+    def can_sleep(self) -> bool:
+        """An engine can give its memory back, or the app itself can: it has methods `sleep` and `wake`."""
+        own = [callable(getattr(self.model, name, None)) for name in ("sleep", "wake")]
+        return all(own) or any(one.can_sleep for one in engine.all_engines())
+
+    def prepare_sleep(self) -> None:
+        """What of sleeping can be done while calls run. Raises what says that it cannot sleep."""
+        for one in engine.all_engines():
+            if one.can_sleep:
+                one.prepare_sleep()
+
+    def sleep(self) -> None:
+        """Give back what can be given back: the engines' memory, then what the app's own `sleep` frees.
+
+        Raises what either raises; of an engine that did, nothing is known, so it counts as dead.
+        """
+        for one in engine.all_engines():
+            if one.can_sleep:
+                self._or_dies(one.sleep)
+        try:
+            if callable(getattr(self.model, "wake", None)):
+                self._call_once("sleep")
+        except BaseException:  # raised again: the log and the owner have it
+            for one in engine.all_engines():
+                if one.can_sleep:
+                    self._or_dies(one.wake)
+            raise
+
+    @staticmethod
+    def _or_dies(change: Callable[[], None]) -> None:
+        try:
+            change()
+        except BaseException as error:  # raised again, after all who wait for the engine have been told
+            engine.died("its engine could not change between asleep and awake: %r" % error)
+            raise
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        for one in engine.all_engines():
+            if one.can_sleep:
+                one.wake()
+        if callable(getattr(self.model, "sleep", None)):
+            self._call_once("wake")
+
+    def finalize(self) -> None:
+        """Call finalize if there is one."""
+        self._call_once("finalize")
+
+    def _read_types(self, path: str, module: Any) -> None:
+        """Where app.py has request and response classes, they are the schema and win over the files."""
+        with open(path, "rb") as file:
+            self.typed, flags = typed.find(file.read(), module)
+        if self.typed is not None:
+            self.schema = typed.schema_of(self.typed.request, flags)
+        elif flags:  # `@inferless.config` beside an input_schema.py
+            self.schema = Schema(self.schema.inputs, dict(self.schema.flags, **flags), self.schema.outputs)
+
+    def _class_of(self, module: Any) -> Any:
+        found = getattr(module, CLASS, None)
+        if isinstance(found, type):
+            return found
+        own = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == "app"]
+        rest = "; it defines " + ", ".join(own) if own else ""
+        raise AppFault("app.py has no class %s%s" % (CLASS, rest))
+
+    def _call_once(self, name: str) -> None:
+        method = getattr(self.model, name, None)
+        if method is not None:
+            self._settle(method(*[None] * required_parameters(method)))
+
+    def _settle(self, result: Any, started: Any = None) -> Any:
+        if not inspect.isawaitable(result):
+            return result
+        self._loop = self._loop or self._start_loop()
+        return self._loop.run(result, started)
+
+    def _start_loop(self) -> EventLoop:
+        return EventLoop(self._library("asyncio"))
+
+    def _library(self, name: str) -> Any:
+        """Import a library module past the user's folder; None when the environment has none."""
+        before = list(sys.path)
+        sys.path[:] = self._library_path
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            return None
+        finally:
+            sys.path[:] = before
+
+
+class EventLoop:
+    """One asyncio loop in a thread of its own: engines bind to a loop, and their tasks go on between calls."""
+
+    def __init__(self, asyncio: Any) -> None:
+        self._asyncio = asyncio
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="puna-asyncio", daemon=True).start()
+
+    def run(self, awaitable: Any, started: Any = None) -> Any:
+        """Wait for `awaitable` on the loop, with this thread's context, so that its lines carry the request's id."""
+        future = self._asyncio.run_coroutine_threadsafe(self._wrap(awaitable), self._loop)
+        if started is not None:
+            started(future.cancel)
+        return future.result()
+
+    @staticmethod
+    async def _wrap(awaitable: Any) -> Any:
+        return await awaitable
+
+
+def decoded(values: Any) -> Any:
+    """The inputs of an app with OPENAI_CLIENT_COMPATIBLITY: `message` is sent as JSON and used as what it says."""
+    message = values.get("message")
+    if not isinstance(message, str):
+        return values
+    try:
+        return dict(values, message=json.loads(message))
+    except ValueError as error:
+        raise BadRequest("input 'message' is not JSON: %s" % error) from None
+
+
+def _declared_outputs(schema: Schema) -> Tuple[str, ...]:
+    told = os.environ.get("PUNA_OUTPUTS")
+    if schema.outputs is None:
+        return tuple(json.loads(told)) if told else ()
+    return tuple(str(output["name"]) for output in schema.outputs)
+
+
+def required_parameters(function: Callable[..., Any]) -> int:
+    """How many positional arguments a bound method must be given."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(1 for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty)
+
+
+def is_async(function: Any) -> bool:
+    """True for `async def`."""
+    return inspect.iscoroutinefunction(function)

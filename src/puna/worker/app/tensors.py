@@ -1,0 +1,306 @@
+"""KServe v2 tensors to Python values and back: what a request says, what `infer` gets, what a reply says. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from puna.worker.app.schema import KINDS, NUMPY_NAMES, Input, Schema, size_of
+
+NOT_SUPPORTED = "Output %s is of type dictionary or tuple which is currently not supported. You can try json.dumps(%s)"
+MISSING = "Requried Output %s not found in the inference response; infer returned %s"  # the platform's spelling
+EMPTY_LIST = (
+    "Output %s is empty list which cannot be used to infer the data type. Please provide a non-empty list as output."
+)
+DATATYPES = {
+    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
+    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "float16": "FP16", "float32": "FP32",
+    "float64": "FP64", "bfloat16": "BF16",
+}  # fmt: skip
+Tensor = Tuple[str, List[int], List[Any]]  # datatype, shape, data flattened row-major
+
+
+class BadRequest(Exception):
+    """The request does not fit the schema: HTTP 400 with this text."""
+
+
+class BadOutput(Exception):
+    """What `infer` returned cannot be sent: HTTP 500 with this text."""
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def read_inputs(schema: Schema, document: Any, numpy: Any = None) -> Dict[str, Any]:
+    """The dict for `infer` from a request `{"inputs": [{"name", "shape", "datatype", "data"}]}`.
+
+    Numbers become scalars of the declared type when `numpy` is the module, plain Python numbers when it is None.
+
+    Raises:
+        BadRequest: the text names the input and says what was expected.
+    """
+    tensors = document.get("inputs", []) if isinstance(document, dict) else None
+    if not isinstance(tensors, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("name"), str) for t in tensors
+    ):
+        raise BadRequest('the body must be {"inputs": [{"name": ..., "shape": ..., "datatype": ..., "data": ...}]}')
+    sent = {t["name"]: t for t in tensors}
+    refuse_unknown(schema, list(sent))
+    values = {}
+    for declared in schema.inputs:
+        tensor = sent.get(declared.name)
+        if tensor is None or (not declared.required and tensor.get("data") in (None, [None])):
+            if declared.required:
+                raise BadRequest("input '%s' is required and missing" % declared.name)
+            continue  # the contract: absent and optional means no key; the example is no default
+        values[declared.name] = _read(declared, tensor, schema.batch_size > 0, numpy)
+    return values
+
+
+def read_parameters(schema: Schema, document: Any, numpy: Any = None) -> Dict[str, Any]:
+    """The dict for `infer` from a generate request: `{"parameters": {"TEXT": "..."}}`, or names at the top."""
+    if isinstance(document, dict) and "inputs" in document:
+        return read_inputs(schema, document, numpy)
+    if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
+        raise BadRequest('the body must be {"parameters": {"NAME": value}}')
+    pairs = {k: v for k, v in document.items() if k not in ("parameters", "id")}
+    pairs.update(document.get("parameters", {}))
+    tensors = [{"name": k, "data": v if isinstance(v, list) else [v]} for k, v in pairs.items()]
+    return read_inputs(schema, {"inputs": tensors}, numpy)
+
+
+def refuse_unknown(schema: Schema, names: List[str]) -> None:
+    """Raise BadRequest when a name is not declared."""
+    known = [i.name for i in schema.inputs]
+    unknown = sorted({name for name in names if name not in known})
+    if unknown:
+        declared = "declared are: " + ", ".join(known) if known else "the app declares no inputs (no input_schema.py)"
+        raise BadRequest("unknown input%s %s; %s" % ("s" * (len(unknown) > 1), ", ".join(map(repr, unknown)), declared))
+
+
+def _read(declared: Input, tensor: Dict[str, Any], batched: bool, numpy: Any) -> Any:
+    name, kind = declared.name, KINDS[declared.datatype]
+    datatype = tensor.get("datatype", declared.datatype)
+    if KINDS.get(datatype) != kind:
+        raise BadRequest("input '%s' was sent as %s, but is declared as %s" % (name, datatype, declared.datatype))
+    if "data" not in tensor and isinstance(tensor.get("parameters"), dict):
+        refuse_binary(tensor["parameters"], name)
+    data = _flatten(tensor.get("data"))
+    shape = _shape(declared, tensor, len(data), batched)
+    convert = _converter(declared, numpy)
+    values = [convert(v) for v in data]
+    return values[0] if shape == [1] else _nest(values, shape)
+
+
+def refuse_binary(parameters: Dict[str, Any], name: str) -> None:
+    """Raise BadRequest when a tensor's values are said to be elsewhere, and are not."""
+    if "shared_memory_region" in parameters:
+        raise BadRequest("input '%s' has shared_memory_region: shared memory is not taken here" % name)
+    if "binary_data_size" in parameters:
+        raise BadRequest(
+            "input '%s' has binary_data_size, and the header Inference-Header-Content-Length, which says where the "
+            "tensors' bytes begin, is missing" % name
+        )
+
+
+def _shape(declared: Input, tensor: Dict[str, Any], size: int, batched: bool) -> List[int]:
+    shape = tensor.get("shape")
+    if shape is None:
+        shape = declared.concrete(size)
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise BadRequest("input '%s': the shape must be a list of numbers" % declared.name)
+    if size_of(shape) != size:
+        raise BadRequest("input '%s': shape %s takes %d values, %d sent" % (declared.name, shape, size_of(shape), size))
+    if batched and len(shape) == len(declared.shape) + 1 and shape[0] == 1:
+        shape = shape[1:]  # clients of batched apps send a leading batch dimension
+    if len(shape) != len(declared.shape) or any(declared.shape[i] not in (-1, n) for i, n in enumerate(shape)):
+        raise BadRequest("input '%s': shape %s does not fit the declared %s" % (declared.name, shape, declared.shape))
+    return shape
+
+
+def _flatten(data: Any) -> List[Any]:
+    if not isinstance(data, list):
+        return [data]
+    if not any(isinstance(v, list) for v in data):
+        return data
+    return [leaf for v in data for leaf in _flatten(v)]
+
+
+def _nest(values: List[Any], shape: List[int]) -> List[Any]:
+    for n in reversed(shape[1:]):
+        values = [values[i : i + n] for i in range(0, len(values), n)] if n else []
+    return values
+
+
+def _converter(declared: Input, numpy: Any) -> Callable[[Any], Any]:
+    kind, name = KINDS[declared.datatype], declared.name
+
+    def refuse(value: Any, wanted: str) -> BadRequest:
+        return BadRequest("input '%s' takes %s, not %s" % (name, wanted, repr(value)[:80]))
+
+    def text(value: Any) -> str:
+        if not isinstance(value, str):
+            raise refuse(value, "text")
+        return value
+
+    def boolean(value: Any) -> Any:
+        if not isinstance(value, bool):
+            raise refuse(value, "true or false")
+        return numpy.bool_(value) if numpy else value
+
+    def number(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise refuse(value, "numbers")
+        if declared.datatype.startswith(("INT", "UINT")):
+            if value != value or value in (float("inf"), float("-inf")) or int(value) != value:
+                raise refuse(value, "whole numbers")
+            value = int(value)
+        else:
+            value = float(value)
+        return _numpy_scalar(declared.datatype, value, numpy) if numpy else value
+
+    return {"text": text, "bool": boolean, "number": number}[kind]
+
+
+def _numpy_scalar(datatype: str, value: Any, numpy: Any) -> Any:
+    kind = getattr(numpy, NUMPY_NAMES[datatype])
+    if isinstance(value, int):
+        limits = numpy.iinfo(kind)
+        if not limits.min <= value <= limits.max:
+            # Schemas in the wild declare INT8 and send 768: the number matters more than its width.
+            return numpy.int64(value) if -(2**63) <= value < 2**63 else value
+    return kind(value)
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+
+def write_outputs(result: Any, strict: bool = False, declared: Sequence[str] = ()) -> List[Dict[str, Any]]:
+    """What `infer` returned, as KServe outputs; `strict` (validation) refuses empty lists, whose type is unknown.
+
+    `declared` are the outputs that must be there: those of output.json, and those that validation saw.
+
+    Raises:
+        BadOutput: the result is no dict, or an output cannot be sent.
+    """
+    if not isinstance(result, dict):
+        raise BadOutput("infer must return a dict of outputs, it returned %s: %s" % (_article(result), _short(result)))
+    for name in declared:
+        if name not in result:
+            raise BadOutput(MISSING % (name, ", ".join(map(str, result)) or "none"))
+    outputs = []
+    for name, value in result.items():
+        datatype, shape, data = _tensor(str(name), value, strict)
+        outputs.append({"name": str(name), "datatype": datatype, "shape": shape, "data": data})
+    return outputs
+
+
+def write_event(result: Any) -> Dict[str, Any]:
+    """One event of a stream: name -> value, or a list where the output has another shape than [1]."""
+    return {o["name"]: o["data"][0] if o["shape"] == [1] else o["data"] for o in write_outputs(result)}
+
+
+def _tensor(name: str, value: Any, strict: bool) -> Tensor:
+    if isinstance(value, list):
+        datatype, shape, data = _list(name, value)
+        if datatype is None:
+            if strict:
+                raise BadOutput(EMPTY_LIST % name)
+            datatype = "BYTES"
+        return datatype, shape, data
+    if _is_array(value):
+        datatype, shape, data = _array(name, value)
+        return datatype, [1] + shape, data  # the platform sends np.array([value])
+    datatype, leaf = _leaf(name, value)
+    return datatype, [1], [leaf]
+
+
+def _list(name: str, values: List[Any]) -> Tuple[Optional[str], List[int], List[Any]]:
+    if values and all(type(v) is float for v in values):
+        return "FP64", [len(values)], values
+    datatype: Optional[str] = None
+    inner: Optional[List[int]] = None
+    data: List[Any] = []
+    for value in values:
+        kind: Optional[str]
+        if isinstance(value, list):
+            kind, shape, leaves = _list(name, value)
+        elif _is_array(value):
+            kind, shape, leaves = _array(name, value)
+        else:
+            kind, leaf = _leaf(name, value)
+            shape, leaves = [], [leaf]
+        if inner is not None and shape != inner:
+            raise BadOutput("Output %s is a ragged list: parts of shape %s and %s" % (name, inner, shape))
+        inner, datatype = shape, _wider(name, datatype, kind)
+        data.extend(leaves)
+    return datatype, [len(values)] + (inner or []), data
+
+
+def _wider(name: str, first: Optional[str], second: Optional[str]) -> Optional[str]:
+    if first is None or second is None or first == second:
+        return first or second
+    if KINDS[first] == KINDS[second] == "number":
+        return "FP64" if "FP" in first + second or "BF" in first + second else "INT64"
+    raise BadOutput("Output %s mixes %s and %s in one list" % (name, first, second))
+
+
+def _leaf(name: str, value: Any) -> Tuple[str, Any]:
+    if isinstance(value, bool):
+        return "BOOL", value
+    if isinstance(value, str):
+        return "BYTES", str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return "BYTES", _decode(name, bytes(value))
+    dtype = getattr(getattr(value, "dtype", None), "name", None)
+    if dtype in DATATYPES and getattr(value, "shape", ()) == ():  # numpy's and tf.bfloat16's scalars
+        return DATATYPES[dtype], float(value) if dtype == "bfloat16" else value.item()
+    if isinstance(value, int):
+        return _int_type(name, value), int(value)
+    if isinstance(value, float):
+        return "FP64", float(value)
+    if isinstance(value, (dict, tuple)):
+        raise BadOutput(NOT_SUPPORTED % (name, name))
+    hint = "; try .tolist()" if hasattr(value, "tolist") else ""
+    raise BadOutput("Output %s is %s, which cannot be sent%s" % (name, _article(value), hint))
+
+
+def _int_type(name: str, value: int) -> str:
+    if -(2**63) <= value < 2**63:
+        return "INT64"
+    if 0 <= value < 2**64:
+        return "UINT64"
+    raise BadOutput("Output %s is a number of more than 64 bits; send it as text" % name)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
+
+
+def _array(name: str, value: Any) -> Tensor:
+    dtype = value.dtype.name
+    if dtype in DATATYPES:
+        return DATATYPES[dtype], list(value.shape), value.ravel().tolist()
+    leaves = [_leaf(name, v) for v in value.ravel().tolist()]
+    if any(kind != "BYTES" for kind, _ in leaves):
+        raise BadOutput("Output %s is an array of dtype %s, which cannot be sent" % (name, dtype))
+    return "BYTES", list(value.shape), [leaf for _, leaf in leaves]
+
+
+def _decode(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise BadOutput("Output %s is bytes that are no UTF-8 text; send base64 of it instead" % name) from None
+
+
+def _article(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."

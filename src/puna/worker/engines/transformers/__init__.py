@@ -1,0 +1,1 @@
+"""transformers, changed in place: calls become rows of one running batch."""

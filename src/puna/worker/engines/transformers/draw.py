@@ -1,0 +1,122 @@
+"""How each row of a batch gets its next token: penalties and limits of its own, transformers' warpers, its own seed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from puna.worker.engines.engine import Score
+from puna.worker.engines.transformers.forms import Matcher
+
+NEVER = float("-inf")
+PROMPT_PLACES = 256  # places whose log-probabilities are computed at once: a vocabulary of floats for each
+
+
+class Draw:
+    """One row's way to its next token."""
+
+    def __init__(self, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> None:
+        self.temperature = temperature
+        """0: always the likeliest."""
+        self.warp = (temperature, max(0, top_k), top_p, min_p)
+        self.repetition, self.presence, self.frequency = 1.0, 0.0, 0.0
+        self.bias: Dict[int, float] = {}
+        self.allowed: List[int] = []
+        """Token ids; empty: all."""
+        self.min_tokens = 0
+        self.top: Optional[int] = None
+        """Tell the log-probability of each token, and of so many of the likeliest."""
+        self.seed: Optional[int] = None
+        self.form: Optional[Matcher] = None
+        """What the reply is held to."""
+        self._generator: Any = None
+
+    @property
+    def edits(self) -> bool:
+        """The row's scores are not the model's own."""
+        more = self.bias or self.allowed or self.min_tokens or self.presence or self.frequency
+        return bool(more) or self.repetition != 1.0 or self.form is not None
+
+    def edited(self, torch: Any, scores: Any, prompt: Any, reply: List[int], ends: FrozenSet[int]) -> Any:
+        """The scores [vocabulary] after penalties and limits; OpenAI's and vLLM's definitions."""
+        scores = scores.clone()
+        told = torch.tensor(reply, dtype=torch.long, device=scores.device)
+        if self.repetition != 1.0:
+            seen = torch.unique(torch.cat([prompt.to(scores.device), told]))
+            held = scores[seen]
+            scores[seen] = torch.where(held > 0, held / self.repetition, held * self.repetition)
+        if reply and (self.presence or self.frequency):
+            tokens, counts = torch.unique(told, return_counts=True)
+            scores[tokens] -= self.presence + self.frequency * counts.to(scores.dtype)
+        for token, bias in self.bias.items():
+            if token < scores.shape[0]:
+                scores[token] += bias
+        if self.allowed:
+            others = torch.ones_like(scores, dtype=torch.bool)
+            others[torch.tensor([t for t in self.allowed if t < scores.shape[0]], device=scores.device)] = False
+            scores = scores.masked_fill(others, NEVER)
+        if len(reply) < self.min_tokens:
+            scores[torch.tensor(sorted(ends), dtype=torch.long, device=scores.device)] = NEVER
+        return scores if self.form is None else self.form.masked(scores)
+
+    def generator(self, torch: Any, device: Any) -> Any:
+        """The row's own, which no other row draws from."""
+        if self._generator is None:
+            self._generator = torch.Generator(device=device).manual_seed(self.seed)
+        return self._generator
+
+
+def tokens(torch: Any, scores: Any, draws: Sequence[Draw]) -> List[int]:
+    """The next token of each row; `scores` [rows, vocabulary], edited already."""
+    chosen = scores.argmax(-1)
+    groups: Dict[Tuple[Any, ...], List[int]] = {}
+    for row, draw in enumerate(draws):
+        if draw.temperature > 0:
+            groups.setdefault(draw.warp, []).append(row)
+    for warp, rows in groups.items():
+        warped = scores[rows]
+        for warper in _warpers(*warp):
+            warped = warper(None, warped)
+        chances = warped.softmax(-1)
+        free = [at for at, row in enumerate(rows) if draws[row].seed is None]
+        if free:
+            places = [rows[at] for at in free]
+            chosen[places] = torch.multinomial(chances if len(free) == len(rows) else chances[free], 1).squeeze(1)
+        for at, row in enumerate(rows):
+            if draws[row].seed is not None:
+                generator = draws[row].generator(torch, scores.device)
+                chosen[row] = torch.multinomial(chances[at], 1, generator=generator)[0]
+    found: List[int] = chosen.tolist()
+    return found
+
+
+def _warpers(temperature: float, top_k: int, top_p: float, min_p: float) -> List[Any]:
+    """transformers' own, in the order of its `generate`."""
+    library = importlib.import_module("transformers")
+    found = [library.TemperatureLogitsWarper(temperature)] if temperature != 1.0 else []
+    if top_k:
+        found.append(library.TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        found.append(library.TopPLogitsWarper(top_p))
+    if min_p > 0.0:
+        found.append(library.MinPLogitsWarper(min_p))
+    return found
+
+
+def scored(logits: Any, tokens: Sequence[int], top: int) -> List[Score]:
+    """The log-probabilities of tokens at places whose `logits` are [places, vocabulary], before any sampling."""
+    found: List[Score] = []
+    for first in range(0, len(tokens), PROMPT_PLACES):
+        likely = logits[first : first + PROMPT_PLACES].float().log_softmax(-1)
+        mine = tokens[first : first + PROMPT_PLACES]
+        own = likely[range(len(mine)), list(mine)].tolist()
+        best = likely.topk(top, -1) if top else None
+        for place, value in enumerate(own):
+            around = [] if best is None else _ranked(best, place)
+            found.append((value, around))
+    return found
+
+
+def _ranked(best: Any, place: int) -> List[Tuple[int, float]]:
+    values: List[float] = best.values[place].tolist()
+    return [(int(token), values[rank]) for rank, token in enumerate(best.indices[place].tolist())]

@@ -1,0 +1,224 @@
+"""transformers' `generate`, changed in place: plain calls from many threads become rows of one running batch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from puna.worker.app import scope
+from puna.worker.engines import engine as engines
+from puna.worker.engines.transformers.draw import Draw
+from puna.worker.engines.transformers.engine import TransformersEngine
+from puna.worker.engines.transformers.loop import Loop
+from puna.worker.engines.transformers.rows import Part, Rows
+from puna.worker.engines.transformers.shared import Shared
+
+MARK, ORIGINAL = "_puna_rows", "_puna_generate"
+# Neither their values nor the padding beside it change what a row of a batch means.
+PLAIN = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "pad_token_id", "eos_token_id",
+         "bos_token_id", "use_cache", "num_return_sequences", "num_beams", "return_dict_in_generate"}  # fmt: skip
+NEUTRAL = {"num_return_sequences": 1, "num_beams": 1, "return_dict_in_generate": False, "use_cache": True}
+# What a configuration file may say without a bearing on a batch.
+REMARKS = {"transformers_version", "_from_model_config", "max_length", "cache_implementation", "cache_config"}
+
+
+def shim(module: Any) -> None:
+    """Change `GenerationMixin.generate` of `transformers.generation.utils`."""
+    mixin = module.GenerationMixin
+    if MARK in vars(mixin):
+        return
+    original = mixin.generate
+    setattr(mixin, MARK, None)
+    setattr(mixin, ORIGINAL, original)
+
+    @functools.wraps(original)
+    def generate(self: Any, *arguments: Any, **options: Any) -> Any:
+        shared: Optional[Shared] = getattr(self, MARK)
+        if shared is None:
+            return original(self, *arguments, **options)
+        part = None if scope.current() is None or shared.is_inside else _part(self, arguments, options)
+        if part is None:
+            return shared.alone(lambda: original(self, *arguments, **options))
+        torch = importlib.import_module("torch")
+        return torch.cat([part.ids, shared.generate(part)], dim=1)
+
+    setattr(generate, engines.SAFE, True)
+    mixin.generate = generate
+
+
+def loaded(model: Any, name: str) -> None:
+    """A model came from disk: share it when it is a causal language model and nothing else was loaded."""
+    if not _is_causal(model):
+        engines.only_one_at_a_time()
+        return
+    rows = Rows(functools.partial(_run, model, getattr(type(model), ORIGINAL)))
+    shared = Shared(Loop(model) if _keeps_by_position(model) else None, rows)
+    object.__setattr__(model, MARK, shared)
+    engines.register(TransformersEngine(model, name, shared))
+
+
+def _is_causal(model: Any) -> bool:
+    if not type(model).__name__.endswith("ForCausalLM") or getattr(model.config, "is_encoder_decoder", False):
+        return False
+    if _rope_kind(model.config) in ("dynamic", "longrope"):
+        return False  # the angles are of the longest row of the batch: a neighbour would change the words
+    return "position_ids" in inspect.signature(model.forward).parameters and hasattr(type(model), MARK)
+
+
+def _rope_kind(config: Any) -> str:
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return str(said.get("rope_type") or said.get("type") or "") if isinstance(said, dict) else ""
+
+
+def _keeps_by_position(model: Any) -> bool:
+    """Whether the model's cache is keys and values of every token, so that rows can be joined; else calls are batched
+    as they come."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    takes = {"attention_mask", "past_key_values", "use_cache"} <= set(inspect.signature(model.forward).parameters)
+    can = getattr(model, "_supports_cache_class", True) and not getattr(model, "_is_stateful", False)
+    has = all(hasattr(importlib.import_module("transformers"), n) for n in ("DynamicCache", "MinPLogitsWarper"))
+    return bool(takes and can and has and not kinds and not window)
+
+
+def _part(model: Any, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> Optional[Part]:
+    """The call as part of a batch; None when it has to run by itself."""
+    given = {name: value for name, value in options.items() if value is not None or name in PLAIN}
+    if arguments:
+        given.setdefault("inputs", arguments[0])
+    ids: Any = given.pop("input_ids", given.pop("inputs", None)) if len(arguments) < 2 else None
+    mask, config = given.pop("attention_mask", None), given.pop("generation_config", None)
+    if "inputs" in given or getattr(ids, "dim", int)() != 2 or not set(given) <= PLAIN:
+        return None
+    said = _said(model.generation_config if config is None else config)
+    settings = dict(said, **given)
+    if not set(settings) <= PLAIN or not isinstance(settings.get("max_new_tokens"), int):
+        return None
+    if any(settings.get(name) not in (None, neutral) for name, neutral in NEUTRAL.items()):
+        return None
+    if config is not None and config.eos_token_id is None and "eos_token_id" not in given:
+        return None  # some versions take the model's own then, and some take none
+    if importlib.import_module("torch").is_autocast_enabled():
+        return None  # that is a thread's own
+    whole = _effective(model, config, given)
+    if mask is None:
+        pad = settings.get("pad_token_id")
+        if pad is not None and bool((ids == pad).any()):
+            return None  # transformers guesses a mask here
+        mask = ids.new_ones(ids.shape)
+    if mask.shape != ids.shape or not bool(mask[:, -1].all()):
+        return None  # padded on the right
+    if not bool((mask[:, 1:] >= mask[:, :-1]).all()):
+        return None  # holes
+    options = dict(given) if config is None else dict(given, generation_config=config)
+    part = Part(ids, mask, json.dumps([settings, str(ids.device)], sort_keys=True, default=repr), options)
+    if whole is not None:
+        part.most, part.ends = int(whole.max_new_tokens), _ids(whole.eos_token_id)
+        part.pad = whole.pad_token_id if whole.pad_token_id is not None else (part.ends or [0])[0]
+        warps = {name: getattr(whole, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        said_warps = {name: value for name, value in warps.items() if value is not None}
+        part.draw = (lambda: Draw(**dict({"temperature": 1.0}, **said_warps))) if whole.do_sample else Draw
+    return part
+
+
+def _effective(model: Any, config: Any, given: Dict[str, Any]) -> Any:
+    """The generation configuration that transformers makes of it all; None where rows cannot each have their own."""
+    try:
+        whole = model._prepare_generation_config(config, **given)[0]
+        usual: Dict[str, Any] = getattr(type(whole)(), "_get_default_generation_params", dict)()
+        strange = {n for n, v in _said(whole).items() if n not in PLAIN and usual.get(n) != v}
+        lives_on = getattr(whole, "cache_implementation", None) in (None, "dynamic")
+        return whole if lives_on and not strange and whole.max_new_tokens > 0 else None
+    except Exception:  # noqa: BLE001 - another version's; the call runs as a batch of its own settings, and raises there
+        return None
+
+
+def _said(config: Any) -> Dict[str, Any]:
+    """What a generation configuration says beyond its defaults."""
+    said = config.to_diff_dict()
+    # False switches off what a part of a batch cannot have: scores, attentions and the like.
+    return {n: v for n, v in said.items() if v is not None and n not in REMARKS and (v is not False or n in PLAIN)}
+
+
+def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
+    torch = importlib.import_module("torch")
+    parts = [part for part in batch if not part.is_gone]
+    if not parts:
+        return
+    width = max(int(part.ids.shape[1]) for part in parts)
+    ids, mask = _padded(torch, [p.ids for p in parts], width), _padded(torch, [p.mask for p in parts], width)
+    owners = [part for part in parts for _ in range(int(part.ids.shape[0]))]
+    options = dict(parts[0].options)
+    listens = any(part.on_tokens is not None for part in parts)
+
+    transformers = importlib.import_module("transformers")
+    by_row = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 39)
+
+    def gone(input_ids: Any, _scores: Any, **_: Any) -> Any:
+        left = [owner.is_gone for owner in owners]
+        return torch.tensor(left, device=input_ids.device) if by_row else all(left)
+
+    criteria = transformers.StoppingCriteriaList([gone])
+    streamer = {"streamer": Listener(parts)} if listens else {}
+    with _drawn_from(torch, parts[0].seed, ids.device):
+        result = generate(model, input_ids=ids, attention_mask=mask, stopping_criteria=criteria, **streamer, **options)
+    new, ends, first = result[:, width:], _ends(model, options), 0
+    for part in parts:
+        mine = new[first : first + int(part.ids.shape[0])]
+        first += int(part.ids.shape[0])
+        part.tokens = mine[:, : max(_length(row, ends) for row in mine.tolist())]
+
+
+@contextlib.contextmanager
+def _drawn_from(torch: Any, seed: Optional[int], device: Any) -> Iterator[None]:
+    """torch's generators start at `seed`, and afterwards go on where they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _padded(torch: Any, tensors: List[Any], width: int) -> Any:
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(t, (width - int(t.shape[1]), 0)) for t in tensors])
+
+
+def _ends(model: Any, options: Dict[str, Any]) -> List[int]:
+    config = options.get("generation_config", model.generation_config)
+    return _ids(options.get("eos_token_id", config.eos_token_id))
+
+
+def _ids(ends: Any) -> List[int]:
+    return [] if ends is None else [int(e) for e in (ends if isinstance(ends, (list, tuple)) else [ends])]
+
+
+def _length(tokens: List[int], ends: List[int]) -> int:
+    return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
+
+
+class Listener:
+    """transformers' streamer for many rows: each part hears of its own."""
+
+    def __init__(self, parts: List[Part]) -> None:
+        self._parts, self._has_prompt = parts, False
+
+    def put(self, value: Any) -> None:
+        """The prompts first, then one token a row and step."""
+        if not self._has_prompt:
+            self._has_prompt = True
+            return
+        tokens, first = value.reshape(-1).tolist(), 0
+        for part in self._parts:
+            if part.on_tokens is not None and not part.is_gone:
+                part.on_tokens(tokens[first])
+            first += int(part.ids.shape[0])
+
+    def end(self) -> None:
+        """The parts hear it by the end of their call."""

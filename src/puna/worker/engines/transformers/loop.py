@@ -1,0 +1,262 @@
+"""The thread that steps one transformers model: rows join a running batch, and each ends by itself.
+
+transformers 5 has continuous batching of its own (`generate_batch`). It is not used: it changes the attention of the
+app's model under the app's other calls, keeps a share of memory for its pages, knows neither stop texts nor a seed for
+each request, and is in no version 4.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib
+import inspect
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, FrozenSet, Iterator, List, Optional
+
+from puna.worker.app import calllog
+from puna.worker.engines.engine import Score, like_this_thread
+from puna.worker.engines.transformers import cache as transformers_cache
+from puna.worker.engines.transformers import draw as transformers_draw
+from puna.worker.engines.transformers.cache import Held, Unlike
+from puna.worker.engines.transformers.draw import Draw
+
+MAX_ROWS = 32
+PREFILL_TOKENS = 8192  # of newcomers' prompts in one step, padding too: those who run wait for it
+
+
+class Row:
+    """One sequence: a prompt, and the tokens that come after it."""
+
+    def __init__(self, ids: Any, draw: Draw, most: int, ends: FrozenSet[int], told: Callable[[Step], Any]) -> None:
+        """`ids` [length] on the model's device; `told` hears of each token, in the loop's thread."""
+        self.ids, self.draw, self.most, self.ends, self.told = ids, draw, most, ends, told
+        self.tokens: List[int] = []
+        self.wants_prompt = False
+        """Tell the log-probabilities of the prompt's tokens with the first step."""
+        self.is_gone = False
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        self.is_gone = True
+
+
+class Step:
+    """What one row gained: a token, or the reason why there are no more."""
+
+    __slots__ = ("error", "prompt", "reason", "score", "token")
+
+    def __init__(self, token: Optional[int], reason: Optional[str], error: Optional[BaseException] = None) -> None:
+        self.token, self.reason, self.error = token, reason, error
+        self.score: Optional[Score] = None
+        self.prompt: Optional[List[Score]] = None
+        """Of the prompt's second token and those after it."""
+
+
+class Loop:
+    """Owns the steps of one model. `alone` calls take turns with them."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._changed = threading.Condition()
+        self._waiting: Deque[Row] = collections.deque()
+        self._rows: List[Row] = []
+        self._held: Optional[Held] = None
+        self._thread: Optional[threading.Thread] = None
+        self._guests: Deque[object] = collections.deque()
+        self._is_stepping = self._has_guest = False
+        self._inside = 0
+        self._owed_s = 0.0
+        self.widest = 0
+        """Most rows in one step so far."""
+        keep = [n for n in ("logits_to_keep", "num_logits_to_keep") if n in inspect.signature(model.forward).parameters]
+        self._last_only: Dict[str, Any] = dict.fromkeys(keep[:1], 1)
+
+    # -- for the callers
+
+    def add(self, rows: List[Row]) -> None:
+        """Let them run; each is told of its own end."""
+        with self._changed:
+            self._waiting.extend(rows)
+            if self._thread is None:
+                target, like_mine = self._run, like_this_thread()
+                self._thread = threading.Thread(target=target, args=(like_mine,), name="puna-batch", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def alone(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, between two steps; within another such call, at once.
+
+        Afterwards the batch may go on for as long as this took before another such call comes.
+        """
+        if self.is_inside:
+            return function()
+        ticket = object()
+        with self._changed:
+            self._guests.append(ticket)
+            self._changed.wait_for(lambda: self._guests[0] is ticket and self._is_guests_turn())
+            self._guests.popleft()
+            self._has_guest, self._inside = True, threading.get_ident()
+        began = time.monotonic()
+        try:
+            return function()
+        finally:
+            with self._changed:
+                self._has_guest, self._inside = False, 0
+                self._owed_s = time.monotonic() - began
+                self._changed.notify_all()
+
+    @property
+    def is_inside(self) -> bool:
+        """This thread is within `alone`: it must not wait for the batch, which waits for it."""
+        return self._inside == threading.get_ident()
+
+    def _is_guests_turn(self) -> bool:
+        return not self._has_guest and not self._is_stepping and (self._owed_s <= 0 or not self._is_busy())
+
+    def _is_busy(self) -> bool:
+        return bool(self._waiting or self._rows)
+
+    # -- in the loop's thread
+
+    def _run(self, prepare: Callable[[], Any]) -> None:
+        prepare()
+        torch = importlib.import_module("torch")
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)  # apps load on the CPU and move the model after
+        with torch.no_grad():
+            while True:
+                with self._turn() as new:
+                    if new:
+                        self._prefill(torch, new)
+                    if self._rows:
+                        self._step(torch)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[List[Row]]:
+        """One step's time, with the rows that come in; waits for something to do."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_busy() and not self._has_guest and (self._owed_s > 0 or not self._guests)
+            )
+            self._is_stepping = True
+            new = self._admitted()
+        began = time.monotonic()
+        try:
+            yield new
+        finally:
+            with self._changed:
+                self._is_stepping = False
+                self._owed_s -= time.monotonic() - began
+                if self._guests:
+                    self._changed.notify_all()
+
+    def _admitted(self) -> List[Row]:
+        """Who comes in now, in order; those that nobody waits for any more are told so."""
+        new: List[Row] = []
+        width = 0
+        while self._waiting and len(self._rows) + len(new) < MAX_ROWS:
+            row = self._waiting[0]
+            if row.is_gone:
+                self._waiting.popleft().told(Step(None, "gone"))
+                continue
+            width = max(width, int(row.ids.shape[0]))
+            apart = row.wants_prompt or (new and new[0].wants_prompt)  # all logits of a prompt: no padding among them
+            if new and (apart or width * (len(new) + 1) > PREFILL_TOKENS):
+                break
+            new.append(self._waiting.popleft())
+        return new
+
+    def _prefill(self, torch: Any, new: List[Row]) -> None:
+        """Newcomers' prompts, and their first tokens; then they stand among the others."""
+        try:
+            width = max(int(row.ids.shape[0]) for row in new)
+            pad = torch.nn.functional.pad
+            ids = torch.stack([pad(row.ids, (width - int(row.ids.shape[0]), 0)) for row in new])
+            ones = [torch.ones_like(row.ids) for row in new]
+            mask = torch.stack([pad(one, (width - int(one.shape[0]), 0)) for one in ones])
+            keep = {} if new[0].wants_prompt else self._last_only
+            place = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits, cache = self._forward(ids, mask, place, transformers_cache.empty(), keep)
+            held = Held(cache, mask)
+            prompts = None
+            if new[0].wants_prompt:
+                asked = ids[0, 1:].tolist()
+                prompts = transformers_draw.scored(logits[0, :-1], asked, new[0].draw.top or 0)
+            alive = self._advance(torch, new, logits[:, -1], prompts)
+            if not alive:
+                return
+            if len(alive) < len(new):
+                held.keep(alive)
+            if self._held is None:
+                self._held = held
+            else:
+                self._held.join(held)
+            self._rows += [new[at] for at in alive]
+        except BaseException as error:  # noqa: BLE001 - raised in the threads of the newcomers; the others go on
+            if len(new) > 1 and not any(row.tokens for row in new):
+                for row in new:  # what is wrong with one is not the others' fault
+                    self._prefill(torch, [row])
+                return
+            if isinstance(error, Unlike):
+                calllog.note("calls of this model run one after the other: %s" % error)
+            for row in new:
+                row.told(Step(None, None, error))
+
+    def _step(self, torch: Any) -> None:
+        """One token more for each row."""
+        held = self._held
+        assert held is not None
+        try:
+            self.widest = max(self.widest, len(self._rows))
+            last = [[row.tokens[-1]] for row in self._rows]
+            ids = torch.tensor(last, device=held.mask.device)
+            mask = torch.cat([held.mask, torch.ones_like(ids)], 1)
+            logits, cache = self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, held.cache, {})
+            held.cache, held.mask = cache, mask
+            alive = self._advance(torch, self._rows, logits[:, -1])
+            if len(alive) < len(self._rows):
+                self._rows = [self._rows[at] for at in alive]
+                if alive:
+                    held.keep(alive)
+                else:
+                    self._held = None
+        except BaseException as error:  # noqa: BLE001 - raised in each caller's thread
+            rows, self._rows, self._held = self._rows, [], None
+            for row in rows:
+                row.told(Step(None, None, error))
+
+    def _forward(self, ids: Any, mask: Any, place: Any, cache: Any, keep: Dict[str, Any]) -> Any:
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, **keep
+        )
+        return out.logits, out.past_key_values
+
+    def _advance(self, torch: Any, rows: List[Row], logits: Any, prompts: Optional[List[Score]] = None) -> List[int]:
+        """Tell each row its next token; the numbers of those that go on."""
+        scores = logits.float()
+        edited = [
+            row.draw.edited(torch, scores[at], row.ids, row.tokens, row.ends) if row.draw.edits else scores[at]
+            for at, row in enumerate(rows)
+        ]
+        if any(row.draw.edits for row in rows):
+            chosen = transformers_draw.tokens(torch, torch.stack(edited), [row.draw for row in rows])
+        else:
+            chosen = transformers_draw.tokens(torch, scores, [row.draw for row in rows])
+        alive = []
+        for at, row in enumerate(rows):
+            token = chosen[at]
+            row.tokens.append(token)
+            if row.draw.form is not None:
+                row.draw.form.take(token)
+            is_end = token in row.ends or (row.draw.form is not None and row.draw.form.is_over)
+            reason = "stop" if is_end else "length" if len(row.tokens) >= row.most else None
+            step = Step(token, "gone" if row.is_gone else reason)
+            if row.draw.top is not None:
+                (step.score,) = transformers_draw.scored(logits[at : at + 1], [token], row.draw.top)
+            step.prompt = prompts
+            row.told(step)
+            if step.reason is None:
+                alive.append(at)
+        return alive

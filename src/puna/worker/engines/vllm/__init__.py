@@ -1,0 +1,1 @@
+"""vLLM, changed in place: one loop, adapters, sleep."""

@@ -1,0 +1,122 @@
+"""vLLM's class `LLM`, changed in place: blocking calls from many threads share one engine, batched by it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from typing import Any, Callable
+
+from puna.worker.app import calllog
+from puna.worker.engines import adapters
+from puna.worker.engines import engine as engines
+from puna.worker.engines.vllm import memory
+from puna.worker.engines.vllm.defaults import chosen, in_process, measures_memory
+from puna.worker.engines.vllm.engine import VllmEngine
+from puna.worker.engines.vllm.loop import Loop
+from puna.worker.engines.vllm.shared import SharedEngine
+
+# Each adds requests and then waits for them; those that vLLM has, by version.
+CALLS = ("generate", "chat", "encode", "embed", "classify", "score", "reward", "beam_search", "enqueue", "enqueue_chat")
+ENGINE_NEEDS = ("add_request", "step", "abort_request", "has_unfinished_requests")
+LOOP = "_puna_loop"
+
+
+def shim(module: Any) -> None:
+    """Change `module.LLM`. In place, so that isinstance, subclasses and names bound before mean the same class."""
+    llm_class = getattr(module, "LLM", None)
+    if llm_class is None or LOOP in vars(llm_class):
+        return
+    if not callable(getattr(llm_class, "generate", None)):
+        calllog.note("this vLLM's LLM has no generate: its calls are not batched")
+        return
+    setattr(llm_class, LOOP, None)
+    llm_class.__init__ = _init(llm_class.__init__)
+    for name in CALLS:
+        method = getattr(llm_class, name, None)
+        if callable(method):
+            setattr(llm_class, name, _call(method, name.startswith("enqueue")))
+
+
+def _init(original: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def __init__(self: Any, *arguments: Any, **options: Any) -> None:
+        given = dict(signature.bind_partial(self, *arguments, **options).arguments)
+        given.update(given.pop("kwargs", {}))
+        options.update(chosen(original, given))
+        options.update(adapters.vllm_options(given))
+        found = memory.look(dict(given, **options), given) if measures_memory(original) else None
+        if found is not None:
+            options.update(found.option())
+        cores = os.sched_getaffinity(0)
+        with in_process():
+            original(self, *arguments, **options)
+        if found is not None and "kv_cache_memory_bytes" not in options:
+            found.keep(self.llm_engine)
+        os.sched_setaffinity(0, cores)  # vLLM on CPUs binds this thread to one core, and threads begin like their maker
+        _share(self, str(given.get("model", "")))
+
+    return __init__
+
+
+def _share(llm: Any, model: str) -> None:
+    engine = getattr(llm, "llm_engine", None)
+    missing = [name for name in ENGINE_NEEDS if not callable(getattr(engine, name, None))]
+    if missing:
+        calllog.note("this vLLM's engine has no %s: calls of LLM run one at a time" % ", ".join(missing))
+        return
+    loop = Loop(engine, engines.like_this_thread(), engines.died)
+    try:
+        shared = VllmEngine(llm, model, loop)
+    except AttributeError as error:
+        calllog.note("this vLLM's configuration is unlike those known (%s): calls of LLM run one at a time" % error)
+        return
+    llm.llm_engine = SharedEngine(engine, loop)
+    llm.request_counter = SharedCounter(loop)
+    setattr(llm, LOOP, loop)
+    adapter = adapters.of(model)
+    if adapter is not None:
+        loop.defaults["lora_request"] = shared._lora(adapter)
+    if getattr(getattr(llm, "model_config", None), "runner_type", "generate") == "generate":
+        engines.register(shared)  # one that embeds is shared as well, but answers no prompts
+
+
+class SharedCounter:
+    """vLLM's counts with two statements, and two threads would get one id."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def __next__(self) -> int:
+        return self._loop.next_id()
+
+    def reset(self) -> None:
+        """Ids go on: others' requests have the low ones."""
+
+
+def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
+    parameters = list(inspect.signature(method).parameters)
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        loop = getattr(self, LOOP)
+        if loop is None:
+            return method(self, *arguments, **options)
+        # Bars of many requests at once would only tear each other apart in the call log.
+        if "use_tqdm" in parameters and "use_tqdm" not in options:
+            if parameters.index("use_tqdm") > len(arguments) or _is_keyword(method, "use_tqdm"):
+                options["use_tqdm"] = False
+        if only_adds:
+            with loop.rendering:
+                return method(self, *arguments, **options)
+        with loop.at_a_desk():
+            return method(self, *arguments, **options)
+
+    setattr(call, engines.SAFE, not only_adds)
+    return call
+
+
+def _is_keyword(method: Callable[..., Any], name: str) -> bool:
+    return inspect.signature(method).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY

@@ -1,0 +1,252 @@
+"""The one thread that steps a vLLM engine, and the desks at which many threads hand requests in and wait."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+
+from puna.worker.app import scope
+
+Mail = List[Tuple[str, Any]]  # request id, output or error
+GONE = ""  # in place of a request id: the client of a scope went
+
+
+class EngineDied(RuntimeError):
+    """A step of the engine failed; it is in no state to go on, and this replica is replaced."""
+
+
+class Desk:
+    """What one caller has in the engine. Used by one thread; the loop puts mail into it."""
+
+    def __init__(self, loop: Loop, wants_all: bool = False) -> None:
+        self._loop, self.wants_all = loop, wants_all
+        self.inbox: Any = queue.SimpleQueue()
+        self.pending: Set[str] = set()
+        self.is_rendering = False
+
+    def add(self, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> str:
+        """Hand a request in. What the engine says against it is raised by `receive`, so that nobody waits here."""
+        self.pending.add(request_id)
+        self._loop.post(Job(lambda: self._loop.enter(self, request_id, arguments, options)))
+        return request_id
+
+    def receive(self) -> Mail:
+        """Outputs of at least one pending request.
+
+        Raises:
+            Cancelled: the client went.
+            Exception: the engine refused one, or died; the others are withdrawn.
+        """
+        self.rendered()
+        request = scope.current()
+        if request is not None:
+            request.on_cancel(self._cancel)
+        try:
+            return self._receive(request)
+        except BaseException:  # the caller sees it; what it has left in the engine ends
+            self.withdraw()
+            raise
+        finally:
+            if request is not None:
+                request.forget(self._cancel)
+
+    def _receive(self, request: Optional[scope.Scope]) -> Mail:
+        while self.pending:
+            mail: Mail = []
+            for request_id, item in self.inbox.get():
+                if request_id == GONE and request is not None and request.is_cancelled:
+                    raise scope.Cancelled
+                if request_id not in self.pending:
+                    continue
+                if isinstance(item, BaseException):
+                    raise item
+                if item.finished:
+                    self.pending.discard(request_id)
+                mail.append((request_id, item))
+            if mail:
+                return mail
+        return []
+
+    def withdraw(self) -> None:
+        """End whatever is pending, in the engine too."""
+        if self.pending:
+            self._loop.abort(list(self.pending))
+            self.pending.clear()
+
+    def rendered(self) -> None:
+        """The caller's prompts are tokens now: let the next one use the tokenizer."""
+        if self.is_rendering:
+            self.is_rendering = False
+            self._loop.rendering.release()
+
+    def _cancel(self) -> None:
+        self.inbox.put([(GONE, None)])
+
+
+class Job:
+    """Something for the loop to do between two steps, or when nothing runs."""
+
+    __slots__ = ("needs_idle", "run")
+
+    def __init__(self, run: Callable[[], Any], needs_idle: bool = False) -> None:
+        self.run, self.needs_idle = run, needs_idle
+
+
+class Loop:
+    """Owns the engine: `add_request`, `step` and `abort_request` are called in its thread only."""
+
+    def __init__(self, engine: Any, prepare: Callable[[], Any], on_death: Callable[[str], Any]) -> None:
+        self.engine, self._prepare, self._on_death = engine, prepare, on_death
+        self.defaults: Dict[str, Any] = {}
+        """Options of every request that does not set them: the adapter, where the model's name means one."""
+        # Fast tokenizers cannot be used while another thread changes their truncation, and vLLM does so each call.
+        self.rendering = threading.Lock()
+        self._jobs: Any = queue.SimpleQueue()
+        self._kept: Optional[Job] = None
+        self._owners: Dict[str, Desk] = {}
+        self._local = threading.local()
+        self._ids = itertools.count()
+        self._is_paused = False
+        self._death = ""
+        self._thread = threading.Thread(target=self._run, name="puna-engine", daemon=True)
+        self._thread.start()
+
+    # -- for the callers
+
+    @property
+    def desk(self) -> Desk:
+        """This thread's desk."""
+        found: Optional[Desk] = getattr(self._local, "desk", None)
+        if found is None:
+            found = self._local.desk = Desk(self)
+        return found
+
+    @contextlib.contextmanager
+    def at_a_desk(self) -> Iterator[None]:
+        """A desk for one call of `generate` and the like; calls that it makes itself share it."""
+        before = getattr(self._local, "desk", None)
+        if before is not None and getattr(self._local, "is_in_call", False):
+            yield
+            return
+        desk = self._local.desk = Desk(self)
+        self._local.is_in_call = True
+        self.rendering.acquire()
+        desk.is_rendering = True
+        try:
+            yield
+        finally:
+            desk.rendered()
+            desk.withdraw()
+            self._local.desk, self._local.is_in_call = before, False
+
+    def next_id(self) -> int:
+        """A request id that no other has; threads share the count."""
+        return next(self._ids)
+
+    def post(self, job: Job) -> None:
+        """Let the loop do it, without waiting."""
+        self._jobs.put(job)
+
+    def call(self, function: Callable[[], Any], needs_idle: bool = False) -> Any:
+        """What `function` returns when the loop runs it; with `needs_idle`, when nothing else is in the engine."""
+        if threading.current_thread() is self._thread:
+            return function()
+        done: Any = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                done.put((function(), None))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that called
+                done.put((None, error))
+
+        self.post(Job(run, needs_idle))
+        result, error = done.get()
+        if error is not None:
+            raise error
+        return result
+
+    def abort(self, request_ids: List[str]) -> None:
+        """End those requests, without waiting."""
+
+        def run() -> None:
+            known = [i for i in request_ids if self._owners.pop(i, None) is not None]
+            if known and not self._death:
+                self.engine.abort_request(known)
+
+        self.post(Job(run))
+
+    # -- in the loop's thread
+
+    def enter(self, desk: Desk, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> None:
+        """Give a desk's request to the engine; the desk hears when the engine refuses."""
+        if self._death:
+            desk.inbox.put([(request_id, EngineDied(self._death))])
+            return
+        self._owners[request_id] = desk
+        options = dict(options, **{n: value for n, value in self.defaults.items() if options.get(n) is None})
+        try:
+            self.engine.add_request(request_id, *arguments, **options)
+        except Exception as error:  # noqa: BLE001 - the caller sees it
+            del self._owners[request_id]
+            desk.inbox.put([(request_id, error)])
+
+    def pause(self, is_paused: bool) -> None:
+        """A sleeping engine is not stepped; its requests wait."""
+        self._is_paused = is_paused
+
+    def _run(self) -> None:
+        self._prepare()
+        while True:
+            is_busy = self._is_busy()
+            job = self._take(block=not is_busy)
+            while job is not None:
+                if job.needs_idle and self._is_busy():
+                    self._kept = job
+                    break
+                job.run()
+                job = self._take(block=False)
+            if self._is_busy():
+                self._step()
+
+    def _take(self, block: bool) -> Optional[Job]:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            return kept
+        try:
+            job: Job = self._jobs.get(block)
+            return job
+        except queue.Empty:
+            return None
+
+    def _is_busy(self) -> bool:
+        return not self._is_paused and not self._death and bool(self.engine.has_unfinished_requests())
+
+    def _step(self) -> None:
+        try:
+            outputs = self.engine.step()
+        except BaseException as error:  # noqa: BLE001 - all who wait see it, and the replica ends
+            self._die(error)
+            return
+        mail: Dict[Desk, Mail] = {}
+        for output in outputs:
+            request_id = output.request_id
+            desk = self._owners.get(request_id)
+            if desk is None or not (output.finished or desk.wants_all):
+                continue
+            if output.finished:
+                del self._owners[request_id]
+            mail.setdefault(desk, []).append((request_id, output))
+        for desk, letters in mail.items():
+            desk.inbox.put(letters)
+
+    def _die(self, error: BaseException) -> None:
+        self._death = "the engine failed in a step: %s: %s" % (type(error).__name__, error)
+        owners, self._owners = self._owners, {}
+        for request_id, desk in owners.items():
+            died = EngineDied(self._death)
+            died.__cause__ = error
+            desk.inbox.put([(request_id, died)])
+        self._on_death(self._death)

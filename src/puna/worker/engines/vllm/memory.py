@@ -1,0 +1,138 @@
+"""How much memory vLLM found for its KV cache, kept from one start to the next: measuring it takes seconds.
+
+vLLM runs the largest batch and captures CUDA graphs once only to see what is left for the cache. With the same model,
+options and GPU, and as much free memory as then, the answer is the same. Newer versions do this by themselves
+(VLLM_ENABLE_STARTUP_PLAN), when asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import sys
+from typing import Any, Dict, Optional
+
+from puna.worker.engines.vllm.defaults import Asked
+
+FILE = "puna-kv-cache.json"
+SIZE = "kv_cache_memory_bytes"
+SLACK_BYTES = 64 * 2**20  # free memory varies a little from start to start, by drivers' doing
+FREE, CACHE, ROOM = "free_bytes", "kv_cache_bytes", "full_length_requests"
+# Without a wish of the endpoint's: more room than this many requests of the greatest length only lengthens waking, by
+# 3.4 ms a GiB (H200), and takes memory that another engine on this GPU could have. More requests run, if shorter.
+FULL_LENGTH_REQUESTS = 64
+
+
+class Found:
+    """What earlier starts of one LLM found.
+
+    `options` are all that it is given; `full_length_requests` says how many the cache is to hold, 0 for all that fit.
+    """
+
+    def __init__(self, options: Dict[str, Any], full_length_requests: int = 0) -> None:
+        self.full_length_requests = full_length_requests
+        root = os.environ.get("VLLM_CACHE_ROOT", "")
+        self._path = os.path.join(root, FILE) if root else ""
+        self._key = key_of(options)
+        self._free_bytes = 0
+
+    def option(self) -> Dict[str, Any]:
+        """`kv_cache_memory_bytes` when it is known and as much memory is free as then; begins CUDA."""
+        entry = self._read().get(self._key)
+        self._free_bytes = free_bytes()
+        if entry is None or self._free_bytes + SLACK_BYTES < entry[FREE]:
+            return {}
+        share = 1.0
+        if self.full_length_requests and entry.get(ROOM):
+            share = min(1.0, self.full_length_requests / float(entry[ROOM]))
+        return {SIZE: int(entry[CACHE] * share)}
+
+    def keep(self, engine: Any) -> None:
+        """Remember what this start has found; an engine that does not tell is left alone."""
+        found, room = None, 0.0
+        with contextlib.suppress(AttributeError, TypeError, IndexError):
+            found, room = engine.collective_rpc(_available)[0]
+        if not found or not self._path or not self._free_bytes:
+            return
+        entries = self._read()
+        entries[self._key] = {FREE: self._free_bytes, CACHE: int(found), ROOM: room}
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        part = "%s.%d" % (self._path, os.getpid())
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(entries, file)
+        os.replace(part, self._path)
+
+    def _read(self) -> Dict[str, Any]:
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                entries: Dict[str, Any] = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return entries
+
+
+def look(options: Dict[str, Any], given: Dict[str, Any]) -> Optional[Found]:
+    """For an LLM that measures; None where the app settles it, or the engine has a process of its own."""
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") == "1":
+        return None  # CUDA must not begin in this process then
+    if given.get(SIZE) or given.get("num_gpu_blocks_override"):
+        return None
+    if given.get("gpu_memory_utilization"):
+        return Found(options)  # the app says how much of the GPU it wants
+    return Found(options, Asked.concurrency or FULL_LENGTH_REQUESTS)
+
+
+def hash_without_size(module: Any) -> None:
+    """Let the name of a compiled graph not depend on `kv_cache_memory_bytes`, which does not change the graph.
+
+    vLLM leaves `gpu_memory_utilization` out of it but not this; the first start that is told the size would compile
+    again what the one before has compiled (14 s for 8 B). `module` is vllm.config.cache.
+    """
+    config: Any = getattr(module, "CacheConfig", None)
+    original = getattr(config, "compute_hash", None)
+    if original is None or SIZE not in getattr(config, "__dataclass_fields__", ()):
+        return
+
+    @functools.wraps(original)
+    def compute_hash(self: Any) -> Any:
+        size = getattr(self, SIZE)
+        object.__setattr__(self, SIZE, None)
+        try:
+            return original(self)
+        finally:
+            object.__setattr__(self, SIZE, size)
+
+    config.compute_hash = compute_hash
+
+
+def key_of(options: Dict[str, Any]) -> str:
+    """Model, options, versions and GPU in one word."""
+    torch, vllm = sys.modules.get("torch"), sys.modules.get("vllm")
+    gpu = ""
+    if torch is not None:
+        properties: Any = torch.cuda.get_device_properties(0)
+        gpu = "%s %d" % (properties.name, properties.total_memory)
+    said = {name: repr(value) for name, value in options.items() if name != "self"}
+    fraction = os.environ.get("PUNA_GPU_FRACTION", "")
+    parts = [said, getattr(vllm, "__version__", ""), getattr(torch, "__version__", ""), gpu, fraction]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def free_bytes() -> int:
+    """Free memory of the GPU."""
+    torch: Any = sys.modules["torch"]
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
+
+
+def _available(worker: Any) -> Any:
+    """Bytes for the cache, and how many requests of the greatest length it holds, 0 where vLLM does not say."""
+    room = 0.0
+    with contextlib.suppress(ImportError, AttributeError, TypeError, ValueError):
+        sizes: Any = importlib.import_module("vllm.v1.core.kv_cache_utils")
+        room = sizes.get_max_concurrency_for_kv_cache_config(worker.vllm_config, worker.model_runner.kv_cache_config)
+    return getattr(worker, "available_kv_cache_memory_bytes", None), float(room)

@@ -1,0 +1,1 @@
+"""Processes with their imports done, which fork replicas on demand."""
