@@ -74,7 +74,7 @@ def measure(work: Path, workload: Workload, base_dir: Path, world: int) -> dict[
     """
     from trainers import with_puna
 
-    from puna.train.record import Run
+    from puna.train.reporting.record import Run
 
     (variant,) = pick(["puna-dropout-0"])
     job = Job(bench.job_folder(work, f"ranks-{world}"), "losses", workload, work, base_dir, variant)

@@ -17,7 +17,7 @@ from puna.artifacts import Dataset, drafting
 from puna.config import recipe as recipes
 from puna.config.recipe import Recipe
 from puna.data.tokens import Rows, Tokens
-from puna.train.record import Run
+from puna.train.reporting.record import Run
 from puna.train.rows import step_rows
 from puna.train.run import train
 from puna.train.stopping import StoppedError

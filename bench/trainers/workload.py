@@ -17,8 +17,8 @@ import numpy as np
 
 from puna.config.recipe import PROJECTIONS
 from puna.data.tokens import NOT_LEARNT, Tokens
+from puna.train.model.shape import read_shape, weight_name
 from puna.train.rows import count_labelled
-from puna.train.shape import read_shape, weight_name
 
 ROWS_PER_STEP = 16
 """8 rows at a time, 2 times a step: the tutorial's."""

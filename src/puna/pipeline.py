@@ -16,13 +16,13 @@ from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish import resolve
 from puna.publish.registry import ModelVersion, Registry
-from puna.train import record
+from puna.train.reporting import record
 
 if TYPE_CHECKING:
     from puna.client import Client
     from puna.merge.verify import Verification
     from puna.packaging.validation import Validation
-    from puna.train.plan import Plan
+    from puna.train.planning.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def prepare(recipe: Recipe, home: Home, progress: Progress = Silent()) -> Prepar
 
 def plan(prepared: Prepared, world: int = 1) -> Plan:
     """What training will take on each of `world` processes, before weights are loaded."""
-    from puna.train.plan import plan as plan_run
+    from puna.train.planning.plan import plan as plan_run
 
     return plan_run(prepared.recipe, prepared.base.path, prepared.dataset, world=world)
 

@@ -9,7 +9,7 @@ import pytest
 from puna.cli.main import run
 from puna.config import recipe as recipes
 from puna.home import Home
-from puna.train.record import Run, new_run_dir
+from puna.train.reporting.record import Run, new_run_dir
 
 PLAN = {"device": "cpu", "tokens_per_s": 1500.0, "tokens_train": 90, "rows_train": 9, "rows_per_step": 3,
         "memory": {"total": 2**31}, "seconds": 9.0, "reasons": []}  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from puna.artifacts import Model, drafting
 from puna.config import recipe as recipes
 from puna.home import Home
-from puna.train import record
+from puna.train.reporting import record
 
 PASSED = {"passed": True, "reasons": [], "merged_loss": 1.5, "trained_loss": 1.5, "mean_kl": 0.0, "same_top": 1.0}
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from puna.artifacts import Adapter, Dataset, file_digest
-from puna.train import attention, elementwise, kernels, loop
-from puna.train.record import Run
+from puna.train import loop
+from puna.train.model import attention, elementwise, kernels
+from puna.train.reporting.record import Run
 from puna.train.rows import Rows
 from puna.train.run import train
 from puna.train.trained import load_trained

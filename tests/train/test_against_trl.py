@@ -10,8 +10,8 @@ import torch
 
 from puna.artifacts import Dataset
 from puna.config.recipe import PROJECTIONS, Recipe
-from puna.train.loading import Choices, add_fresh_lora, load_llama
-from puna.train.record import Run
+from puna.train.model.loading import Choices, add_fresh_lora, load_llama
+from puna.train.reporting.record import Run
 from puna.train.rows import Rows, step_rows
 from puna.train.run import train
 from puna.train.trained import load_trained

@@ -16,8 +16,8 @@ from puna.train import loop
 from puna.train.checkpoint import Position
 from puna.train.loop import Job, Meter, Stepped, one_step, train_steps
 from puna.train.optimiser import make_optimiser
-from puna.train.plan import plan
-from puna.train.record import Run
+from puna.train.planning.plan import plan
+from puna.train.reporting.record import Run
 from puna.train.rows import Rows
 from puna.train.run import build_model, train
 from puna.train.stopping import Stop, StoppedError

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from puna.artifacts import Dataset, file_digest
 from puna.config.recipe import Recipe
 from puna.train.ranks import Ranks
-from puna.train.record import Run
+from puna.train.reporting.record import Run
 from puna.train.run import train
 from train.tiny import make_recipe
 

@@ -12,7 +12,7 @@ import pytest
 
 from puna.artifacts import Dataset, file_digest
 from puna.config.recipe import Recipe
-from puna.train.record import Run
+from puna.train.reporting.record import Run
 from puna.train.run import train
 from train.tiny import make_recipe
 

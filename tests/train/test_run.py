@@ -12,8 +12,8 @@ import torch
 from puna.artifacts import Dataset
 from puna.errors import ConflictError, MachineError, RecipeError, TrainError
 from puna.train import loop
-from puna.train.plan import plan
-from puna.train.record import Run
+from puna.train.planning.plan import plan
+from puna.train.reporting.record import Run
 from puna.train.rows import Rows
 from puna.train.run import build_model, train
 from puna.train.trained import load_base, load_trained
@@ -167,7 +167,9 @@ def test_metrics_reach_the_trackers(base_dir: Path, dataset: Dataset, tmp_path: 
         def close(self, state: str = "finished") -> None:
             seen.append((-1, {}))
 
-    monkeypatch.setitem(__import__("puna.train.trackers", fromlist=["TRACKERS"]).TRACKERS, "wandb", ("json", Tracker))
+    monkeypatch.setitem(
+        __import__("puna.train.reporting.trackers", fromlist=["TRACKERS"]).TRACKERS, "wandb", ("json", Tracker)
+    )
     train(
         make_recipe(training={"report_to": ["wandb"], "max_steps": 2}),
         base_dir,

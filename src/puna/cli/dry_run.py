@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from puna.artifacts import Dataset
     from puna.config.recipe import Recipe
     from puna.data.preview import Histogram, PreviewToken
-    from puna.train.plan import Plan
+    from puna.train.planning.plan import Plan
 
 SAID_ABOVE = ("rows", "tokens", "time")
 """Lines of the plan's description that the sections on data and time have already."""
@@ -22,7 +22,7 @@ SAID_ABOVE = ("rows", "tokens", "time")
 def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: Plan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
     from puna.data.preview import length_histogram, preview
-    from puna.train.plan import describe
+    from puna.train.planning.plan import describe
 
     figures, row, lengths = dataset.manifest.metrics, preview(dataset), length_histogram(dataset)
     if as_json:
@@ -75,7 +75,7 @@ def bars(lengths: Histogram) -> list[tuple[str, float]]:
 
 def time_line(plan: Plan) -> str:
     """How long, for how many steps, at what speed."""
-    from puna.train.record import duration
+    from puna.train.reporting.record import duration
 
     steps = f"{plan.steps:,} steps ({plan.epochs:.2f} epochs) at {plan.tokens_per_s:,.0f} tokens/s"
     return f"about {duration(plan.seconds)}: {steps}, held-out rows included; the run tells its own"

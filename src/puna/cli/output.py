@@ -171,7 +171,7 @@ class Watch:
         """Time left at the pace since the first call, whose own step is slower: kernels are built in it."""
         if self._first is None:
             self._first = now, done
-        from puna.train.record import duration
+        from puna.train.reporting.record import duration
 
         since, first = self._first
         if done <= first or done >= total:

@@ -10,9 +10,9 @@ import typer
 from puna.cli import output
 from puna.cli.options import AsJson, RunName
 from puna.home import Home
-from puna.train import record
-from puna.train.comparison import compare
-from puna.train.record import duration
+from puna.train.reporting import record
+from puna.train.reporting.comparison import compare
+from puna.train.reporting.record import duration
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -55,7 +55,7 @@ def show(
             output.curve(points, height=9)
     output.line()
     if report and metrics:
-        from puna.train.report import write_report
+        from puna.train.reporting.report import write_report
 
         write_report(found.path)
         output.line(f"report: {found.path / 'report.html'}")

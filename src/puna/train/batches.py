@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from puna.train.documents import Batch, Documents, document_arrays, to_device
+from puna.train.model.documents import Batch, Documents, document_arrays, to_device
 from puna.train.rows import IGNORED, Row, pack
 
 

@@ -22,16 +22,16 @@ from puna.progress import Progress
 from puna.train import checkpoint
 from puna.train.batches import batches
 from puna.train.checkpoint import Position
-from puna.train.llama import Llama
-from puna.train.lora import Dropout
-from puna.train.machine import memory_used
+from puna.train.device import memory_used
+from puna.train.model.llama import Llama
+from puna.train.model.lora import Dropout
 from puna.train.optimiser import clip, learning_rate
-from puna.train.plan import Plan
+from puna.train.planning.plan import Plan
 from puna.train.ranks import Ranks
-from puna.train.record import Run, figures, read_metrics
+from puna.train.reporting.record import Run, figures, read_metrics
+from puna.train.reporting.trackers import Tracker
 from puna.train.rows import Row, Rows, count_labelled, share, step_rows
 from puna.train.stopping import Stop, StoppedError
-from puna.train.trackers import Tracker
 
 FP16_LOSS_SCALE = 1024.0
 """float16 gradients under 6e-8 vanish; LoRA's are around 1e-6 a token. Divided out again in float32."""

@@ -17,21 +17,21 @@ from puna.config.recipe import Recipe
 from puna.errors import ConflictError, MachineError
 from puna.progress import Progress, Silent
 from puna.train import checkpoint, samples
-from puna.train.adapter import write_adapter
 from puna.train.checkpoint import Position
-from puna.train.llama import Llama
-from puna.train.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
+from puna.train.device import hold_to
 from puna.train.loop import Job, evaluate, forget_after, log, train_steps
-from puna.train.machine import hold_to
+from puna.train.model.adapter import write_adapter
+from puna.train.model.llama import Llama
+from puna.train.model.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
 from puna.train.optimiser import make_optimiser
-from puna.train.plan import Plan
-from puna.train.plan import plan as make_plan
+from puna.train.planning.plan import Plan
+from puna.train.planning.plan import plan as make_plan
 from puna.train.ranks import Ranks
-from puna.train.record import Run
-from puna.train.report import write_report
+from puna.train.reporting.record import Run
+from puna.train.reporting.report import write_report
+from puna.train.reporting.trackers import check_trackers, tracking
 from puna.train.rows import Rows
 from puna.train.stopping import Stop, StoppedError
-from puna.train.trackers import check_trackers, tracking
 from puna.train.trained import TrainedModel
 
 

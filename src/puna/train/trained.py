@@ -10,14 +10,14 @@ import torch
 
 from puna.artifacts import Adapter, Dataset
 from puna.config.recipe import Recipe
-from puna.train.adapter import load_into
 from puna.train.batches import batches
-from puna.train.block import Cache
-from puna.train.llama import Llama
-from puna.train.loading import Choices, add_fresh_chat_rows, load_llama
-from puna.train.machine import compute_dtype, look
+from puna.train.device import compute_dtype, look
+from puna.train.model.adapter import load_into
+from puna.train.model.block import Cache
+from puna.train.model.llama import Llama
+from puna.train.model.loading import Choices, add_fresh_chat_rows, load_llama
+from puna.train.model.shape import read_shape
 from puna.train.rows import Row, count_labelled
-from puna.train.shape import read_shape
 
 TOKENS_PER_PASS = 4096
 """Tokens of one pass without gradients: enough to fill a GPU, little enough for any memory that holds the model."""

@@ -13,7 +13,7 @@ from puna.control.domain.states import PENDING, RevisionState
 from puna.errors import NotFoundError
 from puna.home import Home
 from puna.publish.registry import ModelVersion
-from puna.train.record import Run, list_runs
+from puna.train.reporting.record import Run, list_runs
 
 
 def adapter_digest(run: Run) -> str:

@@ -1,0 +1,1 @@
+"""The model that is trained: Puna's own Llama, LoRA, quantised weights, kernels, loading."""

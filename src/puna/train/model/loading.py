@@ -1,0 +1,123 @@
+"""Building the model for training: base weights stream in one tensor at a time, then LoRA and chat rows join."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from puna.config.recipe import Recipe
+from puna.errors import TrainError
+from puna.progress import Progress, Silent
+from puna.train.model.block import Layer
+from puna.train.model.llama import ChatRows, Llama
+from puna.train.model.lora import LoraLinear, fresh_pair
+from puna.train.model.quant import freeze
+from puna.train.model.shape import Shape, Weights, read_shape, weight_name
+
+UNTRAINED_NORM = 0.1
+"""A row whose norm is under this share of the median norm was never trained (Llama-3's reserved rows are ~0)."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the base is held."""
+
+    device: str
+    dtype: torch.dtype
+    nf4: bool = True
+    double: bool = True
+    resident: bool = True
+
+
+def load_llama(base_dir: Path, choices: Choices, progress: Progress | None = None) -> Llama:
+    """The base without anything to train.
+
+    Raises:
+        TrainError: the folder does not hold a whole Llama-architecture model.
+    """
+    progress = progress or Silent()
+    shape, weights = read_shape(base_dir), Weights(base_dir)
+    layers = []
+    for index in range(shape.layers):
+        layers.append(_layer(index, shape, weights, choices))
+        progress.advance(index + 1, shape.layers)
+
+    def dense(name: str) -> torch.Tensor:
+        tensor: torch.Tensor = weights.tensor(name)
+        return tensor.to(choices.device, choices.dtype)
+
+    embed = dense("model.embed_tokens.weight")
+    if embed.shape != (shape.vocab, shape.hidden):
+        raise TrainError(f"the embedding is {tuple(embed.shape)}, config.json says {(shape.vocab, shape.hidden)}")
+    head = embed if shape.tied else dense("lm_head.weight")
+    return Llama(shape, layers, embed, dense("model.norm.weight"), head)
+
+
+def _layer(index: int, shape: Shape, weights: Weights, choices: Choices) -> Layer:
+    def dense(name: str) -> torch.Tensor | None:
+        if name not in weights:
+            return None
+        tensor: torch.Tensor = weights.tensor(name)
+        return tensor.to(choices.device, choices.dtype)
+
+    linears = {}
+    for projection, size in shape.projections().items():
+        place = weight_name(index, projection)
+        tensor = weights.tensor(f"{place}.weight").to(choices.device)
+        if tuple(tensor.shape) != size:
+            raise TrainError(f"{place}.weight is {tuple(tensor.shape)}, config.json says {size}")
+        frozen = freeze(tensor, choices.dtype, nf4=choices.nf4, double=choices.double, resident=choices.resident)
+        linears[projection] = LoraLinear(frozen, dense(f"{place}.bias"), place)
+    names = {
+        "input": "input_layernorm",
+        "post": "post_attention_layernorm",
+        "q": "self_attn.q_norm",
+        "k": "self_attn.k_norm",
+    }
+    norms = {key: dense(f"model.layers.{index}.{name}.weight") for key, name in names.items()}
+    return Layer(index, shape, linears, {key: norm for key, norm in norms.items() if norm is not None})
+
+
+def add_fresh_lora(model: Llama, recipe: Recipe) -> None:
+    """LoRA pairs at PEFT's starting point, drawn from the recipe's seed on the CPU: the same on every device."""
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    sizes, lora = model.shape.projections(), recipe.lora
+    for linear in model.linears:
+        projection = linear.place.rsplit(".", 1)[1]
+        if projection in lora.target_modules:
+            a, b = fresh_pair(*sizes[projection], lora.lora_r, generator)
+            linear.add_lora(a.to(model.device), b.to(model.device), lora.lora_alpha, lora.use_rslora)
+
+
+def add_fresh_chat_rows(model: Llama, token_ids: Mapping[str, int]) -> list[str]:
+    """Make the chat tokens' rows trainable; rows that the base never trained start at the mean of trained ones.
+
+    Rows that are trained already (an instruction-tuned base, or one that Puna made) are kept as they are.
+    Returns the tokens whose rows were given a start.
+    """
+    if not token_ids:
+        return []
+    ids = sorted(set(token_ids.values()))
+    embed, fresh = _start(model.embed_VD, ids)
+    head, fresh_head = (None, fresh) if model.shape.tied else _start(model.head_VD, ids)
+    model.chat = ChatRows(ids, embed, head)
+    return sorted(token for token, number in token_ids.items() if number in fresh | fresh_head)
+
+
+def _start(matrix_VD: torch.Tensor, ids: list[int]) -> tuple[torch.Tensor, set[int]]:
+    norms_V = torch.linalg.vector_norm(matrix_VD, dim=1, dtype=torch.float32)
+    trained_V = norms_V > UNTRAINED_NORM * norms_V.median()
+    others_V = trained_V.clone()
+    others_V[ids] = False
+    # In pieces, since a float32 copy of Llama-3's embedding would take 2 GB.
+    pieces = zip(torch.split(matrix_VD, 8192), torch.split(others_V.float(), 8192), strict=True)
+    mean_D = torch.stack([chosen @ piece.float() for piece, chosen in pieces]).sum(0) / others_V.sum().clamp(min=1)
+    rows = matrix_VD[ids].float()
+    fresh = {number for number in ids if not trained_V[number]}
+    for at, number in enumerate(ids):
+        if number in fresh:
+            rows[at] = mean_D
+    return rows, fresh
