@@ -45,7 +45,7 @@ def branch(folder: Path, indent: str, deep: bool) -> list[str]:
     lines = [f"{indent}{folder.name + '/':<18}{sentence(folder / '__init__.py')}"]
     if deep:
         modules = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
-        lines += [f"{indent}  {p.name:<20}{sentence(p)}" for p in modules]
+        lines += [f"{indent}  {p.name:<22}{sentence(p)}" for p in modules]
         for inner in packages(folder):
             lines += branch(inner, indent + "  ", deep)
     return lines

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from puna.control.builds.builder import Builder
     from puna.control.store.store import Store
     from puna.control.telemetry.vitals import Vitals
-    from puna.serve.door import Counts
+    from puna.serve.http.acceptor import Counts
 
 GATEWAY_GRACE_S = 30.0
 """Requests in flight when `puna up` is told to stop have so long."""
@@ -145,7 +145,7 @@ class Shared:
 
     listen_fd: int
     counts_fd: int
-    """How many clients each has (serve/door.py)."""
+    """How many clients each has (serve/http/acceptor.py)."""
     limits_fd: int
     """What keys with limits have asked of each (serve/limits.py)."""
     memories: Memories
@@ -170,7 +170,7 @@ def _listed(memories: Memories) -> str:
 
 
 def _client_counts(gateways: int) -> int:
-    """Memory in which the gateways tell each other how many clients they have (serve/door.py), as a descriptor."""
+    """Memory in which the gateways tell each other how many clients they have, as a descriptor."""
     fd = os.memfd_create("puna-clients")
     os.ftruncate(fd, 4 * gateways)
     return fd
@@ -420,8 +420,8 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
     # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
-    from puna.serve.door import Counts
     from puna.serve.gateway import Gateway, GatewaySettings
+    from puna.serve.http.acceptor import Counts
 
     settings = GatewaySettings(
         home.control_socket,
@@ -460,9 +460,9 @@ def _serve(
     """
     import uvicorn
 
-    from puna.serve.clients import ClientLimits
-    from puna.serve.connection import Connection
-    from puna.serve.door import Server
+    from puna.serve.http.acceptor import Server
+    from puna.serve.http.clients import ClientLimits
+    from puna.serve.http.connection import Connection
 
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -93,7 +93,7 @@ def test_a_mutant_knows_its_function_and_lines_belong_to_the_same_ones(tmp_path:
 
 
 def test_every_mutant_of_a_real_module_is_python_and_differs_in_one_place() -> None:
-    source = (ROOT / "src/puna/serve/routing.py").read_bytes()
+    source = (ROOT / "src/puna/serve/dispatch/routing.py").read_bytes()
     found = mutants("routing.py", source)
     assert len(found) > 30 and len(set(found)) == len(found)
     for mutant in found:

@@ -33,8 +33,8 @@ from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.publish.registry import Registry
-from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
+from puna.serve.http.connection import Connection
 
 SECRET = "v4lue-that-nobody-may-read"
 YOURS = "y0urs-alone"

@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 import uvloop
 
-from puna.serve import forward
-from puna.serve.connection import Connection
 from puna.serve.gateway import Gateway, GatewaySettings
+from puna.serve.http import forward
+from puna.serve.http.connection import Connection
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
 
@@ -445,7 +445,7 @@ def test_a_replica_that_let_its_time_pass_is_not_counted_among_those_that_died_o
 def test_a_replica_that_let_a_requests_time_pass_gets_others_after_a_while(
     sockets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puna.serve.link.STALLED_S", 0.1)
+    monkeypatch.setattr("puna.serve.dispatch.worker_connection.STALLED_S", 0.1)
     busy = asyncio.Event()
 
     async def after_others(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:

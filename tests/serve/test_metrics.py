@@ -11,14 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from puna.control.telemetry.figures import Memories, Memory, make
-from puna.serve.call import Call
+from puna.serve.dispatch.call import Call
 from puna.serve.metrics import Metrics
 
 pytestmark = pytest.mark.process
 
 GATEWAY = """
     import os, signal, sys, time
-    from puna.serve.call import Call
+    from puna.serve.dispatch.call import Call
     from puna.control.telemetry.figures import Memories
     from puna.serve.metrics import Metrics
     from puna.serve.routes_table import EndpointRoute, ReplicaRoute, Table

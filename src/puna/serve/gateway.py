@@ -27,25 +27,25 @@ from puna.errors import (
     UnauthorizedError,
     UsageError,
 )
-from puna.serve import cors, delivery, http
 from puna.serve.access import Access
-from puna.serve.call import REVISION, Call, ClientGone
-from puna.serve.connection import Request
-from puna.serve.dispatch import Lane
-from puna.serve.forward import MOST_OPEN, ControlPlane
-from puna.serve.health import PATHS as PROBES
-from puna.serve.health import Health
-from puna.serve.http import Disconnected, Receive, Scope, Send
-from puna.serve.lanes import Lanes
+from puna.serve.dispatch.call import REVISION, Call, ClientGone
+from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.endpoint_pool import Lanes
+from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
+from puna.serve.dispatch.worker_connection import Reply
+from puna.serve.http import asgi, cors, delivery
+from puna.serve.http.asgi import Disconnected, Receive, Scope, Send
+from puna.serve.http.connection import Request
+from puna.serve.http.forward import MOST_OPEN, ControlPlane
+from puna.serve.http.health import PATHS as PROBES
+from puna.serve.http.health import Health
+from puna.serve.http.spool import MOST_FILES, Spool
 from puna.serve.limits import Limits
-from puna.serve.link import Reply
 from puna.serve.metrics import CONTENT_TYPE, Metrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
 from puna.serve.routes_table import Follower, KeyRoute, Table
-from puna.serve.spool import MOST_FILES, Spool
 from puna.serve.usage import Meter
-from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
 OWN = ("/v2", OPENAI)
 METRICS = "/metrics"
@@ -126,7 +126,7 @@ class Gateway:
     async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Inference, and what is asked about it: what pages of other sites may call, where that was allowed."""
         if scope["path"].startswith(OPENAI):
-            await self.openai.answer(scope, receive, send, self._trace(http.header(scope, b"x-request-id")))
+            await self.openai.answer(scope, receive, send, self._trace(asgi.header(scope, b"x-request-id")))
         else:
             await self._answer(scope, receive, send)
 
@@ -220,7 +220,7 @@ class Gateway:
         match = MODEL.fullmatch(scope["path"])
         name, version, verb = match.groups() if match else ("", None, None)
         is_call = verb in ("infer", "generate_stream")
-        call = Call(name, verb or "", b"", self._trace(http.header(scope, b"x-request-id")), version or LIVE_VERSION)
+        call = Call(name, verb or "", b"", self._trace(asgi.header(scope, b"x-request-id")), version or LIVE_VERSION)
         try:
             if is_call and scope["method"] == "POST":
                 status = await self._infer(scope, receive, send, call)
@@ -228,7 +228,7 @@ class Gateway:
                 status = await self._about(scope, send, call)
         except PunaError as error:
             status = error.http_status
-            await http.refuse(send, error, delivery.headers(call))
+            await asgi.refuse(send, error, delivery.headers(call))
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
         finally:
@@ -256,7 +256,7 @@ class Gateway:
                 status = CLIENT_GONE
             else:
                 known = error if isinstance(error, PunaError) else ReplicaDiedError(f"{call.endpoint}: {error}")
-                status, headers, body = http.refusal(known)
+                status, headers, body = asgi.refusal(known)
                 request.reply(status, [*headers, *delivery.headers(call)], body)
             name = call.endpoint if call.endpoint in self.lanes.by_name else ""
             self.metrics.answered(name, status, call, began)
@@ -267,7 +267,7 @@ class Gateway:
             key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint)
             call.key = key.id
             if len(call.body) > self.settings.max_body_bytes:
-                raise http.too_large(self.settings.max_body_bytes)
+                raise asgi.too_large(self.settings.max_body_bytes)
             lane = self.lanes.find(call.endpoint)
             if lane.split is not None:
                 lane = lane.split.pick(lane, call, request.header(REVISION))
@@ -284,7 +284,7 @@ class Gateway:
 
     def _permit(self, scope: Scope, endpoint: str | None) -> KeyRoute:
         """The request's key, which may use `endpoint`."""
-        return self.access.check(http.header(scope, b"authorization"), time.time(), endpoint=endpoint)
+        return self.access.check(asgi.header(scope, b"authorization"), time.time(), endpoint=endpoint)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
@@ -302,7 +302,7 @@ class Gateway:
         call.json_bytes = _json_bytes(scope, call)
         lane = self.lanes.find(call.endpoint)
         if lane.split is not None:
-            asked = http.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
+            asked = asgi.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
             lane = lane.split.pick(lane, call, asked)
         with delivery.watched(receive, call):
             if call.path == "stream":
@@ -334,11 +334,11 @@ class Gateway:
     async def _about(self, scope: Scope, send: Send, call: Call) -> int:
         """Health, metadata and metrics: everything here that is not inference."""
         path, method, name, verb = scope["path"].rstrip("/"), scope["method"], call.endpoint, call.path
-        takes = http.CALL if verb in ("infer", "generate_stream") else http.READ
+        takes = asgi.CALL if verb in ("infer", "generate_stream") else asgi.READ
         if not (name or path in PROBES or path in ("/v2", METRICS)):
             raise NotFoundError(f"{path} is not known here", "POST /v2/models/<name>/infer")
         if method == "OPTIONS":
-            return await http.options(send, takes)
+            return await asgi.options(send, takes)
         if method not in takes:
             raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
         if path in PROBES:
@@ -350,7 +350,7 @@ class Gateway:
             self._permit(scope, None)
             self.metrics.flush()
             text = await asyncio.to_thread(self.metrics.written)
-            await http.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
+            await asgi.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         self._permit(scope, name)
         lane = self.lanes.find(name)
@@ -367,7 +367,7 @@ def _json_bytes(scope: Scope, call: Call) -> int:
     Raises:
         UsageError: the header says more than there is.
     """
-    told = http.header(scope, http.JSON_BYTES)
+    told = asgi.header(scope, asgi.JSON_BYTES)
     if not told:
         return 0
     if not told.isdigit() or not 0 < int(told) <= len(call.body):
@@ -380,7 +380,7 @@ def _failed(error: str) -> bytes:
 
 
 async def _say(send: Send, status: int, body: dict[str, object]) -> int:
-    await http.reply(send, status, orjson.dumps(body))
+    await asgi.reply(send, status, orjson.dumps(body))
     return status
 
 

@@ -24,16 +24,16 @@ from puna.errors import (
     UnavailableError,
     UsageError,
 )
-from puna.serve import delivery, http
 from puna.serve.access import Access
-from puna.serve.call import REVISION, Call, ClientGone
-from puna.serve.dispatch import Lane
-from puna.serve.http import Disconnected, Header, Receive, Scope, Send
-from puna.serve.lanes import Lanes
+from puna.serve.dispatch.call import REVISION, Call, ClientGone
+from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.endpoint_pool import Lanes
+from puna.serve.http import asgi, delivery
+from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
+from puna.serve.http.spool import Spool
 from puna.serve.limits import Limits
 from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
-from puna.serve.spool import Spool
 from puna.serve.usage import Meter
 
 PREFIX = "/v1/"
@@ -93,9 +93,9 @@ class OpenAI:
         call = Call("", PATHS.get(path, ""), b"", trace)
         try:
             if scope["method"] == "OPTIONS" and (takes := _takes(path)):
-                await http.options(send, takes)
+                await asgi.options(send, takes)
                 return
-            key = self.access.holder(http.header(scope, b"authorization"), time.time())
+            key = self.access.holder(asgi.header(scope, b"authorization"), time.time())
             if call.path and scope["method"] == "POST":
                 status = await self._complete(scope, receive, send, call)
             else:
@@ -126,7 +126,7 @@ class OpenAI:
         self, scope: Scope, receive: Receive, send: Send, call: Call, model: str, is_stream: bool
     ) -> int:
         """A request that has arrived, to the endpoint that its `model` means; returns the status."""
-        authorization, now = http.header(scope, b"authorization"), time.time()
+        authorization, now = asgi.header(scope, b"authorization"), time.time()
         key = self.access.holder(authorization, now)
         # A key for some endpoints hears nothing of the others, not even which there are.
         target = find(model, [lane.route for lane in self._open_to(key)])
@@ -142,7 +142,7 @@ class OpenAI:
         if key.limits is not None:
             self.limits.enter(call, key)
         if lane.split is not None and (not target.adapter or target.adapter in lane.split.lane.route.adapters):
-            lane = lane.split.pick(lane, call, http.header(scope, REVISION))
+            lane = lane.split.pick(lane, call, asgi.header(scope, REVISION))
         if target.adapter:
             call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
         with delivery.watched(receive, call):
@@ -177,21 +177,21 @@ class OpenAI:
             raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
         models = list(_models(self.lanes.by_name.values(), key))
         if path == MODELS:
-            await http.reply(send, 200, orjson.dumps({"object": "list", "data": models}))
+            await asgi.reply(send, 200, orjson.dumps({"object": "list", "data": models}))
             return 200
         name = path.removeprefix(MODELS + "/")
         found = next((model for model in models if model["id"] == name), None)
         if found is None:
             raise NotFoundError(f"the model `{name}` does not exist", f"GET {MODELS} lists what this key may call")
-        await http.reply(send, 200, orjson.dumps(found))
+        await asgi.reply(send, 200, orjson.dumps(found))
         return 200
 
 
 def _takes(path: str) -> tuple[str, ...]:
     """The methods of an address; none: there is no such address."""
     if path in PATHS:
-        return http.CALL
-    return http.READ if path == MODELS or path.startswith(MODELS + "/") else ()
+        return asgi.CALL
+    return asgi.READ if path == MODELS or path.startswith(MODELS + "/") else ()
 
 
 def asked_of(body: bytes) -> tuple[str, bool]:
@@ -282,6 +282,6 @@ def _error(message: str, kind: str, code: str | None, param: str | None = None) 
 async def _refuse(send: Send, error: PunaError, call: Call, code: str = "") -> None:
     kind, usual = next(((k, c) for cls, k, c in KINDS if isinstance(error, cls)), ("server_error", None))
     param = "model" if usual == "model_not_found" and not code else None
-    extra: list[Header] = [http.JSON, *delivery.headers(call), *http.advice(error)]
-    body = orjson.dumps({"error": _error(http.error_text(error), kind, code or usual, param)})
-    await http.reply(send, error.http_status, body, extra)
+    extra: list[Header] = [asgi.JSON, *delivery.headers(call), *asgi.advice(error)]
+    body = orjson.dumps({"error": _error(asgi.error_text(error), kind, code or usual, param)})
+    await asgi.reply(send, error.http_status, body, extra)

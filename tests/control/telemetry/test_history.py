@@ -12,7 +12,7 @@ from puna.control.domain.records import Snapshot
 from puna.control.telemetry.figures import Memories, make
 from puna.control.telemetry.history import Counted, History, _point, counted, quantile_ms
 from puna.control.telemetry.load import Loads
-from puna.serve.call import Call
+from puna.serve.dispatch.call import Call
 from puna.serve.metrics import Metrics
 from puna.server import keep_on
 

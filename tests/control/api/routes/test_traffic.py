@@ -20,7 +20,7 @@ from puna.control.domain.states import BuildState, RevisionState
 from puna.control.telemetry.figures import make
 from puna.control.telemetry.shares import figures
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
-from puna.serve.call import Call
+from puna.serve.dispatch.call import Call
 from puna.serve.metrics import Metrics
 
 APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': 'VERSION'}\n"

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from puna.errors import MachineError, NotYetError, TooLargeError
-from puna.serve import http
-from puna.serve.encoding import Unpacker, unpacked, unpackers
-from puna.serve.http import Receive, Scope
+from puna.serve.http import asgi
+from puna.serve.http.asgi import Receive, Scope
+from puna.serve.http.encoding import Unpacker, unpacked, unpackers
 
 MEMORY_BYTES = 1 << 20
 """A longer body goes to disk."""
@@ -141,14 +141,14 @@ class Spool:
         """
         intake = Intake(self, limit_bytes)
         try:
-            packed = unpackers(http.header(scope, b"content-encoding"))
+            packed = unpackers(asgi.header(scope, b"content-encoding"))
             try:
-                async for piece in http.pieces(scope, receive, limit_bytes):
+                async for piece in asgi.pieces(scope, receive, limit_bytes):
                     await self._take(intake, packed, piece)
                     if intake.is_large:
                         await self._turn()
             except TooLargeError:
-                await http.discard(receive)
+                await asgi.discard(receive)
                 raise
             for unpacker in packed:
                 unpacker.finish()
@@ -224,7 +224,7 @@ class Intake:
         """One more piece, written before this returns unless it is kept in memory."""
         self._size += len(piece)
         if self._size > self._limit_bytes:
-            raise http.too_large(self._limit_bytes)
+            raise asgi.too_large(self._limit_bytes)
         self._pieces.append(piece)
         self._waiting += len(piece)
         if self._file is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from puna import __version__
-from puna.serve.dispatch import Lane
+from puna.serve.dispatch.dispatcher import Lane
 from puna.serve.routes_table import Follower
 
 LIVE, READY = ("/ping", "/v2/health/live"), "/v2/health/ready"

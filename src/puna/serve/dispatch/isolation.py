@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 
-from puna.serve.call import Group
-from puna.serve.link import Exchange, Link
-from puna.serve.routing import least_loaded
+from puna.serve.dispatch.call import Group
+from puna.serve.dispatch.routing import least_loaded
+from puna.serve.dispatch.worker_connection import Exchange, Link
 
 PROBATION = 2.0
 PROBATION_S, MAX_PROBATION_S = 1.0, 5.0

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from puna.serve.connection import Connection
-from puna.serve.door import SLACK, Counted, Counts, Server
+from puna.serve.http.acceptor import SLACK, Counted, Counts, Server
+from puna.serve.http.connection import Connection
 from serve.conftest import until
 
 pytestmark = pytest.mark.process

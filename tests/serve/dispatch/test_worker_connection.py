@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from puna.serve.link import Link, Lost, Refused, Reply
+from puna.serve.dispatch.worker_connection import Link, Lost, Refused, Reply
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 

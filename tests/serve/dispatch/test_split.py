@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from puna.control.telemetry.load import EndpointLoad, Loads
-from puna.serve.call import Call
-from puna.serve.dispatch import Lane, Split
+from puna.serve.dispatch.call import Call
+from puna.serve.dispatch.dispatcher import Lane, Split
 from puna.serve.routes_table import EndpointRoute, parse
 from puna.worker import protocol
 from serve.conftest import StubWorker, until

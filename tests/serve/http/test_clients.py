@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from puna.serve.clients import LOCAL, ClientLimits, Clients, is_own
+from puna.serve.http.clients import LOCAL, ClientLimits, Clients, is_own
 
 
 class Stub:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from puna.serve.dispatch.pending_queue import Ticket
+from puna.serve.dispatch.worker_connection import Exchange, Link, Reply
+from puna.serve.http.spool import Body
 from puna.serve.limits import Use
-from puna.serve.link import Exchange, Link, Reply
 from puna.serve.routes_table import ASLEEP
-from puna.serve.spool import Body
-from puna.serve.waiting_room import Ticket
 
 REVISION = b"x-puna-revision"
 """The header that says which revision answered, and may ask for one of those that have a share."""

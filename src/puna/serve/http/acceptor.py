@@ -18,8 +18,8 @@ from typing import Any
 
 import uvicorn
 
-from puna.serve.clients import LOCAL, ClientLimits, Clients
-from puna.serve.connection import Connection
+from puna.serve.http.clients import LOCAL, ClientLimits, Clients
+from puna.serve.http.connection import Connection
 
 CROWDED_PAUSE_S = 0.1
 """While nobody more can be let in."""

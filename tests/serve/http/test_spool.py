@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from puna.serve import spool
+from puna.serve.http import spool
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
-from serve.test_connection import Connect, post, raw_story
+from serve.http.test_connection import Connect, post, raw_story
 from serve.test_gateway import INFER, KEY, World, story
 
 pytestmark = pytest.mark.process

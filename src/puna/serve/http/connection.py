@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from puna.serve.arrival import BODY, HEAD, REQUEST, Arrival, Limits
-from puna.serve.clients import Unread
-from puna.serve.corked import CorkedProtocol
-from puna.serve.http import JSON_BYTES, Header
+from puna.serve.http.arrival import BODY, HEAD, REQUEST, Arrival, Limits
+from puna.serve.http.asgi import JSON_BYTES, Header
+from puna.serve.http.clients import Unread
+from puna.serve.http.write_coalescing import CorkedProtocol
 
 PREFIX, SUFFIX = b"/v2/models/", b"/infer"
 MAX_SHORT_BODY_BYTES = 65536

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from puna.errors import EncodingError, UsageError
-from puna.serve.encoding import PIECE_BYTES, unpacked, unpackers
+from puna.serve.http.encoding import PIECE_BYTES, unpacked, unpackers
 
 BODY = b'{"inputs": []}' * 50
 RAW = zlib.compressobj(wbits=-15)

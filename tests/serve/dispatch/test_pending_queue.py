@@ -6,7 +6,7 @@ from collections import Counter, deque
 import pytest
 
 from puna.errors import QueueFullError
-from puna.serve.waiting_room import Ticket, WaitingRoom
+from puna.serve.dispatch.pending_queue import Ticket, WaitingRoom
 
 
 def enter(

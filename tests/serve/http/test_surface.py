@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from puna.serve import delivery, health
+from puna.serve.http import delivery, health
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story

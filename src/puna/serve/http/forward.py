@@ -17,7 +17,7 @@ import orjson
 
 from puna.control.domain import api_keys
 from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
-from puna.serve.http import (
+from puna.serve.http.asgi import (
     JSON,
     Disconnected,
     Header,

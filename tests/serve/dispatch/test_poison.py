@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from puna.errors import PoisonError, RateLimitError
-from puna.serve.poison import CONVICTED_S, REMEMBERED, SUSPECTED_S, Poison, digest
+from puna.serve.dispatch.poison import CONVICTED_S, REMEMBERED, SUSPECTED_S, Poison, digest
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from puna.serve.arrival import Limits
-from puna.serve.clients import Unread
-from puna.serve.connection import Connection
+from puna.serve.http.arrival import Limits
+from puna.serve.http.clients import Unread
+from puna.serve.http.connection import Connection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from puna.serve.corked import Corked
+from puna.serve.http.write_coalescing import Corked
 
 
 class Recorder:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import orjson
 
 from puna.errors import PunaError
-from puna.serve import http
-from puna.serve.call import REVISION, WAITING, Call, ClientGone
-from puna.serve.dispatch import Lane
-from puna.serve.http import Header, Receive, Send
-from puna.serve.link import Reply
+from puna.serve.dispatch.call import REVISION, WAITING, Call, ClientGone
+from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.worker_connection import Reply
+from puna.serve.http import asgi
+from puna.serve.http.asgi import Header, Receive, Send
 
 WATCH_AFTER_S = 0.02
 """A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
@@ -67,15 +67,15 @@ def headers(call: Call, *, has_waited: bool = True) -> list[Header]:
 
 async def whole(send: Send, call: Call, reply: Reply) -> int:
     """A reply in one piece; returns its status."""
-    await http.reply(send, reply.status, reply.body, reply_headers(call, reply))
+    await asgi.reply(send, reply.status, reply.body, reply_headers(call, reply))
     return reply.status
 
 
 def reply_headers(call: Call, reply: Reply) -> list[Header]:
     """The headers of a reply in one piece."""
     if not reply.json_bytes:
-        return [http.JSON, *headers(call)]
-    return [http.BYTES, (http.JSON_BYTES, b"%d" % reply.json_bytes), *headers(call)]
+        return [asgi.JSON, *headers(call)]
+    return [asgi.BYTES, (asgi.JSON_BYTES, b"%d" % reply.json_bytes), *headers(call)]
 
 
 class EventStream:
@@ -98,7 +98,7 @@ class EventStream:
         await self._begin()
         self._moved = self._loop.time()
         self._call.events += len(batch)
-        await http.events(self._send, batch)
+        await asgi.events(self._send, batch)
 
     async def end(self) -> None:
         """Send the stream's end."""
@@ -117,7 +117,7 @@ class EventStream:
             self.begun = True
             # One that a comment begins does not know yet what its call will have waited for.
             has_waited = self._call.stage is not WAITING
-            start = [*http.EVENTS, *headers(self._call, has_waited=has_waited)]
+            start = [*asgi.EVENTS, *headers(self._call, has_waited=has_waited)]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
 
     def _look(self) -> None:
@@ -157,7 +157,7 @@ async def streamed(send: Send, call: Call, lane: Lane, failed: Callable[[str], b
         except PunaError as why:
             if not stream.begun:
                 raise
-            error = http.error_text(why)
+            error = asgi.error_text(why)
         if error:
             call.broke_off = True
             await stream.events([failed(error)])

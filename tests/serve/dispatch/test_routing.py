@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from puna.serve.routing import EVEN, PREFIX_BYTES, Affinity, beginnings, choose
+from puna.serve.dispatch.routing import EVEN, PREFIX_BYTES, Affinity, beginnings, choose
 
 
 @dataclass

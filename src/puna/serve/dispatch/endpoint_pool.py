@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from puna.errors import NotFoundError
-from puna.serve.dispatch import Lane, Split
+from puna.serve.dispatch.dispatcher import Lane, Split
+from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
 from puna.serve.routes_table import EndpointRoute, Table
-from puna.serve.waiting_room import STARTUP_ALLOWANCE_S
 
 JOINED = ("cold", "deaths", "poison")
 """Lists in a load report."""

@@ -12,14 +12,14 @@ from typing import Any
 from puna.control.domain.splits import WHOLE
 from puna.control.domain.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
-from puna.serve.deadlines import Deadlines
-from puna.serve.isolation import PATIENCE_S, Isolation, probation_s
-from puna.serve.link import Exchange, Link, Lost, Reply, Unbegun
-from puna.serve.poison import Poison, digest
+from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
+from puna.serve.dispatch.deadlines import Deadlines
+from puna.serve.dispatch.isolation import PATIENCE_S, Isolation, probation_s
+from puna.serve.dispatch.pending_queue import Ticket, WaitingRoom
+from puna.serve.dispatch.poison import Poison, digest
+from puna.serve.dispatch.routing import Affinity, beginnings, choose
+from puna.serve.dispatch.worker_connection import Exchange, Link, Lost, Reply, Unbegun
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
-from puna.serve.routing import Affinity, beginnings, choose
-from puna.serve.waiting_room import Ticket, WaitingRoom
 
 ZYGOTE = "zygote"
 OVERRUN = 504

@@ -1,0 +1,1 @@
+"""From a call to a replica: pools, pending queues, worker connections, routing."""
