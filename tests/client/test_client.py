@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from control.conftest import World, make_source
 from puna import errors
 from puna.backends.memory import MemoryBackend
-from puna.cli import deploy, output
+from puna.cli import output
+from puna.cli.commands import deploy
 from puna.client import Client
 from puna.client.transport import error_of
 from puna.control.api.app import create_app

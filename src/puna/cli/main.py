@@ -119,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
     import typer
 
     module, _, attribute = COMMANDS[name].target.partition(":")
-    target = getattr(importlib.import_module(f"puna.cli.{module}"), attribute)
+    target = getattr(importlib.import_module(f"puna.cli.commands.{module}"), attribute)
     app = target
     if not isinstance(target, typer.Typer):
         app = typer.Typer(add_completion=False)

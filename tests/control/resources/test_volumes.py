@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from control.conftest import World
 from puna.artifacts import Source
 from puna.backends import mounts
-from puna.cli import volumes as command
+from puna.cli.commands import volumes as command
 from puna.cli.main import run
 from puna.client import Client
 from puna.control.api.app import create_app

@@ -16,7 +16,8 @@ from config.tutorial_files import FILES
 from control.conftest import World
 from puna import pipeline
 from puna.backends.memory import MemoryBackend
-from puna.cli import deploy, output
+from puna.cli import output
+from puna.cli.commands import deploy
 from puna.client import Client
 from puna.config import project, recipe
 from puna.control.api.app import create_app

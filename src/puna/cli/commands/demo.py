@@ -196,7 +196,7 @@ def _call_warm(story: Story, client: Client) -> None:
 
 
 def _call(story: Story, client: Client) -> tuple[str, float, Mapping[str, str]]:
-    from puna.cli.call import infer
+    from puna.cli.commands.call import infer
 
     reply = infer(client, NAME, {"prompt": story.figures["question"]})
     return str(reply.outputs["generated_text"]), reply.seconds, reply.headers
