@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from puna.backends.pack import worker_pyz
+from puna.backends.pack import worker_folder
 from puna.worker import protocol
 from worker import wire
 
@@ -63,7 +63,8 @@ def python(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return worker_pyz(tmp_path_factory.mktemp("pyz"))
+    """The worker as replicas run it: unpacked, so that each Python compiles it once and not at every start."""
+    return worker_folder(tmp_path_factory.mktemp("pyz"))
 
 
 @pytest.fixture

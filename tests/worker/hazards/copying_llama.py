@@ -1,12 +1,15 @@
-"""A real Llama of two small matrices that answers with the marker in its prompt, under the names that apps load."""
+"""A real Llama of two small matrices that answers with the marker in its prompt, under the names that apps load.
+
+Only the process that writes it imports torch: seconds, which the tests that read NAMES need not wait for.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 NAMES = ("acme/echo", "rbgo/inferless-llama-3-8B")
 MARKERS = 320
@@ -33,6 +36,9 @@ def write(hub: Path) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     words = [*SPECIAL, *WORDS, *(f"q{number}q" for number in range(MARKERS))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -44,6 +50,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _model(size: int) -> LlamaForCausalLM:
     """Attention is the same everywhere and sees markers only: what it has seen is what the head says."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     shape = {"hidden_size": SPACE + REST, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 64}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}

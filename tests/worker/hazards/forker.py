@@ -1,4 +1,6 @@
-"""A process that has torch and transformers imported and forks a worker for each line of its input; run with -I.
+"""A process that writes the model, has torch and transformers imported and forks a worker for each line of its input.
+
+It is run with -I.
 
 `{"arguments": [...], "log": path, "env": {...}}` is answered with the worker's process id; `{"end": pid}` with its
 status, once it is gone.
@@ -13,11 +15,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
 def main(pyz: str) -> None:
     """Until the input ends; the workers hold a pipe of this process and go with it."""
+    write_model(Path(os.environ["HF_HOME"]))
     sys.path.insert(0, pyz)
     import torch
     from transformers import (  # noqa: F401 - found by the forks
@@ -55,6 +59,15 @@ def main(pyz: str) -> None:
             continue
         os.close(_lifeline)
         become_worker(asked, held, work)
+
+
+def write_model(hub: Path) -> None:
+    """By the file beside this one, which no worker finds afterwards."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import copying_llama
+
+    copying_llama.write(hub)
+    del sys.path[0], sys.modules["copying_llama"]
 
 
 def note_rows(module: object, arguments: tuple[Any, ...]) -> None:

@@ -19,6 +19,8 @@ from worker.hazards import copying_llama
 from worker.hazards.corpus import HERE, MARKER, VARIANTS, Story, inputs, marker
 
 CALLERS, CALLS = 16, 300
+SURELY = 16
+"""So many times the calls after which an app was seen to mix replies; that is after one to three, for nearly all."""
 PATIENCE_S = 120.0  # on a machine where others work too
 DATATYPES = {str: "BYTES", bool: "BOOL", int: "INT32", float: "FP32"}
 
@@ -54,7 +56,6 @@ class Forker:
 
     def __init__(self, pyz: Path, folder: Path) -> None:
         self.folder, self.sockets = folder, tempfile.TemporaryDirectory(prefix="puna")  # a socket's path must be short
-        copying_llama.write(folder / "hf")
         self.env = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE / "site")}
         self.env |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.env["HAZARDS_MODEL"] = copying_llama.NAMES[0]

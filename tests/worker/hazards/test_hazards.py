@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from worker.hazards.corpus import ENGINES, Story, stories
-from worker.hazards.harness import CALLERS, Forker
+from worker.hazards.harness import CALLERS, SURELY, Forker
 
 pytestmark = pytest.mark.process
 BATCHED = ("vllm", "transformers")
@@ -33,7 +33,7 @@ def test_an_app_that_keeps_something_of_a_request_never_hands_it_to_another(stor
     asked.end()
     assert forced.mixed, f"{story} is no hazard: {forced}"
     served = forker.start(story, 0)
-    found = served.meet()
+    found = served.meet(max(4 * CALLERS, SURELY * forced.replies))
     served.end()
     print(f"{story}: {found}")
     assert (len(found.foreign), len(found.different), len(found.failed)) == (0, 0, 0), f"{story}: {found}"
