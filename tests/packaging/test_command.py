@@ -90,7 +90,7 @@ def test_cancelling_ends_all_descendants_within_five_seconds(tmp_path: Path) -> 
 
 def test_a_builder_that_is_killed_takes_its_commands_along(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from puna.build import command\n"
+        "from pathlib import Path; from puna.packaging import command\n"
         "command.run(['/bin/sh', '-c', 'sleep 100 & echo $! > pid; sleep 100'], {'PATH': '/usr/bin:/bin'},"
         f" Path({str(tmp_path)!r}), log=print, cancelled=lambda: False)"
     )

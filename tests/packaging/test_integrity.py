@@ -22,9 +22,20 @@ pytestmark = pytest.mark.process
 SPEC = RuntimeSpec(python_packages=("six==1.17.0", "tabulate==0.10.0"))
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package cache that has what SPEC needs: it comes over the network once."""
+    folder = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_CACHE_DIR", str(folder / "cache"))
+        build(SPEC, Home(folder / "home"), lambda line: None)
+    return folder / "cache"
+
+
 @pytest.fixture
-def built(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+def built(home: Home, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     """With a package cache of its own on the same disk, so that its files are links into that."""
+    shutil.copytree(packages, tmp_path / "cache", symlinks=True)
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("UV_LINK_MODE", "hardlink")
     return build(SPEC, home, lambda line: None)

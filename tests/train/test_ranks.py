@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,89 +18,50 @@ from puna.config.recipe import Recipe
 from puna.train.ranks import Ranks
 from puna.train.reporting.record import Run
 from puna.train.run import train
+from train import rank
+from train.forks import Forks
 from train.tiny import make_recipe
-
-RANK = """
-import json, os, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from puna.artifacts import Dataset
-from puna.errors import PunaError
-from puna.spec import recipe as recipes
-from puna.train import checkpoint, loop
-from puna.train.run import train
-
-recipe, base, dataset, run, resume, slow, breaks = json.loads(sys.argv[1])
-rank, real, save = int(os.environ["RANK"]), loop.one_step, checkpoint.save
-
-def say(text):
-    os.write(1, f"{text}\\n".encode())  # a line at once: ranks share a pipe, without buffers
-
-say(f"pid {rank} {os.getpid()}")
-
-def one_step(job, at):
-    done = real(job, at)
-    time.sleep(slow)
-    if breaks == "rank 1 dies" and rank == 1 and at.step == 3:
-        os._exit(9)
-    return done
-
-def full(*given):
-    raise PunaError("no space left", "free some")
-
-loop.one_step = one_step
-if breaks == "rank 0's disk is full":
-    checkpoint.save = full
-try:
-    train(recipes.parse(recipe), Path(base), Dataset.open(Path(dataset)), Path(run), resume=resume, device="cpu")
-except PunaError as error:
-    say(f"said {rank} {error.message}")
-    sys.exit(error.exit_code)
-threads = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-if any("gloo" in name for name in threads):  # they would end with the interpreter, and abort the process now and then
-    sys.exit(f"the group of processes outlives the run: {threads}")
-"""
 
 
 class Together:
-    """A run trained by several processes under torchrun."""
+    """A run trained by several processes."""
 
     def __init__(self, folder: Path, base_dir: Path, dataset: Dataset) -> None:
-        self.script = folder / "rank.py"
-        self.script.write_text(RANK)
-        self.base_dir, self.dataset = base_dir, dataset
-        self.started: list[subprocess.Popen[str]] = []
+        self.folder, self.base_dir, self.dataset = folder, base_dir, dataset
+        self.started: list[Forks] = []
 
-    def start(
-        self, recipe: Recipe, run: Path, world: int = 2, *, resume: bool = False, slow: float = 0, breaks: str = ""
-    ) -> subprocess.Popen[str]:
-        given = [recipe.as_dict(), str(self.base_dir), str(self.dataset.path), str(run), resume, slow, breaks]
+    def torchrun(self, recipe: Recipe, run: Path, world: int = 2) -> Run:
+        """Under torchrun, to its end."""
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        process = subprocess.Popen([*command, str(self.script), json.dumps(given)], env=env, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def finish(self, recipe: Recipe, run: Path, world: int = 2, resume: bool = False) -> Run:
-        process = self.start(recipe, run, world, resume=resume)
-        said, _ = process.communicate(timeout=180)
-        assert process.returncode == 0, said
+        argv = [*command, rank.__file__, json.dumps(self._given(recipe, run))]
+        done = subprocess.run(argv, env=env, text=True, capture_output=True, check=False, timeout=180)
+        assert done.returncode == 0, done.stdout + done.stderr
         return Run(run)
 
-    def stop(self) -> None:
-        for process in self.started:
-            process.terminate()  # torchrun ends its ranks
-            process.communicate()
+    def start(self, recipe: Recipe, run: Path, *, resume: bool = False, slow_s: float = 0, breaks: str = "") -> Forks:
+        """Two ranks without the wait for torchrun's imports and theirs."""
+        log = self.folder / f"ranks-{len(self.started)}.log"
+        self.started.append(Forks(log, [*self._given(recipe, run), resume, slow_s, breaks], world=2))
+        return self.started[-1]
+
+    def finish(self, recipe: Recipe, run: Path, resume: bool = False) -> Run:
+        """The same, to its end."""
+        forks = self.start(recipe, run, resume=resume)
+        assert forks.wait(180) == [0, 0], forks.said
+        return Run(run)
+
+    def _given(self, recipe: Recipe, run: Path) -> list[Any]:
+        return [recipe.as_dict(), str(self.base_dir), str(self.dataset.path), str(run)]
 
 
 @pytest.fixture
 def together(tmp_path: Path, base_dir: Path, dataset: Dataset) -> Iterator[Together]:
-    """torchrun on the tiny base; whatever is still running is stopped."""
+    """Ranks on the tiny base; whatever is still running is stopped."""
     made = Together(tmp_path, base_dir, dataset)
     yield made
-    made.stop()
+    for forks in made.started:
+        forks.kill()
 
 
 def masters(run: Run) -> dict[str, torch.Tensor]:
@@ -112,10 +72,10 @@ def losses(run: Run) -> list[float]:
     return [line[key] for line in run.metrics() for key in ("loss", "eval_loss", "grad_norm") if key in line]
 
 
-def wait_for_step(run: Run, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Run, step: int, forks: Forks) -> None:
     deadline = time.monotonic() + 120
     while not any(line["step"] >= step for line in run.metrics()):
-        assert process.poll() is None, process.communicate()[0]
+        assert forks.running(), forks.said
         assert time.monotonic() < deadline, f"the run does not get to step {step}"
         time.sleep(0.02)
 
@@ -144,7 +104,7 @@ def test_two_ranks_learn_what_one_process_learns(
     training: dict[str, Any] = {"per_device_train_batch_size": 23, "gradient_accumulation_steps": 1, "max_steps": 9}
     recipe = make_recipe(training=training | {"tokens_per_batch": 64})
     train(recipe, base_dir, dataset, tmp_path / "one", device="cpu")
-    one, two = Run(tmp_path / "one"), together.finish(recipe, tmp_path / "two")
+    one, two = Run(tmp_path / "one"), together.torchrun(recipe, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     theirs = masters(two)
     for name, master in masters(one).items():
@@ -162,16 +122,13 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resuming_gives_the_same_
     training = {"num_train_epochs": 4, "save_steps": 5, "optim": "adamw_8bit"}
     recipe = make_recipe(training=training, lora={"lora_dropout": 0.1})
     whole, cut = together.finish(recipe, tmp_path / "whole"), Run(tmp_path / "cut")
-    process = together.start(recipe, cut.path, slow=0.2)
-    wait_for_step(cut, 3, process)
-    assert process.stdout is not None
-    pid = next(int(line.split()[2]) for line in process.stdout if line.startswith("pid 1 "))
-    os.kill(pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    step = cut.step
-    for rank in (0, 1):
-        assert f"said {rank} stopped by SIGTERM after step {step} of 16" in said
-    assert process.returncode == 1 and cut.state == "interrupted" and "SIGTERM" in cut.status.error
+    forks = together.start(recipe, cut.path, slow_s=0.2)
+    wait_for_step(cut, 3, forks)
+    forks.processes[1].terminate()
+    codes, said, step = forks.wait(60), forks.said, cut.step
+    for number in (0, 1):
+        assert f"said {number} stopped by SIGTERM after step {step} of 16" in said
+    assert codes == [1, 1] and cut.state == "interrupted" and "SIGTERM" in cut.status.error
     assert 3 <= step < 16 and cut.checkpoints[-1].name == f"step-{step:06d}"
     together.finish(recipe, cut.path, resume=True)
     for name in ("adapter_model.safetensors", "chat_rows.safetensors"):
@@ -181,14 +138,15 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resuming_gives_the_same_
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("breaks", "sentence"),
+    ("breaks", "sentence", "codes"),
     [
-        ("rank 1 dies", "said 0 rank 0: another process of this run has ended"),
-        ("rank 0's disk is full", "said 1 no space left"),
+        ("rank 1 dies", "said 0 rank 0: another process of this run has ended", [1, 9]),
+        ("rank 0's disk is full", "said 1 no space left", [1, 1]),
     ],
 )
-def test_when_one_rank_fails_all_end(breaks: str, sentence: str, together: Together, tmp_path: Path) -> None:
-    process = together.start(make_recipe(), tmp_path / "run", breaks=breaks)
-    said, _ = process.communicate(timeout=90)
-    assert process.returncode == 1 and sentence in said
+def test_when_one_rank_fails_all_end(
+    breaks: str, sentence: str, codes: list[int], together: Together, tmp_path: Path
+) -> None:
+    forks = together.start(make_recipe(), tmp_path / "run", breaks=breaks)
+    assert forks.wait(90) == codes and sentence in forks.said
     assert Run(tmp_path / "run").state in ("failed", "interrupted") and Run(tmp_path / "run").adapter is None
