@@ -15,14 +15,22 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
     """A headless Chromium."""
     sync = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT: the console is not tested; make setup")
     with sync.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Any]:
+    """The same one for a file's tests; each test's pages have a profile of their own and end with the test."""
+    yield chromium
+    for profile in chromium.contexts:
+        profile.close()
 
 
 def troubles_of(page: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from console.conftest import needs_chromium, serious, troubles_of
-from stories.conftest import Up, own_up, write_app  # noqa: F401  (own_up is a fixture)
+from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up is a fixture)
 
 LINES = 100_000
 pytestmark = [pytest.mark.process, needs_chromium]
@@ -30,15 +30,22 @@ window.fetch = async (resource, how) => {
 """
 
 
-def test_earlier_lines_that_come_slowly_are_shown(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
-    own_up.deploy(write_app(tmp_path / "app"))
-    path = own_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"
+@pytest.fixture(scope="module")
+def long_log(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """The log of a replica of `app`, which is deployed."""
+    shared_up.deploy(write_app(tmp_path_factory.mktemp("long") / "app"))
+    path = shared_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"
     path.write_text("".join(f"INFO request {number:06d} answered\n" for number in range(LINES)))
+    return path
+
+
+@pytest.mark.usefixtures("long_log")
+def test_earlier_lines_that_come_slowly_are_shown(shared_up: Up, browser: Any) -> None:  # noqa: F811
     page = browser.new_page()
     page.add_init_script(SLOWLY)
-    page.goto(own_up.client.console_link()["url"])
+    page.goto(shared_up.client.console_link()["url"])
     page.get_by_role("link", name="app", exact=True).wait_for()
-    page.goto(f"{own_up.url}/#/endpoints/app/logs")
+    page.goto(f"{shared_up.url}/#/endpoints/app/logs")
     log, earlier = page.get_by_role("log"), page.get_by_role("button", name="Show earlier lines")
     log.get_by_text("request 099999").wait_for()
     for oldest in ("098500", "097500", "096500"):
@@ -48,15 +55,12 @@ def test_earlier_lines_that_come_slowly_are_shown(own_up: Up, browser: Any, tmp_
     assert log.evaluate("e => e.childElementCount") == 4000
 
 
-def test_a_log_of_any_length_is_usable(own_up: Up, browser: Any, tmp_path: Path) -> None:  # noqa: F811
-    own_up.deploy(write_app(tmp_path / "app"))
-    path = own_up.home.folder("logs", "endpoints", "app") / "app-0a1b2c3d.log"
-    path.write_text("".join(f"INFO request {number:06d} answered\n" for number in range(LINES)))
+def test_a_log_of_any_length_is_usable(shared_up: Up, long_log: Path, browser: Any) -> None:  # noqa: F811
     page = browser.new_page()
     troubles = troubles_of(page)
-    page.goto(own_up.client.console_link()["url"])
+    page.goto(shared_up.client.console_link()["url"])
     page.get_by_role("link", name="app", exact=True).wait_for()
-    page.goto(f"{own_up.url}/#/endpoints/app/logs")
+    page.goto(f"{shared_up.url}/#/endpoints/app/logs")
     log = page.get_by_role("log")
     log.get_by_text("request 099999").wait_for()
     count = "e => e.childElementCount"
@@ -75,14 +79,14 @@ def test_a_log_of_any_length_is_usable(own_up: Up, browser: Any, tmp_path: Path)
 
     page.get_by_label("Search").fill("new and wanted")
     log.get_by_text("No line fits.").wait_for()
-    with path.open("a") as file:
+    with long_log.open("a") as file:
         file.write("INFO something else\nINFO new and wanted\n")
     log.get_by_text("new and wanted").wait_for()
     assert log.evaluate(count) == 1
     page.get_by_label("Search").fill("")
     page.get_by_label("Follow").uncheck()
     log.get_by_text("something else").wait_for()
-    with path.open("a") as file:
+    with long_log.open("a") as file:
         file.write("INFO not yet\n")
     page.get_by_text("not followed").wait_for()
     assert log.get_by_text("not yet").count() == 0
