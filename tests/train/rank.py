@@ -36,9 +36,9 @@ def main(
     def full(*given: Any) -> None:
         raise PunaError("no space left", "free some")
 
-    loop.one_step = one_step
+    loop.one_step = one_step  # type: ignore[assignment]
     if breaks == "rank 0's disk is full":
-        checkpoint.save = full
+        checkpoint.save = full  # type: ignore[assignment]
     try:
         train(recipes.parse(recipe), Path(base), Dataset.open(Path(dataset)), Path(run), resume=resume, device="cpu")
     except PunaError as error:

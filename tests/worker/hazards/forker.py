@@ -9,6 +9,7 @@ status, once it is gone.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -64,9 +65,7 @@ def main(pyz: str) -> None:
 def write_model(hub: Path) -> None:
     """By the file beside this one, which no worker finds afterwards."""
     sys.path.insert(0, str(Path(__file__).parent))
-    import copying_llama
-
-    copying_llama.write(hub)
+    importlib.import_module("copying_llama").write(hub)
     del sys.path[0], sys.modules["copying_llama"]
 
 
