@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import itertools
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mutate_tree import ROOT, Stopped, Tree, workspace
-from mutations import Mutant, mutants
+from mutations import Mutant, candidates, is_python
 
 J = TypeVar("J")
 SOURCE = ROOT / "src" / "puna"
@@ -135,12 +136,12 @@ def sources(args: argparse.Namespace) -> list[Path]:
 
 def drawn(args: argparse.Namespace, paths: Iterable[Path]) -> list[Mutant]:
     """The sample: of all mutants of these modules, or of those whose name has the words of `--only`."""
-    every = [m for path in paths for m in mutants(path.relative_to(ROOT).as_posix(), path.read_bytes())]
-    if args.only:
-        every = [m for m in every if args.only in m.name]
-    if len(every) > args.sample:
-        every = sorted(random.Random(args.seed).sample(every, args.sample), key=lambda m: (m.path, m.start))
-    return every
+    texts = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
+    every = [m for path, text in texts.items() for m in candidates(path, text) if args.only in m.name]
+    random.Random(args.seed).shuffle(every)
+    # To compile each of tens of thousands takes minutes: only as many as are wanted.
+    chosen = itertools.islice((m for m in every if is_python(m, texts[m.path])), args.sample)
+    return sorted(chosen, key=lambda m: (m.path, m.start))
 
 
 def accepted() -> dict[tuple[str, str, str], str]:

@@ -62,18 +62,24 @@ def _brief(text: str) -> str:
     return " ".join(text.split())[:60]
 
 
+def candidates(path: str, source: bytes) -> list[Mutant]:
+    """Every change of a module, in the order of the source, also those that leave no Python."""
+    return list(_Finder(path, source).module())
+
+
+def is_python(mutant: Mutant, source: bytes) -> bool:
+    """The module with the change can be compiled, and differs."""
+    changed = mutant.apply(source)
+    try:
+        compile(changed, mutant.path, "exec", dont_inherit=True)
+    except SyntaxError:
+        return False
+    return changed != source
+
+
 def mutants(path: str, source: bytes) -> list[Mutant]:
-    """Every mutant of a module that is Python after all, in the order of the source; none of them changes nothing."""
-    found = []
-    for mutant in _Finder(path, source).module():
-        changed = mutant.apply(source)
-        try:
-            compile(changed, path, "exec", dont_inherit=True)
-        except SyntaxError:
-            continue
-        if changed != source:
-            found.append(mutant)
-    return found
+    """Every mutant of a module."""
+    return [mutant for mutant in candidates(path, source) if is_python(mutant, source)]
 
 
 class _Finder:

@@ -106,3 +106,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section(f"the {COUNT} tests that take most processor time")
     for name in sorted(_cpu_s, key=lambda name: -_cpu_s[name])[:COUNT]:
         terminalreporter.write_line(f"{_cpu_s[name]:8.2f}s cpu {_wall_s[name]:8.2f}s wall  {name}")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which paths were handed to fsync, by the names that they had just then."""
+    seen: list[Path] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        seen.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return seen

@@ -159,3 +159,27 @@ def test_an_artifact_is_written_beside_others_that_write_and_remove_the_same(tmp
     assert all(one.result() > 3 for one in writing)
     assert all(Model.open(path).damage() == "" for path in tmp_path.glob("[!.]*"))
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_every_file_and_folder_of_an_artifact_reaches_the_disk_before_its_name_does(
+    tmp_path: Path, synced: list[Path]
+) -> None:
+    linked = tmp_path / "linked"
+    linked.write_text("16 GB")
+    with drafting("model", tmp_path / "models") as draft:
+        (draft.path / "deep" / "deeper").mkdir(parents=True)
+        for name in ("config.json", "deep/w.bin", "deep/deeper/x.bin"):
+            (draft.path / name).write_text(name)
+        os.link(linked, draft.path / "linked.bin")
+        draft.known["linked.bin"] = file_digest(linked)
+    seen = [path.relative_to(draft.path).as_posix() for path in synced if path.is_relative_to(draft.path)]
+    manifest = [name for name in seen if name.startswith(".manifest.json.")]
+    files = ["config.json", "deep/deeper/x.bin", "deep/w.bin"]
+    assert sorted(seen) == sorted([*manifest, *files, "deep", "deep/deeper", "."])
+    assert len(manifest) == 1 and seen[-1] == ".", "the folder last: it has the names of all the others"
+    assert synced[-1] == tmp_path / "models", "and the new name itself"
+
+
+def test_text_that_is_replaced_reaches_the_disk_before_its_name_does(tmp_path: Path, synced: list[Path]) -> None:
+    write_text(tmp_path / "a", "one")
+    assert [path.name.startswith(".a.") for path in synced] == [True]

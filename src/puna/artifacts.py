@@ -195,7 +195,9 @@ def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:
         kind, digest, datetime.now(UTC).isoformat(), draft.made_from, draft.config, draft.metrics, files
     )
     write_json(draft.path / MANIFEST, draft.manifest.__dict__)
-    for path in (*(draft.path / n for n in names if n not in draft.known), draft.path):
+    folders = sorted((p for p in draft.path.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True)
+    # A folder has the names of what is in it: without it a file's bytes are there and cannot be found.
+    for path in (*(draft.path / n for n in names if n not in draft.known), *folders, draft.path):
         sync(path)
     draft.final = parent / (name or digest[:SHORT])
     while not _takes(draft.path, draft.final):

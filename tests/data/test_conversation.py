@@ -87,3 +87,10 @@ def test_a_malformed_row_is_named_for_what_is_wrong(column: str, value: object, 
 
 def test_without_an_assistant_turn_there_is_still_something_to_learn_when_all_is_learnt() -> None:
     assert read_row({"messages": [TURN]}, "messages", "", need_assistant=False).messages == (TURN,)
+
+
+def test_an_empty_user_turn_is_kept_and_an_empty_assistant_turn_is_not() -> None:
+    row = read_row({"messages": chat("", "hello")}, "messages", "", need_assistant=True)
+    assert [turn["content"] for turn in row.messages] == ["", "hello"]
+    with pytest.raises(BadRowError, match="assistant turn with empty"):
+        read_row({"messages": chat("hi", " ")}, "messages", "", need_assistant=True)

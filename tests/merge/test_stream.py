@@ -272,3 +272,16 @@ def test_the_same_merge_gives_the_same_digest_and_names_what_it_was_made_from(ma
     lineage = first.manifest.made_from
     assert lineage["adapter"] == made.adapter.digest and lineage["dataset"] == made.dataset.digest
     assert lineage["base"] == "tiny" and first.manifest.config["merged_pairs"] == 14
+
+
+def test_room_for_the_model_and_64_mib_more_must_be_free(
+    made: Trained, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, usage = sum(file.stat().st_size for file in made.base.glob("*.safetensors")), shutil.disk_usage(home.models)
+    for free, is_enough in ((size, False), (size + 2**26 - 1, False), (size + 2**26, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        if is_enough:
+            assert merged(made, home).path.is_dir()
+        else:
+            with pytest.raises(MachineError, match="are free"):
+                merged(made, home)

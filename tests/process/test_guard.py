@@ -216,3 +216,18 @@ def test_the_app_sees_the_environment_it_was_given_and_nothing_else(local: Local
     assert cwd == str(made.app) and len([fd for fd in fds if fd.startswith("pipe:")]) == 1
     status = Path(f"/proc/{ask(local, command='status')['pid']}/cmdline").read_bytes()
     assert b"secret" not in status
+
+
+def test_a_second_stop_may_shorten_the_grace_and_never_prolongs_it(local: LocalBackend, launch: Make) -> None:
+    source = """
+        import time
+        class InferlessPythonModel:
+            def infer(self, inputs): return {}
+            def finalize(self): time.sleep(60)
+    """
+    for name, graces in (("r1", (0.5, 30.0)), ("r2", (30.0, 0.5))):
+        local.start(launch(name, source))
+        wait_for(local, Phase.READY, name)
+        for grace_s in graces:
+            local.stop(name, grace_s)
+        assert "had not ended within its grace" in wait_for(local, Phase.EXITED, name, LIMIT_S).reason

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,21 @@ def test_processes_that_publish_at_once_lose_no_version(home: Home, make_model: 
         assert process.exitcode == 0
     versions = Registry(home).list()
     assert [v.version for v in versions] == list(range(1, 25)) and {v.digest for v in versions} == set(digests)
+
+
+def test_of_many_that_change_the_registry_one_is_inside_at_a_time(home: Home) -> None:
+    inside, most = [0], [0]
+
+    def change() -> None:
+        registry = Registry(home)
+        for _ in range(20):
+            with registry._locked():
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.001)
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(change) for _ in range(4)]:
+            done.result(30)
+    assert most == [1]

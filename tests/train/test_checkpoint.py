@@ -79,3 +79,12 @@ def test_a_checkpoint_of_another_model_or_a_damaged_one_is_refused(tmp_path: Pat
     (path / "masters.safetensors").write_bytes(b"\x05")
     with pytest.raises(TrainError, match="cannot be read"):
         checkpoint.load(path, masters, optimiser)
+
+
+def test_every_file_of_a_checkpoint_reaches_the_disk_before_its_name_does(tmp_path: Path, synced: list[Path]) -> None:
+    masters, optimiser = stepped("adamw")
+    final = checkpoint.save(tmp_path / "c", masters, optimiser, Position(step=1), 2)
+    named = [path for path in synced if not path.name.startswith(".state.json.")]
+    drafts = {path.parent for path in named[:-2]}
+    assert {path.name for path in named[:-2]} == {path.name for path in final.iterdir()}
+    assert len(drafts) == 1 and named[-2:] == [drafts.pop(), tmp_path / "c"] and final not in named

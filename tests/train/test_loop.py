@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,19 @@ def test_a_step_waits_for_no_gpu(optim: str, base_dir: Path, dataset: Dataset, t
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(math.isfinite(value) for step in done for value in step.loss_and_norm.tolist())
+
+
+def test_gradients_of_float16_are_those_of_float32_whatever_the_loss_was_scaled_by(
+    base_dir: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("float32", "float16"):
+        job = make_job(make_recipe(), base_dir, dataset, tmp_path / name, Watch())
+        job = replace(job, plan=replace(job.plan, compute_dtype=name))
+        rows = [job.train[n] for n in range(6)]
+        total = loop.accumulate(job, rows, 0)
+        found.append((float(total), {n: m.grad for n, m in job.masters.items() if m.grad is not None}))
+    (loss, gradients), (scaled_loss, scaled) = found
+    assert scaled_loss == pytest.approx(loss) and scaled.keys() == gradients.keys() and gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(scaled[name], gradient)

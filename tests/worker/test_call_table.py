@@ -184,3 +184,17 @@ def test_draining_refuses_and_tells_when_all_is_out() -> None:
     assert told == [b"reply"]  # after the reply, not before
     desk.book.stop()
     assert desk.book.take() is None
+
+
+def test_one_that_overran_ends_the_process_only_when_what_others_are_told_has_gone_out() -> None:
+    desk = Desk(threads=2)
+    desk.add(1, within_s=0.05)
+    desk.add(2)
+    overruns, other = desk.book.take(), desk.book.take()
+    assert overruns is not None and other is not None
+    reply = desk.book.close(other, b"reply", b"over")
+    until(lambda: desk.late == [1])
+    assert not desk.came.wait(0.3), "the process ended beside a reply that was being written"
+    other.send(reply)
+    desk.book.sent(1)
+    assert desk.came.wait(5) and desk.poisoned == [1] and desk.sent == [b"reply"]

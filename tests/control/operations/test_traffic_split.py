@@ -239,7 +239,9 @@ def test_a_promotion_while_another_revision_is_rolled_out_is_the_later_word(worl
 
 def test_deactivating_ends_both_and_activating_brings_both_back(world: World) -> None:
     split_world(world, 10, min_replica=1)
+    world.store.set_wish("app", 1, "busy", world.now, 2)
     world.store.set_active("app", False, world.now)
+    assert [world.endpoint().wish_of(number) for number in (1, 2)] == [(0, "deactivated")] * 2
     world.settle(15)
     assert world.running() == []
     world.store.set_active("app", True, world.now)

@@ -195,3 +195,23 @@ def test_an_address_that_is_no_database_is_said_without_its_password(url: str) -
 def test_the_tables_can_be_made_on_postgresql() -> None:
     for table in METADATA.sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+def test_a_writer_keeps_other_processes_out_from_its_first_reading_on(store: Store, home: Home) -> None:
+    other = Store(f"sqlite:///{home.database}")
+    begun, ended = threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        other.save_endpoint("other", Settings(), 2.0)
+        ended.set()
+
+    thread = threading.Thread(target=write)
+    with store._write() as connection:
+        assert connection.exec_driver_sql("select count(*) from endpoints").scalar() == 0
+        thread.start()
+        assert begun.wait(5) and not ended.wait(0.2), "it wrote between what was read and what is written"
+        store._save_endpoint(connection, "mine", Settings(), 1.0, None)
+    thread.join(10)
+    assert ended.is_set() and {e.name for e in store.snapshot().endpoints} == {"mine", "other"}
+    other.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,7 @@ from puna.control.domain.states import ReplicaState
 from puna.control.store.metering import HOUR_S
 from puna.control.store.store import Store
 from puna.control.store.usage import KEPT_S, MARK_KEPT_S
+from puna.control.telemetry import usage_report as usage
 from puna.control.telemetry.usage_report import add_up, as_csv, grouping, total
 from puna.errors import UsageError
 
@@ -184,3 +186,26 @@ def test_the_api_answers_by_its_words_and_a_key_for_some_endpoints_sees_those_on
 def test_a_question_that_makes_no_sense_is_told_so(api: TestClient, query: dict[str, str]) -> None:
     reply = api.get("/api/v1/usage", params=query)
     assert reply.status_code == 400 and reply.json()["error"]["hint"]
+
+
+def test_metering_goes_on_after_an_error_and_says_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped, turns, pruned = threading.Event(), [], []
+
+    def meter(now: float) -> None:
+        turns.append(now)
+        if len(turns) < 3:
+            raise OSError("disk I/O error")
+        if len(turns) == 5:
+            stopped.set()
+
+    monkeypatch.setattr(usage, "METER_EVERY_S", 0.001)
+    monkeypatch.setattr(store, "meter", meter)
+    monkeypatch.setattr(store, "prune_usage", pruned.append)
+    thread = threading.Thread(target=usage.metering, args=(store, stopped))
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive() and len(turns) == 5
+    assert [record.message for record in caplog.records] == ["use was not counted"] * 2
+    assert pruned == [turns[2]], "once an hour, and not with those that failed"

@@ -299,3 +299,47 @@ def test_each_connection_begins_with_the_tier_and_the_birth_of_the_worker_that_i
         assert (link.asleep, link.born) == (True, "zygote")
 
     talk(worker, story)
+
+
+def test_a_worker_that_hangs_up_before_it_has_said_who_it_is_is_dialled_ever_more_seldom(sockets: Path) -> None:
+    dials = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            dials.append(loop.time())
+            writer.close()
+
+        server = await asyncio.start_unix_server(hang_up, str(sockets / "w"))
+        link = Link(StubWorker(sockets / "w").route, lambda: None)
+        task = asyncio.ensure_future(link.run())
+        await asyncio.sleep(1.0)
+        link.close()
+        await asyncio.wait_for(task, 5)
+        server.close()
+
+    uvloop.run(main())
+    assert 3 <= len(dials) <= 8, [round(at - dials[0], 3) for at in dials]
+
+
+def test_a_worker_that_is_not_there_yet_is_dialled_again_soon_and_then_ever_more_seldom(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses, sleep = [], asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+        if len(pauses) == 7:
+            link.listed = False
+
+    async def main() -> None:
+        nonlocal link
+        link = Link(StubWorker(sockets / "none").route, lambda: None)
+        monkeypatch.setattr(asyncio, "sleep", note)
+        await link.run()
+
+    link: Link = None  # type: ignore[assignment]
+    uvloop.run(main())
+    assert pauses == [0.02, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5]

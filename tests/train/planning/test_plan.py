@@ -1,15 +1,17 @@
 """The plan: steps as transformers counts them, read from headers, kept as JSON."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import MistralConfig
 
 from puna.artifacts import Dataset
 from puna.errors import MachineError, TrainError
 from puna.train.planning.plan import Plan, describe, plan
-from train.tiny import make_recipe, write_dataset, write_split
+from train.tiny import VOCAB, make_recipe, write_dataset, write_split
 
 
 def test_the_plan_counts_rows_tokens_and_steps(base_dir: Path, dataset: Dataset) -> None:
@@ -57,3 +59,17 @@ def test_a_dataset_of_another_vocabulary_is_refused(base_dir: Path, tmp_path: Pa
 def test_a_device_that_is_not_there_is_refused(base_dir: Path, dataset: Dataset) -> None:
     with pytest.raises(MachineError, match="tpu"):
         plan(make_recipe(), base_dir, dataset, "tpu")
+
+
+def test_a_row_may_fill_the_window_of_the_base_and_no_more(bases: Callable[..., Path], tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base = bases(MistralConfig(vocab_size=VOCAB, num_key_value_heads=2, sliding_window=64, **sizes))
+    dataset = write_dataset(tmp_path)
+    for length in (64, 65):
+        row = np.full(length, 7, np.int32)
+        write_split(dataset.path / "train.safetensors", [(row, row)])
+        if length == 64:
+            assert plan(make_recipe(), base, dataset, "cpu").tokens_train == 64
+        else:
+            with pytest.raises(TrainError, match="sees 64 tokens at a time, a row has 65"):
+                plan(make_recipe(), base, dataset, "cpu")

@@ -411,3 +411,10 @@ def test_a_worker_without_an_engine_says_so_under_every_python(app: Any, start: 
         status, body = client.call(b'{"messages": [], "prompt": "x"}', path=path)
         assert status == 404 and "POST /v2/models/m/infer instead" in body["error"]["message"]
     assert client.call({"prompt": "hi"})[0] == 200
+
+
+def test_prompt_and_reply_may_fill_the_context_and_no_more(tiny: TinyEngine) -> None:
+    prompt = [5] * 250
+    assert completion(prompt=prompt, max_tokens=6)["usage"]["prompt_tokens"] == 250
+    assert tiny.asked[0][1]["max_tokens"] == 6
+    assert refused("completion", prompt=prompt, max_tokens=7)["code"] == "context_length_exceeded"
