@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from control.conftest import gpus
 from control.reconcile.walk import Walk
-from puna.backends.base import Capacity
-from puna.control.domain.records import Snapshot
+from puna.backends.base import Capacity, Observed, Phase
+from puna.control.domain.records import Endpoint, Replica, Revision, Settings, Snapshot
 from puna.control.domain.splits import WHOLE
-from puna.control.domain.states import ReplicaState
+from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import Action, Drain
 from puna.control.reconcile.plan import Actual, back_off_s, plan
 
@@ -106,3 +107,60 @@ def test_nothing_is_planned_for_an_empty_world() -> None:
 
 def test_back_off_doubles_and_is_capped() -> None:
     assert [back_off_s(n) for n in range(8)] == [0, 1, 2, 4, 8, 15, 30, 30]
+
+
+# ---- the time constants, each from both sides -------------------------------------------------------------------
+
+NOW = 1_000_000.0
+SETTINGS = Settings(min_replica=1, max_replica=1, gpu_type="cpu", inference_time_s=30)
+
+
+def planned(replica: tuple[ReplicaState, float] | None, seen: Observed | None = None, **revision: Any) -> list[str]:
+    """Actions for an endpoint whose revision serves, and whose one replica came into its state so long ago."""
+    endpoint = Endpoint("app", True, SETTINGS, 1, "", 0.0, 1)
+    serving = Revision("app", 1, RevisionState.SERVING, "s", None, None, "e", "b", SETTINGS, None, 0.0, 0.0, 1)
+    replicas = ()
+    if replica is not None:
+        state, ago_s = replica
+        replicas = (Replica("r1", 1, "app", 1, state, "", 0.0, NOW - ago_s, NOW - 500, deadline=NOW + 20),)
+    observed = {} if seen is None else {"r1": seen}
+    snapshot = Snapshot((endpoint,), (replace(serving, **revision),), replicas)
+    return [type(action).__name__ for action in plan(snapshot, Actual(gpus(0), observed), NOW)]
+
+
+def test_a_drained_replica_is_ended_when_a_gateways_report_must_have_come() -> None:
+    seen = Observed("r1", Phase.READY)
+    assert "Stop" not in planned((ReplicaState.DRAINING, 0.99), seen)
+    assert "Stop" in planned((ReplicaState.DRAINING, 1.0), seen)
+
+
+def test_a_replica_that_is_just_started_may_take_ten_seconds_to_be_seen() -> None:
+    assert planned((ReplicaState.STARTING, 9.99)) == []
+    assert "Fail" in planned((ReplicaState.STARTING, 10.0))
+
+
+def test_a_replica_that_does_not_end_is_stopped_again_after_fifteen_seconds() -> None:
+    seen = Observed("r1", Phase.READY)
+    assert "Stop" not in planned((ReplicaState.STOPPING, 14.99), seen)
+    assert "Stop" in planned((ReplicaState.STOPPING, 15.0), seen)
+
+
+def test_failures_are_forgotten_when_a_replica_has_been_ready_for_a_minute() -> None:
+    seen = Observed("r1", Phase.READY)
+    assert planned((ReplicaState.READY, 59.99), seen, failures=2) == []
+    assert planned((ReplicaState.READY, 60.0), seen, failures=2) == ["ClearFailures"]
+    assert planned((ReplicaState.READY, 60.0), seen) == []
+
+
+@pytest.mark.parametrize(("failures", "pause_s"), [(0, 0.0), (1, 1.0), (2, 2.0), (5, 15.0), (6, 30.0), (9, 30.0)])
+def test_a_replica_is_started_again_when_the_pause_after_its_failures_is_over(failures: int, pause_s: float) -> None:
+    assert ("Start" in planned(None, failures=failures, failed_at=NOW - pause_s + 0.01)) is (failures == 0)
+    assert "Start" in planned(None, failures=failures, failed_at=NOW - pause_s)
+
+
+def test_a_drain_ends_at_its_time_however_busy_it_is() -> None:
+    for left_s, is_stopped in ((0.01, False), (0.0, True)):
+        replica = Replica("r1", 1, "gone", 1, ReplicaState.DRAINING, "", 0.0, NOW - 9, NOW - 9, deadline=NOW + left_s)
+        seen = Actual(gpus(0), {"r1": Observed("r1", Phase.READY)}, {"r1": 3})
+        stops = [action for action in plan(Snapshot(replicas=(replica,)), seen, NOW) if "its time" in str(action)]
+        assert bool(stops) is is_stopped

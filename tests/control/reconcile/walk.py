@@ -179,7 +179,28 @@ class Walk:
         self.check(before)
         return asked
 
+    def check_times(self, action: a.Action) -> None:
+        """Nothing is done before its time; the numbers stand here again, so that a wrong one there is seen."""
+        match action:
+            case a.Start(name, number):
+                revision = self.revisions[name, number]
+                pause_s = [0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0][min(revision.failures, 6)]
+                assert self.now - revision.failed_at >= pause_s, f"{revision} is tried again too soon"
+            case a.Stop(replica_id, "drained"):
+                assert self.now - self.replicas[replica_id].since >= 1.0, "a stale count was believed"
+            case a.Stop(replica_id, "still there"):
+                assert self.now - self.replicas[replica_id].since >= 15.0, "it is killed within its grace"
+            case a.ClearFailures(name, number):
+                steady = [r for r in self.of(name, number, ReplicaState.READY) if self.now - r.since >= 60.0]
+                assert steady, "failures are forgotten before anything has held"
+            case a.Fail(replica_id) if replica_id not in self.seen:
+                replica = self.replicas[replica_id]
+                is_new = replica.state is ReplicaState.STARTING and self.now - replica.since < 10.0
+                assert not is_new, "it was not given the time to be seen"
+
     def perform(self, action: a.Action) -> None:
+        if self.jumps is None:
+            self.check_times(action)
         match action:
             case a.Start(name, number, gpu, fraction):
                 self.count += 1
