@@ -103,6 +103,11 @@ class Imports:
                 todo.extend(self.direct.get(one, ()))
         return found
 
+    def near(self, test: Path) -> set[Path]:
+        """The modules that a test file is about: what it imports, and what is in its own package."""
+        package = SOURCE / test.relative_to(ROOT / "tests").parts[0]
+        return self.direct[test] | {path for path in self.closure(test) if path.is_relative_to(package)}
+
 
 def _module(path: Path) -> str:
     base = ROOT / "src" if path.is_relative_to(ROOT / "src") else ROOT / "tests"
@@ -162,9 +167,13 @@ def changed_line(mutant: Mutant, source: bytes) -> tuple[str, str, str]:
 
 
 def measure(trees: Sequence[Tree], paths: Sequence[Path], imports: Imports) -> Coverage:
-    """Run the quick tests that import one of these modules, once, with line coverage by test; kept in a cache."""
+    """Run the quick tests near these modules, once, with line coverage by test; kept in a cache.
+
+    Near: a test imports the module itself, or lies in its package's folder and imports it however far. A behaviour
+    that only another package's tests would see is no behaviour that its own are sure of.
+    """
     wanted, coverage = set(paths), Coverage()
-    files = [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if imports.closure(p) & wanted]
+    files = [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if imports.near(p) & wanted]
     todo: list[tuple[Path, Path]] = []
     for file in files:
         text = hashlib.sha256()
@@ -382,7 +391,8 @@ def main() -> int:
     if args.list or not chosen:
         print("\n".join(mutant.name for mutant in chosen) or "mutate: no mutant")
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets what it starts in the background ignore the first
+        signal.signal(number, signal.default_int_handler)
     imports, stopped = Imports(), threading.Event()
     results: list[Result] = []
     try:

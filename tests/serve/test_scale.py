@@ -77,3 +77,14 @@ def test_a_lower_max_replica_acts_at_once_and_none_at_all_is_a_deactivated_endpo
     assert decide(Load(in_flight=4), Limits(0, 2, 1, 600), State(4), 0).replicas == 2
     wish = decide(Load(in_flight=4), Limits(0, 0, 1, 600), State(4), 0)
     assert (wish.replicas, wish.reason) == (0, "deactivated")
+
+def test_what_is_as_many_as_needed_says_why_it_stays() -> None:
+    limits = Limits(0, 4, 1, 10)
+    assert decide(Load(in_flight=1, queued=1), limits, State(2), 0).reason == "1 in flight and 1 waiting"
+    assert decide(Load(), Limits(2, 4, 1, 10), State(2), 0).reason == "min_replica is 2"
+    assert decide(Load(), limits, State(0), 0).reason == "no request"
+
+
+def test_a_request_that_ended_late_does_not_hold_more_than_one_replica_longer() -> None:
+    busy = Load(in_flight=1, last_request=9)
+    assert run(ONE_AT_A_TIME, State(2), (0, Load(in_flight=1)), (10, busy)).replicas == 1
