@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from puna.worker.vllm_loop import EngineDied, Job, Loop
+from puna.worker.engines.vllm.loop import EngineDied, Job, Loop
 
 
 class Steps:
