@@ -1,7 +1,9 @@
 """The command table, exit codes, and errors as a person and as a program see them."""
 
-import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,7 @@ from puna.cli.main import COMMANDS, run
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_in_the_table_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module, _, attribute = COMMANDS[name].target.partition(":")
-    assert hasattr(importlib.import_module(f"puna.cli.{module}"), attribute)
+    assert callable(COMMANDS[name].load())
     assert run([name, "--help"]) == 0
     assert f"puna {name}" in capsys.readouterr().out
 
@@ -67,3 +68,12 @@ def test_completion_scripts_name_every_command(capsys: pytest.CaptureFixture[str
         assert run(["completion", shell]) == 0
         out = capsys.readouterr().out
         assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["version"]])
+def test_a_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "puna", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")

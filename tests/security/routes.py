@@ -99,7 +99,7 @@ def examples(fort: Fort) -> dict[tuple[str, str], Example]:
 
 OPEN = {
     ("POST", f"{API}/hooks/{{name}}"): "signed by its sender; test_webhooks.py",
-    ("POST", f"{API}/console/sessions"): "needs a link that works once; test_consoles.py",
+    ("POST", f"{API}/console/sessions"): "needs a link that works once; tests/console/test_pages.py",
     ("POST", "/internal/load"): "on the control socket only; every path to it is tried in test_paths.py",
 }
 """Routes that change something and take no key, and why."""

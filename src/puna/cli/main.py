@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from puna import __version__
 from puna.errors import PunaError, UsageError, nearest
@@ -17,12 +19,17 @@ class Command:
     target: str
     help: str
 
+    def load(self) -> Any:
+        """The function, or typer application, of this word; its module is imported now."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(f"puna.cli.commands.{module}"), attribute)
+
 
 # Grouped as the story goes; `puna --help` is printed from this table alone, so that it loads no command.
 TABLE: dict[str, dict[str, Command]] = {
     "The story": {
         "demo": Command("demo:demo", "The whole story on a tiny Llama, in a throw-away home."),
-        "ship": Command("ship:ship", "Recipe to endpoint in one go: train, merge, publish, init, deploy."),
+        "ship": Command("training:ship", "Recipe to endpoint in one go: train, merge, publish, init, deploy."),
     },
     "Training": {
         "data": Command("data:app", "Prepare a recipe's dataset and look at its tokens."),
@@ -37,7 +44,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "up": Command("up:up", "Run the control plane and the gateway."),
         "down": Command("up:down", "Stop what `puna up` runs."),
         "machine": Command("machine:machine", "Show this machine's GPUs, who holds them, and whether a model fits."),
-        "console": Command("console:console", "Print a one-time link to the web console."),
+        "console": Command("up:console", "Print a one-time link to the web console."),
         "init": Command("project:init", "Write the four files of an app that serves a model."),
         "dev": Command("project:dev", "Run an app once in its own environment, without a server."),
         "runtime": Command("runtime:app", "Upload, generate, compare, select and delete runtimes."),
@@ -89,15 +96,11 @@ def run(words: list[str]) -> int:
     """Run one command; returns the exit code."""
     from puna.cli import output
 
-    if not words or words[0] in ("--help", "-h", "help"):
-        output.command_table(TABLE)
-        return 0
-    if words[0] in ("--version", "-V", "version"):
-        output.line(f"puna {__version__}")
-        return 0
     as_json = "--json" in words
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except PunaError as error:
         output.error(error, as_json=as_json)
         return error.exit_code
@@ -105,10 +108,20 @@ def run(words: list[str]) -> int:
         output.error(PunaError("interrupted", "nothing half-written was kept; run the command again"), as_json=as_json)
         return 130
     except BrokenPipeError:
-        return 0  # the reader of our output has gone, e.g. `puna logs | head`
+        # The reader of our output has gone, e.g. `puna logs | head`; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _dispatch(words: list[str]) -> int:
+    from puna.cli import output
+
+    if not words or words[0] in ("--help", "-h", "help"):
+        output.command_table(TABLE)
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        output.line(f"puna {__version__}")
+        return 0
     name = ALIASES.get(words[0], words[0])
     if name == "completion":
         from puna.cli import completion
@@ -118,8 +131,7 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(f"there is no command `{name}`", nearest(name, COMMANDS) or "puna --help lists them")
     import typer
 
-    module, _, attribute = COMMANDS[name].target.partition(":")
-    target = getattr(importlib.import_module(f"puna.cli.commands.{module}"), attribute)
+    target = COMMANDS[name].load()
     app = target
     if not isinstance(target, typer.Typer):
         app = typer.Typer(add_completion=False)

@@ -1,7 +1,7 @@
 """A script that becomes a command of another user, to whom folders that are closed to it look empty but for a few.
 
-Used as `python -I -S cell.py CONFIG command ...` by root; CONFIG is JSON: `uid`, `gid`, `folder` to start in, `covers`
-(folders that are hidden), `binds` (what is shown of them, and whether it may be written to).
+Used as `python -I -S sandbox.py CONFIG command ...` by root; CONFIG is JSON: `uid`, `gid`, `folder` to start in,
+`covers` (folders that are hidden), `binds` (what is shown of them, and whether it may be written to).
 """
 
 import ctypes

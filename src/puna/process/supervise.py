@@ -1,7 +1,7 @@
 """A script that runs one command and ends with its owner, and all that the command has started with it.
 
-Used as `python -I -S leash.py command ...` in a session of its own; the owner keeps the other end of stdin open, and
-`end` closes it. As a sub-reaper it stays the ancestor of the command's descendants, whatever sessions they make.
+Used as `python -I -S supervise.py command ...` in a session of its own; the owner keeps the other end of stdin open,
+and `end` closes it. As a sub-reaper it stays the ancestor of the command's descendants, whatever sessions they make.
 """
 
 import ctypes

@@ -27,7 +27,7 @@ class Old:
         self.source = make_source(home).digest
 
     def revision(self, name: str = "app") -> int:
-        """As `orders.py:199`: the revision is written, and its build is not."""
+        """As version 0.1.0 did: the revision is written, and its build is not."""
         self.store.save_endpoint(name, Settings(min_replica=1), 1.0)
         order = Order(self.source, None, None, Settings(min_replica=1))
         return self.store.add_revision(name, order, 1.0).number

@@ -1,4 +1,4 @@
-"""`puna train`, `merge` and `publish`: from a recipe to a named model."""
+"""`puna train`, `merge` and `publish`: from a recipe to a named model; `puna ship`: to an endpoint in one go."""
 
 from __future__ import annotations
 
@@ -122,3 +122,25 @@ def publish(
     if url:
         output.line(f"pushed to {url}")
     output.line(f"next: puna init {version.name} my-app")
+
+
+def ship(
+    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)],
+    folder: Annotated[Path | None, typer.Option(help="Where the app's four files go; ./NAME when not given.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Train, merge, verify, publish, init, build and deploy; `puna up` is started when it is not running."""
+    from puna import pipeline
+    from puna.cli.address import show
+    from puna.cli.running import ensure_up
+    from puna.client import Client
+    from puna.config import recipe as recipes
+
+    home, read, watch = Home.default(), recipes.load(recipe), output.Watch(quiet=json)
+    ensure_up(home)
+    with Client(home=home) as client:
+        shipped = pipeline.ship(read, home, client, folder or Path(read.name), watch)
+        watch.close()
+        if not json:
+            output.line(f"run {shipped.run} became {shipped.model.name} version {shipped.model.version}")
+        show(client, shipped.endpoint, json)

@@ -1,4 +1,4 @@
-"""`puna up` and `puna down`: run the control plane and the gateway, in the foreground or not."""
+"""`puna up` and `puna down`: run control plane and gateway; `puna console`: a link that opens the web console, once."""
 
 from __future__ import annotations
 
@@ -72,3 +72,23 @@ def down(json: AsJson = False) -> None:
         return
     running.stop(pid)
     output.data({"stopped": True, "pid": pid}) if json else output.line("puna is down")
+
+
+def console(
+    browse: Annotated[bool, typer.Option("--open", help="Open it in this machine's browser.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Print a one-time link to the console; it signs whoever opens it in as administrator for twelve hours."""
+    from puna.client import Client
+
+    with Client() as client:
+        made = client.console_link()
+    if json:
+        output.data(made)
+    else:
+        output.line(made["url"])
+        output.note(f"it works once, within {made['expires_s'] / 60:.0f} minutes")
+    if browse:
+        import webbrowser
+
+        webbrowser.open(made["url"])
