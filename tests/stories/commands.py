@@ -84,7 +84,7 @@ def _load() -> None:
     from puna.cli import main, output
 
     for command in main.COMMANDS.values():
-        importlib.import_module("puna.cli." + command.target.partition(":")[0])
+        command.load()
     for name in ("rich.console", "rich.table", "rich.progress"):
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as nowhere, contextlib.redirect_stdout(io.StringIO()):
