@@ -81,10 +81,11 @@ def test_a_revoked_key_is_refused_at_once(shared_up: Up, tmp_path: Path) -> None
 
 
 def test_sigterm_lets_requests_in_flight_finish_and_leaves_nothing(own_up: Up, tmp_path: Path) -> None:
-    own_up.deploy(write_app(tmp_path, infer_s=1.0))
+    own_up.deploy(write_app(tmp_path, infer_s=3.0))
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(own_up.call, "last")
-        time.sleep(0.3)
+        running = lambda: any(r["in_flight"] for r in own_up.client.endpoint("app")["replicas"])  # noqa: E731
+        own_up.until(running, 20, "the call in flight")
         own_up.process.send_signal(signal.SIGTERM)
         assert asking.result().json()["outputs"][0]["data"] == ["v1:last"]
     assert own_up.process.wait(30) == 0, own_up.evidence()
