@@ -69,7 +69,8 @@ class Client:
         self.number += 1
         body = {"prompt": f"{self.number} is a number of which it is said that", "max_tokens": most, "temperature": 0}
         head = {"path": "completion", "deadline_s": 600.0, "trace": "b", "model_name": "m"}
-        frame = protocol.encode_request(self.number, head, json.dumps(body | {"ignore_eos": True}).encode())
+        said = json.dumps(head).encode() + b"\n" + json.dumps(body | {"ignore_eos": True}).encode()
+        frame = protocol.encode(protocol.REQUEST, self.number, said)
         self.socket.sendall(frame)
         return self.number
 

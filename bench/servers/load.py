@@ -68,13 +68,13 @@ def wrk(target: Target, connections: int, seconds: float) -> dict[str, Any]:
 def bare_worker(path: str, seconds: float) -> dict[str, Any]:
     """One caller on the worker's own socket, without the gateway: a plain blocking socket, the least there can be."""
     head = {"path": "infer", "deadline_s": 60.0, "trace": "bench", "model_name": "noop", "model_version": "1"}
-    payload, took_s, number = body(), [], 0
+    payload, took_s, number = json.dumps(head).encode() + b"\n" + body(), [], 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
         bound.connect(path)
         decoder, end = protocol.Decoder(), time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
             number += 1
-            bound.sendall(protocol.encode_request(number, head, payload))
+            bound.sendall(protocol.encode(protocol.REQUEST, number, payload))
             answered = False
             while not answered:
                 for kind, request_id, data in decoder.feed(bound.recv(1 << 16)):

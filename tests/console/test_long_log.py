@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from console.conftest import needs_chromium, serious, troubles_of
-from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up is a fixture)
+from stories.conftest import Up, lasting_up, shared_up, write_app  # noqa: F401  (fixtures)
 
 LINES = 100_000
 pytestmark = [pytest.mark.process, needs_chromium]

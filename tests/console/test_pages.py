@@ -10,7 +10,7 @@ import pytest
 
 from console.conftest import needs_chromium, serious, troubles_of
 from control.runs import make_run, merge
-from stories.conftest import Up, shared_up, write_app  # noqa: F401  (shared_up is a fixture)
+from stories.conftest import Up, lasting_up, shared_up, write_app  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.process, needs_chromium]
 WAIT_MS = 60_000

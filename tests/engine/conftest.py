@@ -8,6 +8,7 @@ from engine.test_tutorial_app import RUNTIME
 from puna.config import runtime
 from puna.home import Home
 from puna.packaging import environment
+from stories.conftest import lasting_up as lasting_up
 from stories.conftest import shared_up as shared_up
 
 

@@ -11,6 +11,7 @@ from git_server import FILES, GitServer, git, serving
 from puna.config.repository import Repository, address
 from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
+from puna.packaging import source
 from puna.packaging.git import ALLOWED_HOSTS, Credential, fetch, head
 
 APP = FILES["app.py"]
@@ -98,7 +99,8 @@ def home(tmp_path: Path) -> Home:
 
 
 def _left(home: Home) -> list[str]:
-    return [path.name for path in home.sources.iterdir() if path.name.startswith(".")]
+    """Drafts and clones that should be gone; the lock stays."""
+    return [path.name for path in home.sources.iterdir() if path.name.startswith(".") and path.name != source.LOCK]
 
 
 @pytest.mark.process

@@ -78,6 +78,7 @@ def test_a_lower_max_replica_acts_at_once_and_none_at_all_is_a_deactivated_endpo
     wish = decide(Load(in_flight=4), Limits(0, 0, 1, 600), State(4), 0)
     assert (wish.replicas, wish.reason) == (0, "deactivated")
 
+
 def test_what_is_as_many_as_needed_says_why_it_stays() -> None:
     limits = Limits(0, 4, 1, 10)
     assert decide(Load(in_flight=1, queued=1), limits, State(2), 0).reason == "1 in flight and 1 waiting"

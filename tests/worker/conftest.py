@@ -120,12 +120,17 @@ class Client:
 
     def send(self, request_id: int, inputs: Any, **head: Any) -> None:
         """A REQUEST; `inputs` is a dict of scalars, or the whole body as bytes."""
+        self.socket.sendall(self.request(request_id, inputs, **head))
+
+    @staticmethod
+    def request(request_id: int, inputs: Any, **head: Any) -> bytes:
+        """The bytes of a REQUEST."""
         body = inputs
         if not isinstance(inputs, bytes):
             tensors = [{"name": k, "shape": [1], "data": [v]} for k, v in inputs.items()]
             body = json.dumps({"inputs": tensors}).encode()
         head = {"path": "infer", "deadline_s": 10.0, "trace": f"t{request_id}", "model_name": "m"} | head
-        self.socket.sendall(wire.request(request_id, head, body))
+        return wire.request(request_id, head, body)
 
     def reply(self) -> tuple[int, int, Any]:
         """`(request id, status, body)` of the next REPLY."""
