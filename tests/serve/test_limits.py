@@ -191,7 +191,7 @@ def test_a_limit_that_a_newer_table_brings_holds_at_once(sockets: Path) -> None:
         assert (await world.client.post(INFER, headers=KEY, content=b"{}")).status_code == 200
         world.control.limits = {"rate": "1/h", "tokens": None, "concurrency": None}
         world.control.set(worker)
-        await until(lambda: any(key.limits for key in world.gateway.access._keys.values()))
+        await until(lambda: any(key.limits for key in world.gateway.admission.access._keys.values()))
         statuses = [(await world.client.post(INFER, headers=KEY, content=b"{}")).status_code for _ in range(2)]
         assert statuses == [200, 429]
 

@@ -156,7 +156,7 @@ async def test_a_key_for_other_endpoints_hears_neither_yes_nor_no(world: World) 
     table = world.control.table()
     world.control.table = lambda: table | {"keys": [key], "version": table["version"] + 1}  # type: ignore[method-assign]
     world.control.set(*world.workers)
-    await until(lambda: next(iter(world.gateway.access._keys.values())).endpoints == ("f",))
+    await until(lambda: next(iter(world.gateway.admission.access._keys.values())).endpoints == ("f",))
     for model in ("e", "g"):
         assert error_of(await world.client.post(CHAT, json={**ASK, "model": model}), 403)["code"] == "permission_denied"
     assert (await world.client.get("/v1/models")).json()["data"] == []
@@ -173,7 +173,7 @@ async def test_an_adapter_that_nobody_serves_does_not_exist_and_what_is_served_i
         world.control.table = lambda keys=keys: table() | keys  # type: ignore[method-assign,misc]
         world.control.set(*world.workers, adapters={"acme/tone": "/adapters/tone"}, schema=ENGINE)
         wanted = None if endpoints is None else tuple(endpoints)
-        await until(lambda wanted=wanted: next(iter(world.gateway.access._keys.values())).endpoints == wanted)  # type: ignore[misc]
+        await until(lambda wanted=wanted: next(iter(world.gateway.admission.access._keys.values())).endpoints == wanted)  # type: ignore[misc]
         for model in ("acme/law", "acme/law:2", "e:law"):
             reply = await world.client.post(CHAT, json={**ASK, "model": model})
             if endpoints == ["f"] and model == "e:law":

@@ -27,7 +27,7 @@ from puna.errors import (
     UnauthorizedError,
     UsageError,
 )
-from puna.serve.access import Access
+from puna.serve.admission import Admission
 from puna.serve.dispatch.call import REVISION, Call, ClientGone
 from puna.serve.dispatch.dispatcher import Lane
 from puna.serve.dispatch.endpoint_pool import Lanes
@@ -90,16 +90,15 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
-        self.access = Access()
         self.spool = Spool(settings.spool or Path(tempfile.gettempdir()), settings.most_spooled)
-        self.metrics, self.usage = Metrics(settings.memories, settings.index), Meter()
+        self.metrics = Metrics(settings.memories, settings.index)
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
         self.limits = Limits(settings.limits_fd, settings.index)
-        bodies = (self.spool, settings.max_body_bytes)
-        self.openai = OpenAI(self.lanes, self.access, self.limits, (self.metrics, self.usage), bodies)
+        self.admission = Admission(self.lanes, self.limits, self.metrics, Meter())
+        self.openai = OpenAI(self.admission, self.spool, settings.max_body_bytes)
         self.health = Health(self.control.health, self.lanes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
@@ -174,7 +173,7 @@ class Gateway:
                 return
 
     def _use(self, table: Table) -> None:
-        self.access.use(table.keys)
+        self.admission.access.use(table.keys)
         self.lanes.update(table)
         self.metrics.replicas(table)
 
@@ -207,11 +206,11 @@ class Gateway:
 
     async def _tell(self, loads: Mapping[str, object], *, at_once: bool = False) -> None:
         now = time.time()
-        usage = self.usage.report(now, at_once=at_once)
+        usage = self.admission.usage.report(now, at_once=at_once)
         body = orjson.dumps({"gateway": self.id, "at": time.monotonic(), "endpoints": loads, "usage": usage})
         await self.control.fetch("POST", "/internal/load", body)
         if usage is not None:
-            self.usage.arrived()
+            self.admission.usage.arrived()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -232,14 +231,9 @@ class Gateway:
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
         finally:
-            if call.use is not None:
-                call.use.leave()
+            self.admission.leave(call)
         if is_call and scope["method"] == "POST":
-            # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
-            known = name in self.lanes.by_name
-            self.metrics.answered(name if known else "", status, call, began)
-            if known and call.key:
-                self.usage.count(call, status)
+            self.admission.count(call, status, began)
 
     def infer(self, request: Request) -> Callable[[], None]:
         """One inference request that has arrived whole, without a task of its own; what `_infer` is for the others."""
@@ -247,8 +241,7 @@ class Gateway:
         call = Call(request.name, "infer", request.body, self._trace(request.trace))
 
         def told(reply: Reply | None, error: BaseException | None) -> None:
-            if call.use is not None:
-                call.use.leave()
+            self.admission.leave(call)
             if reply is not None:
                 status = reply.status
                 request.reply(status, delivery.reply_headers(call, reply), reply.body)
@@ -258,21 +251,14 @@ class Gateway:
                 known = error if isinstance(error, PunaError) else ReplicaDiedError(f"{call.endpoint}: {error}")
                 status, headers, body = asgi.refusal(known)
                 request.reply(status, [*headers, *delivery.headers(call)], body)
-            name = call.endpoint if call.endpoint in self.lanes.by_name else ""
-            self.metrics.answered(name, status, call, began)
-            if name and call.key:
-                self.usage.count(call, status)
+            self.admission.count(call, status, began)
 
         try:
-            key = self.access.check(request.authorization, time.time(), endpoint=call.endpoint)
-            call.key = key.id
+            key = self.admission.access.check(request.authorization, time.time(), endpoint=call.endpoint)
             if len(call.body) > self.settings.max_body_bytes:
                 raise asgi.too_large(self.settings.max_body_bytes)
-            lane = self.lanes.find(call.endpoint)
-            if lane.split is not None:
-                lane = lane.split.pick(lane, call, request.header(REVISION))
-            if key.limits is not None:
-                self.limits.enter(call, key)
+            lane = self.admission.lane(call, request.header(REVISION))
+            self.admission.enter(call, key)
             lane.begin(call, told)
         except PunaError as error:
             told(None, error)
@@ -284,15 +270,13 @@ class Gateway:
 
     def _permit(self, scope: Scope, endpoint: str | None) -> KeyRoute:
         """The request's key, which may use `endpoint`."""
-        return self.access.check(asgi.header(scope, b"authorization"), time.time(), endpoint=endpoint)
+        return self.admission.access.check(asgi.header(scope, b"authorization"), time.time(), endpoint=endpoint)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
         key = self._permit(scope, call.endpoint)
-        call.key = key.id
         self._version(self.lanes.find(call.endpoint), call)  # refused before its body is read
-        if key.limits is not None:
-            self.limits.enter(call, key)
+        self.admission.enter(call, key)
         call.path = "stream" if call.path == "generate_stream" else "infer"
         async with self.spool.body(scope, receive, self.settings.max_body_bytes) as call.body:
             return await self._pass_on(scope, receive, send, call)
@@ -300,10 +284,8 @@ class Gateway:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """An inference request that has arrived, to its endpoint; returns the status."""
         call.json_bytes = _json_bytes(scope, call)
-        lane = self.lanes.find(call.endpoint)
-        if lane.split is not None:
-            asked = asgi.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
-            lane = lane.split.pick(lane, call, asked)
+        asked = asgi.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
+        lane = self.admission.lane(call, asked)
         with delivery.watched(receive, call):
             if call.path == "stream":
                 return await delivery.streamed(send, call, lane, _failed)
@@ -322,7 +304,7 @@ class Gateway:
     def _knows(self, authorization: str) -> bool:
         """Whether this is a key, whatever it may do."""
         try:
-            self.access.holder(authorization, time.time())
+            self.admission.access.holder(authorization, time.time())
         except ForbiddenError:
             return True
         except UnauthorizedError:

@@ -24,17 +24,13 @@ from puna.errors import (
     UnavailableError,
     UsageError,
 )
-from puna.serve.access import Access
+from puna.serve.admission import Admission
 from puna.serve.dispatch.call import REVISION, Call, ClientGone
 from puna.serve.dispatch.dispatcher import Lane
-from puna.serve.dispatch.endpoint_pool import Lanes
 from puna.serve.http import asgi, delivery
 from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
 from puna.serve.http.spool import Spool
-from puna.serve.limits import Limits
-from puna.serve.metrics import Metrics
 from puna.serve.routes_table import EndpointRoute, KeyRoute
-from puna.serve.usage import Meter
 
 PREFIX = "/v1/"
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
@@ -75,13 +71,10 @@ class Target:
 class OpenAI:
     """Answers everything under /v1."""
 
-    def __init__(
-        self, lanes: Lanes, access: Access, limits: Limits, counted: tuple[Metrics, Meter], bodies: tuple[Spool, int]
-    ) -> None:
-        """`bodies`: where long ones are kept, and how long they may be."""
-        self.lanes, self.access, self.limits = lanes, access, limits
-        self.metrics, self.usage = counted
-        self.spool, max_body_bytes = bodies
+    def __init__(self, admission: Admission, spool: Spool, max_body_bytes: int) -> None:
+        """Long bodies are kept in `spool`; none may be longer than `max_body_bytes`, nor than MAX_BODY_BYTES."""
+        self.admission, self.access, self.lanes = admission, admission.access, admission.lanes
+        self.spool = spool
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
         self._reading = asyncio.Lock()
         """Held while a long body is in memory, to be looked into."""
@@ -106,12 +99,9 @@ class OpenAI:
         except (ClientGone, Disconnected):
             status = CLIENT_GONE
         finally:
-            if call.use is not None:
-                call.use.leave(_tokens(call), time.monotonic())
+            self.admission.leave(call, _tokens(call))
         if call.path and scope["method"] == "POST":
-            self.metrics.answered(call.endpoint, status, call, began)
-            if call.endpoint:  # with a key that may call it
-                self.usage.count(call, status)
+            self.admission.count(call, status, began)
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         async with self.spool.body(scope, receive, self.max_body_bytes) as call.body:
@@ -134,15 +124,11 @@ class OpenAI:
             raise self._unknown(model, key)
         asked = target.endpoint if target else model
         key = self.access.check(authorization, now, endpoint=asked)
-        call.key = key.id
         if target is None:
             raise self._unknown(model, key)
-        lane = self.lanes.find(target.endpoint)
         call.endpoint = target.endpoint
-        if key.limits is not None:
-            self.limits.enter(call, key)
-        if lane.split is not None and (not target.adapter or target.adapter in lane.split.lane.route.adapters):
-            lane = lane.split.pick(lane, call, asgi.header(scope, REVISION))
+        self.admission.enter(call, key)
+        lane = self.admission.lane(call, asgi.header(scope, REVISION), target.adapter)
         if target.adapter:
             call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
         with delivery.watched(receive, call):

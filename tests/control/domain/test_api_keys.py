@@ -14,7 +14,7 @@ from puna.control import views
 from puna.control.domain import api_keys, key_limits
 from puna.control.store.store import Store
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
-from puna.serve.access import Access
+from puna.serve.admission import Access
 from puna.serve.routes_table import KeyRoute, parse
 
 

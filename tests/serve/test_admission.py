@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from puna.errors import ForbiddenError, NotYetError, UnauthorizedError
-from puna.serve.access import Access
+from puna.serve.admission import Access
 from puna.serve.routes_table import KeyRoute
 
 SECRET = "s_with-under_scores" + "x" * 24

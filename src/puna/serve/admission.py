@@ -1,12 +1,22 @@
-"""Who may call what: keys checked against the route table in memory; a revoked one is refused with the next table."""
+"""The way in and out that all addresses of inference share: key, limits and revision before, counts after.
+
+Keys are checked against the route table in memory; a revoked one is refused with the next table.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from puna.control.domain import api_keys
 from puna.errors import NotYetError
+from puna.serve.dispatch.call import Call
+from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.endpoint_pool import Lanes
+from puna.serve.limits import Limits
+from puna.serve.metrics import Metrics
 from puna.serve.routes_table import KeyRoute
+from puna.serve.usage import Meter
 
 REMEMBERED = 4096  # verified tokens; each costs one SHA-256 to verify again, so the bound is only about memory
 
@@ -63,3 +73,48 @@ class Access:
             self._verified.clear()
         self._verified[authorization] = key
         return key
+
+
+class Admission:
+    """Lets calls in, and counts them out."""
+
+    def __init__(self, lanes: Lanes, limits: Limits, metrics: Metrics, usage: Meter) -> None:
+        self.access = Access()
+        self.lanes, self.limits, self.metrics, self.usage = lanes, limits, metrics, usage
+
+    def enter(self, call: Call, key: KeyRoute) -> None:
+        """Let a call in, whose key may use its endpoint.
+
+        Raises:
+            RateLimitError: the key has asked for more than it may.
+        """
+        call.key = key.id
+        if key.limits is not None:
+            self.limits.enter(call, key)
+
+    def lane(self, call: Call, revision: str, adapter: str = "") -> Lane:
+        """The lane of the call's endpoint, or of one of the two revisions that share it.
+
+        `revision` is what the client asks for, if anything; the second is left out where it cannot load `adapter`.
+
+        Raises:
+            NotFoundError: no endpoint of that name.
+        """
+        lane = self.lanes.find(call.endpoint)
+        if lane.split is None or (adapter and adapter not in lane.split.lane.route.adapters):
+            return lane
+        return lane.split.pick(lane, call, revision)
+
+    @staticmethod
+    def leave(call: Call, tokens: int = 0) -> None:
+        """Give back what a call has of its key's limits; it cost so many tokens."""
+        if call.use is not None:
+            call.use.leave(tokens, time.monotonic())
+
+    def count(self, call: Call, status: int, began: float) -> None:
+        """Count an answered call that came at `began`, on `time.perf_counter`'s clock; 499: its client left."""
+        # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
+        known = call.endpoint in self.lanes.by_name
+        self.metrics.answered(call.endpoint if known else "", status, call, began)
+        if known and call.key:
+            self.usage.count(call, status)
