@@ -57,3 +57,14 @@ def test_decisions_are_numbered_without_a_gap_have_one_form_and_stand_in_the_ind
         if f"]({page.name}) | {title[5:]} |" not in index:
             offenders.append(f"{page.name} does not stand in docs/decisions/README.md as `{title[5:]}`")
     assert DECISIONS and not offenders, "\n".join(offenders)
+
+
+def test_the_ways_through_the_code_have_twelve_stops_at_most_and_no_file_twice() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert text.count("\n") <= 90, "two screens"
+    ways = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert len(ways) == 3
+    for way in ways:
+        stops = re.findall(r"^\d+\. `([^`]+)`", way, re.MULTILINE)
+        assert 5 < len(stops) <= 12 and len(set(stops)) == len(stops), way.split("\n")[0]
+        assert [stop for stop in stops if not (ROOT / "src" / "puna" / stop).exists()] == []
