@@ -25,7 +25,7 @@ HOMELESS_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|misc|managers?)(_|$)"
 QUESTIONS = re.compile(r"(What|Who|Where|Whether)(ever)?\b")
 
 MAX_QUESTIONS = 434
-MAX_PAIRS_OF_CLASSES = 112
+MAX_PAIRS_OF_CLASSES = 14
 MAX_MODULES_WITHOUT_TESTS_BY_PATH = 176
 
 

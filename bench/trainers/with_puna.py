@@ -16,7 +16,7 @@ import yaml
 from puna.artifacts import Dataset, drafting
 from puna.config import recipe as recipes
 from puna.config.recipe import Recipe
-from puna.data.tokens import Rows, Tokens
+from puna.data.tokens import TokenRows, Tokens
 from puna.train.reporting.record import Run
 from puna.train.rows import step_rows
 from puna.train.run import train
@@ -152,7 +152,7 @@ def write_dataset(job: Job, rows: list[Tokens], held_out: list[Tokens]) -> Datas
     start, end = token("<|im_start|>"), token("<|im_end|>")
     with drafting("dataset", job.folder) as draft:
         for name, split in (("train", rows), ("test", held_out)):
-            Rows.pack(split).save(draft.path / f"{name}.safetensors")
+            TokenRows.pack(split).save(draft.path / f"{name}.safetensors")
         (draft.path / "tokenizer").mkdir()
         for file in (*job.base_dir.glob("token*"), *job.base_dir.glob("special*")):
             shutil.copy(file, draft.path / "tokenizer")

@@ -15,14 +15,14 @@ from puna.errors import BuildError, ConflictError, MergeError, NotFoundError, Pu
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish import resolve
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 from puna.train.reporting import record
 
 if TYPE_CHECKING:
     from puna.client import Client
     from puna.merge.verify import Verification
     from puna.packaging.validation import Validation
-    from puna.train.planning.plan import Plan
+    from puna.train.planning.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Shipped:
     """What the whole story made."""
 
     run: str
-    model: ModelVersion
+    model: RegisteredVersion
     endpoint: dict[str, Any]
 
 
@@ -60,7 +60,7 @@ def prepare(recipe: Recipe, home: Home, progress: Progress = Silent()) -> Prepar
     return Prepared(recipe, base, tokenise(recipe, base.path, home, progress))
 
 
-def plan(prepared: Prepared, world: int = 1) -> Plan:
+def plan(prepared: Prepared, world: int = 1) -> TrainingPlan:
     """What training will take on each of `world` processes, before weights are loaded."""
     from puna.train.planning.plan import plan as plan_run
 
@@ -139,7 +139,7 @@ def _remember_merge(run_dir: Path, model: Model, verification: Verification, why
 
 def publish(
     run_name: str, name: str | None, home: Home, *, force: bool = False, aliases: tuple[str, ...] = ("latest",)
-) -> ModelVersion:
+) -> RegisteredVersion:
     """Give a run's merged model a name in the local registry; `name` defaults to what its recipe says.
 
     Raises:
@@ -164,7 +164,7 @@ def publish_adapter(
     *,
     aliases: tuple[str, ...] = ("latest",),
     progress: Progress = Silent(),
-) -> ModelVersion:
+) -> RegisteredVersion:
     """Give a run's adapter a name without merging it, and make the base that it is served on, unless that is there.
 
     Raises:
@@ -183,7 +183,7 @@ def publish_adapter(
     return Registry(home).publish(seal(adapter, under, home), chosen, aliases=aliases)
 
 
-def push(model: ModelVersion, repo_id: str, progress: Progress = Silent(), private: bool = False) -> str:
+def push(model: RegisteredVersion, repo_id: str, progress: Progress = Silent(), private: bool = False) -> str:
     """Push a published model to the Hugging Face Hub; returns its address."""
     from puna.publish.hub import push as push_to_hub
 
@@ -259,7 +259,7 @@ def follow_deploy(client: Client, made: Mapping[str, Any], progress: Progress = 
 
 
 def deploy_model(
-    model: ModelVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
+    model: RegisteredVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
 ) -> dict[str, Any]:
     """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
     from puna.config import project

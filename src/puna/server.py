@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from puna.control.builds.builder import Builder
     from puna.control.store.store import Store
     from puna.control.telemetry.vitals import Vitals
-    from puna.serve.http.acceptor import Counts
+    from puna.serve.http.acceptor import ClientCounts
 
 GATEWAY_GRACE_S = 30.0
 """Requests in flight when `puna up` is told to stop have so long."""
@@ -73,7 +73,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
     from puna.packaging import limits
 
     limits.slots()
-    limits.Limits.of_environment()
+    limits.BuildLimits.of_environment()
     progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
     front.check()
     public, host, tls = front.public_url, front.host, front.tls
@@ -82,7 +82,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         number = listener.getsockname()[1]
         url = front.address(number)
         memories = figures.make(gateways)
-        shared = Shared(listener.fileno(), _client_counts(gateways), _key_counts(gateways), memories)
+        shared = SharedDescriptors(listener.fileno(), _client_counts(gateways), _key_counts(gateways), memories)
         specs = [_control_spec(home, reader, public or url, memories)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
@@ -140,7 +140,7 @@ def _console_link(home: Home) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shared:
+class SharedDescriptors:
     """The descriptors that all gateways have."""
 
     listen_fd: int
@@ -185,7 +185,7 @@ def _key_counts(gateways: int) -> int:
     return fd
 
 
-def _gateway_spec(home: Home, owner_fd: int, shared: Shared, index: int, front: Front) -> Spec:
+def _gateway_spec(home: Home, owner_fd: int, shared: SharedDescriptors, index: int, front: Front) -> Spec:
     command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
     command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
     command += ["--limits-fd", str(shared.limits_fd)]
@@ -248,7 +248,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.control.operations.repositories import Repositories
     from puna.control.reconcile.launch import Launching
     from puna.control.reconcile.loop import Reconciler
-    from puna.control.reconcile.zygotes import Keeper
+    from puna.control.reconcile.zygotes import ZygoteKeeper
     from puna.control.resources.secrets import Secrets
     from puna.control.store.store import Store
     from puna.control.telemetry import log_limits
@@ -267,11 +267,11 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     loads.on_waiting = autoscaler.poke
     secrets = Secrets(store, home.key)
     launching = Launching(store, home, secrets)
-    zygotes = Keeper(store, backend, launching)
+    zygotes = ZygoteKeeper(store, backend, launching)
     reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
     builder, models = _builders(store, home)
     history = History(memories, loads, store.snapshot)
-    logs = log_limits.Keeper(home, partial(_alive, store, backend), store.timeline)
+    logs = log_limits.LogKeeper(home, partial(_alive, store, backend), store.timeline)
 
     def wake() -> None:
         builder.wake()
@@ -305,7 +305,7 @@ def _run_control(
     for thread in threads:
         thread.start()
     try:
-        _serve(app, Kept(home), Front(), partial(_beat, vitals, heart), grace_s=1, on_stop=_hush)
+        _serve(app, KeptNames(home), Front(), partial(_beat, vitals, heart), grace_s=1, on_stop=_hush)
     finally:
         stopped.set()
         for thread in threads[:2]:
@@ -380,7 +380,7 @@ def _bury(store: Store, backend: LocalBackend, now: float) -> None:
             store.move_replica(replica.id, ReplicaState.STOPPING, now, reason="`puna up` had ended")
 
 
-class Kept:
+class KeptNames:
     """What a process of `puna up` holds by name: its log, and the control plane its socket too."""
 
     def __init__(self, home: Home | None = None, bound: socket.socket | None = None) -> None:
@@ -415,13 +415,13 @@ class Kept:
         return self._listener.socket
 
 
-def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) -> None:
+def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heart: Heart) -> None:
     """One gateway process on the inherited socket."""
     # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
     from puna.serve.gateway import Gateway, GatewaySettings
-    from puna.serve.http.acceptor import Counts
+    from puna.serve.http.acceptor import ClientCounts
 
     settings = GatewaySettings(
         home.control_socket,
@@ -439,20 +439,22 @@ def gateway(home: Home, shared: Shared, index: int, front: Front, heart: Heart) 
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    counts = Counts(shared.counts_fd, index)
+    counts = ClientCounts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
-    _serve(app, Kept(bound=bound), front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts)
+    _serve(
+        app, KeptNames(bound=bound), front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts
+    )
 
 
 def _serve(
     app: object,
-    kept: Kept,
+    kept: KeptNames,
     front: Front,
     beat: Callable[[], None],
     *,
     grace_s: float,
     on_stop: Callable[[], None] | None = None,
-    counts: Counts | None = None,
+    counts: ClientCounts | None = None,
 ) -> None:
     """uvicorn on the socket that is kept, until SIGTERM; then what is in flight has `grace_s`.
 
@@ -460,9 +462,9 @@ def _serve(
     """
     import uvicorn
 
-    from puna.serve.http.acceptor import Server
+    from puna.serve.http.acceptor import AcceptingServer
     from puna.serve.http.clients import ClientLimits
-    from puna.serve.http.connection import Connection
+    from puna.serve.http.connection import ClientConnection
 
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -470,7 +472,7 @@ def _serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Connection,
+        http=ClientConnection,
         ws="none",
         access_log=False,
         log_level="warning",
@@ -483,7 +485,7 @@ def _serve(
         ssl_keyfile=str(front.tls.key) if front.tls else None,
     )
 
-    class Beating(Server):
+    class Beating(AcceptingServer):
         async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             self._beat_on()
@@ -545,7 +547,7 @@ def main(arguments: list[str]) -> None:
         tls = Tls(options.certificate, options.key) if options.certificate else None
         origins = tuple(options.cors_origin)
         front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
-        shared = Shared(options.listen_fd, options.counts_fd, options.limits_fd, memories)
+        shared = SharedDescriptors(options.listen_fd, options.counts_fd, options.limits_fd, memories)
         gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heart)
 
 

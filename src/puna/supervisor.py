@@ -26,7 +26,7 @@ from pathlib import Path
 from puna.backends import strays
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
-from puna.process.heartbeat import Pulse, Share
+from puna.process.heartbeat import ProcessorTime, Pulse
 from puna.progress import Progress
 
 BACKLOG = 2048
@@ -65,7 +65,7 @@ class Child:
     """Readable when the process has ended; -1 where there is none, which costs a tenth of a second."""
     beat_fd: int = -1
     pulse: Pulse | None = None
-    share: Share = field(default_factory=Share)
+    share: ProcessorTime = field(default_factory=ProcessorTime)
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
@@ -203,7 +203,7 @@ class Supervisor:
             )
         child.started = now
         if spec.beats:
-            child.pulse, child.share = Pulse(now), Share()
+            child.pulse, child.share = Pulse(now), ProcessorTime()
             self._selector.register(child.beat_fd, selectors.EVENT_READ, child)
         with contextlib.suppress(OSError):
             child.pidfd = os.pidfd_open(child.process.pid)

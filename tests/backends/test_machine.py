@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import fake_gpu.pynvml
-from puna.backends.base import Gpu
+from puna.backends.base import GpuDevice
 from puna.backends.devices import Nvml
 from puna.backends.machine import capacity
 
 
 def test_devices_come_from_the_driver(driver: Path) -> None:
     found = capacity(Nvml())
-    assert found.gpus == (Gpu(0, "NVIDIA T4", 2**34), Gpu(1, "NVIDIA T4", 2**34))
+    assert found.gpus == (GpuDevice(0, "NVIDIA T4", 2**34), GpuDevice(1, "NVIDIA T4", 2**34))
     assert found.cpus >= 1 and found.memory_bytes > 2**20
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from puna.backends import shares, watch
-from puna.backends.base import Capacity, Gpu, Launch
-from puna.backends.shares import Cores, Share
+from puna.backends.base import Capacity, GpuDevice, Launch
+from puna.backends.shares import Cores, ResourceShare
 
 GIB = 2**30
-H100 = Gpu(0, "NVIDIA H100", 80 * GIB)
+H100 = GpuDevice(0, "NVIDIA H100", 80 * GIB)
 ONE = Capacity(16, 128 * GIB, (H100,))
 FOUR = Capacity(64, 512 * GIB, tuple(replace(H100, index=index) for index in range(4)))
 LAUNCH = Launch("r1", Path("python"), Path("app"), Path("socket"), Path("log"))
 
 
-def share(capacity: Capacity, gpu: str = "0", fraction: float = 1.0, **more: float) -> Share:
+def share(capacity: Capacity, gpu: str = "0", fraction: float = 1.0, **more: float) -> ResourceShare:
     return shares.of(replace(LAUNCH, gpu=gpu, gpu_fraction=fraction, **more), capacity)  # type: ignore[arg-type]
 
 
@@ -37,7 +37,7 @@ def test_the_only_gpu_comes_with_the_whole_machine_and_one_of_four_with_a_quarte
 
 
 def test_on_a_cpu_a_dedicated_one_has_all_and_a_shared_one_half() -> None:
-    assert share(ONE, "") == Share()
+    assert share(ONE, "") == ResourceShare()
     half = share(ONE, "", 0.5)
     assert (half.gpu_bytes, half.cores, half.memory_bytes, half.is_part) == (0, 8, 64 * GIB, False)
 
@@ -51,7 +51,7 @@ def test_numbers_that_were_asked_for_win_up_to_what_there_is() -> None:
 
 
 def test_a_small_gpu_sets_less_aside_for_cuda() -> None:
-    small = shares.of(replace(LAUNCH, gpu="0", gpu_fraction=0.5), Capacity(4, GIB, (Gpu(0, "T4", 15 * GIB),)))
+    small = shares.of(replace(LAUNCH, gpu="0", gpu_fraction=0.5), Capacity(4, GIB, (GpuDevice(0, "T4", 15 * GIB),)))
     assert small.torch_fraction == pytest.approx(0.5 * 15 / 16)
 
 
@@ -81,7 +81,7 @@ def test_replicas_without_a_gpu_share_the_cores_by_number_and_do_not_spin(replic
     assert shares.environment(found, own) == own | {"CUDA_VISIBLE_DEVICES": ""}
     some = shares.of(replace(LAUNCH, gpu="", vcpu=4), Capacity(16, GIB), replicas)
     assert shares.environment(some, {})["OMP_NUM_THREADS"] == "4"
-    on_a_gpu = shares.of(replace(LAUNCH, gpu="0"), Capacity(16, GIB, (Gpu(0, "T4", 15 * GIB),)), replicas)
+    on_a_gpu = shares.of(replace(LAUNCH, gpu="0"), Capacity(16, GIB, (GpuDevice(0, "T4", 15 * GIB),)), replicas)
     assert "OMP_NUM_THREADS" not in shares.environment(on_a_gpu, {})
 
 
@@ -126,7 +126,7 @@ def test_what_is_too_much(mine: dict[int, int], why: str) -> None:
 
 
 def test_a_replica_without_a_gpu_may_use_none() -> None:
-    assert watch.excess(Share().as_dict(), {0: GIB}) == "used 1.0 GiB of GPU 0, which is not its own"
+    assert watch.excess(ResourceShare().as_dict(), {0: GIB}) == "used 1.0 GiB of GPU 0, which is not its own"
 
 
 def test_processes_of_another_namespace_say_that_nobody_can_be_told_apart() -> None:

@@ -15,7 +15,7 @@ from fake_gpu import libraries
 from puna.backends.base import Launch, Phase
 from puna.backends.devices import Nvml
 from puna.backends.local import LocalBackend, validate
-from puna.backends.watch import Watch
+from puna.backends.watch import GpuEnforcer
 from puna.home import Home
 from puna.process.memory_limit import descendants, own_bytes
 
@@ -68,7 +68,7 @@ def test_who_takes_the_others_half_is_ended_and_the_other_never_knows(
         local.start(made)
         wait_for(local, Phase.READY, made.replica_id)
     before = wait_for(local, Phase.READY, "modest")
-    watch = Watch(home, Nvml())
+    watch = GpuEnforcer(home, Nvml())
     assert (call(greedy, "5"), call(modest, "2")) == ("8", "5")  # all of its half, and not more
     assert watch.look() == {} and watch.use() == {"greedy": 8 << 30, "modest": 5 << 30}
     assert call(greedy, "1") == "9"
@@ -90,7 +90,7 @@ def test_a_gpu_that_was_not_given_may_not_be_used(local: LocalBackend, launch: M
     """
     local.start(half(launch, driver, "r1", source))
     wait_for(local, Phase.READY)
-    assert Watch(home, Nvml()).look() == {"r1": "used 0.5 GiB of GPU 1, which is not its own"}
+    assert GpuEnforcer(home, Nvml()).look() == {"r1": "used 0.5 GiB of GPU 1, which is not its own"}
     wait_for(local, Phase.EXITED)
 
 
@@ -115,7 +115,7 @@ def test_a_driver_that_hides_who_uses_what_ends_nobody_and_the_log_says_so_once(
     local.start(half(launch, driver, "r1"))
     wait_for(local, Phase.READY)
     devices = Nvml()
-    watch = Watch(home, devices)
+    watch = GpuEnforcer(home, devices)
     for used in ({0: {999_999_999: 2**34}}, {0: {}}, None):  # another namespace's, nobody's, not told
         with monkeypatch.context() as patch:
             patch.setattr(devices, "used_bytes", lambda used=used: used)

@@ -36,7 +36,7 @@ def test_learnt_tokens_are_bracketed_off_a_terminal(capsys: pytest.CaptureFixtur
 
 
 def test_progress_off_a_terminal_says_the_end_and_not_every_step(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = output.Watch()
+    watch = output.ProgressDisplay()
     watch.stage("train")
     for step in range(1, 101):
         watch.advance(step, 100, loss=1 / step)
@@ -46,7 +46,7 @@ def test_progress_off_a_terminal_says_the_end_and_not_every_step(capsys: pytest.
 
 def test_progress_of_training_tells_loss_rate_speed_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     seconds = iter([0.0, 100.0, 110.0, 120.0])  # building kernels takes most of the first step
-    watch = output.Watch(clock=lambda: next(seconds))
+    watch = output.ProgressDisplay(clock=lambda: next(seconds))
     watch.stage("train")
     for step in range(1, 4):
         watch.advance(step, 1200, loss=1.23456, lr=2e-4, grad_norm=0.5, tokens_per_s=12345.6)
@@ -58,7 +58,7 @@ def test_progress_of_training_tells_loss_rate_speed_and_time_left(capsys: pytest
 
 
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = output.Watch(quiet=True)
+    watch = output.ProgressDisplay(quiet=True)
     watch.stage("train")
     watch.advance(1, 1)
     watch.note("x")

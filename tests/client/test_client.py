@@ -170,5 +170,5 @@ def test_settings_are_judged_before_anything_is_uploaded_or_built(client: Client
     (folder / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: [numpy]\n")
     order = deploy._Order("new", None, None, 100)
     with pytest.raises(errors.NotFoundError, match="no secret `hub`"):
-        deploy._deploy_folder(client, folder, order, {"secrets": ["hub"]}, {}, output.Watch(quiet=True))
+        deploy._deploy_folder(client, folder, order, {"secrets": ["hub"]}, {}, output.ProgressDisplay(quiet=True))
     assert client.endpoints() == [] and client.runtimes() == []

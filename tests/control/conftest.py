@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from puna.artifacts import Source, drafting
-from puna.backends.base import Capacity, Gpu, Launch
+from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.backends.memory import MemoryBackend
 from puna.control.domain.records import Endpoint, Order, Replica, Revision, Settings
 from puna.control.domain.states import ReplicaState, RevisionState
@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 def gpus(count: int, memory_bytes: int = 80 * GIB) -> Capacity:
-    return Capacity(8, 64 * GIB, tuple(Gpu(i, "H", memory_bytes) for i in range(count)))
+    return Capacity(8, 64 * GIB, tuple(GpuDevice(i, "H", memory_bytes) for i in range(count)))
 
 
 def launch(replica: Replica) -> Launch:

@@ -9,13 +9,13 @@ import pytest
 
 from data.made import chat, write_jsonl
 from puna.config.recipe import DataRecipe
-from puna.data.load import Source, open_source, read_rows
+from puna.data.load import RowSource, open_source, read_rows
 from puna.errors import DataError
 
 ROWS: list[dict[str, Any]] = [{"messages": chat(f"question {i}", f"answer {i}")} for i in range(3)]
 
 
-def source_of(path: Path | str) -> Source:
+def source_of(path: Path | str) -> RowSource:
     return open_source(DataRecipe(dataset=str(path)))
 
 

@@ -15,7 +15,7 @@ from puna.data.load import open_source
 from puna.data.prepare import prepare
 from puna.data.sample import sample, split
 from puna.data.template import BUILT_IN, load_template
-from puna.data.tokens import NOT_LEARNT, Rows
+from puna.data.tokens import NOT_LEARNT, TokenRows
 from puna.errors import DataError
 from puna.home import Home
 
@@ -39,7 +39,7 @@ def prepared(
     dataset = prepare(recipe(path, test_fraction=0, template=template), base, home)
     order = sample(len(CHATS), None, 42)
     tokenizer = AutoTokenizer.from_pretrained(dataset.path / "tokenizer")
-    return tokenizer, [CHATS[i] for i in order], list(Rows.load(dataset, "train"))
+    return tokenizer, [CHATS[i] for i in order], list(TokenRows.load(dataset, "train"))
 
 
 @pytest.mark.parametrize("template", BUILT_IN)

@@ -10,7 +10,7 @@ import pytest
 from data.made import MakeRecipe, chat, write_jsonl
 from puna.artifacts import Dataset
 from puna.data.prepare import prepare
-from puna.data.tokens import NOT_LEARNT, Rows
+from puna.data.tokens import NOT_LEARNT, TokenRows
 from puna.errors import DataError
 from puna.home import Home
 
@@ -37,7 +37,7 @@ class Watcher:
 def test_the_artifact_holds_what_training_reads(base: Path, home: Home, chats: Path, recipe: MakeRecipe) -> None:
     dataset = prepare(recipe(chats), base, home)
     dataset.check()
-    train, test = Rows.load(dataset, "train"), Rows.load(dataset, "test")
+    train, test = TokenRows.load(dataset, "train"), TokenRows.load(dataset, "test")
     metrics = dataset.manifest.metrics
     assert (len(train), len(test)) == (metrics["rows_train"], metrics["rows_test"]) == (9, 3)
     assert (train.lengths.sum(), test.lengths.sum()) == (metrics["tokens_train"], metrics["tokens_test"])
@@ -64,7 +64,7 @@ def test_samples_are_held_out_conversations_up_to_a_question(
 ) -> None:
     dataset = prepare(recipe(chats), base, home)
     samples = json.loads((dataset.path / "samples.json").read_text())
-    test = Rows.load(dataset, "test")
+    test = TokenRows.load(dataset, "test")
     assert len(samples) == 3
     for sample, (ids, _) in zip(samples, test, strict=True):
         assert sample["messages"][-1]["role"] == "user" and sample["reference"].startswith("it is")
@@ -181,7 +181,7 @@ def test_cut_rows_are_counted_and_rows_with_nothing_to_learn_left_are_dropped(
     metrics = dataset.manifest.metrics
     assert metrics["truncated_rows"] == 4 and metrics["truncated_share"] == 4 / 6
     assert metrics["unlearnable_rows"] == 2 and metrics["rows_train"] == 4 and metrics["rows_test"] == 0
-    assert all((labels != NOT_LEARNT).any() for _, labels in Rows.load(dataset, "train"))
+    assert all((labels != NOT_LEARNT).any() for _, labels in TokenRows.load(dataset, "train"))
     assert metrics["lengths"]["max"] == 40 and "66.7% of the rows are cut at 40 tokens" in watcher.notes
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from puna.artifacts import Dataset, drafting
-from puna.data.tokens import NOT_LEARNT, Rows, Tokens
+from puna.data.tokens import NOT_LEARNT, TokenRows, Tokens
 from puna.errors import NotFoundError
 
 
@@ -14,7 +14,7 @@ def row(*ids: int) -> Tokens:
     return np.array(ids, np.int32), np.array([NOT_LEARNT, *ids[1:]], np.int32)
 
 
-def dataset(tmp_path: Path, rows: Rows) -> Dataset:
+def dataset(tmp_path: Path, rows: TokenRows) -> Dataset:
     with drafting("dataset", tmp_path) as draft:
         rows.save(draft.path / "train.safetensors")
     assert draft.final
@@ -22,7 +22,7 @@ def dataset(tmp_path: Path, rows: Rows) -> Dataset:
 
 
 def test_rows_come_back_as_they_were_laid_down(tmp_path: Path) -> None:
-    rows = Rows.load(dataset(tmp_path, Rows.pack([row(1, 2, 3), row(4), row(5, 6)])), "train")
+    rows = TokenRows.load(dataset(tmp_path, TokenRows.pack([row(1, 2, 3), row(4), row(5, 6)])), "train")
     assert len(rows) == 3 and rows.lengths.tolist() == [3, 1, 2]
     assert [r[0].tolist() for r in rows] == [[1, 2, 3], [4], [5, 6]]
     assert rows[-1][1].tolist() == [NOT_LEARNT, 6]
@@ -30,16 +30,16 @@ def test_rows_come_back_as_they_were_laid_down(tmp_path: Path) -> None:
 
 
 def test_a_split_may_be_empty(tmp_path: Path) -> None:
-    rows = Rows.load(dataset(tmp_path, Rows.pack([])), "train")
+    rows = TokenRows.load(dataset(tmp_path, TokenRows.pack([])), "train")
     assert len(rows) == 0 and list(rows) == [] and rows.lengths.tolist() == []
 
 
 def test_a_row_that_is_not_there_is_an_index_error() -> None:
     for index in (1, -2):
         with pytest.raises(IndexError):
-            Rows.pack([row(1)])[index]
+            TokenRows.pack([row(1)])[index]
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"test\.safetensors"):
-        Rows.load(dataset(tmp_path, Rows.pack([row(1)])), "test")
+        TokenRows.load(dataset(tmp_path, TokenRows.pack([row(1)])), "test")

@@ -19,7 +19,7 @@ from puna.config import recipe as recipes
 from puna.home import Home
 from puna.merge.served import Served
 from puna.publish.adapters import seal
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 from stories.conftest import Up
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
@@ -74,7 +74,7 @@ def ask(client: openai.OpenAI, model: str, question: str) -> str:
     return reply.choices[0].message.content or ""
 
 
-def blank(home: Home, tone: ModelVersion, folder: Path) -> ModelVersion:
+def blank(home: Home, tone: RegisteredVersion, folder: Path) -> RegisteredVersion:
     """An adapter of the same base that adds nothing: its B matrices are zero."""
     with drafting("adapter", folder, name="blank") as draft:
         shutil.copytree(tone.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))

@@ -17,7 +17,7 @@ from backends.replicas import SCHEMA, Owner, call, wait_for, wait_until
 from puna.backends.base import Launch, Phase
 from puna.backends.devices import NVML
 from puna.backends.local import LocalBackend
-from puna.backends.watch import Watch
+from puna.backends.watch import GpuEnforcer
 from puna.home import Home
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -142,7 +142,7 @@ def test_neither_gets_the_others_half_and_who_takes_it_is_ended(
         assert "out of memory" in said and "took it" not in said, (attempt, said)
     assert "torch may have" in greedy.log.read_text()
     assert (ask(modest, "take 0.45"), ask(greedy, "take 0.45")) == ("took it", "took it")
-    watch = Watch(home, NVML)
+    watch = GpuEnforcer(home, NVML)
     assert watch.look() == {}
     facts = {made.replica_id: json.loads(ask(made, "facts")) for made in (greedy, modest)}
     half = NVML.gpus()[0].memory_bytes / 2

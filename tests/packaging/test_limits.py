@@ -16,7 +16,7 @@ from puna.home import Home
 from puna.packaging import limits
 from puna.packaging.command import BuildCancelledError
 from puna.packaging.environment import build
-from puna.packaging.limits import DISK, TIMEOUT, Limits
+from puna.packaging.limits import DISK, TIMEOUT, BuildLimits
 
 pytestmark = pytest.mark.process
 
@@ -139,4 +139,4 @@ def test_commands_give_way_dump_no_core_and_die_first_when_memory_ends(home: Hom
 def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(TIMEOUT, value)
     with pytest.raises(UsageError, match=TIMEOUT):
-        Limits.of_environment()
+        BuildLimits.of_environment()

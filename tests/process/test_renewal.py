@@ -13,7 +13,7 @@ from puna.process import renewal as of_guards
 from puna.worker import renewal as of_workers
 
 
-@pytest.mark.parametrize("make", [lambda path: of_guards.Listener(path, 4096), of_workers.Listener])
+@pytest.mark.parametrize("make", [lambda path: of_guards.Listener(path, 4096), of_workers.RenewedListener])
 def test_whoever_finds_a_listener_by_its_name_finds_it_listening(tmp_path: Path, make: Any) -> None:
     path = str(tmp_path / "a.guard")
     made = [make(path)]

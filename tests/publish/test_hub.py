@@ -19,7 +19,7 @@ from publish.conftest import VERIFIED
 from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, drafting
 from puna.home import Home
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 
 pytestmark = pytest.mark.process
 
@@ -90,7 +90,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def version(shared: Home) -> ModelVersion:
+def version(shared: Home) -> RegisteredVersion:
     return Registry(shared).resolve("acme/chat")
 
 
@@ -117,7 +117,7 @@ def run(code: str, *args: object, cache: Path, url: str, token: str = TOKEN, **e
 
 
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
-def test_what_is_pushed_comes_back_whole(shared: Home, version: ModelVersion, tmp_path: Path, xet: bool) -> None:
+def test_what_is_pushed_comes_back_whole(shared: Home, version: RegisteredVersion, tmp_path: Path, xet: bool) -> None:
     with Hub(xet=xet) as hub:
         env = {} if xet else {"HF_HUB_DISABLE_XET": "1"}
         out = run(PUSH, shared.root, "acme/llama", cache=tmp_path / "push", url=hub.url, **env)

@@ -19,7 +19,7 @@ from sqlalchemy import MetaData, select
 
 from control.conftest import GIB, World, make_source
 from puna.artifacts import MANIFEST, SHORT, Model, drafting
-from puna.backends.base import Gpu
+from puna.backends.base import GpuDevice
 from puna.backends.memory import MemoryBackend
 from puna.control.api.app import create_app
 from puna.control.domain import api_keys
@@ -34,7 +34,7 @@ from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.publish.registry import Registry
 from puna.serve.gateway import Gateway, GatewaySettings
-from puna.serve.http.connection import Connection
+from puna.serve.http.connection import ClientConnection
 
 SECRET = "v4lue-that-nobody-may-read"
 YOURS = "y0urs-alone"
@@ -48,8 +48,8 @@ ROUTINE = {"counters", "wishes", "usage", "usage_marks"}
 class Devices:
     """Two GPUs, so that who holds them can be read."""
 
-    def gpus(self) -> tuple[Gpu, ...]:
-        return Gpu(0, "NVIDIA H100", 80 * GIB), Gpu(1, "NVIDIA H100", 80 * GIB)
+    def gpus(self) -> tuple[GpuDevice, ...]:
+        return GpuDevice(0, "NVIDIA H100", 80 * GIB), GpuDevice(1, "NVIDIA H100", 80 * GIB)
 
     def free_bytes(self) -> Mapping[int, int]:
         return {0: 50 * GIB, 1: 15 * GIB}
@@ -193,7 +193,12 @@ class Fort:
 
 class _Running:
     def __init__(self, app: Any, **where: Any) -> None:
-        fixed: dict[str, Any] = {"log_level": "critical", "ws": "none", "proxy_headers": False, "http": Connection}
+        fixed: dict[str, Any] = {
+            "log_level": "critical",
+            "ws": "none",
+            "proxy_headers": False,
+            "http": ClientConnection,
+        }
         self.server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **fixed, **where))
 
     async def __aenter__(self) -> uvicorn.Server:

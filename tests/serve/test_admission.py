@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from puna.errors import ForbiddenError, NotYetError, UnauthorizedError
-from puna.serve.admission import Access
+from puna.serve.admission import Keyring
 from puna.serve.routes_table import KeyRoute
 
 SECRET = "s_with-under_scores" + "x" * 24
@@ -17,8 +17,8 @@ def key(id: str = "0123abcd", **changes: object) -> KeyRoute:
     return KeyRoute(**(fields | changes))  # type: ignore[arg-type]
 
 
-def access(*keys: KeyRoute) -> Access:
-    made = Access()
+def access(*keys: KeyRoute) -> Keyring:
+    made = Keyring()
     made.use({k.id: k for k in keys})
     return made
 
@@ -33,7 +33,7 @@ def test_a_good_key_opens_its_endpoint_the_second_time_too() -> None:
 
 
 def test_before_the_first_table_nobody_is_told_that_a_key_is_unknown() -> None:
-    made = Access()
+    made = Keyring()
     with pytest.raises(NotYetError):
         made.check(BEARER, 0, endpoint="e")
     with pytest.raises(UnauthorizedError, match="a key is needed"):

@@ -15,7 +15,7 @@ import uvloop
 
 from puna.serve.gateway import Gateway, GatewaySettings
 from puna.serve.http import forward
-from puna.serve.http.connection import Connection
+from puna.serve.http.connection import ClientConnection
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
 
@@ -92,7 +92,9 @@ class StubControl:
 
 
 @contextlib.asynccontextmanager
-async def running(app: Any, http: type[Connection] = Connection, **where: Any) -> AsyncIterator[uvicorn.Server]:
+async def running(
+    app: Any, http: type[ClientConnection] = ClientConnection, **where: Any
+) -> AsyncIterator[uvicorn.Server]:
     fixed: dict[str, Any] = {"log_level": "warning", "ws": "none", "proxy_headers": False}
     config = uvicorn.Config(app, http=http, timeout_graceful_shutdown=1, **fixed, **where)
     server = uvicorn.Server(config)
@@ -113,7 +115,7 @@ class World:
         self.workers: list[StubWorker] = []
         self.server: uvicorn.Server | None = None
 
-    def gateway_connections(self) -> list[Connection]:
+    def gateway_connections(self) -> list[ClientConnection]:
         """Those that the gateway has."""
         assert self.server is not None
         return list(self.server.server_state.connections)
@@ -136,7 +138,10 @@ class World:
 
 
 def story(
-    folder: Path, play: Callable[[World], Awaitable[None]], http: type[Connection] = Connection, **settings: Any
+    folder: Path,
+    play: Callable[[World], Awaitable[None]],
+    http: type[ClientConnection] = ClientConnection,
+    **settings: Any,
 ) -> None:
     async def main() -> None:
         control = StubControl()

@@ -13,8 +13,8 @@ import pytest
 
 from puna.control.domain.key_limits import parse
 from puna.errors import RateLimitError
-from puna.serve.limits import Use
-from puna.serve.limits_memory import Counts, size_bytes
+from puna.serve.limits import KeyUse
+from puna.serve.limits_memory import LimitCounts, size_bytes
 from puna.serve.routes_table import KeyRoute
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
@@ -22,20 +22,20 @@ from serve.test_gateway import INFER, KEY, World, story
 
 
 @pytest.fixture
-def shared() -> Iterator[list[Counts]]:
+def shared() -> Iterator[list[LimitCounts]]:
     """The counts of three gateways."""
     fd = os.memfd_create("limits")
     os.ftruncate(fd, size_bytes(3))
-    yield [Counts(fd, index) for index in range(3)]
+    yield [LimitCounts(fd, index) for index in range(3)]
     os.close(fd)
 
 
-def use(counts: Counts, id: str = "0123abcd", **limits: Any) -> Use:
+def use(counts: LimitCounts, id: str = "0123abcd", **limits: Any) -> KeyUse:
     key = KeyRoute(id, "", "", ("infer",), None, None, "ci", parse(limits))
-    return Use(key, counts, counts.place(id))
+    return KeyUse(key, counts, counts.place(id))
 
 
-def entered(counts: Counts, now: float, id: str = "0123abcd", **limits: Any) -> bool:
+def entered(counts: LimitCounts, now: float, id: str = "0123abcd", **limits: Any) -> bool:
     try:
         use(counts, id, **limits).enter(now)
     except RateLimitError:
@@ -45,7 +45,7 @@ def entered(counts: Counts, now: float, id: str = "0123abcd", **limits: Any) -> 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_in_any_period_all_gateways_together_let_in_no_more_than_the_limit_and_hardly_fewer(
-    shared: list[Counts], seed: int
+    shared: list[LimitCounts], seed: int
 ) -> None:
     chance = random.Random(seed)
     now, most, period_s = 1000.0 * seed, chance.choice([1, 3, 10, 50]), 60.0
@@ -65,12 +65,14 @@ def test_in_any_period_all_gateways_together_let_in_no_more_than_the_limit_and_h
     assert entered(shared[2], now + caught.value.retry_after_s, rate=f"{most}/min")
 
 
-def test_who_asks_all_the_time_gets_as_many_in_a_period_and_a_sixtieth(shared: list[Counts]) -> None:
+def test_who_asks_all_the_time_gets_as_many_in_a_period_and_a_sixtieth(shared: list[LimitCounts]) -> None:
     let_in = sum(entered(shared[n % 3], n / 1000, rate="10/s") for n in range(10_000))
     assert 95 <= let_in <= 100
 
 
-def test_tokens_are_charged_when_a_call_is_over_and_the_next_waits_until_there_is_room(shared: list[Counts]) -> None:
+def test_tokens_are_charged_when_a_call_is_over_and_the_next_waits_until_there_is_room(
+    shared: list[LimitCounts],
+) -> None:
     first, second = use(shared[0], tokens="100/min"), use(shared[1], tokens="100/min")
     first.enter(0.0)
     second.enter(0.0)
@@ -84,7 +86,7 @@ def test_tokens_are_charged_when_a_call_is_over_and_the_next_waits_until_there_i
 
 
 def test_calls_at_once_are_counted_over_all_gateways_and_those_of_a_dead_one_are_forgotten(
-    shared: list[Counts],
+    shared: list[LimitCounts],
 ) -> None:
     open_now = [use(counts, concurrency=3) for counts in shared]
     for one in open_now:
@@ -94,11 +96,11 @@ def test_calls_at_once_are_counted_over_all_gateways_and_those_of_a_dead_one_are
     open_now[0].leave()
     open_now[0].leave()
     assert entered(shared[1], 0.0, concurrency=3) and not entered(shared[0], 0.0, concurrency=3)
-    successor = Counts(shared[1]._fd, 1)
+    successor = LimitCounts(shared[1]._fd, 1)
     assert [entered(successor, 0.0, concurrency=3) for _ in range(3)] == [True, True, False]
 
 
-def test_a_refused_call_is_not_counted_by_any_of_its_limits(shared: list[Counts]) -> None:
+def test_a_refused_call_is_not_counted_by_any_of_its_limits(shared: list[LimitCounts]) -> None:
     limits: dict[str, Any] = {"rate": "1/s", "concurrency": 5}
     assert entered(shared[0], 0.0, **limits)
     for _ in range(20):
@@ -107,7 +109,7 @@ def test_a_refused_call_is_not_counted_by_any_of_its_limits(shared: list[Counts]
         assert entered(shared[2], 1.2 * n, **limits)
 
 
-def test_keys_have_places_of_their_own_which_all_gateways_agree_on(shared: list[Counts]) -> None:
+def test_keys_have_places_of_their_own_which_all_gateways_agree_on(shared: list[LimitCounts]) -> None:
     ids = [f"{n:08x}" for n in (0, 1, 0xFFFFFFFF, 7)]
     assert [shared[n % 3].place(id) for n, id in enumerate(ids)] == [0, 1, 2, 3]
     assert [[counts.place(id) for id in ids] for counts in shared] == [[0, 1, 2, 3]] * 3

@@ -10,9 +10,9 @@ import textwrap
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from puna.control.telemetry.figures import Memories, Memory, make
+from puna.control.telemetry.figures import GatewayMemory, Memories, make
 from puna.serve.dispatch.call import Call
-from puna.serve.metrics import Metrics
+from puna.serve.metrics import GatewayMetrics
 
 pytestmark = pytest.mark.process
 
@@ -77,7 +77,7 @@ def test_waits_are_summed_over_gateways_those_of_a_killed_one_too_and_replicas_a
 def test_a_successor_counts_on_and_has_nothing_in_flight_of_what_the_dead_one_had() -> None:
     memories = make(1)
     gateway(memories, 0, "dies")
-    text = Metrics(memories, 0).text().decode()
+    text = GatewayMetrics(memories, 0).text().decode()
     assert 'puna_requests_total{endpoint="e",status="200"} 7.0' in text
     assert 'puna_request_seconds_count{endpoint="e"} 8.0' in text
     assert 'puna_in_flight{endpoint="e"} 0.0' in text and 'puna_replicas{endpoint="e",tier="awake"} 0.0' in text
@@ -90,7 +90,7 @@ def test_a_memory_that_takes_no_more_is_told_of_once_and_requests_are_counted_as
     memories = Memories((os.memfd_create("figures", os.MFD_ALLOW_SEALING),))
     os.ftruncate(memories[0], 4096)
     fcntl.fcntl(memories[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
-    metrics = Metrics(memories)
+    metrics = GatewayMetrics(memories)
     for number in range(200):
         metrics.answered(f"e{number}", 200, Call("e", "infer", b"", "t", tier="cold"), 0.0)
         metrics.flush()
@@ -100,10 +100,12 @@ def test_a_memory_that_takes_no_more_is_told_of_once_and_requests_are_counted_as
 
 def test_half_a_record_and_one_of_another_version_are_passed_over() -> None:
     memories = make(1)
-    count = Metrics(memories)
+    count = GatewayMetrics(memories)
     count.answered("e", 200, Call("e", "infer", b"", "t"), 0.0)
     count.flush()
-    Memory(memories[0]).write([(("puna_requests", "e", "200"), [5.0]), (("of_another_version", "e"), [1.0, 2.0])])
+    GatewayMemory(memories[0]).write(
+        [(("puna_requests", "e", "200"), [5.0]), (("of_another_version", "e"), [1.0, 2.0])]
+    )
     size = os.fstat(memories[0]).st_size
     os.pwrite(memories[0], b"\xff" * 7, size)  # a writer was killed before it said that there is more
-    assert b'puna_requests_total{endpoint="e",status="200"} 5.0' in Metrics(memories).text()
+    assert b'puna_requests_total{endpoint="e",status="200"} 5.0' in GatewayMetrics(memories).text()

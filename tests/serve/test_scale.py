@@ -1,11 +1,11 @@
 """Scaling decisions, one after the other, with the time as an argument."""
 
-from puna.serve.scale import Limits, Load, State, Wish, decide
+from puna.serve.scale import Load, ScalingLimits, State, Wish, decide
 
-ONE_AT_A_TIME = Limits(min_replica=0, max_replica=4, concurrency=1, scale_down_delay_s=10)
+ONE_AT_A_TIME = ScalingLimits(min_replica=0, max_replica=4, concurrency=1, scale_down_delay_s=10)
 
 
-def run(limits: Limits, state: State, *loads: tuple[float, Load]) -> Wish:
+def run(limits: ScalingLimits, state: State, *loads: tuple[float, Load]) -> Wish:
     """The last of a row of decisions, each starting from what the one before it left."""
     wish = Wish(state.replicas, "", state)
     for now, load in loads:
@@ -20,7 +20,7 @@ def test_a_cold_request_wakes_one_replica_at_once() -> None:
 
 
 def test_replicas_rise_by_what_is_in_flight_and_waiting_divided_by_the_concurrency() -> None:
-    limits = Limits(0, 100, concurrency=4, scale_down_delay_s=10)
+    limits = ScalingLimits(0, 100, concurrency=4, scale_down_delay_s=10)
     assert decide(Load(in_flight=4), limits, State(1), 0).replicas == 1
     assert decide(Load(in_flight=4, queued=1), limits, State(1), 0).replicas == 2
     assert decide(Load(in_flight=4, queued=29), limits, State(1), 0).replicas == 9
@@ -33,7 +33,7 @@ def test_replicas_never_pass_max_replica() -> None:
 
 
 def test_min_replica_stands_without_any_request() -> None:
-    wish = decide(Load(), Limits(2, 4, 1, 10), State(0), 0)
+    wish = decide(Load(), ScalingLimits(2, 4, 1, 10), State(0), 0)
     assert (wish.replicas, wish.reason) == (2, "min_replica is 2")
 
 
@@ -74,15 +74,15 @@ def test_a_request_in_flight_keeps_its_replica_however_long_it_takes() -> None:
 
 
 def test_a_lower_max_replica_acts_at_once_and_none_at_all_is_a_deactivated_endpoint() -> None:
-    assert decide(Load(in_flight=4), Limits(0, 2, 1, 600), State(4), 0).replicas == 2
-    wish = decide(Load(in_flight=4), Limits(0, 0, 1, 600), State(4), 0)
+    assert decide(Load(in_flight=4), ScalingLimits(0, 2, 1, 600), State(4), 0).replicas == 2
+    wish = decide(Load(in_flight=4), ScalingLimits(0, 0, 1, 600), State(4), 0)
     assert (wish.replicas, wish.reason) == (0, "deactivated")
 
 
 def test_what_is_as_many_as_needed_says_why_it_stays() -> None:
-    limits = Limits(0, 4, 1, 10)
+    limits = ScalingLimits(0, 4, 1, 10)
     assert decide(Load(in_flight=1, queued=1), limits, State(2), 0).reason == "1 in flight and 1 waiting"
-    assert decide(Load(), Limits(2, 4, 1, 10), State(2), 0).reason == "min_replica is 2"
+    assert decide(Load(), ScalingLimits(2, 4, 1, 10), State(2), 0).reason == "min_replica is 2"
     assert decide(Load(), limits, State(0), 0).reason == "no request"
 
 

@@ -15,13 +15,13 @@ from puna.config.recipe import Recipe
 from puna.errors import TrainError
 from puna.train import loop
 from puna.train.checkpoint import Position
-from puna.train.loop import Job, Meter, Stepped, one_step, train_steps
+from puna.train.loop import Meter, Stepped, TrainingJob, one_step, train_steps
 from puna.train.optimiser import make_optimiser
 from puna.train.planning.plan import plan
 from puna.train.reporting.record import Run
 from puna.train.rows import Rows
 from puna.train.run import build_model, train
-from puna.train.stopping import Stop, StoppedError
+from puna.train.stopping import StoppedError, StopSignal
 from train.tiny import make_recipe
 
 
@@ -43,14 +43,16 @@ class Watch:
         time.sleep(self.delay_s)
 
 
-def make_job(recipe: Recipe, base_dir: Path, dataset: Dataset, folder: Path, watch: Watch, device: str = "cpu") -> Job:
+def make_job(
+    recipe: Recipe, base_dir: Path, dataset: Dataset, folder: Path, watch: Watch, device: str = "cpu"
+) -> TrainingJob:
     made = plan(recipe, base_dir, dataset, device)
     model = build_model(made, recipe, base_dir, dataset, watch)
     masters = model.named_masters()
     optimiser = make_optimiser(masters.values(), recipe.training, made.device)
     folder.mkdir()
     rows = {split: Rows.load(dataset, split) for split in ("train", "test")}
-    return Job(recipe, made, Run(folder), model, masters, optimiser, rows["train"], rows["test"], watch)
+    return TrainingJob(recipe, made, Run(folder), model, masters, optimiser, rows["train"], rows["test"], watch)
 
 
 def stepped(step: int, loss: float, norm: float = 1.0) -> Stepped:
@@ -112,14 +114,14 @@ def test_speed_counts_steps_and_not_what_is_done_between_them(base_dir: Path, da
     recipe = make_recipe(training={"num_train_epochs": 1})
     started = time.perf_counter()
     job = make_job(recipe, base_dir, dataset, tmp_path / "run", Watch(delay_s=0.2))
-    at = train_steps(job, Position(), Stop())
+    at = train_steps(job, Position(), StopSignal())
     assert at.step == 4 and 0 < at.seconds < time.perf_counter() - started - 4 * 0.2
     lines = [m for m in job.run.metrics() if "loss" in m]
     spent = sum(tokens / m["tokens_per_s"] for m, tokens in zip(lines, tokens_of_steps(job), strict=True))
     assert spent == pytest.approx(at.seconds, rel=0.01)
 
 
-def tokens_of_steps(job: Job) -> list[int]:
+def tokens_of_steps(job: TrainingJob) -> list[int]:
     order = [loop.step_rows(len(job.train), 6, step, job.recipe.training.seed) for step in range(4)]
     return [int(job.train.lengths[rows].sum()) for rows in order]
 
@@ -128,7 +130,7 @@ def test_a_signal_between_two_readings_is_heard_at_the_next_step(
     base_dir: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "reading_is_free", lambda device: False)
-    stop = Stop()
+    stop = StopSignal()
     recipe = make_recipe(training={"num_train_epochs": 4, "logging_steps": 50, "eval_steps": 50, "save_steps": 50})
 
     def ask(done: int) -> None:

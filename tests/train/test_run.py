@@ -91,7 +91,7 @@ def test_gradients_do_not_depend_on_how_a_step_is_split(compute: str, base_dir: 
         model = build_model(split, recipe, base_dir, dataset, Watch())
         masters = model.named_masters()
         optimiser = torch.optim.SGD(masters.values())
-        job = loop.Job(recipe, split, Run(Path("unused")), model, masters, optimiser, rows, rows, Watch())
+        job = loop.TrainingJob(recipe, split, Run(Path("unused")), model, masters, optimiser, rows, rows, Watch())
         loss = float(loop.accumulate(job, [rows[i] for i in range(6)], 0))
         gradients.append((loss, [p.grad for p in masters.values()]))
     tolerance = 1e-6 if compute == "float32" else 2e-2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from puna.worker.call_table import MIN_QUEUE, Book, Call
+from puna.worker.call_table import MIN_QUEUE, CallTable, WorkerCall
 
 
 class Desk:
@@ -17,19 +17,19 @@ class Desk:
         self.poisoned: list[int] = []
         self.refused: list[int] = []
         self.came = threading.Event()
-        self.book = Book(threads, lambda call: self.late.append(call.request_id), self._poisoned, self._refused)
+        self.book = CallTable(threads, lambda call: self.late.append(call.request_id), self._poisoned, self._refused)
         self.book.overrun_grace_s = grace_s
         threading.Thread(target=self.book.watch, daemon=True).start()
 
-    def _refused(self, call: Call) -> None:
+    def _refused(self, call: WorkerCall) -> None:
         self.refused.append(call.request_id)
 
-    def _poisoned(self, call: Call) -> None:
+    def _poisoned(self, call: WorkerCall) -> None:
         self.poisoned.append(call.request_id)
         self.came.set()
 
-    def call(self, request_id: int, within_s: float = 60, connection: int = 1, **head: object) -> Call:
-        return Call((connection, request_id), head, b"", time.monotonic() + within_s, self.sent.append)
+    def call(self, request_id: int, within_s: float = 60, connection: int = 1, **head: object) -> WorkerCall:
+        return WorkerCall((connection, request_id), head, b"", time.monotonic() + within_s, self.sent.append)
 
     def add(self, request_id: int, within_s: float = 60, connection: int = 1) -> str:
         return self.book.add(self.call(request_id, within_s, connection))
@@ -41,7 +41,7 @@ class Desk:
         self.finish(call)
         return call.request_id
 
-    def finish(self, call: Call) -> None:
+    def finish(self, call: WorkerCall) -> None:
         """Close a call and send what is to be sent."""
         call.send(self.book.close(call, b"reply", b"over"))
         self.book.sent(1)
@@ -72,7 +72,7 @@ def test_what_replicas_may_die_of_runs_alone_for_its_time_whoever_else_asks() ->
     second = desk.book.take()
     assert second is not None and second.request_id == 2, "who was here before it goes first"
     assert not desk.book.has_more, "others still run"
-    taken: list[Call | None] = []
+    taken: list[WorkerCall | None] = []
     waiter = threading.Thread(target=lambda: taken.append(desk.book.take()))
     waiter.start()
     desk.finish(first)

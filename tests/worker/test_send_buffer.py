@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from puna.worker import protocol
-from puna.worker.send_buffer import Outbox, Post
+from puna.worker.send_buffer import Post, SendBuffer
 from worker import wire
 
 Write = Callable[..., Path]
 Start = Callable[..., Any]
 
 
-def outbox(post: Post) -> tuple[Outbox, list[int]]:
+def outbox(post: Post) -> tuple[SendBuffer, list[int]]:
     told: list[int] = []
     return post.outbox(told.append), told
 

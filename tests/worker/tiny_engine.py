@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puna import demo
-from puna.worker.engines.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter
 
 
 class TinyEngine(Engine):
@@ -22,7 +22,7 @@ class TinyEngine(Engine):
     def __init__(self) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(demo.base_dir())
         self._model: Any = AutoModelForCausalLM.from_pretrained(demo.base_dir(), dtype=torch.float32).eval()
-        self.asked: list[tuple[list[int], dict[str, Any], Adapter | None]] = []
+        self.asked: list[tuple[list[int], dict[str, Any], LoadedAdapter | None]] = []
         self.closed_early = 0
         self.gate = threading.Semaphore(1 << 30)
         """One permit a token: a test that holds them back decides how far a reply has come."""
@@ -30,7 +30,9 @@ class TinyEngine(Engine):
     def tokenizer(self) -> Any:
         return self._tokenizer
 
-    def stream(self, prompt: list[int], params: dict[str, Any], adapter: Adapter | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: list[int], params: dict[str, Any], adapter: LoadedAdapter | None = None
+    ) -> Iterator[Delta]:
         if params.get("repetition_penalty"):
             raise EngineRefusal("this engine has no repetition_penalty")
         self.asked.append((prompt, params, adapter))

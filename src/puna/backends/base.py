@@ -103,11 +103,11 @@ class Capacity:
 
     cpus: int
     memory_bytes: int
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[GpuDevice, ...] = ()
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuDevice:
     """One device."""
 
     index: int

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from puna.backends.base import Gpu
+from puna.backends.base import GpuDevice
 
 LOG = logging.getLogger("puna.devices")
 
@@ -15,7 +15,7 @@ LOG = logging.getLogger("puna.devices")
 class Devices(Protocol):
     """All that Puna asks of a driver."""
 
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self) -> tuple[GpuDevice, ...]:
         """The devices, by index."""
 
     def free_bytes(self) -> Mapping[int, int]:
@@ -34,10 +34,10 @@ class Nvml:
         self._library: Any = None
         self._is_there: bool | None = None
 
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self) -> tuple[GpuDevice, ...]:
         """The devices, by index."""
         return tuple(
-            Gpu(index, str(self._library.nvmlDeviceGetName(handle)), self._memory(handle).total)
+            GpuDevice(index, str(self._library.nvmlDeviceGetName(handle)), self._memory(handle).total)
             for index, handle in self._handles()
         )
 

@@ -21,8 +21,8 @@ from puna.backends import guards, machine, mounts, shares, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
 from puna.backends.devices import NVML, Devices
 from puna.backends.pack import worker_folder, worker_pyz
-from puna.backends.shares import Share
-from puna.backends.watch import LOOK_EVERY_S, Watch, excess, of_tree
+from puna.backends.shares import ResourceShare
+from puna.backends.watch import LOOK_EVERY_S, GpuEnforcer, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 from puna.process import tree
@@ -43,7 +43,7 @@ class LocalBackend:
         self._owner_fd = owner_fd
         self._guards = guards.Guards()
         self._zygotes = Zygotes(home, owner_fd, self._guards)
-        self.watch = Watch(home, devices)
+        self.watch = GpuEnforcer(home, devices)
         self._last_seen: dict[str, Observed] = {}
         self._born: dict[str, int] = {}
         """When the worker of each began: with its process id, a name that is never used again."""
@@ -91,7 +91,7 @@ class LocalBackend:
         if not (launch.warm and self._zygotes.fork(launch.warm, config)):
             guards.start(config | {"argv": mounts.wrapped(launch.mounts, argv)})
 
-    def _choose_cores(self, replica_id: str, share: Share) -> Sequence[int]:
+    def _choose_cores(self, replica_id: str, share: ResourceShare) -> Sequence[int]:
         if not share.cores:
             return ()
         running = {seen.replica_id: seen.pid for seen in self.list() if seen.phase is not Phase.EXITED}
@@ -282,7 +282,7 @@ def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
     write_json(report, told)
 
 
-def _config(launch: Launch, argv: list[str], share: Share, cores: Sequence[int] = ()) -> dict[str, Any]:
+def _config(launch: Launch, argv: list[str], share: ResourceShare, cores: Sequence[int] = ()) -> dict[str, Any]:
     return {
         "replica_id": launch.replica_id,
         "argv": argv,

@@ -16,7 +16,7 @@ SCHEMA: Mapping[str, object] = {
 
 
 @dataclass
-class Replica:
+class SimulatedReplica:
     """One pretended replica."""
 
     launch: Launch
@@ -39,7 +39,7 @@ class MemoryBackend:
     ) -> None:
         self.ready_after_s, self.stop_takes_s, self.schema = ready_after_s, stop_takes_s, schema
         self.now = 0.0
-        self.replicas: dict[str, Replica] = {}
+        self.replicas: dict[str, SimulatedReplica] = {}
         self.warmed: dict[str, Zygote] = {}
         """Zygotes by name; ready at the first tick after `warm`."""
         self.calls: list[tuple[str, str]] = []
@@ -90,7 +90,7 @@ class MemoryBackend:
             pid = 100_000 + len(self.calls)
             zygote = self.warmed.get(launch.warm)
             born = "zygote" if zygote is not None and zygote.phase is Phase.READY else "spawn"
-            self.replicas[launch.replica_id] = Replica(
+            self.replicas[launch.replica_id] = SimulatedReplica(
                 launch, Observed(launch.replica_id, Phase.STARTING, pid=pid), self.now, born=born
             )
 
@@ -142,5 +142,5 @@ class MemoryBackend:
         """Every zygote that is not cooled, by name."""
         return tuple(self.warmed[name] for name in sorted(self.warmed))
 
-    def _exit(self, replica: Replica, reason: str, code: int, lines: tuple[str, ...] = ()) -> None:
+    def _exit(self, replica: SimulatedReplica, reason: str, code: int, lines: tuple[str, ...] = ()) -> None:
         replica.seen = replace(replica.seen, phase=Phase.EXITED, reason=reason, exit_code=code, last_lines=lines)

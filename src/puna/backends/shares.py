@@ -23,7 +23,7 @@ MPS_FOLDER = "/tmp/nvidia-mps"
 
 
 @dataclass(frozen=True)
-class Share:
+class ResourceShare:
     """The limits of one replica."""
 
     gpu: str = ""
@@ -54,14 +54,14 @@ class Share:
         return {"gpu": self.gpu, "gpu_bytes": self.gpu_bytes, "gpu_fraction": self.gpu_fraction}
 
 
-def of(launch: Launch, capacity: Capacity, replicas: int = 0) -> Share:
+def of(launch: Launch, capacity: Capacity, replicas: int = 0) -> ResourceShare:
     """The share that a launch asks for; `replicas`: how many the machine has with this one, 0 where nobody says."""
     gpu = next((gpu for gpu in capacity.gpus if str(gpu.index) == launch.gpu), None)
     part = launch.gpu_fraction / (max(1, len(capacity.gpus)) if launch.gpu else 1)
     cores = launch.vcpu or (capacity.cpus * part if part < 1 else 0)
     memory = launch.memory_bytes or (int(capacity.memory_bytes * part) if part < 1 else 0)
     held = min(max(1, round(cores)), capacity.cpus) if 0 < cores < capacity.cpus else 0
-    return Share(
+    return ResourceShare(
         gpu=launch.gpu,
         gpu_bytes=int(gpu.memory_bytes * launch.gpu_fraction) if gpu else 0,
         gpu_fraction=launch.gpu_fraction,
@@ -72,7 +72,7 @@ def of(launch: Launch, capacity: Capacity, replicas: int = 0) -> Share:
     )
 
 
-def environment(share: Share, own: Mapping[str, str], cores: Iterable[int] = ()) -> dict[str, str]:
+def environment(share: ResourceShare, own: Mapping[str, str], cores: Iterable[int] = ()) -> dict[str, str]:
     """The whole environment of a replica: the app's `own`, and what tells libraries of the share.
 
     What the app says of its own threads and of other engines' memory is left as it says.
@@ -99,7 +99,7 @@ def environment(share: Share, own: Mapping[str, str], cores: Iterable[int] = ())
     return {**wished, **own, **told}
 
 
-def mps(share: Share) -> dict[str, str]:
+def mps(share: ResourceShare) -> dict[str, str]:
     """What a client of the machine's MPS daemon is told, where one runs: then the driver itself holds it to its share.
 
     Puna starts none: a client that is killed while the GPU works for it, as guards kill, may take the daemon's other

@@ -30,7 +30,7 @@ Used = Mapping[int, Mapping[int, int]]
 """GPU -> process id -> bytes."""
 
 
-class Watch:
+class GpuEnforcer:
     """Over the guards of a home; remembers the last look only."""
 
     def __init__(self, home: Home, devices: Devices) -> None:

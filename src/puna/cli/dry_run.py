@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from puna.artifacts import Dataset
     from puna.config.recipe import Recipe
     from puna.data.preview import Histogram, PreviewToken
-    from puna.train.planning.plan import Plan
+    from puna.train.planning.plan import TrainingPlan
 
 SAID_ABOVE = ("rows", "tokens", "time")
 """Lines of the plan's description that the sections on data and time have already."""
 
 
-def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: Plan, as_json: bool) -> None:
+def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
     from puna.data.preview import length_histogram, preview
     from puna.train.planning.plan import describe
@@ -73,7 +73,7 @@ def bars(lengths: Histogram) -> list[tuple[str, float]]:
     return [(f"{i * width + 1:,}-{(i + 1) * width:,}", n) for i, n in enumerate(lengths.rows) if i >= first]
 
 
-def time_line(plan: Plan) -> str:
+def time_line(plan: TrainingPlan) -> str:
     """How long, for how many steps, at what speed."""
     from puna.train.reporting.record import duration
 

@@ -133,7 +133,7 @@ def tokens(pieces: Iterable[tuple[str, bool]]) -> None:
     console().print(text)
 
 
-class Watch:
+class ProgressDisplay:
     """A Progress for people: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, quiet: bool = False, hide: str = "\0", clock: Callable[[], float] = time.monotonic) -> None:

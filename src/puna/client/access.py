@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from puna.client.transport import Connection, Json, part
+from puna.client.transport import Json, Transport, part
 
 
-class AccessCalls(Connection):
+class AccessCalls(Transport):
     """Keys and secrets."""
 
     def create_key(

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from puna.client.transport import Connection, Json, part, still
+from puna.client.transport import Json, Transport, part, still
 from puna.errors import BuildError
 
 BUILD_ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class BuildCalls(Connection):
+class BuildCalls(Transport):
     """Runtimes and builds."""
 
     def upload_runtime(self, name: str, yaml: str) -> Json:

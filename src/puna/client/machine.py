@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from puna.client.transport import Connection, Json, read_health
+from puna.client.transport import Json, Transport, read_health
 
 
-class MachineCalls(Connection):
+class MachineCalls(Transport):
     """The machine, its use, its health."""
 
     def health(self) -> Json:

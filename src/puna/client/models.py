@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from puna.client.transport import Connection, Json, part
+from puna.client.transport import Json, Transport, part
 
 
-class ModelCalls(Connection):
+class ModelCalls(Transport):
     """Models and runs."""
 
     def models(self) -> list[Json]:

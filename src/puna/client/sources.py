@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puna.client.transport import Connection, Json, part
+from puna.client.transport import Json, Transport, part
 
 
-class SourceCalls(Connection):
+class SourceCalls(Transport):
     """Uploaded folders, repositories and models."""
 
     def put_source(self, data: bytes) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from puna.client.transport import Connection, Json, part, still
+from puna.client.transport import Json, Transport, part, still
 from puna.errors import DeployError
 
 LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
 """States of revisions that will not serve by themselves."""
 
 
-class TrafficCalls(Connection):
+class TrafficCalls(Transport):
     """Divides the requests of an endpoint between two revisions."""
 
     def set_traffic(self, name: str, shares: Mapping[int, int]) -> Json:

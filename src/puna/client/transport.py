@@ -29,7 +29,7 @@ RESTART_S = 15.0
 """A control plane that was killed, or hung, is there again within; a `puna up` that stands is waited for so long."""
 
 
-class Connection:
+class Transport:
     """One control plane, by JSON."""
 
     def __init__(

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from urllib.parse import quote
 
-from puna.client.transport import Connection, Json, part
+from puna.client.transport import Json, Transport, part
 
 
-class VolumeCalls(Connection):
+class VolumeCalls(Transport):
     """Volumes."""
 
     def create_volume(self, name: str) -> Json:

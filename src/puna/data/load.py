@@ -33,7 +33,7 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """A dataset that can be opened; its fingerprint is known without reading the rows where that is possible."""
 
     name: str
@@ -84,7 +84,7 @@ class Source:
         return read_row(value, self.column, self.where(index), need_assistant=need_assistant)
 
 
-def open_source(data: DataRecipe) -> Source:
+def open_source(data: DataRecipe) -> RowSource:
     """The source that the recipe names; files and pinned hub datasets are not read yet.
 
     Raises:
@@ -102,7 +102,9 @@ def open_source(data: DataRecipe) -> Source:
     return _open_hub(data)
 
 
-def read_rows(source: Source, indices: Sequence[int], *, need_assistant: bool, skip_bad: bool) -> tuple[list[Row], int]:
+def read_rows(
+    source: RowSource, indices: Sequence[int], *, need_assistant: bool, skip_bad: bool
+) -> tuple[list[Row], int]:
     """The rows at `indices`, and how many bad ones were skipped.
 
     Raises:
@@ -128,7 +130,7 @@ def bad_row(where: str, problem: str) -> DataError:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path) -> RowSource:
     if path.suffix not in READERS:
         raise DataError(f"{path} is of an unknown format", f"Puna reads {', '.join(READERS)} and hub ids")
     try:
@@ -136,7 +138,7 @@ def _open_file(path: Path) -> Source:
     except OSError as error:
         raise DataError(f"dataset {path} cannot be read: {error.strerror}", "check `data.dataset`") from None
     reader = READERS[path.suffix]
-    return Source(path.name, fingerprint, lambda: reader(path))
+    return RowSource(path.name, fingerprint, lambda: reader(path))
 
 
 @dataclass(frozen=True)
@@ -256,13 +258,13 @@ class _Hub:
         return self.dataset[index]
 
 
-def _open_hub(data: DataRecipe) -> Source:
+def _open_hub(data: DataRecipe) -> RowSource:
     name = f"{data.dataset} ({data.split})"
     # A commit never changes, so its name is fingerprint enough; a branch has to be looked up.
     if data.revision and len(data.revision) == 40:
-        return Source(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: _Hub(_download(data)))
+        return RowSource(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: _Hub(_download(data)))
     dataset = _download(data)
-    return Source(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: _Hub(dataset))
+    return RowSource(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: _Hub(dataset))
 
 
 def _download(data: DataRecipe) -> Any:

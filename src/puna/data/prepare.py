@@ -17,11 +17,11 @@ from puna.artifacts import SHORT, Dataset, drafting, file_digest, write_json
 from puna.config.recipe import DataRecipe, Recipe
 from puna.data.conversation import BadRowError, Row
 from puna.data.encode import Encoder, encode_rows, processes_for
-from puna.data.load import Source, bad_row, open_source, read_rows
+from puna.data.load import RowSource, bad_row, open_source, read_rows
 from puna.data.sample import sample, split
 from puna.data.template import BUILT_IN, load_template
 from puna.data.tokenizer import ChatTokenizer, base_digest, build_tokenizer
-from puna.data.tokens import NOT_LEARNT, Rows, Tokens
+from puna.data.tokens import NOT_LEARNT, TokenRows, Tokens
 from puna.errors import DataError, NotFoundError
 from puna.home import Home
 from puna.progress import Progress, Silent
@@ -62,8 +62,8 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
         )
         progress.stage("tokenise")
         done = _tokenise(encoder, [rows[i] for i in train + test], data, progress)
-        train_rows = Rows.pack([t for i in range(len(train)) if (t := done.tokens[i])])
-        test_rows = Rows.pack([t for i in range(len(train), len(rows)) if (t := done.tokens[i])])
+        train_rows = TokenRows.pack([t for i in range(len(train)) if (t := done.tokens[i])])
+        test_rows = TokenRows.pack([t for i in range(len(train), len(rows)) if (t := done.tokens[i])])
         if not len(train_rows):
             raise DataError(
                 f"{source.name}: no row is left to train on", "raise `data.max_length`, or see its rows with a preview"
@@ -130,7 +130,7 @@ def _samples(encoder: Encoder, rows: Sequence[Row], max_length: int) -> list[dic
     return samples
 
 
-def _metrics(train: Rows, test: Rows, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def _metrics(train: TokenRows, test: TokenRows, tokenizer: ChatTokenizer) -> dict[str, Any]:
     lengths = np.concatenate([train.lengths, test.lengths])
     tokens = int(lengths.sum())
     learnt = sum(int((rows.labels != NOT_LEARNT).sum()) for rows in (train, test))
@@ -166,7 +166,7 @@ def _tell(progress: Progress, metrics: Mapping[str, Any], data: DataRecipe) -> N
 # ------------------------------------------------------------------------------- the same input, no work
 
 
-def _key(data: DataRecipe, source: Source, base_dir: Path) -> str:
+def _key(data: DataRecipe, source: RowSource, base_dir: Path) -> str:
     """A digest of everything the result depends on: data, choices, base tokenizer, and the code of this folder."""
     template = load_template(data.template)
     choices = dataclasses.asdict(data)

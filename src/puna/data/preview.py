@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from puna.artifacts import Dataset
-from puna.data.tokens import NOT_LEARNT, Rows
+from puna.data.tokens import NOT_LEARNT, TokenRows
 from puna.errors import NotFoundError
 
 
@@ -33,7 +33,7 @@ def preview(dataset: Dataset, row: int = 0, split: Literal["train", "test"] = "t
     from tokenizers import Tokenizer
     from tokenizers.decoders import DecodeStream
 
-    rows = Rows.load(dataset, split)
+    rows = TokenRows.load(dataset, split)
     if not 0 <= row < len(rows):
         raise NotFoundError(f"there is no row {row} in the {split} split", f"it has {len(rows)}, counted from 0")
     tokenizer = Tokenizer.from_file(str(dataset.path / "tokenizer" / "tokenizer.json"))

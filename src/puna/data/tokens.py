@@ -20,7 +20,7 @@ Tokens = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """A split in memory: `rows[i]` is one row."""
 
     input_ids: np.ndarray

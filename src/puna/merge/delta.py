@@ -27,7 +27,7 @@ UNSUPPORTED = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", 
 
 
 @dataclass(frozen=True)
-class ChatRows:
+class DeltaChatRows:
     """Trained rows of embedding and head, fp32 [n, D], for the tokens `token_ids`."""
 
     token_ids: tuple[int, ...]
@@ -36,17 +36,17 @@ class ChatRows:
 
 
 @dataclass(frozen=True)
-class Delta:
+class WeightDelta:
     """An adapter in memory: small (168 MB for rank 16 on 8 B) beside the base it belongs to."""
 
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
     """Base tensor name -> (A [r, in], B [out, r]), fp32."""
     scale: float
-    rows: ChatRows | None = None
+    rows: DeltaChatRows | None = None
     targets: list[str] | str = field(default_factory=list)
 
 
-def load_delta(folder: Path) -> Delta:
+def load_delta(folder: Path) -> WeightDelta:
     """Read an adapter folder.
 
     Raises:
@@ -63,7 +63,7 @@ def load_delta(folder: Path) -> Delta:
         raise MergeError(f"the adapter {folder} uses {', '.join(odd)}", "only plain LoRA (and rsLoRA) can be merged")
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Delta(_pairs(tensors, folder), scale, _chat_rows(folder), config.get("target_modules") or [])
+    return WeightDelta(_pairs(tensors, folder), scale, _chat_rows(folder), config.get("target_modules") or [])
 
 
 def _pairs(tensors: dict[str, torch.Tensor], folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -88,7 +88,7 @@ def _pairs(tensors: dict[str, torch.Tensor], folder: Path) -> dict[str, tuple[to
     return {name: (half["A"], half["B"]) for name, half in halves.items()}
 
 
-def _chat_rows(folder: Path) -> ChatRows | None:
+def _chat_rows(folder: Path) -> DeltaChatRows | None:
     path = folder / "chat_rows.safetensors"
     if not path.exists():
         return None
@@ -100,10 +100,10 @@ def _chat_rows(folder: Path) -> ChatRows | None:
         raise MergeError(f"{path} holds numbers that are not finite", "look at the run's loss: it diverged")
     token_ids = tuple(int(i) for i in tensors["token_ids"])
     head = tensors.get("head")
-    return ChatRows(token_ids, tensors["embed"].float(), None if head is None else head.float())
+    return DeltaChatRows(token_ids, tensors["embed"].float(), None if head is None else head.float())
 
 
-def check_complete(delta: Delta, slots: Iterable[Slot]) -> None:
+def check_complete(delta: WeightDelta, slots: Iterable[Slot]) -> None:
     """Compare the adapter's pairs with what its config says it targets in this base, one for one.
 
     Raises:

@@ -27,7 +27,7 @@ from puna.artifacts import Adapter, Model, drafting, write_json
 from puna.config.recipe import Recipe
 from puna.errors import MachineError, MergeError
 from puna.home import Home
-from puna.merge.delta import EMBED, HEAD, QUANTISED, Delta, check_complete, load_delta
+from puna.merge.delta import EMBED, HEAD, QUANTISED, WeightDelta, check_complete, load_delta
 from puna.merge.layout import INDEX, ITEM_BYTES, SINGLE, Shard, Slot, header, shards
 from puna.merge.settings import read_config, write_settings
 from puna.progress import Progress, Silent
@@ -119,7 +119,7 @@ def serving_base(
 
 @dataclass(frozen=True)
 class _Work:
-    delta: Delta
+    delta: WeightDelta
     dequantise: bool
     double_quant: bool
     device: torch.device
@@ -154,7 +154,7 @@ def _check_space(folder: Path, size_bytes: int, unties: bool, slots: dict[str, S
         )
 
 
-def _check_rows(delta: Delta, slots: dict[str, Slot], tied: bool) -> bool:
+def _check_rows(delta: WeightDelta, slots: dict[str, Slot], tied: bool) -> bool:
     """Check that the chat rows fit; True when a tied model must get a head of its own to hold them."""
     rows = delta.rows
     if rows is None:

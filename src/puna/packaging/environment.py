@@ -27,7 +27,7 @@ from puna.packaging import builder_user, command, integrity, surroundings, syste
 from puna.packaging.builder_user import BuilderUser
 from puna.packaging.command import BuildCancelledError
 from puna.packaging.integrity import Damage
-from puna.packaging.limits import Limits, Watch
+from puna.packaging.limits import BuildLimits, BuildWatch
 
 MARKER = "environment.json"
 _WAIT_S = 0.2
@@ -191,8 +191,8 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
             log(line)
 
         scratch = path / "scratch"  # HOME and TMPDIR; inside, so that a crash leaves nothing elsewhere
-        limits = Limits.of_environment()
-        watch, env = Watch(path, limits, cancelled), surroundings.build_environment(scratch, path / "venv")
+        limits = BuildLimits.of_environment()
+        watch, env = BuildWatch(path, limits, cancelled), surroundings.build_environment(scratch, path / "venv")
         user = builder_user.chosen()
         if user is not None:
             both(f"this build runs as {user.name}")

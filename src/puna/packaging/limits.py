@@ -25,14 +25,14 @@ LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class BuildLimits:
     """What one build may take. Memory is not limited by itself: compilers and CUDA map far more than they use."""
 
     timeout_s: float = 3600.0
     disk_bytes: int = 100 << 30
 
     @classmethod
-    def of_environment(cls) -> Limits:
+    def of_environment(cls) -> BuildLimits:
         """As this process's environment says.
 
         Raises:
@@ -51,10 +51,10 @@ class Limits:
         return ["nice", "-n", str(NICE), "prlimit", *limits, "--"]
 
 
-class Watch:
+class BuildWatch:
     """Asked all the time whether a build should end; raises when it takes too much."""
 
-    def __init__(self, path: Path, limits: Limits, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, path: Path, limits: BuildLimits, cancelled: Callable[[], bool]) -> None:
         """Over the folder that a build writes to; its time begins now."""
         self._path, self._limits, self._cancelled = path, limits, cancelled
         self._begun = self._looked = time.monotonic()

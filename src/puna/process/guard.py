@@ -30,7 +30,7 @@ from typing import Any
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
 from puna.process import renewal
-from puna.process.liveness import CLOSED, PING_EVERY_S, Liveness, Page, is_ending, make_page
+from puna.process.liveness import CLOSED, PING_EVERY_S, BusyPage, Liveness, is_ending, make_page
 from puna.process.memory_limit import Ration
 from puna.process.renewal import Listener
 from puna.process.tree import kill_tree, oom_kills, start_ticks, tail
@@ -69,7 +69,7 @@ class Guard:
         self.oom_kills, self.ration = oom_kills(), Ration(config.get("memory_bytes", 0))
         self.liveness: Liveness | None = None
         """There once the worker is ready, until it is told to end."""
-        self.page: Page | None = None
+        self.page: BusyPage | None = None
 
     # -- life
 
@@ -230,7 +230,7 @@ class Guard:
             self._write_record()
 
     def _keep_page(self, busy_fd: int) -> None:
-        self.page = Page(busy_fd)
+        self.page = BusyPage(busy_fd)
         os.close(busy_fd)
 
     def _write_record(self) -> None:

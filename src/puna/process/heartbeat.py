@@ -90,7 +90,7 @@ class Pulse:
         return ""
 
 
-class Share:
+class ProcessorTime:
     """Whether a process gets to run at all: on a machine with too much to do a silent one is only starved."""
 
     def __init__(self) -> None:

@@ -73,7 +73,7 @@ class Liveness:
         return ""
 
 
-class Page:
+class BusyPage:
     """Memory that a worker shares with its guard; the worker maps the descriptor and closes it."""
 
     def __init__(self, fd: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from puna.artifacts import Model
-from puna.publish.registry import ModelVersion
+from puna.publish.registry import RegisteredVersion
 
 # What the licence of the base asks a model made from it to be labelled; others are left for the owner to state.
 LICENCES = {
@@ -22,7 +22,7 @@ LICENCES = {
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def model_card(version: ModelVersion, repo_id: str) -> str:
+def model_card(version: RegisteredVersion, repo_id: str) -> str:
     """README.md for the hub: a YAML header, and what a reader asks first.
 
     Raises:

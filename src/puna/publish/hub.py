@@ -20,7 +20,7 @@ from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish.card import model_card
 from puna.publish.hub_look import explain
-from puna.publish.registry import ModelVersion
+from puna.publish.registry import RegisteredVersion
 
 # What a base is made of. Never a pickle, never code, no second copy in another framework's format.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
@@ -28,7 +28,7 @@ UNWANTED = ("original/*", "onnx/*", "consolidated*", "*.bin", "*.pth", "*.pt", "
 
 
 def push(
-    version: ModelVersion,
+    version: RegisteredVersion,
     repo_id: str,
     *,
     token: str | None = None,

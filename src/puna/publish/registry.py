@@ -23,7 +23,7 @@ SERVING_BASE = "serving_base"
 
 
 @dataclass(frozen=True)
-class ModelVersion:
+class RegisteredVersion:
     """One version of a published model."""
 
     name: str
@@ -62,7 +62,7 @@ class Registry:
         aliases: tuple[str, ...] = (LATEST,),
         verification: Mapping[str, Any] | None = None,
         force: bool = False,
-    ) -> ModelVersion:
+    ) -> RegisteredVersion:
         """Give a model a name and the next version; a digest that is there already keeps its version.
 
         `verification` is read from the model's manifest when not given; an adapter needs none, nothing was merged.
@@ -98,7 +98,7 @@ class Registry:
             self._write(entry)
         return self._version(entry, found)
 
-    def resolve(self, ref: str) -> ModelVersion:
+    def resolve(self, ref: str) -> RegisteredVersion:
         """The version that `owner/name`, `owner/name:version` or `owner/name@alias` means; alone, `latest`.
 
         Raises:
@@ -115,7 +115,7 @@ class Registry:
             )
         return version
 
-    def serving_base(self, version: ModelVersion) -> Model:
+    def serving_base(self, version: RegisteredVersion) -> Model:
         """The model that an adapter is served on.
 
         Raises:
@@ -123,12 +123,12 @@ class Registry:
         """
         return Model.open(self._folder(version.lineage[SERVING_BASE]))
 
-    def list(self) -> list[ModelVersion]:
+    def list(self) -> list[RegisteredVersion]:
         """Every version of every name, by name and version."""
         entries = [entry for name in self._names() if (entry := self._read(name))]
         return [self._version(entry, version) for entry in entries for version in entry["versions"]]
 
-    def alias(self, ref: str, alias: str) -> ModelVersion:
+    def alias(self, ref: str, alias: str) -> RegisteredVersion:
         """Let `owner/name@alias` mean the version that `ref` means now.
 
         Raises:
@@ -231,9 +231,9 @@ class Registry:
     def _folder(self, digest: str) -> Path:
         return self._home.models / digest[:SHORT]
 
-    def _version(self, entry: dict[str, Any], version: dict[str, Any]) -> ModelVersion:
+    def _version(self, entry: dict[str, Any], version: dict[str, Any]) -> RegisteredVersion:
         number = version["version"]
-        return ModelVersion(
+        return RegisteredVersion(
             name=entry["name"],
             version=number,
             digest=version["digest"],

@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from puna.control.domain import api_keys
 from puna.errors import NotYetError
 from puna.serve.dispatch.call import Call
-from puna.serve.dispatch.dispatcher import Lane
-from puna.serve.dispatch.endpoint_pool import Lanes
-from puna.serve.limits import Limits
-from puna.serve.metrics import Metrics
+from puna.serve.dispatch.dispatcher import Dispatcher
+from puna.serve.dispatch.endpoint_pool import EndpointPool
+from puna.serve.limits import KeyLimiter
+from puna.serve.metrics import GatewayMetrics
 from puna.serve.routes_table import KeyRoute
-from puna.serve.usage import Meter
+from puna.serve.usage import UsageMeter
 
 REMEMBERED = 4096  # verified tokens; each costs one SHA-256 to verify again, so the bound is only about memory
 
 
-class Access:
+class Keyring:
     """The keys of one table and the tokens that were found to fit them."""
 
     def __init__(self) -> None:
@@ -78,8 +78,8 @@ class Access:
 class Admission:
     """Lets calls in, and counts them out."""
 
-    def __init__(self, lanes: Lanes, limits: Limits, metrics: Metrics, usage: Meter) -> None:
-        self.access = Access()
+    def __init__(self, lanes: EndpointPool, limits: KeyLimiter, metrics: GatewayMetrics, usage: UsageMeter) -> None:
+        self.access = Keyring()
         self.lanes, self.limits, self.metrics, self.usage = lanes, limits, metrics, usage
 
     def enter(self, call: Call, key: KeyRoute) -> None:
@@ -92,7 +92,7 @@ class Admission:
         if key.limits is not None:
             self.limits.enter(call, key)
 
-    def lane(self, call: Call, revision: str, adapter: str = "") -> Lane:
+    def lane(self, call: Call, revision: str, adapter: str = "") -> Dispatcher:
         """The lane of the call's endpoint, or of one of the two revisions that share it.
 
         `revision` is what the client asks for, if anything; the second is left out where it cannot load `adapter`.

@@ -11,7 +11,7 @@ from puna.control.domain.states import SERVING
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
 from puna.errors import NotFoundError
-from puna.serve.scale import Limits, Load, State, decide
+from puna.serve.scale import Load, ScalingLimits, State, decide
 
 INTERVAL_S = 0.5
 LOG = logging.getLogger(__name__)
@@ -63,7 +63,9 @@ class Autoscaler:
             reported = self._loads.revision(endpoint.name, revision, at, is_first=revision == endpoint.serving)
         load = Load(reported.in_flight, reported.queued, reported.last_request or None)
         low, high = endpoint.limits(revision)
-        limits = Limits(low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s)
+        limits = ScalingLimits(
+            low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s
+        )
         wish = decide(load, limits, state, at)
         self._states[endpoint.name, revision] = wish.state
         if wish.replicas != wished:

@@ -29,8 +29,8 @@ from puna.errors import (
 )
 from puna.serve.admission import Admission
 from puna.serve.dispatch.call import REVISION, Call, ClientGone
-from puna.serve.dispatch.dispatcher import Lane
-from puna.serve.dispatch.endpoint_pool import Lanes
+from puna.serve.dispatch.dispatcher import Dispatcher
+from puna.serve.dispatch.endpoint_pool import EndpointPool
 from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
 from puna.serve.dispatch.worker_connection import Reply
 from puna.serve.http import asgi, cors, delivery
@@ -38,14 +38,14 @@ from puna.serve.http.asgi import Disconnected, Receive, Scope, Send
 from puna.serve.http.connection import Request
 from puna.serve.http.forward import MOST_OPEN, ControlPlane
 from puna.serve.http.health import PATHS as PROBES
-from puna.serve.http.health import Health
+from puna.serve.http.health import HealthCheck
 from puna.serve.http.spool import MOST_FILES, Spool
-from puna.serve.limits import Limits
-from puna.serve.metrics import CONTENT_TYPE, Metrics
+from puna.serve.limits import KeyLimiter
+from puna.serve.metrics import CONTENT_TYPE, GatewayMetrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
 from puna.serve.routes_table import Follower, KeyRoute, Table
-from puna.serve.usage import Meter
+from puna.serve.usage import UsageMeter
 
 OWN = ("/v2", OPENAI)
 METRICS = "/metrics"
@@ -91,15 +91,15 @@ class Gateway:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
         self.spool = Spool(settings.spool or Path(tempfile.gettempdir()), settings.most_spooled)
-        self.metrics = Metrics(settings.memories, settings.index)
+        self.metrics = GatewayMetrics(settings.memories, settings.index)
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = cors.allowing(self._own, settings.cors_origins)
-        self.lanes = Lanes(self._report_soon, settings.startup_allowance_s)
-        self.limits = Limits(settings.limits_fd, settings.index)
-        self.admission = Admission(self.lanes, self.limits, self.metrics, Meter())
+        self.lanes = EndpointPool(self._report_soon, settings.startup_allowance_s)
+        self.limits = KeyLimiter(settings.limits_fd, settings.index)
+        self.admission = Admission(self.lanes, self.limits, self.metrics, UsageMeter())
         self.openai = OpenAI(self.admission, self.spool, settings.max_body_bytes)
-        self.health = Health(self.control.health, self.lanes)
+        self.health = HealthCheck(self.control.health, self.lanes)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -294,7 +294,7 @@ class Gateway:
             return await delivery.whole(send, call, reply)
 
     @staticmethod
-    def _version(lane: Lane, call: Call) -> None:
+    def _version(lane: Dispatcher, call: Call) -> None:
         """Refuse a version that does not serve; `1` is whichever does, as in the platform's addresses."""
         served = _versions(lane)
         if call.version != LIVE_VERSION and call.version not in served:
@@ -366,7 +366,7 @@ async def _say(send: Send, status: int, body: dict[str, object]) -> int:
     return status
 
 
-def _metadata(lane: Lane) -> dict[str, object]:
+def _metadata(lane: Dispatcher) -> dict[str, object]:
     """KServe v2's model metadata; shapes and types as the app's input_schema.py states them."""
     schema = lane.route.schema or {}
     inputs, outputs = _tensors(schema.get("inputs")), _tensors(schema.get("outputs"))
@@ -374,7 +374,7 @@ def _metadata(lane: Lane) -> dict[str, object]:
     return {**told, "inputs": inputs, "outputs": outputs}
 
 
-def _versions(lane: Lane) -> list[str]:
+def _versions(lane: Dispatcher) -> list[str]:
     """The revisions that serve."""
     lanes = (lane,) if lane.split is None else (lane, lane.split.lane)
     return [str(one.route.revision) for one in lanes if one.route.revision]

@@ -14,22 +14,22 @@ from typing import Protocol
 
 from puna.control.domain.key_limits import NO_LIMITS, KeyLimits, Rate
 from puna.errors import RateLimitError
-from puna.serve.limits_memory import RATE, SLOTS, TOKENS, Counts
+from puna.serve.limits_memory import RATE, SLOTS, TOKENS, LimitCounts
 from puna.serve.routes_table import KeyRoute
 
 
 class Limited(Protocol):
     """A call."""
 
-    use: Use | None
+    use: KeyUse | None
 
 
 @dataclass(eq=False)
-class Use:
+class KeyUse:
     """One call of a key with limits."""
 
     key: KeyRoute
-    counts: Counts
+    counts: LimitCounts
     place: int
     is_open: bool = False
 
@@ -99,13 +99,13 @@ class Use:
         return RateLimitError(f"{limit} of key `{self.key.name or self.key.id}` is used up", wait_s)
 
 
-class Limits:
+class KeyLimiter:
     """The limits of this gateway's keys."""
 
     def __init__(self, fd: int = -1, index: int = 0) -> None:
         """As `Counts` takes them; the memory is not touched before there is a key with limits."""
         self._of = (fd, index)
-        self._counts: Counts | None = None
+        self._counts: LimitCounts | None = None
 
     def enter(self, call: Limited, key: KeyRoute) -> None:
         """Count a call; `call.use` is what it has to leave when it is over.
@@ -114,8 +114,8 @@ class Limits:
             RateLimitError: its key has asked for more than it may.
         """
         if self._counts is None:
-            self._counts = Counts(*self._of)
-        call.use = Use(key, self._counts, self._counts.place(key.id))
+            self._counts = LimitCounts(*self._of)
+        call.use = KeyUse(key, self._counts, self._counts.place(key.id))
         call.use.enter(time.monotonic())
 
 

@@ -28,7 +28,7 @@ def size_bytes(gateways: int) -> int:
     return 8 * (HEAD + KEYS * WORDS * gateways)
 
 
-class Counts:
+class LimitCounts:
     """The memory: of each key and gateway, calls and tokens by slot, and calls that are open."""
 
     def __init__(self, fd: int = -1, index: int = 0) -> None:

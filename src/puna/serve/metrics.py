@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from puna.control.telemetry import figures
-from puna.control.telemetry.figures import Family, Key, Kind, Memories, Memory
+from puna.control.telemetry.figures import Family, GatewayMemory, Key, Kind, Memories
 from puna.serve.routes_table import ASLEEP, AWAKE, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -57,7 +57,7 @@ class Series:
         self.is_new = True
 
 
-class Metrics:
+class GatewayMetrics:
     """One gateway's figures, and the text of all gateways'.
 
     With `memories` the gateways share figures through them (control/telemetry/figures.py): each can answer for all,
@@ -66,7 +66,7 @@ class Metrics:
 
     def __init__(self, memories: Memories = figures.NONE, index: int = 0) -> None:
         self._memories = memories
-        self._memory = Memory(memories[index]) if memories else None
+        self._memory = GatewayMemory(memories[index]) if memories else None
         self._series: dict[Key, Series] = {}
         if self._memory is not None:
             for key, values in self._memory.found.items():

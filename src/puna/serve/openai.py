@@ -26,7 +26,7 @@ from puna.errors import (
 )
 from puna.serve.admission import Admission
 from puna.serve.dispatch.call import REVISION, Call, ClientGone
-from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.http import asgi, delivery
 from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
 from puna.serve.http.spool import Spool
@@ -140,7 +140,7 @@ class OpenAI:
                 call.tokens = _usage(reply.body)
             return await delivery.whole(send, call, reply)
 
-    def _open_to(self, key: KeyRoute) -> list[Lane]:
+    def _open_to(self, key: KeyRoute) -> list[Dispatcher]:
         """What the key may call."""
         return [lane for name, lane in self.lanes.by_name.items() if key.endpoints is None or name in key.endpoints]
 
@@ -233,7 +233,7 @@ def _models(lanes: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
                 yield {"id": name, "object": "model", "created": int(route.created), "owned_by": OWNER}
 
 
-def _has_engine(lane: Lane) -> bool:
+def _has_engine(lane: Dispatcher) -> bool:
     """Whether it may answer here: an app that was tried at deploy time and loaded no engine will not."""
     route = lane.route
     if not route.active or route.state in (EndpointState.EMPTY, EndpointState.FAILED):

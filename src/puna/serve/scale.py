@@ -19,7 +19,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ScalingLimits:
     """What the endpoint's owner has set."""
 
     min_replica: int
@@ -50,7 +50,7 @@ class Wish:
     state: State
 
 
-def decide(load: Load, limits: Limits, state: State, now: float) -> Wish:
+def decide(load: Load, limits: ScalingLimits, state: State, now: float) -> Wish:
     """Up at once, down late.
 
     Every request in flight or waiting needs its share of a replica; the sum, rounded up and clipped to the
@@ -74,7 +74,7 @@ def _settled(replicas: int, reason: str) -> Wish:
     return Wish(replicas, reason, State(replicas))
 
 
-def _lower(load: Load, limits: Limits, state: State, need: int, now: float) -> Wish:
+def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: float) -> Wish:
     """Fewer are needed than there are: wait, then go down to the most that were needed while waiting."""
     low_since = now if state.low_since is None else state.low_since
     peak = max(need, state.peak)
@@ -88,7 +88,7 @@ def _lower(load: Load, limits: Limits, state: State, need: int, now: float) -> W
     return _settled(0, f"no request for {limits.scale_down_delay_s:g} s")
 
 
-def _why_up(load: Load, limits: Limits, need: int, waiting: int) -> str:
+def _why_up(load: Load, limits: ScalingLimits, need: int, waiting: int) -> str:
     if waiting == 0:
         return f"min_replica is {limits.min_replica}"
     what = f"{load.in_flight} in flight and {load.queued} waiting, {max(limits.concurrency, 1)} at a time on a replica"

@@ -19,7 +19,7 @@ class Counted(Protocol):
     broke_off: bool
 
 
-class Meter:
+class UsageMeter:
     """Counts by endpoint and key, in reports with numbers that rise.
 
     A report is kept, and told again with its number, until its arrival is known: who has had it before passes over it.

@@ -25,7 +25,7 @@ FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
-class Machine:
+class TrainingMachine:
     """One device as the plan sees it."""
 
     device: str
@@ -49,7 +49,7 @@ class Machine:
         return self.device.startswith("cuda")
 
 
-def look(device: str | None = None) -> Machine:
+def look(device: str | None = None) -> TrainingMachine:
     """The machine behind `device`; the first GPU, or else the CPU, when None.
 
     Raises:
@@ -60,7 +60,7 @@ def look(device: str | None = None) -> Machine:
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cpu":
         name = f"CPU, {len(os.sched_getaffinity(0))} cores"
-        return Machine("cpu", name, _free_memory(), _cpu_flops(), _cpu_has_bf16(), torch.get_num_threads())
+        return TrainingMachine("cpu", name, _free_memory(), _cpu_flops(), _cpu_has_bf16(), torch.get_num_threads())
     if not wanted.startswith("cuda") or not torch.cuda.is_available():
         raise MachineError(f"there is no device {wanted!r} here", "use --device cpu, or leave it out")
     name = torch.cuda.get_device_name(wanted)
@@ -68,10 +68,10 @@ def look(device: str | None = None) -> Machine:
     flops, bandwidth = next((sheet for key, sheet in DATA_SHEETS.items() if key in name), UNKNOWN_GPU)
     capability = torch.cuda.get_device_capability(wanted)
     threads, fp8 = torch.get_num_threads(), capability >= FP8_CAPABILITY
-    return Machine(wanted, name, free, flops, capability >= (8, 0), threads, bandwidth, fp8)
+    return TrainingMachine(wanted, name, free, flops, capability >= (8, 0), threads, bandwidth, fp8)
 
 
-def compute_dtype(machine: Machine, asked: str) -> tuple[str, str]:
+def compute_dtype(machine: TrainingMachine, asked: str) -> tuple[str, str]:
     """The number format of activations and why: (`bfloat16` | `float16` | `float32`, reason)."""
     if asked == "float32":
         return "float32", "float32 as the recipe asks"

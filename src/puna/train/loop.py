@@ -26,12 +26,12 @@ from puna.train.device import memory_used
 from puna.train.model.llama import Llama
 from puna.train.model.lora import Dropout
 from puna.train.optimiser import clip, learning_rate
-from puna.train.planning.plan import Plan
+from puna.train.planning.plan import TrainingPlan
 from puna.train.ranks import Ranks
 from puna.train.reporting.record import Run, figures, read_metrics
 from puna.train.reporting.trackers import Tracker
 from puna.train.rows import Row, Rows, count_labelled, share, step_rows
-from puna.train.stopping import Stop, StoppedError
+from puna.train.stopping import StoppedError, StopSignal
 
 FP16_LOSS_SCALE = 1024.0
 """float16 gradients under 6e-8 vanish; LoRA's are around 1e-6 a token. Divided out again in float32."""
@@ -40,11 +40,11 @@ STATUS_S = 1.0
 
 
 @dataclass
-class Job:
+class TrainingJob:
     """Everything that the loop works with."""
 
     recipe: Recipe
-    plan: Plan
+    plan: TrainingPlan
     run: Run
     model: Llama
     masters: dict[str, nn.Parameter]
@@ -118,7 +118,7 @@ class Meter:
         self.started = time.perf_counter()
 
 
-def train_steps(job: Job, at: Position, stop: Stop) -> Position:
+def train_steps(job: TrainingJob, at: Position, stop: StopSignal) -> Position:
     """From `at` to the last step, with log lines, held-out losses and checkpoints on the way.
 
     Raises:
@@ -157,7 +157,7 @@ def reading_is_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def one_step(job: Job, at: Position) -> Stepped:
+def one_step(job: TrainingJob, at: Position) -> Stepped:
     """One optimiser step on exactly the recipe's rows, of which each rank takes its share.
 
     The loss is the mean over all labelled tokens of the step, however the rows are split into passes and ranks.
@@ -177,7 +177,7 @@ def one_step(job: Job, at: Position) -> Stepped:
     return Stepped(at.step, tokens, _divisor(rows), lr, torch.stack((total, norm.to(total.dtype))))
 
 
-def accumulate(job: Job, rows: Sequence[Row], step: int) -> torch.Tensor:
+def accumulate(job: TrainingJob, rows: Sequence[Row], step: int) -> torch.Tensor:
     """Put the gradients of the rows' mean loss into the masters, a token budget at a time; returns the summed loss."""
     training, ranks = job.recipe.training, job.ranks
     scale = FP16_LOSS_SCALE if job.plan.compute_dtype == "float16" else 1.0
@@ -196,7 +196,7 @@ def accumulate(job: Job, rows: Sequence[Row], step: int) -> torch.Tensor:
     return total
 
 
-def _add_up(job: Job, total: torch.Tensor) -> None:
+def _add_up(job: TrainingJob, total: torch.Tensor) -> None:
     """Gradients and loss of all ranks together. One that had no rows adds zeros."""
     if job.ranks.world == 1:
         return
@@ -209,7 +209,7 @@ def _add_up(job: Job, total: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def evaluate(job: Job) -> float:
+def evaluate(job: TrainingJob) -> float:
     """Mean loss over every labelled token of the held-out rows, without dropout."""
     rows = [job.test[i] for i in range(len(job.test))]
     total = torch.zeros((), device=job.model.device)
@@ -219,7 +219,7 @@ def evaluate(job: Job) -> float:
     return float(total) / _divisor(rows)
 
 
-def _share(job: Job, rows: Sequence[Row]) -> list[Row]:
+def _share(job: TrainingJob, rows: Sequence[Row]) -> list[Row]:
     """The rows that this rank takes: each row is one rank's, and ranks have nearly the same number of tokens."""
     return [rows[i] for i in share([len(ids) for ids, _ in rows], job.ranks.world)[job.ranks.rank]]
 
@@ -228,7 +228,7 @@ def _divisor(rows: Sequence[Row]) -> int:
     return max(1, count_labelled(rows))
 
 
-def log(job: Job, step: int, values: dict[str, float]) -> None:
+def log(job: TrainingJob, step: int, values: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the same to every tracker."""
     if not job.ranks.leads:
         return
@@ -246,13 +246,13 @@ def forget_after(run: Run, step: int) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def save(job: Job, at: Position) -> None:
+def save(job: TrainingJob, at: Position) -> None:
     """A checkpoint of this moment."""
     folder, limit = job.run.path / "checkpoints", job.recipe.training.save_total_limit
     job.ranks.lead(lambda: checkpoint.save(folder, job.masters, job.optimiser, at, limit))
 
 
-def _stopped(job: Job, at: Position, asked: int) -> StoppedError:
+def _stopped(job: TrainingJob, at: Position, asked: int) -> StoppedError:
     save(job, at)
     _tell(job, at, now=time.monotonic(), force=True)
     return StoppedError(
@@ -261,7 +261,7 @@ def _stopped(job: Job, at: Position, asked: int) -> StoppedError:
     )
 
 
-def _tell(job: Job, at: Position, now: float, force: bool) -> None:
+def _tell(job: TrainingJob, at: Position, now: float, force: bool) -> None:
     if job.ranks.leads and (force or now - job.status_at >= STATUS_S):
         job.status_at = now
         job.run.write_status(step=at.step)

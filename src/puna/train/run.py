@@ -19,19 +19,19 @@ from puna.progress import Progress, Silent
 from puna.train import checkpoint, samples
 from puna.train.checkpoint import Position
 from puna.train.device import hold_to
-from puna.train.loop import Job, evaluate, forget_after, log, train_steps
+from puna.train.loop import TrainingJob, evaluate, forget_after, log, train_steps
 from puna.train.model.adapter import write_adapter
 from puna.train.model.llama import Llama
 from puna.train.model.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
 from puna.train.optimiser import make_optimiser
-from puna.train.planning.plan import Plan
+from puna.train.planning.plan import TrainingPlan
 from puna.train.planning.plan import plan as make_plan
 from puna.train.ranks import Ranks
 from puna.train.reporting.record import Run
 from puna.train.reporting.report import write_report
 from puna.train.reporting.trackers import check_trackers, tracking
 from puna.train.rows import Rows
-from puna.train.stopping import Stop, StoppedError
+from puna.train.stopping import StoppedError, StopSignal
 from puna.train.trained import TrainedModel
 
 
@@ -64,7 +64,7 @@ def train(
     check_trackers(recipe.training.report_to)
     ranks.lead(lambda: _claim(run, recipe, dataset, base_dir, resume))
     told = recipe.training.report_to if ranks.leads else ()
-    with _recording(run, ranks), tracking(told, run_dir, recipe.as_dict()) as trackers, Stop() as stop:
+    with _recording(run, ranks), tracking(told, run_dir, recipe.as_dict()) as trackers, StopSignal() as stop:
         # ---------------------------------------------------------------- plan
         progress.stage("plan")
         plan = ranks.lead(lambda: _plan(run, recipe, base_dir, dataset, resume, (device, ranks.world)))
@@ -152,12 +152,12 @@ def _recorded(run: Run) -> Iterator[None]:
 
 def _plan(
     run: Run, recipe: Recipe, base_dir: Path, dataset: Dataset, resume: bool, place: tuple[str | None, int]
-) -> Plan:
+) -> TrainingPlan:
     device, world = place
     # A resumed run keeps its plan: another token budget would split the steps, and round the sums, differently.
     kept = run.plan
     if resume and run.checkpoints and kept and device in (None, kept["device"]):
-        plan = Plan.from_dict(kept)
+        plan = TrainingPlan.from_dict(kept)
     else:
         plan = make_plan(recipe, base_dir, dataset, device, world)
         write_json(run.path / "plan.json", plan.as_dict())
@@ -166,11 +166,11 @@ def _plan(
 
 
 def _job(
-    run: Run, plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress, ranks: Ranks
-) -> Job:
+    run: Run, plan: TrainingPlan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress, ranks: Ranks
+) -> TrainingJob:
     model = build_model(plan, recipe, base_dir, dataset, progress)
     masters = model.named_masters()
-    return Job(
+    return TrainingJob(
         recipe=recipe,
         plan=plan,
         run=run,
@@ -184,7 +184,7 @@ def _job(
     )
 
 
-def build_model(plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress) -> Llama:
+def build_model(plan: TrainingPlan, recipe: Recipe, base_dir: Path, dataset: Dataset, progress: Progress) -> Llama:
     """The base in the form that the plan chose, with fresh LoRA pairs and chat rows."""
     quantization = recipe.quantization
     nf4, double = quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant
@@ -202,7 +202,7 @@ def build_model(plan: Plan, recipe: Recipe, base_dir: Path, dataset: Dataset, pr
     return model
 
 
-def _position(job: Job, dataset: Dataset, resume: bool) -> Position:
+def _position(job: TrainingJob, dataset: Dataset, resume: bool) -> Position:
     """Step 0 with its held-out loss and replies, or the last checkpoint."""
     found = job.ranks.broadcast(job.run.checkpoints)
     if resume and found:
@@ -219,11 +219,11 @@ def _position(job: Job, dataset: Dataset, resume: bool) -> Position:
     return at
 
 
-def _ask(job: Job, dataset: Dataset, key: str) -> None:
+def _ask(job: TrainingJob, dataset: Dataset, key: str) -> None:
     samples.write_samples(job.run.path, dataset, key, samples.ask(TrainedModel(job.model), dataset))
 
 
-def _metrics(at: Position, plan: Plan) -> dict[str, Any]:
+def _metrics(at: Position, plan: TrainingPlan) -> dict[str, Any]:
     return {
         "eval_loss_before": at.eval_loss_before,
         "eval_loss": at.eval_loss,
@@ -238,7 +238,7 @@ def _metrics(at: Position, plan: Plan) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _same_bits(plan: Plan) -> Iterator[None]:
+def _same_bits(plan: TrainingPlan) -> Iterator[None]:
     """Ask for kernels and threads that give the same bits each time: without them, resuming is not exact."""
     settings: Any = torch.utils.deterministic
     threads, fill = torch.get_num_threads(), settings.fill_uninitialized_memory

@@ -14,7 +14,7 @@ class StoppedError(TrainError):
     """The run was asked to stop, and did after saving a checkpoint."""
 
 
-class Stop:
+class StopSignal:
     """While entered, remembers the first SIGTERM or SIGINT; a second one acts as it would without us."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Stop:
         self.signal = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         # Only the main thread may set handlers; elsewhere signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,7 @@ QUEUE_PER_THREAD = 4  # the gateway's waiting room is the real queue; this one o
 Key = Tuple[int, int]  # connection, request id
 
 
-class Call:
+class WorkerCall:
     """One request. The flags are guarded by the book's lock; `send` is its connection's."""
 
     __slots__ = (
@@ -41,7 +41,7 @@ class Call:
         return str(self.head.get("trace") or self.request_id)
 
 
-class Book:
+class CallTable:
     """All live calls. `late(call)` answers one whose deadline has passed; `poisoned(call)` ends the process.
 
     `refused(call)` sends one that has not begun elsewhere: what runs may go on for long before the process ends.
@@ -50,21 +50,21 @@ class Book:
     def __init__(
         self,
         threads: int,
-        late: Callable[[Call], None],
-        poisoned: Callable[[Call], None],
-        refused: Callable[[Call], None],
+        late: Callable[[WorkerCall], None],
+        poisoned: Callable[[WorkerCall], None],
+        refused: Callable[[WorkerCall], None],
     ) -> None:
         lock = threading.RLock()
         self._work = threading.Condition(lock)  # a call was queued, or the worker stops
         self._times = threading.Condition(lock)  # the next deadline may be another
         self._lock = lock
         self.threads, self._late, self._poisoned, self._refused = threads, late, poisoned, refused
-        self._queue: Deque[Call] = collections.deque()
-        self._live: Dict[Key, Call] = {}
+        self._queue: Deque[WorkerCall] = collections.deque()
+        self._live: Dict[Key, WorkerCall] = {}
         self._when_empty: List[Callable[[], None]] = []
         self._wake_at = float("inf")
         self._sending = self._idle = self._running = 0
-        self._alone: Optional[Call] = None
+        self._alone: Optional[WorkerCall] = None
         self._alone_until = float("inf")
         self._stopped = self._poison = False
         self.accepts = True
@@ -75,7 +75,7 @@ class Book:
 
     # -- for the connections
 
-    def add(self, call: Call) -> str:
+    def add(self, call: WorkerCall) -> str:
         """Queue a call; the text says why not, when it is not."""
         with self._lock:
             if not self.accepts:
@@ -132,7 +132,7 @@ class Book:
 
     # -- for the threads that run infer
 
-    def take(self) -> Optional[Call]:
+    def take(self) -> Optional[WorkerCall]:
         """The next call, marked as running; None when the worker stops."""
         with self._lock:
             while True:
@@ -159,12 +159,12 @@ class Book:
         with self._lock:
             return not self._live and self.accepts
 
-    def hold_deadline(self, call: Call) -> None:
+    def hold_deadline(self, call: WorkerCall) -> None:
         """The call waits for something that its time does not count for."""
         with self._lock:
             call.deadline = float("inf")
 
-    def restart_deadline(self, call: Call, seconds: float) -> None:
+    def restart_deadline(self, call: WorkerCall, seconds: float) -> None:
         """Its time begins now."""
         with self._lock:
             call.deadline = time.monotonic() + seconds
@@ -176,13 +176,13 @@ class Book:
         """A call waits to be taken, and may be."""
         return bool(self._queue) and not (self._queue[0].alone_s and self._running)
 
-    def begins_alone(self, call: Call) -> None:
+    def begins_alone(self, call: WorkerCall) -> None:
         """`infer` is about to be called for a call that is to run alone."""
         with self._lock:
             if call is self._alone:
                 self._alone_until = time.monotonic() + call.alone_s
 
-    def close(self, call: Call, data: bytes, over: bytes) -> bytes:
+    def close(self, call: WorkerCall, data: bytes, over: bytes) -> bytes:
         """The call has ended: what must be sent, and then be told to `sent`.
 
         That is `data`, or `over` when it was answered (504) or cancelled before. The other side counts on one of
@@ -218,7 +218,7 @@ class Book:
             for call in waiting:
                 self._refused(call)
 
-    def _wait_for_late(self) -> Tuple[List[Call], List[Call]]:
+    def _wait_for_late(self) -> Tuple[List[WorkerCall], List[WorkerCall]]:
         """Calls whose time has passed; and those that will not begin, because of one that has overrun."""
         with self._lock:
             while True:
@@ -236,7 +236,7 @@ class Book:
                 self._wake_at = min((t for t in times if t > now), default=float("inf"))
                 self._times.wait(min(self._wake_at - now, 3600.0))
 
-    def _check_overruns(self, now: float) -> List[Call]:
+    def _check_overruns(self, now: float) -> List[WorkerCall]:
         """A thread cannot be killed: when one has overrun and nobody else's call runs, the process must go."""
         running = [c for c in self._live.values() if c.is_running]
         over = [c for c in running if c.is_answered and now >= c.deadline + self.overrun_grace_s]
@@ -261,7 +261,7 @@ class Book:
         if deadline > self.until[busy.CALLS]:  # never earlier while any call runs: the latest deadline counts
             self.until[busy.CALLS] = deadline
 
-    def _poison_queue(self) -> List[Call]:
+    def _poison_queue(self) -> List[WorkerCall]:
         """Nothing that waits will run; whoever asked for it is to be told, without the lock."""
         self._poison = True
         waiting = list(self._queue)
@@ -270,7 +270,7 @@ class Book:
             self._live.pop(call.key, None)
         return waiting
 
-    def _close(self, call: Call) -> None:
+    def _close(self, call: WorkerCall) -> None:
         call.is_answered = True
         if not call.is_running:
             self._live.pop(call.key, None)

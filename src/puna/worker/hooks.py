@@ -14,7 +14,7 @@ from puna.worker.engines.transformers import tokenizer as transformers_tokenizer
 from puna.worker.engines.vllm import defaults as vllm_defaults
 from puna.worker.engines.vllm import llm as vllm_llm
 from puna.worker.engines.vllm import memory as vllm_memory
-from puna.worker.share import Finder
+from puna.worker.share import ShareFinder
 
 Hook = Callable[[Any], None]
 
@@ -36,8 +36,8 @@ def install(concurrency: int = 0) -> None:
         "transformers.tokenization_utils_tokenizers": transformers_tokenizer.shim,
         **share.HOOKS,
     }
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder({name: functools.partial(_apply, hook) for name, hook in hooks.items()}))
+    if not any(isinstance(finder, ShareFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, ShareFinder({name: functools.partial(_apply, hook) for name, hook in hooks.items()}))
     for name, hook in hooks.items():
         module = _imported(name)
         if module is not None:

@@ -16,7 +16,7 @@ from puna.worker.app import calllog, faults, inferless_stub
 from puna.worker.app.runner import App
 from puna.worker.app.validate import validate
 from puna.worker.server import EXIT_FAILED, Server
-from puna.worker.zygote.fork_server import Zygote
+from puna.worker.zygote.fork_server import ForkServer
 
 USAGE = """
 usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
@@ -39,7 +39,7 @@ def main(arguments: List[str]) -> int:
         late.leave_no_trace()
         inferless_stub.install()
         hooks.install()
-        Zygote(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
+        ForkServer(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
         _watch_parent(int(options["parent-fd"]))
     report = os.path.abspath(options.get("report", ""))

@@ -16,7 +16,7 @@ DELETED = " (deleted)"
 BACKLOG = 64
 
 
-class Listener:
+class RenewedListener:
     """A Unix socket that only its owner may open, and whether its path still leads to it."""
 
     def __init__(self, path: str) -> None:

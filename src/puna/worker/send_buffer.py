@@ -11,7 +11,7 @@ BRIEF_S = 0.001  # after a call that took longer nothing is held
 Send = Callable[[bytes], None]
 
 
-class Outbox:
+class SendBuffer:
     """What one thread that runs calls has to say. `sent(n)` hears that n replies have gone out."""
 
     def __init__(self, post: Post, sent: Callable[[int], None]) -> None:
@@ -47,13 +47,13 @@ class Post:
     """
 
     def __init__(self) -> None:
-        self._outboxes: List[Outbox] = []
+        self._outboxes: List[SendBuffer] = []
         self._expected = threading.Event()
         self._is_new = False
 
-    def outbox(self, sent: Callable[[int], None]) -> Outbox:
+    def outbox(self, sent: Callable[[int], None]) -> SendBuffer:
         """One for a thread."""
-        made = Outbox(self, sent)
+        made = SendBuffer(self, sent)
         self._outboxes.append(made)
         return made
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 from puna.worker import busy, process_tree, protocol, renewal
 from puna.worker.app import answers, calllog, concurrency, faults
 from puna.worker.app.runner import App
-from puna.worker.call_table import Book, Call
+from puna.worker.call_table import CallTable, WorkerCall
 from puna.worker.engines import engine
 from puna.worker.send_buffer import BRIEF_S, Post
 from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, Nap
@@ -26,7 +26,7 @@ EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE, EXIT_CLOSED = 1, 70, 71, 72
 CLOSED = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)  # the listening socket's number is nobody's, or another file's
 
 
-class Connection:
+class GatewayConnection:
     """One client, most often a gateway; frames are sent whole, from any thread."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -54,11 +54,11 @@ class Server:
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.verdict = concurrency.Verdict(self.threads)
-        self.book = Book(self.threads, self._late, self._poisoned, self._refused)
+        self.book = CallTable(self.threads, self._late, self._poisoned, self._refused)
         self.post = Post()
         self._failed_to_sleep = False
         self.nap = Nap(app, lambda: self.book.is_idle, self._tier_changed)
-        self._connections: List[Connection] = []
+        self._connections: List[GatewayConnection] = []
         self._hands: List[threading.Thread] = []
         self._is_open = False
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class Server:
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
-        listener = renewal.Listener(self.path)
+        listener = renewal.RenewedListener(self.path)
         if self.asked:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
@@ -136,7 +136,7 @@ class Server:
 
     # -- connections
 
-    def _accept(self, listener: renewal.Listener) -> None:
+    def _accept(self, listener: renewal.RenewedListener) -> None:
         while True:
             try:
                 sock, _ = listener.socket.accept()
@@ -150,7 +150,7 @@ class Server:
                     self._die(why, EXIT_CLOSED)
                 time.sleep(0.1)
                 continue
-            connection = Connection(sock)
+            connection = GatewayConnection(sock)
             with self._lock:
                 connection.send(protocol.encode(protocol.HELLO, 0, self.hello()))
                 self._connections.append(connection)
@@ -158,20 +158,20 @@ class Server:
             self._thread(self._read, connection)
 
     @staticmethod
-    def _renewed(listener: renewal.Listener) -> renewal.Listener:
+    def _renewed(listener: renewal.RenewedListener) -> renewal.RenewedListener:
         """The listener, or another at its path when that is not its own any more; logs that were deleted, too."""
         try:
             renewal.renew_logs()
             if not listener.is_lost:
                 return listener
-            found = renewal.Listener(listener.path)
+            found = renewal.RenewedListener(listener.path)
         except OSError:
             return listener  # a full disk, no descriptors: the next look may have more luck
         listener.socket.close()
         calllog.note("this worker's socket was deleted; it listens at the same place again")
         return found
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: GatewayConnection) -> None:
         decoder = protocol.Decoder()
         try:
             while True:
@@ -187,7 +187,7 @@ class Server:
         self.book.cancel_connection(connection.number)
         connection.sock.close()
 
-    def _frame(self, connection: Connection, kind: int, request_id: int, payload: bytes) -> None:
+    def _frame(self, connection: GatewayConnection, kind: int, request_id: int, payload: bytes) -> None:
         if kind == protocol.REQUEST:
             self._request(connection, request_id, payload)
         elif kind == protocol.BODY:
@@ -208,13 +208,13 @@ class Server:
         elif kind == protocol.WAKE:
             self._thread(self._be_awake)
 
-    def _request(self, connection: Connection, request_id: int, payload: bytes) -> None:
+    def _request(self, connection: GatewayConnection, request_id: int, payload: bytes) -> None:
         head, body = protocol.decode_request(payload)
         before = connection.bodies.pop(request_id, None)
         if before is not None:
             body = b"".join([*before, body])
         deadline = time.monotonic() + float(head.get("deadline_s", DEFAULT_DEADLINE_S))
-        call = Call((connection.number, request_id), head, body, deadline, connection.send)
+        call = WorkerCall((connection.number, request_id), head, body, deadline, connection.send)
         refusal = self.book.add(call)
         if refusal:
             connection.send(answers.failure(call, 503, refusal))
@@ -233,7 +233,7 @@ class Server:
     def _work(self) -> None:
         outbox, is_brief = self.post.outbox(self.book.sent), False
 
-        def emit(call: Call, data: bytes) -> None:
+        def emit(call: WorkerCall, data: bytes) -> None:
             outbox.flush()  # STARTED comes first
             if not call.is_answered:
                 call.send(data)
@@ -255,15 +255,15 @@ class Server:
             if not (is_brief and self.book.has_more):
                 outbox.flush()
 
-    def _late(self, call: Call) -> None:
+    def _late(self, call: WorkerCall) -> None:
         what = "infer did not end" if call.is_running else "infer did not begin"
         calllog.note(what + " within the request's time", call.trace)
         call.send(answers.failure(call, 504, what + " within the request's time (inference_time)"))
 
-    def _refused(self, call: Call) -> None:
+    def _refused(self, call: WorkerCall) -> None:
         call.send(answers.failure(call, 503, self.book.refusal))
 
-    def _poisoned(self, call: Call) -> None:
+    def _poisoned(self, call: WorkerCall) -> None:
         """A call goes on long after its time: its thread cannot be ended, so the process is, and gets replaced."""
         late_s = self.book.overrun_grace_s
         why = "infer still runs %g s after its time; this worker ends so that a fresh one takes over" % late_s
@@ -284,7 +284,7 @@ class Server:
     def _can_sleep(self) -> bool:
         return self.app.can_sleep and not self._failed_to_sleep
 
-    def _sleep(self, connection: Connection) -> None:
+    def _sleep(self, connection: GatewayConnection) -> None:
         reason = "" if self._can_sleep else "this replica cannot sleep"
         if self.state != "ready":
             reason = "the replica is %s" % self.state
@@ -294,7 +294,7 @@ class Server:
         else:
             self.nap.fall_asleep()
 
-    def _woken_for(self, call: Call) -> Any:
+    def _woken_for(self, call: WorkerCall) -> Any:
         """What STARTED says of a call that found the replica asleep; no bytes for all others."""
         if self.nap.state == AWAKE:
             return b""

@@ -143,7 +143,7 @@ def _of_share(method: Callable[..., Any]) -> Callable[..., Any]:
 HOOKS: Dict[str, Hook] = {"torch.cuda": torch_cuda, "vllm.engine.arg_utils": vllm_arguments}
 
 
-class Finder:
+class ShareFinder:
     """Finds what the others find, and has a hook run when the module's own code has. One on sys.meta_path is enough."""
 
     def __init__(self, hooks: Dict[str, Hook]) -> None:
@@ -175,4 +175,4 @@ def _execute(execute: Callable[[Any], None], hook: Hook, module: Any) -> None:
 def join() -> None:
     """In a Python process that the app has started: see to its imports as the worker sees to its own."""
     if limit() is not None:
-        sys.meta_path.insert(0, Finder(HOOKS))
+        sys.meta_path.insert(0, ShareFinder(HOOKS))

@@ -23,7 +23,7 @@ from puna.control.domain.records import Delivery
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState
 from puna.control.operations import deploys, traffic_split
 from puna.control.operations.context import Control, Pulled
-from puna.control.operations.deploys import Wanted
+from puna.control.operations.deploys import DeployRequest
 from puna.control.operations.rebuilds import Rebuilds
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.loop import Reconciler
@@ -75,7 +75,7 @@ class Life:
     tools: Tools
     now: float = 1000.0
     commit: str = "a" * 40
-    asked: dict[str, Wanted] = field(default_factory=dict)
+    asked: dict[str, DeployRequest] = field(default_factory=dict)
     """Endpoint -> the last deploy that somebody tried."""
 
     def begin(self, database: Path) -> None:
@@ -107,13 +107,13 @@ class Life:
     # ---- what is asked ---------------------------------------------------------------------------------------
 
     def deploy(self, name: str, source: int, percent: int = 100, **settings: Any) -> None:
-        self.asked[name] = Wanted(name, self.sources[source], settings=settings, percent=percent)
+        self.asked[name] = DeployRequest(name, self.sources[source], settings=settings, percent=percent)
         deploys.deploy(self.control, self.asked[name])
 
     def deploy_git(self, name: str) -> None:
         git = {"url": "https://example.com/a.git"}
         self.asked.pop(name, None)
-        deploys.deploy(self.control, Wanted(name, git=git, settings={"auto_rebuild": True}))
+        deploys.deploy(self.control, DeployRequest(name, git=git, settings={"auto_rebuild": True}))
 
     def push(self, name: str) -> None:
         self.commit = f"{int(self.commit, 16) + 1:040x}"

@@ -14,7 +14,7 @@ from puna.control import views
 from puna.control.domain import api_keys, key_limits
 from puna.control.store.store import Store
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
-from puna.serve.admission import Access
+from puna.serve.admission import Keyring
 from puna.serve.routes_table import KeyRoute, parse
 
 
@@ -110,7 +110,7 @@ def answer(ask: Callable[[str, float], api_keys.HeldKey], header: str, now: floa
 def test_control_plane_and_gateway_take_the_same_texts_for_a_key() -> None:
     key, text = api_keys.make("k", ["infer"], ["mine"], 100.0, 0.0)
     other, _ = api_keys.make("o", ["infer"], None, None, 0.0)
-    kept, gateway = {one.id: one for one in (key, other)}, Access()
+    kept, gateway = {one.id: one for one in (key, other)}, Keyring()
     gateway.use({k.id: KeyRoute(k.id, k.salt, k.sha256, k.scope, k.endpoints, k.expires) for k in (key, other)})
     _, id, secret = text.split("_", 2)
     wrong = [f"anything_{id}_{secret}", f"PUNA_{id}_{secret}", f"_{id}_{secret}", f"puna__{secret}", f"{id}_{secret}"]

@@ -8,7 +8,7 @@ import pytest
 
 from control.conftest import World, gpu_world
 from puna.control.domain.records import Endpoint, Settings
-from puna.control.domain.splits import Split
+from puna.control.domain.splits import TrafficSplit
 from puna.control.domain.states import RevisionState
 from puna.errors import ConflictError
 
@@ -70,7 +70,7 @@ def test_replicas_are_divided_as_the_requests_are(
     low: int, high: int, percent: int, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
     settings = Settings(min_replica=low, max_replica=high)
-    endpoint = Endpoint("app", True, settings, 3, "", 0.0, 0, split=Split(4, percent))
+    endpoint = Endpoint("app", True, settings, 3, "", 0.0, 0, split=TrafficSplit(4, percent))
     assert (endpoint.limits(3), endpoint.limits(4)) == (first, second)
     assert endpoint.limits(7) == (low, high)  # one that shares in nothing
 

@@ -13,7 +13,7 @@ from puna.control.domain.records import Endpoint, Replica, Revision, Settings, S
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.launch import told_by_validation
 from puna.control.reconcile.plan import BACK_OFF_S
-from puna.control.reconcile.zygotes import LOOK_EVERY_S, Cool, History, Keeper, Warm, plan, wanted
+from puna.control.reconcile.zygotes import LOOK_EVERY_S, Cool, StartZygote, ZygoteHistory, ZygoteKeeper, plan, wanted
 from puna.errors import NotFoundError
 
 
@@ -55,7 +55,7 @@ def test_none_is_begun_while_a_replica_starts_or_a_revision_rolls_out() -> None:
 
 
 def test_one_is_begun_and_another_ended_when_the_name_changes() -> None:
-    assert plan({"y": True}, [SEEN], {}, 0.0) == [Cool("z"), Warm("y")]
+    assert plan({"y": True}, [SEEN], {}, 0.0) == [Cool("z"), StartZygote("y")]
     assert plan({"z": True}, [SEEN], {}, 0.0) == []
 
 
@@ -63,13 +63,13 @@ def test_a_dead_one_is_cleared_away_first_and_begun_anew_after_a_pause_that_grow
     dead = replace(SEEN, phase=Phase.EXITED)
     assert plan({"z": True}, [dead], {}, 100.0) == [Cool("z")]
     for deaths, pause_s in enumerate([*BACK_OFF_S, BACK_OFF_S[-1]], 1):
-        history = {"z": History(deaths, 100.0)}
+        history = {"z": ZygoteHistory(deaths, 100.0)}
         assert plan({"z": True}, [], history, 100.0 + pause_s - 0.1) == []
-        assert plan({"z": True}, [], history, 100.0 + pause_s) == [Warm("z")]
+        assert plan({"z": True}, [], history, 100.0 + pause_s) == [StartZygote("z")]
 
 
 def test_one_that_refused_is_not_begun_again() -> None:
-    assert plan({"z": True}, [], {"z": History(1, 0.0, "an import started a thread")}, 1e9) == []
+    assert plan({"z": True}, [], {"z": ZygoteHistory(1, 0.0, "an import started a thread")}, 1e9) == []
 
 
 # ---- the keeper -----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Preparing:
 @pytest.fixture
 def preparing(world: World) -> Preparing:
     preparing = Preparing()
-    world.reconciler.zygotes = Keeper(world.store, world.backend, preparing)
+    world.reconciler.zygotes = ZygoteKeeper(world.store, world.backend, preparing)
     world.reconciler.prepare = lambda r: replace(launch(r), warm=preparing.zygote_name(r.endpoint, r.revision))
     return preparing
 
@@ -180,7 +180,7 @@ def test_a_secret_that_changed_brings_another_one_with_the_next_start(world: Wor
 def test_a_restarted_control_plane_finds_it(world: World, preparing: Preparing) -> None:
     world.deploy(min_replica=1)
     world.settle(20)
-    world.reconciler.zygotes = Keeper(world.store, world.backend, preparing)
+    world.reconciler.zygotes = ZygoteKeeper(world.store, world.backend, preparing)
     world.settle(5)
     assert preparing.begun == ["z-app-1"] and view(world) is not None
 
@@ -195,12 +195,12 @@ def test_without_a_bundle_there_is_none_and_nothing_breaks(world: World, prepari
 
 
 def test_it_looks_no_more_than_twice_a_second(world: World, preparing: Preparing) -> None:
-    keeper = Keeper(world.store, world.backend, preparing)
+    keeper = ZygoteKeeper(world.store, world.backend, preparing)
     snapshot = Snapshot((endpoint(),))
-    assert keeper.step(snapshot, 100.0) == [Warm("z-app-1")]
+    assert keeper.step(snapshot, 100.0) == [StartZygote("z-app-1")]
     world.backend.cool("z-app-1")
     assert keeper.step(snapshot, 100.0 + LOOK_EVERY_S / 2) == []
-    assert keeper.step(snapshot, 100.0 + LOOK_EVERY_S) == [Warm("z-app-1")]
+    assert keeper.step(snapshot, 100.0 + LOOK_EVERY_S) == [StartZygote("z-app-1")]
 
 
 def test_replicas_are_told_what_validation_found_out() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from puna.backends.base import Capacity, Observed, Phase
 from puna.control.domain.records import Endpoint, Replica, Revision, Settings, Snapshot
-from puna.control.domain.splits import WHOLE, Split
+from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import ALIVE, CRASH_LOOP, REPLICA_MOVES, REVISION_MOVES, ReplicaState, RevisionState
 from puna.control.domain.timeline import Timeline
 from puna.control.reconcile import actions as a
@@ -37,7 +37,7 @@ class Walk:
     """How often a replica fell asleep, was ended for another's sake, and what became of splits: a walk without them
     proves little."""
     count: int = 0
-    splits: dict[str, tuple[Settings, Split]] = field(default_factory=dict)
+    splits: dict[str, tuple[Settings, TrafficSplit]] = field(default_factory=dict)
     """What was split after the step before."""
     chaos: bool = True
     trouble_share: float = 1.0
@@ -274,7 +274,7 @@ class Walk:
                 self.mark(name, number, RevisionState.SERVING)
                 if endpoint.split is not None:
                     self.mark(name, endpoint.split.revision, RevisionState.RETIRED)
-                self.endpoints[name] = replace(endpoint, split=Split(number, percent, 1))
+                self.endpoints[name] = replace(endpoint, split=TrafficSplit(number, percent, 1))
             case a.GiveBack():
                 self.returned += 1
                 (other,) = set(endpoint.shares) - {number}

@@ -9,7 +9,7 @@ import pytest
 
 from puna import demo
 from puna.control.resources import model_fit
-from puna.control.resources.model_fit import GIB, Model
+from puna.control.resources.model_fit import GIB, ModelSize
 
 LLAMA3 = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096,
@@ -57,16 +57,16 @@ def test_the_verdict_shows_its_sum(tmp_path: Path, room_gib: float, requests: in
 
 
 def test_no_request_is_longer_than_the_model_can_take() -> None:
-    model = Model("m", GIB, 1000, context=4096)
+    model = ModelSize("m", GIB, 1000, context=4096)
     assert model.need(1, 100_000).context == model.need(1, 0).context == 4096
     assert model.need(2, 100).kv_cache_bytes == 200_000
-    assert Model("m", GIB, 1000, context=131_072).need(1, 0).context == model_fit.CONTEXT
+    assert ModelSize("m", GIB, 1000, context=131_072).need(1, 0).context == model_fit.CONTEXT
 
 
 @pytest.mark.parametrize("config", ["{", "{}", {"num_hidden_layers": "many"}, {**LLAMA3, "num_attention_heads": 0}])
 def test_a_config_that_does_not_say_leaves_the_cache_open(tmp_path: Path, config: object) -> None:
     model = model_fit.read("odd", folder(tmp_path, config))
-    assert model == Model("odd", 1000)
+    assert model == ModelSize("odd", 1000)
     assert "a KV cache of unknown size" in model.need(4, 0).describe()
 
 
@@ -81,5 +81,5 @@ def test_the_demos_llama_is_read() -> None:
 
 
 def test_what_one_app_loads_adds_up() -> None:
-    found = model_fit.together("both", [Model("a", 10, 3, 4096), Model("b", 5, 2, 2048), Model("c", 1)])
-    assert found == Model("both", 16, 5, 2048)
+    found = model_fit.together("both", [ModelSize("a", 10, 3, 4096), ModelSize("b", 5, 2, 2048), ModelSize("c", 1)])
+    assert found == ModelSize("both", 16, 5, 2048)

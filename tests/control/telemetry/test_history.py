@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from puna.control.domain.records import Snapshot
 from puna.control.telemetry.figures import Memories, make
-from puna.control.telemetry.history import Counted, History, _point, counted, quantile_ms
+from puna.control.telemetry.history import EndpointCounts, History, _point, counted, quantile_ms
 from puna.control.telemetry.load import Loads
 from puna.serve.dispatch.call import Call
-from puna.serve.metrics import Metrics
+from puna.serve.metrics import GatewayMetrics
 from puna.server import keep_on
 
 INF = float("inf")
@@ -27,20 +27,20 @@ def test_a_quantile_lies_inside_its_bucket_and_an_empty_histogram_has_none() -> 
 
 
 def test_a_point_is_what_came_since_the_one_before() -> None:
-    before = Counted(100, 1, (0.1, INF), (100, 100))
-    point = _point(7.0, before, Counted(150, 2, (0.1, INF), (150, 150)), seconds=5)
+    before = EndpointCounts(100, 1, (0.1, INF), (100, 100))
+    point = _point(7.0, before, EndpointCounts(150, 2, (0.1, INF), (150, 150)), seconds=5)
     assert (point["requests_per_s"], point["errors_per_s"]) == (10, 0.2)
 
 
 def test_gateways_that_count_from_nought_again_give_no_negative_rate() -> None:
-    before = Counted(100, 1, (0.1, INF), (100, 100))
-    point = _point(7.0, before, Counted(10, 0, (0.1, INF), (10, 10)), seconds=5)
+    before = EndpointCounts(100, 1, (0.1, INF), (100, 100))
+    point = _point(7.0, before, EndpointCounts(10, 0, (0.1, INF), (10, 10)), seconds=5)
     assert point["requests_per_s"] == 2 and point["errors_per_s"] == 0 and point["p50_ms"] is not None
 
 
-def count(memories: Memories, index: int, name: str) -> Metrics:
+def count(memories: Memories, index: int, name: str) -> GatewayMetrics:
     """A gateway that answers, as far as its figures go."""
-    metrics = Metrics(memories, index)
+    metrics = GatewayMetrics(memories, index)
     for number in range(30):
         call = Call("app", "infer", b"", "trace", "1")
         call.tier, call.sent = "awake", 1.0

@@ -13,7 +13,7 @@ import pytest
 
 from puna.control.telemetry import log_files, log_lines
 from puna.control.telemetry.log_files import View
-from puna.control.telemetry.log_lines import Wanted, iso
+from puna.control.telemetry.log_lines import LineFilter, iso
 from puna.errors import NotFoundError, UsageError
 from puna.home import Home
 
@@ -38,7 +38,7 @@ def test_the_last_lines_of_a_file_and_of_none(tmp_path: Path) -> None:
     assert log_files.last_lines(path, 5) == ""
     path.write_text("".join(f"{n}\n" for n in range(100_000)))
     assert log_files.last_lines(path, 2) == "99998\n99999\n" and log_files.last_lines(path, 0) == ""
-    assert log_files.last_lines(path, 3, Wanted("9998")) == "99988\n99989\n99998\n"
+    assert log_files.last_lines(path, 3, LineFilter("9998")) == "99988\n99989\n99998\n"
 
 
 def test_as_many_lines_as_asked_for_come_however_long_the_file_is(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_any_file_read_backwards_is_the_file(tmp_path: Path, monkeypatch: pytest
         assert [line.text for line in reversed(read)] == (text.removesuffix("\n").split("\n") if text else [])
         data = path.read_bytes()
         assert all(data[line.place :].startswith(line.text.encode()) for line in read)
-        found = list(log_lines.backwards(path, "x", Wanted("AB")))
+        found = list(log_lines.backwards(path, "x", LineFilter("AB")))
         assert found == [line for line in read if "ab" in line.text]
 
 
@@ -91,7 +91,7 @@ def test_lines_are_found_by_text_by_request_and_by_time(home: Home) -> None:
     log.write_text("".join(stamped(n, text) for n, text in enumerate(lines)))
 
     def found(**wanted: str) -> list[int]:
-        return [lines.index(line) for line in View(home, "app", "app-1", Wanted(**wanted)).tail(99).splitlines()]
+        return [lines.index(line) for line in View(home, "app", "app-1", LineFilter(**wanted)).tail(99).splitlines()]
 
     assert found(search="hELLO") == [0, 1] and found(request="r1") == [0, 2, 3]
     assert found(request="r1", search="error") == [3] and found(search="nothing") == []
@@ -129,7 +129,7 @@ def test_100_000_lines_are_searched_without_reading_them_one_by_one(home: Home) 
             for n in range(50_000):
                 file.write(stamped(n / 100 + replica / 300, f"[req-{n}] request {n} took {n % 97} ms, as the most do"))
     budget_s = 0.3  # of this process's own time: other tests run beside this one
-    asked = {Wanted(): 200, Wanted("REQUEST 777 took"): 2, Wanted("none"): 0, Wanted("", "req-5"): 2}
+    asked = {LineFilter(): 200, LineFilter("REQUEST 777 took"): 2, LineFilter("none"): 0, LineFilter("", "req-5"): 2}
     for wanted, count in asked.items():
         began = time.process_time()
         assert len(View(home, "app", wanted=wanted).tail(200).splitlines()) == count
@@ -168,7 +168,7 @@ def test_what_is_not_searched_for_is_not_followed(home: Home) -> None:
                 file.write(stamped(1, "[r2] c") + stamped(1, "[r1] d"))
 
         writing = asyncio.create_task(write())
-        found = await asyncio.wait_for(collect(View(home, "app", "app-1", Wanted(request="r1")).follow(9), 2), 10)
+        found = await asyncio.wait_for(collect(View(home, "app", "app-1", LineFilter(request="r1")).follow(9), 2), 10)
         await writing
         return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from puna.control.telemetry import log_files, log_limits, log_lines
 from puna.control.telemetry.log_files import View, build_log, replica_log
-from puna.control.telemetry.log_limits import Limits, cut, hold
+from puna.control.telemetry.log_limits import LogLimits, cut, hold
 from puna.home import Home
 
 NOW = 1_764_072_000.0
@@ -61,7 +61,7 @@ def make(path: Path, size_bytes: int, age_s: float) -> Path:
 
 
 def test_old_logs_of_replicas_that_ended_go_by_count_size_and_age(home: Home) -> None:
-    limits = Limits(endpoint_bytes=10 * 8192, age_s=10_000.0, count=5)
+    limits = LogLimits(endpoint_bytes=10 * 8192, age_s=10_000.0, count=5)
     for number in range(8):
         make(replica_log(home, "many", f"many-{number}"), 100, 4000.0 + number)
         make(replica_log(home, "large", f"large-{number}"), 3 * 8192, 4000.0 + number)
@@ -79,12 +79,12 @@ def test_old_logs_of_replicas_that_ended_go_by_count_size_and_age(home: Home) ->
 def test_a_log_that_has_just_begun_is_nobodys_yet_and_stays(home: Home) -> None:
     for number in range(8):
         make(replica_log(home, "app", f"app-{number}"), 100, 60.0)
-    hold(home, set(), age_s, Limits(count=1))
+    hold(home, set(), age_s, LogLimits(count=1))
     assert len(View(home, "app").files()) == 8
 
 
 def test_builds_and_puna_itself_have_limits_too(home: Home) -> None:
-    limits = Limits(log_bytes=8192, build_bytes=4096)
+    limits = LogLimits(log_bytes=8192, build_bytes=4096)
     paths = [build_log(home, "b1"), home.logs / "gateway-0.log", replica_log(home, "app", "app-1")]
     for path in paths:
         path.write_text("line\n" * 100_000)

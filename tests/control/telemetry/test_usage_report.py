@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from control.conftest import World, gpu_world
 from puna.control.api.app import create_app
 from puna.control.domain.api_keys import make
-from puna.control.domain.records import Use
+from puna.control.domain.records import UsageRow
 from puna.control.domain.states import ReplicaState
 from puna.control.store.metering import HOUR_S
 from puna.control.store.store import Store
@@ -40,7 +40,7 @@ def test_a_report_counts_once_however_often_it_comes_and_whoever_restarts(world:
     assert not again.add_usage("one", 1, rows, NOON + 7.0)
     assert again.add_usage("one", 2, [(NOON, "app", "k1", 1, 0, 0.25)], NOON + 8.0)
     assert again.add_usage("another", 1, rows, NOON + 9.0)  # a restarted gateway counts from 1
-    assert again.usage(NOON, NOON + 60) == [Use(NOON, "app", "k1", "", 7, 2, 1.25)]
+    assert again.usage(NOON, NOON + 60) == [UsageRow(NOON, "app", "k1", "", 7, 2, 1.25)]
     again.close()
 
 
@@ -115,12 +115,12 @@ def test_what_is_old_is_forgotten(store: Store) -> None:
 
 
 ROWS = [
-    Use(NOON, "a", "", "", gpu_s=100.0),
-    Use(NOON, "a", "k1", "one", 3, 1, 6.0),
-    Use(NOON, "a", "k2", "two", 1, 0, 2.0),
-    Use(NOON, "b", "k1", "one", 5, 0, 1.0),
-    Use(NOON + HOUR_S, "a", "", "", gpu_s=30.0),
-    Use(NOON + 24 * HOUR_S, "a", "k2", "two", 2, 2, 0.0),
+    UsageRow(NOON, "a", "", "", gpu_s=100.0),
+    UsageRow(NOON, "a", "k1", "one", 3, 1, 6.0),
+    UsageRow(NOON, "a", "k2", "two", 1, 0, 2.0),
+    UsageRow(NOON, "b", "k1", "one", 5, 0, 1.0),
+    UsageRow(NOON + HOUR_S, "a", "", "", gpu_s=30.0),
+    UsageRow(NOON + 24 * HOUR_S, "a", "k2", "two", 2, 2, 0.0),
 ]
 
 
@@ -141,7 +141,7 @@ def test_keys_share_gpu_time_by_their_seconds_and_an_hour_without_calls_is_nobod
     items = {i["key_name"]: i for i in add_up(ROWS, ("key",))}
     assert {name: i["gpu_s"] for name, i in items.items()} == {"idle": 30.0, "one": 75.0, "two": 25.0}
     assert items["idle"]["key"] == "" and items["one"]["endpoint"] is None
-    assert [i["key_name"] for i in add_up([Use(NOON, "a", "", "", 1)], ("key",))] == ["local"]
+    assert [i["key_name"] for i in add_up([UsageRow(NOON, "a", "", "", 1)], ("key",))] == ["local"]
 
 
 @pytest.mark.parametrize("by", ["", "week", "day,hour", "endpoint,nothing"])
@@ -152,7 +152,7 @@ def test_what_cannot_be_grouped_by_is_refused(by: str) -> None:
 
 def test_no_cell_of_the_csv_is_a_formula_and_none_breaks_a_row() -> None:
     names = ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\tx", 'a "b",\nc', "plain"]
-    items = add_up([Use(NOON, "a", f"k{n}", name, 1) for n, name in enumerate(names)], ("hour", "endpoint", "key"))
+    items = add_up([UsageRow(NOON, "a", f"k{n}", name, 1) for n, name in enumerate(names)], ("hour", "endpoint", "key"))
     rows = list(csv.DictReader(io.StringIO(as_csv(items), newline="")))
     assert [row["key_name"] for row in rows] == ["'" + n if n[0] in "=+-@\t" else n for n in names]
     assert rows[0]["start"] == "2025-11-25T12:00:00Z" and rows[0]["requests"] == "1"

@@ -6,16 +6,16 @@ from collections import Counter, deque
 import pytest
 
 from puna.errors import QueueFullError
-from puna.serve.dispatch.pending_queue import Ticket, WaitingRoom
+from puna.serve.dispatch.pending_queue import PendingQueue, Waiter
 
 
 def enter(
-    room: WaitingRoom, now: float, *, cold: bool = False, tried: tuple[str, ...] = (), key: str = "", most: int = 3
-) -> Ticket:
+    room: PendingQueue, now: float, *, cold: bool = False, tried: tuple[str, ...] = (), key: str = "", most: int = 3
+) -> Waiter:
     return room.enter(now, lambda error: None, cold=cold, max_queue=most, tried=tried, key=key)
 
 
-def granted(room: WaitingRoom) -> str:
+def granted(room: PendingQueue) -> str:
     """Serve one: the key whose turn it was."""
     ticket = room.first()
     assert ticket is not None
@@ -25,13 +25,13 @@ def granted(room: WaitingRoom) -> str:
 
 
 def test_the_first_to_come_stands_first_in_line() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     tickets = [enter(room, now) for now in (1, 2, 3)]
     assert list(room) == tickets
 
 
 def test_a_full_room_refuses_and_says_when_to_come_back() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     for now in range(3):
         enter(room, now)
     with pytest.raises(QueueFullError, match="3 requests wait for e already") as caught:
@@ -40,7 +40,7 @@ def test_a_full_room_refuses_and_says_when_to_come_back() -> None:
 
 
 def test_a_place_given_up_is_free_again_and_cannot_be_given_up_twice() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     first, second = enter(room, 1), enter(room, 2)
     assert room.leave(first)
     assert not room.leave(first)
@@ -48,28 +48,28 @@ def test_a_place_given_up_is_free_again_and_cannot_be_given_up_twice() -> None:
 
 
 def test_a_request_whose_replica_died_goes_to_the_front_even_of_a_full_room() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     others = [enter(room, now) for now in range(3)]
     again = enter(room, 4, tried=("a",))
     assert list(room) == [again, *others]
 
 
 def test_at_an_awake_endpoint_a_request_waits_as_long_as_one_inference_may_take() -> None:
-    room = WaitingRoom("e", startup_allowance_s=900)
+    room = PendingQueue("e", startup_allowance_s=900)
     ticket = enter(room, 100)
     assert room.expired(129.9, inference_time_s=30) == []
     assert room.expired(130, inference_time_s=30) == [ticket]
 
 
 def test_a_cold_wait_has_the_startup_allowance_on_top() -> None:
-    room = WaitingRoom("e", startup_allowance_s=900)
+    room = PendingQueue("e", startup_allowance_s=900)
     ticket = enter(room, 100, cold=True)
     assert room.expired(1029.9, inference_time_s=30) == []
     assert room.expired(1030, inference_time_s=30) == [ticket]
 
 
 def test_losing_the_last_replica_turns_every_wait_into_a_cold_one() -> None:
-    room = WaitingRoom("e", startup_allowance_s=900)
+    room = PendingQueue("e", startup_allowance_s=900)
     enter(room, 100)
     room.turned_cold()
     assert room.expired(131, inference_time_s=30) == []
@@ -79,7 +79,7 @@ def test_losing_the_last_replica_turns_every_wait_into_a_cold_one() -> None:
 
 
 def test_keys_take_turns_and_each_keys_own_requests_go_in_their_order() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     tickets = {
         name: enter(room, now, key=name[0], most=9) for now, name in enumerate(["a1", "a2", "a3", "b1", "c1", "b2"])
     }
@@ -90,7 +90,7 @@ def test_keys_take_turns_and_each_keys_own_requests_go_in_their_order() -> None:
 
 
 def test_a_key_with_one_loop_waits_for_one_call_of_a_key_with_a_hundred_and_fifty() -> None:
-    room, refused = WaitingRoom("e"), Counter[str]()
+    room, refused = PendingQueue("e"), Counter[str]()
 
     def come(key: str) -> None:
         try:
@@ -112,7 +112,7 @@ def test_a_key_with_one_loop_waits_for_one_call_of_a_key_with_a_hundred_and_fift
 
 
 def test_in_a_full_room_the_newest_of_the_key_with_the_most_gives_its_place_and_hears_why() -> None:
-    room, heard = WaitingRoom("e"), []
+    room, heard = PendingQueue("e"), []
     for number in range(3):
         room.enter(0, lambda error, n=number: heard.append((n, error)), cold=False, max_queue=3, key="a")  # type: ignore[misc]
     mine = enter(room, 1, key="b")
@@ -122,7 +122,7 @@ def test_in_a_full_room_the_newest_of_the_key_with_the_most_gives_its_place_and_
 
 
 def test_a_key_that_would_have_as_many_as_the_longest_is_refused_itself() -> None:
-    room = WaitingRoom("e")
+    room = PendingQueue("e")
     for key in ("a", "a", "b"):
         enter(room, 0, key=key)
     with pytest.raises(QueueFullError):
@@ -185,7 +185,7 @@ class Model:
 def test_on_random_walks_the_room_is_what_a_slow_and_simple_model_says(seed: int) -> None:
     chance = random.Random(seed)
     most = chance.choice([1, 3, 8, 20])
-    room, model, tickets = WaitingRoom("e"), Model(most), {}
+    room, model, tickets = PendingQueue("e"), Model(most), {}
     refused: list[int] = []
     for number in range(400):
         what = chance.random()

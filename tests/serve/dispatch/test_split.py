@@ -14,16 +14,16 @@ import pytest
 
 from puna.control.telemetry.load import EndpointLoad, Loads
 from puna.serve.dispatch.call import Call
-from puna.serve.dispatch.dispatcher import Lane, Split
+from puna.serve.dispatch.dispatcher import Dispatcher, Split
 from puna.serve.routes_table import EndpointRoute, parse
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
 
 
-def lane(revision: int) -> Lane:
+def lane(revision: int) -> Dispatcher:
     route = EndpointRoute("e", revision, True, "ready", "", 5.0, 100, 2, 0, None, ())
-    return Lane(route, lambda: None, 900.0)
+    return Dispatcher(route, lambda: None, 900.0)
 
 
 @pytest.mark.parametrize("percent", [1, 10, 25, 33, 50, 75, 99])

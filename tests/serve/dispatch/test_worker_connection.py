@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import uvloop
 
-from puna.serve.dispatch.worker_connection import Link, Lost, Refused, Reply
+from puna.serve.dispatch.worker_connection import Lost, Refused, Reply, WorkerConnection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 
 HEAD = {"path": "infer", "deadline_s": 5, "trace": "t"}
 
 
-def talk(worker: StubWorker, story: Callable[[Link], Awaitable[None]]) -> None:
+def talk(worker: StubWorker, story: Callable[[WorkerConnection], Awaitable[None]]) -> None:
     """Run `story` with a link to a running `worker`."""
 
     async def main() -> None:
         await worker.start()
-        link = Link(worker.route, lambda: None)
+        link = WorkerConnection(worker.route, lambda: None)
         task = asyncio.ensure_future(link.run())
         await until(lambda: link.usable)
         try:
@@ -44,7 +44,7 @@ async def silent(worker: StubWorker, request_id: int, head: dict[str, Any], body
 class Asked:
     """An exchange, and what was heard of it as a future."""
 
-    def __init__(self, link: Link, body: bytes) -> None:
+    def __init__(self, link: WorkerConnection, body: bytes) -> None:
         self.outcome: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self.exchange = link.send(HEAD, body, self.heard)
 
@@ -59,7 +59,7 @@ class Asked:
         return getattr(self.exchange, name)
 
 
-def ask(link: Link, body: bytes = b"x") -> Any:
+def ask(link: WorkerConnection, body: bytes = b"x") -> Any:
     return Asked(link, body)
 
 
@@ -68,7 +68,7 @@ def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets:
         await asyncio.sleep(0.05 - int(body) / 1000)
         worker.send(protocol.encode_reply(request_id, 200, body))
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchanges = [ask(link, b"%d" % n) for n in range(40)]
         assert link.outstanding == 40
         replies = await asyncio.gather(*(e.outcome for e in exchanges))
@@ -79,7 +79,7 @@ def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets:
 
 
 def test_a_body_of_megabytes_arrives_whole_both_ways(sockets: Path) -> None:
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         body = bytes(range(256)) * 4096 * 8
         assert await ask(link, body).outcome == Reply(200, body)
 
@@ -89,7 +89,7 @@ def test_a_body_of_megabytes_arrives_whole_both_ways(sockets: Path) -> None:
 def test_when_the_worker_dies_unbegun_requests_are_lost_and_it_is_dialled_again(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         await worker.until_seen(protocol.REQUEST)
         worker.die()
@@ -109,7 +109,7 @@ def test_a_begun_stream_ends_at_once_with_a_reason_when_its_worker_dies(sockets:
 
     worker = StubWorker(sockets / "w", begin)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         assert await exchange.outcome is None
         await exchange.more()
@@ -129,7 +129,7 @@ def test_a_whole_stream_ends_without_an_error(sockets: Path) -> None:
             worker.event(request_id, n=n)
         worker.send(protocol.encode(protocol.END, request_id, {}))
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         assert await exchange.outcome is None
         await until(lambda: exchange.ended)
@@ -142,7 +142,7 @@ def test_a_whole_stream_ends_without_an_error(sockets: Path) -> None:
 def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_end(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         await until(lambda: exchange.started)
         link.abandon(exchange.exchange)
@@ -157,7 +157,7 @@ def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_en
 def test_an_abandoned_request_that_had_not_begun_frees_its_place_at_once(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         await worker.until_seen(protocol.REQUEST)
         link.abandon(exchange.exchange)
@@ -175,7 +175,7 @@ def test_a_draining_worker_refuses_and_the_link_rests(sockets: Path) -> None:
     async def refuse(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
         worker.send(protocol.encode_reply(request_id, 503, b"{}"))
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         with pytest.raises(Refused):
             await ask(link).outcome
         assert not link.usable
@@ -187,7 +187,7 @@ def test_a_draining_worker_refuses_and_the_link_rests(sockets: Path) -> None:
 def test_an_unlisted_link_finishes_what_it_has_and_then_hangs_up(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         await until(lambda: exchange.started)
         link.retire()
@@ -202,7 +202,7 @@ def test_an_unlisted_link_finishes_what_it_has_and_then_hangs_up(sockets: Path) 
 def test_garbage_from_a_worker_ends_the_connection_not_the_gateway(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         exchange = ask(link)
         await until(lambda: exchange.started)
         worker.send(b"\xff" * 64)
@@ -219,7 +219,7 @@ def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_i
         await asyncio.sleep(delay_s)
         worker.send(protocol.encode_reply(request_id, 200, body))
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         nonlocal delay_s
         assert link.places == 1, "an unknown app counts as slow"
         for _ in range(30):
@@ -235,7 +235,7 @@ def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_i
 def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_have_not(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent, concurrency=2)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         asked = [ask(link) for _ in range(4)]
         await worker.until_seen(protocol.REQUEST, 4)
         worker.die()
@@ -251,7 +251,7 @@ def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_hav
 def test_a_worker_that_sleeps_is_sent_no_more_than_it_runs_at_once_however_brisk_it_was(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", concurrency=2)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         for _ in range(30):
             await ask(link).outcome
         assert link.places > 2
@@ -268,7 +268,7 @@ def test_a_worker_that_sleeps_is_sent_no_more_than_it_runs_at_once_however_brisk
 def test_a_request_found_the_worker_asleep_when_started_says_so_or_while_it_may_yet_say_so(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent)
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         begun, woken, in_time = ask(link), ask(link), ask(link)
         await worker.until_seen(protocol.REQUEST, 3)
         worker.send(protocol.encode(protocol.STARTED, begun.request_id))
@@ -289,7 +289,7 @@ def test_a_request_found_the_worker_asleep_when_started_says_so_or_while_it_may_
 def test_each_connection_begins_with_the_tier_and_the_birth_of_the_worker_that_it_reached(sockets: Path) -> None:
     worker = StubWorker(sockets / "w")
 
-    async def story(link: Link) -> None:
+    async def story(link: WorkerConnection) -> None:
         assert (link.asleep, link.born) == (False, "spawn")
         worker.die()
         worker.tier, worker.born = "asleep", "zygote"
@@ -312,7 +312,7 @@ def test_a_worker_that_hangs_up_before_it_has_said_who_it_is_is_dialled_ever_mor
             writer.close()
 
         server = await asyncio.start_unix_server(hang_up, str(sockets / "w"))
-        link = Link(StubWorker(sockets / "w").route, lambda: None)
+        link = WorkerConnection(StubWorker(sockets / "w").route, lambda: None)
         task = asyncio.ensure_future(link.run())
         await asyncio.sleep(1.0)
         link.close()
@@ -336,10 +336,10 @@ def test_a_worker_that_is_not_there_yet_is_dialled_again_soon_and_then_ever_more
 
     async def main() -> None:
         nonlocal link
-        link = Link(StubWorker(sockets / "none").route, lambda: None)
+        link = WorkerConnection(StubWorker(sockets / "none").route, lambda: None)
         monkeypatch.setattr(asyncio, "sleep", note)
         await link.run()
 
-    link: Link = None  # type: ignore[assignment]
+    link: WorkerConnection = None  # type: ignore[assignment]
     uvloop.run(main())
     assert pauses == [0.02, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5]

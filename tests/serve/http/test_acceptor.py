@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from puna.serve.http.acceptor import SLACK, Counted, Counts, Server
-from puna.serve.http.connection import Connection
+from puna.serve.http.acceptor import SLACK, AcceptingServer, ClientCounts, CountedConnections
+from puna.serve.http.connection import ClientConnection
 from serve.conftest import until
 
 pytestmark = pytest.mark.process
@@ -59,11 +59,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def open_door(counts: Counts | None = None, **options: Any) -> AsyncIterator[tuple[Server, int]]:
+async def open_door(counts: ClientCounts | None = None, **options: Any) -> AsyncIterator[tuple[AcceptingServer, int]]:
     """A server on a socket that was bound before, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        fixed: dict[str, Any] = {"http": Connection, "ws": "none", "log_level": "critical"}
-        server = Server(uvicorn.Config(hello, timeout_graceful_shutdown=1, **fixed, **options), counts)
+        fixed: dict[str, Any] = {"http": ClientConnection, "ws": "none", "log_level": "critical"}
+        server = AcceptingServer(uvicorn.Config(hello, timeout_graceful_shutdown=1, **fixed, **options), counts)
         task = asyncio.ensure_future(server.serve(sockets=[bound]))
         await until(lambda: server.started or task.done())
         try:
@@ -102,7 +102,7 @@ def test_who_has_more_clients_still_lets_one_in_when_its_neighbour_does_not() ->
     async def main() -> None:
         fd = os.memfd_create("counts")
         os.ftruncate(fd, 8)
-        async with open_door(Counts(fd, 0)) as (server, port):
+        async with open_door(ClientCounts(fd, 0)) as (server, port):
             for _ in range(SLACK + 3):  # the neighbour never takes its turn
                 assert await answered(port) == b"HTTP/1.1 200"
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(SLACK + 3)]
@@ -119,8 +119,8 @@ def test_who_has_more_clients_still_lets_one_in_when_its_neighbour_does_not() ->
 def test_a_gateway_is_ahead_when_a_neighbour_has_fewer_clients_by_more_than_the_slack() -> None:
     fd = os.memfd_create("counts")
     os.ftruncate(fd, 8)
-    mine, other = Counts(fd, 0), Counts(fd, 1)
-    clients = Counted(mine)
+    mine, other = ClientCounts(fd, 0), ClientCounts(fd, 1)
+    clients = CountedConnections(mine)
     for number in range(SLACK):
         clients.add(number)
     assert not mine.is_ahead and not other.is_ahead

@@ -1,8 +1,8 @@
 """When what a client owes is late, and how dispensable it is; time is an argument."""
 
-from puna.serve.http.arrival import BODY_GRACE_S, OVERHEAD, Arrival, Awaited, Limits
+from puna.serve.http.arrival import BODY_GRACE_S, OVERHEAD, Arrival, ArrivalLimits, Awaited
 
-LIMITS = Limits(head_s=10, body_s=30, body_bytes_s=1000, overhead_bytes=100)
+LIMITS = ArrivalLimits(head_s=10, body_s=30, body_bytes_s=1000, overhead_bytes=100)
 KEEP_S = 620.0
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from puna.serve.http.arrival import Limits
+from puna.serve.http.arrival import ArrivalLimits
 from puna.serve.http.clients import Unread
-from puna.serve.http.connection import Connection
+from puna.serve.http.connection import ClientConnection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.process
 AUTH = f"authorization: {KEY['authorization']}\r\n"
 
 
-class Hasty(Connection):
+class Hasty(ClientConnection):
     """With limits that a test can wait for."""
 
-    limits = Limits(head_bytes=8192, head_s=0.3, body_s=0.3, unread_s=0.5, look_every_s=0.05)
+    limits = ArrivalLimits(head_bytes=8192, head_s=0.3, body_s=0.3, unread_s=0.5, look_every_s=0.05)
 
 
 def post(body: bytes, *headers: str, path: str = INFER, length: int | None = None) -> bytes:
@@ -63,7 +63,7 @@ Connect = Callable[[], Awaitable[Raw]]
 def raw_story(
     folder: Path,
     play: Callable[[World, Connect], Awaitable[None]],
-    http: type[Connection] = Connection,
+    http: type[ClientConnection] = ClientConnection,
     **settings: Any,
 ) -> None:
     """A story whose clients are hung up in the end."""
@@ -262,7 +262,7 @@ def test_a_stream_that_is_read_gets_all_its_events_however_fast_they_come(socket
 
 
 def test_replies_that_nobody_reads_are_bounded_in_all(sockets: Path) -> None:
-    class Small(Connection):
+    class Small(ClientConnection):
         unread = Unread(40 << 20)
 
     async def large(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:

@@ -15,10 +15,10 @@ from puna.train.model.documents import Documents
 from puna.train.model.llama import ChatRows, Llama
 from puna.train.model.lora import Dropout, LoraLinear, Product, fresh_pair, wide
 from puna.train.model.quant import FrozenWeight, quantise
-from puna.train.model.shape import Rope, Shape, weight_name
+from puna.train.model.shape import ModelShape, Rope, weight_name
 from puna.train.rows import Row
 
-SHAPE = Shape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
+SHAPE = ModelShape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
 LENGTHS = [7, 5, 5]
 CHAT = [4, 9]
 HALF = Dropout(0.3, 1, 2, 3)

@@ -9,18 +9,18 @@ import torch
 
 from puna.errors import RecipeError, TrainError
 from puna.train.batches import make_batch
-from puna.train.device import Machine, compute_dtype
+from puna.train.device import TrainingMachine, compute_dtype
 from puna.train.model import lora
 from puna.train.model.block import Kept, Pass
 from puna.train.model.loading import Choices, add_fresh_lora, load_llama
-from puna.train.model.shape import Rope, Shape, read_shape
+from puna.train.model.shape import ModelShape, Rope, read_shape
 from puna.train.planning import memory
-from puna.train.planning.budget import Limits, choose
+from puna.train.planning.budget import BudgetLimits, choose
 from puna.train.planning.memory import GIB, Setup, parse_bytes
 from puna.train.planning.speed import flops_per_token
 from train.tiny import make_recipe, random_rows
 
-LLAMA3 = Shape(128_256, 4096, 14_336, 32, 32, 8, 128, 1e-5, False, Rope())
+LLAMA3 = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128, 1e-5, False, Rope())
 SETUP = Setup(
     shape=LLAMA3, element_bytes=2, nf4=True, double=True, rank=16, targets=tuple(LLAMA3.projections()),
     dropout=False, trainable=41_943_040, optimiser_bytes=8, longest=2024, mean_length=1300.0, labelled_share=1.0,
@@ -28,8 +28,8 @@ SETUP = Setup(
 )  # fmt: skip
 
 
-def gpu(gib: float) -> Machine:
-    return Machine("cuda", "a GPU", int(gib * GIB), 989e12, True, 8, 4.8e12, True)
+def gpu(gib: float) -> TrainingMachine:
+    return TrainingMachine("cuda", "a GPU", int(gib * GIB), 989e12, True, 8, 4.8e12, True)
 
 
 def test_flops_of_llama3_agree_with_the_published_ones() -> None:
@@ -61,16 +61,16 @@ def test_what_does_not_fit_is_refused_by_how_much() -> None:
 
 
 def test_the_recipes_own_choices_are_kept() -> None:
-    budget = choose(SETUP, gpu(140), Limits(4096, 8))
+    budget = choose(SETUP, gpu(140), BudgetLimits(4096, 8))
     assert (budget.tokens_per_batch, budget.recompute_layers) == (4096, 8)
-    least = choose(SETUP, gpu(140), Limits(100))
+    least = choose(SETUP, gpu(140), BudgetLimits(100))
     assert least.tokens_per_batch == 2024 and "not 100" in least.reasons[0]
-    thrifty = choose(SETUP, gpu(140), Limits(memory_bytes=16 * GIB))
+    thrifty = choose(SETUP, gpu(140), BudgetLimits(memory_bytes=16 * GIB))
     assert thrifty.memory.total <= 0.95 * 16 * GIB and "that the recipe allows" in thrifty.reasons[0]
 
 
 def test_a_cpu_takes_a_step_in_one_pass() -> None:
-    cpu = Machine("cpu", "a CPU", 20 * GIB, 1e11, False, 2)
+    cpu = TrainingMachine("cpu", "a CPU", 20 * GIB, 1e11, False, 2)
     shape = dataclasses.replace(LLAMA3, hidden=128, ff=256, layers=4, heads=4, kv_heads=2, head_dim=32, vocab=1000)
     setup = dataclasses.replace(
         SETUP, shape=shape, gpu=False, longest=90, tokens_per_step=500, mean_tokens_per_step=400.0
@@ -124,7 +124,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def test_the_number_format_follows_machine_and_recipe() -> None:
-    old, cpu = dataclasses.replace(gpu(16), native_bf16=False), Machine("cpu", "a CPU", 1, 1.0, False, 2)
+    old, cpu = dataclasses.replace(gpu(16), native_bf16=False), TrainingMachine("cpu", "a CPU", 1, 1.0, False, 2)
     assert compute_dtype(gpu(1), "float16")[0] == "bfloat16"
     assert compute_dtype(gpu(1), "bfloat16") == ("bfloat16", "bfloat16, as the recipe asks")
     assert compute_dtype(old, "bfloat16")[0] == "float16"

@@ -10,7 +10,7 @@ from transformers import MistralConfig
 
 from puna.artifacts import Dataset
 from puna.errors import MachineError, TrainError
-from puna.train.planning.plan import Plan, describe, plan
+from puna.train.planning.plan import TrainingPlan, describe, plan
 from train.tiny import VOCAB, make_recipe, write_dataset, write_split
 
 
@@ -35,7 +35,7 @@ def test_steps_are_counted_as_transformers_does(training: dict, steps: int, base
 
 def test_a_plan_survives_json(base_dir: Path, dataset: Dataset) -> None:
     made = plan(make_recipe(), base_dir, dataset, "cpu")
-    assert Plan.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+    assert TrainingPlan.from_dict(json.loads(json.dumps(made.as_dict()))) == made
     assert {name for name, _ in describe(made)} >= {"steps", "memory", "time"}
 
 

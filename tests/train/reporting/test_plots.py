@@ -5,15 +5,15 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from puna.train.reporting.plots import MOST_POINTS, Chart, Line, draw_svg, legend, thin, tick_text, ticks
+from puna.train.reporting.plots import MOST_POINTS, Chart, PlotLine, draw_svg, legend, thin, tick_text, ticks
 
 TWO = Chart(
     "Loss",
     "nats a token",
     [
-        Line("training", [(1, 4.0), (2, 2.0), (3, 1.0)], "learnt"),
-        Line("held out", [(0, 4.5), (3, 1.2)], "held"),
-        Line("x", []),
+        PlotLine("training", [(1, 4.0), (2, 2.0), (3, 1.0)], "learnt"),
+        PlotLine("held out", [(0, 4.5), (3, 1.2)], "held"),
+        PlotLine("x", []),
     ],
     steps=3,
     text="{:.2f}".format,
@@ -41,12 +41,12 @@ def test_points_lie_inside_and_fall_where_values_fall() -> None:
 
 
 def test_an_empty_chart_draws_nothing_and_one_point_is_a_dot() -> None:
-    assert draw_svg(Chart("a", "b", [Line("x", [])], 5, str)) == ""
-    assert 'class="dot plain"' in draw_svg(Chart("a", "b", [Line("x", [(1, 0.0)])], 5, str))
+    assert draw_svg(Chart("a", "b", [PlotLine("x", [])], 5, str)) == ""
+    assert 'class="dot plain"' in draw_svg(Chart("a", "b", [PlotLine("x", [(1, 0.0)])], 5, str))
 
 
 def test_names_cannot_break_out_of_the_drawing() -> None:
-    ET.fromstring(draw_svg(Chart('a"<b>', "", [Line("<x>", [(1, 1.0), (2, 3.0)])], 5, str)))
+    ET.fromstring(draw_svg(Chart('a"<b>', "", [PlotLine("<x>", [(1, 1.0), (2, 3.0)])], 5, str)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from puna.worker.app import binary
-from puna.worker.app.binary import Wanted, filled
+from puna.worker.app.binary import BinaryOutputs, filled
 from puna.worker.app.tensors import BadRequest
 
 NUMBERS = [
@@ -39,7 +39,7 @@ def test_numbers_are_read_and_written_as_numpy_lays_them_out(datatype: str, kind
     read = filled(document(("x", datatype, [2, 3], values.nbytes)), values.tobytes())["inputs"][0]["data"]
     assert read == values.ravel().tolist()
     output = {"name": "x", "datatype": datatype, "shape": [2, 3], "data": read}
-    wanted = Wanted({"outputs": [{"name": "x", "parameters": {"binary_data": True}}]})
+    wanted = BinaryOutputs({"outputs": [{"name": "x", "parameters": {"binary_data": True}}]})
     told, rest = wanted.split([output])
     assert rest == values.tobytes() and told[0]["parameters"] == {"binary_data_size": values.nbytes}
     assert "data" not in told[0] and told[0]["shape"] == [2, 3]
@@ -49,7 +49,7 @@ def test_bfloat16_is_the_upper_half_of_a_float() -> None:
     raw = b"".join(struct.pack("<f", v)[2:] for v in (1.0, -0.5, 3.0))
     assert filled(document(("x", "BF16", [3], 6)), raw)["inputs"][0]["data"] == [1.0, -0.5, 3.0]
     output = {"name": "x", "datatype": "BF16", "shape": [3], "data": [1.0, -0.5, 3.0]}
-    assert Wanted({"parameters": {"binary_data_output": True}}).split([output])[1] == raw
+    assert BinaryOutputs({"parameters": {"binary_data_output": True}}).split([output])[1] == raw
 
 
 def test_texts_have_their_length_before_them_and_tensors_follow_each_other() -> None:
@@ -57,7 +57,7 @@ def test_texts_have_their_length_before_them_and_tensors_follow_each_other() -> 
     asked = filled(document(("a", "BYTES", [2], len(words)), ("n", "INT32", [1], 4)), words + struct.pack("<i", -7))
     assert [t["data"] for t in asked["inputs"]] == [["héllo", ""], [-7]]
     output = {"name": "a", "datatype": "BYTES", "shape": [2], "data": ["héllo", ""]}
-    assert Wanted({"parameters": {"binary_data_output": True}}).split([output])[1] == words
+    assert BinaryOutputs({"parameters": {"binary_data_output": True}}).split([output])[1] == words
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_bytes_that_do_not_fit_are_refused_in_words(tensors: Any, rest: bytes, w
 
 def test_only_the_outputs_that_were_asked_for_are_sent_in_that_order() -> None:
     outputs = [{"name": n, "datatype": "INT64", "shape": [1], "data": [1]} for n in ("a", "b", "c")]
-    assert [o["name"] for o in Wanted({"outputs": [{"name": "c"}, {"name": "a"}]}).chosen(outputs)] == ["c", "a"]
-    assert Wanted({}).chosen(outputs) == outputs and Wanted({"outputs": []}).chosen(outputs) == outputs
+    assert [o["name"] for o in BinaryOutputs({"outputs": [{"name": "c"}, {"name": "a"}]}).chosen(outputs)] == ["c", "a"]
+    assert BinaryOutputs({}).chosen(outputs) == outputs and BinaryOutputs({"outputs": []}).chosen(outputs) == outputs
     with pytest.raises(BadRequest, match="output 'nope' is not there; the app's are: a, b, c"):
-        Wanted({"outputs": [{"name": "nope"}]}).chosen(outputs)
+        BinaryOutputs({"outputs": [{"name": "nope"}]}).chosen(outputs)
     with pytest.raises(BadRequest, match="output 'nope' is not there; the app's are: a"):
-        Wanted({"outputs": [{"name": "nope"}]}).check(["a"])
+        BinaryOutputs({"outputs": [{"name": "nope"}]}).check(["a"])
     for wrong in ("a", [1], [{"nme": "a"}], {"name": "a"}):
         with pytest.raises(BadRequest, match="`outputs` must be"):
-            Wanted({"outputs": wrong})
+            BinaryOutputs({"outputs": wrong})
 
 
 def test_a_reply_says_how_much_of_it_is_json() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from puna.worker.app.schema import Input, Schema
+from puna.worker.app.schema import AppInput, AppSchema
 from puna.worker.app.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
 
 
-def schema(*inputs: tuple[str, str, list[int], bool], **flags: Any) -> Schema:
-    return Schema([Input(name, kind, shape, required, None) for name, kind, shape, required in inputs], flags, None)
+def schema(*inputs: tuple[str, str, list[int], bool], **flags: Any) -> AppSchema:
+    return AppSchema(
+        [AppInput(name, kind, shape, required, None) for name, kind, shape, required in inputs], flags, None
+    )
 
 
 def request(**tensors: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from puna.worker import protocol
 from puna.worker.app import answers
-from puna.worker.call_table import Call
+from puna.worker.call_table import WorkerCall
 from puna.worker.engines import engine
 from puna.worker.engines.engine import Delta
 from puna.worker.openai import completions, parameters
@@ -44,7 +44,7 @@ class Asked:
     def __init__(self, path: str, body: Any, **head: Any) -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.sent: list[tuple[int, bytes]] = []
-        self.call = Call((1, 7), {"path": path, "model_name": "e", **head}, raw, 1e18, lambda data: None)
+        self.call = WorkerCall((1, 7), {"path": path, "model_name": "e", **head}, raw, 1e18, lambda data: None)
 
     def run(self) -> Asked:
         last = answers.answer(SimpleNamespace(folder="/nowhere"), self.call, lambda call, data: self._take(data))
@@ -302,7 +302,7 @@ def test_what_the_engine_raises_is_a_server_error_before_a_stream_and_its_last_w
         tiny._model = model
     asked = Asked("completion", {"prompt": "What is", **GREEDY, "stream": True})
 
-    def break_it(call: Call, data: bytes) -> None:
+    def break_it(call: WorkerCall, data: bytes) -> None:
         asked._take(data)
         tiny._model = None
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reply:
+class CallReply:
     """What an endpoint answered: name -> value, or values when there are several; and how long it took."""
 
     outputs: Mapping[str, Any]
@@ -50,7 +50,7 @@ def call(
     output.note(f"{reply.seconds:.3f} s")
 
 
-def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float = 900) -> Reply:
+def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float = 900) -> CallReply:
     """Call an endpoint with plain values; without any, with its schema's examples.
 
     Raises:
@@ -66,7 +66,7 @@ def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float
     answer, headers = client.infer_with_headers(name, body["inputs"], key=key, timeout_s=timeout_s)
     seconds = time.perf_counter() - began
     outputs = {out["name"]: out["data"][0] if out["shape"] == [1] else out["data"] for out in answer["outputs"]}
-    return Reply(outputs, seconds, headers)
+    return CallReply(outputs, seconds, headers)
 
 
 def _inputs(words: list[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
     from puna import pipeline
     from puna.config import recipe as recipes
 
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
     watch.close()
     figures = dict(prepared.dataset.manifest.metrics)
@@ -44,7 +44,7 @@ def preview(
     from puna.config import recipe as recipes
     from puna.data.preview import preview as tokens_of
 
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
     watch.close()
     if split not in ("train", "test"):

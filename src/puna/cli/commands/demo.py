@@ -23,7 +23,7 @@ from puna.home import Home
 if TYPE_CHECKING:
     from puna.client import Client
     from puna.pipeline import Merged, Prepared
-    from puna.publish.registry import ModelVersion
+    from puna.publish.registry import RegisteredVersion
 
 NAME = "tiny-llama"
 MODEL = "puna/tiny-llama"
@@ -69,7 +69,7 @@ def demo(
     began = time.perf_counter()
     # Beside the real home, on its disk: hard links into the environment's cache work there.
     home = Home(Home.default().folder("demo", f"{time.time_ns():x}"))
-    watch = output.Watch(quiet=json, hide=" + ")  # forty lines of installed packages tell no story
+    watch = output.ProgressDisplay(quiet=json, hide=" + ")  # forty lines of installed packages tell no story
     try:
         version = _train_to_publish(story, home, watch)
         _serve(story, home, version, watch)
@@ -91,7 +91,7 @@ def demo(
 # ------------------------------------------------------------------ from text to a named model
 
 
-def _train_to_publish(story: Story, home: Home, watch: output.Watch) -> ModelVersion:
+def _train_to_publish(story: Story, home: Home, watch: output.ProgressDisplay) -> RegisteredVersion:
     from puna import demo as parts
     from puna import pipeline
     from puna.config import recipe as recipes
@@ -154,7 +154,7 @@ def _check_merge(story: Story, merged: Merged) -> None:
 # ------------------------------------------------------------------ from a name to an endpoint
 
 
-def _serve(story: Story, home: Home, version: ModelVersion, watch: output.Watch) -> None:
+def _serve(story: Story, home: Home, version: RegisteredVersion, watch: output.ProgressDisplay) -> None:
     from puna import pipeline
     from puna.cli.running import running
     from puna.client import Client
@@ -179,7 +179,7 @@ def _serve(story: Story, home: Home, version: ModelVersion, watch: output.Watch)
             _call_cold(story, client)
 
 
-def _deploy(story: Story, client: Client, folder: Path, watch: output.Watch) -> None:
+def _deploy(story: Story, client: Client, folder: Path, watch: output.ProgressDisplay) -> None:
     from puna import pipeline
 
     settings = {"min_replica": 0, "max_replica": 1, "scale_down_delay_s": 3600.0}

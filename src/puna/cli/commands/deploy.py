@@ -104,7 +104,7 @@ def deploy(
     environment = pairs(env or [], "--env NAME=VALUE")
     source = _Source(folder, git or "", branch or "", path or "", model or "", engine or "", credential or "")
     source.check(is_watched=bool(auto_rebuild or poll))
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     with Client() as client:
         order = _Order(name or "", runtime, runtime_version, traffic)
         done = source.deploy(client, order, settings, environment, watch)
@@ -153,7 +153,7 @@ class _Source:
         order: _Order,
         settings: dict[str, Any],
         environment: dict[str, str],
-        watch: output.Watch,
+        watch: output.ProgressDisplay,
     ) -> dict[str, Any]:
         """Deploy it; what was queued."""
         if not (self.git or self.model):
@@ -172,7 +172,7 @@ def _deploy_folder(
     order: _Order,
     settings: dict[str, Any],
     environment: dict[str, str],
-    watch: output.Watch,
+    watch: output.ProgressDisplay,
 ) -> dict[str, Any]:
     from puna.config import project as projects
     from puna.packaging import source
@@ -198,7 +198,9 @@ def _volume(word: str) -> tuple[str, str]:
     return name, path
 
 
-def _runtime(client: Client, folder: Path, project: Project, order: _Order, watch: output.Watch) -> str | None:
+def _runtime(
+    client: Client, folder: Path, project: Project, order: _Order, watch: output.ProgressDisplay
+) -> str | None:
     """The runtime to use; a folder's own file is uploaded when no runtime is named."""
     name = order.runtime or project.runtime_name
     if name or not project.runtime_file:

@@ -163,7 +163,7 @@ def rebuild(name: EndpointName, wait: Wait = True, json: AsJson = False) -> None
     with Client() as client:
         made = client.rebuild(name)
         if wait and made.get("build_id"):
-            pipeline.follow(client, made["build_id"], output.Watch(quiet=json))
+            pipeline.follow(client, made["build_id"], output.ProgressDisplay(quiet=json))
             made = client.wait_for_endpoint(name, made["revision"])
         _show(made, json)
 

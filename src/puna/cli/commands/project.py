@@ -43,7 +43,7 @@ def dev(
     """Run an app once in its own environment: import, initialize, infer on the schema's examples, finalize."""
     from puna import pipeline
 
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     tried = pipeline.try_app(folder, Home.default(), watch, timeout)
     if json:
         output.data({"outputs": tried.outputs, "seconds": tried.seconds, "schema": tried.schema})

@@ -37,7 +37,7 @@ def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json:
 
     with Client() as client:
         chosen = name or names.of_folder(file.resolve().parent)
-        done = pipeline.upload_runtime(client, file, chosen, output.Watch(quiet=json), wait=wait)
+        done = pipeline.upload_runtime(client, file, chosen, output.ProgressDisplay(quiet=json), wait=wait)
         if json:
             output.data(done)
         else:
@@ -135,7 +135,7 @@ def use(
         if wait and number is not None:
             build = next((r["build_id"] for r in done["revisions"] if r["number"] == number), None)
             made = {"endpoint": endpoint, "revision": number, "build_id": build}
-            done = pipeline.follow_deploy(client, made, output.Watch(quiet=json))
+            done = pipeline.follow_deploy(client, made, output.ProgressDisplay(quiet=json))
         if json:
             output.data(done)
         elif number is None:

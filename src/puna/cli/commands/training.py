@@ -28,7 +28,7 @@ def train(
     from puna.train.ranks import Ranks
 
     home, ranks = Home.default(), Ranks.here()  # torchrun starts several of us: one speaks and writes
-    watch = output.Watch(quiet=json or not ranks.leads)
+    watch = output.ProgressDisplay(quiet=json or not ranks.leads)
     prepared = ranks.lead(lambda: pipeline.prepare(recipes.load(recipe), home, watch))
     if dry_run and ranks.leads:
         from puna.cli.dry_run import show
@@ -68,7 +68,7 @@ def merge(
 
     if base not in (None, "original", "dequantised", "auto"):
         raise UsageError(f"--base is {base!r}", "one of original, dequantised, auto")
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     merged = pipeline.merge(run, Home.default(), watch, base)
     watch.close()
     figures = merged.verification.__dict__
@@ -108,7 +108,7 @@ def publish(
     if adapter and hub:
         raise UsageError("--hub pushes whole models, --adapter publishes none", "leave one of them out")
     aliases = tuple(dict.fromkeys(("latest", *(alias or ()))))
-    watch = output.Watch(quiet=json)
+    watch = output.ProgressDisplay(quiet=json)
     if adapter:
         version = pipeline.publish_adapter(run, name, Home.default(), aliases=aliases, progress=watch)
     else:
@@ -136,7 +136,7 @@ def ship(
     from puna.client import Client
     from puna.config import recipe as recipes
 
-    home, read, watch = Home.default(), recipes.load(recipe), output.Watch(quiet=json)
+    home, read, watch = Home.default(), recipes.load(recipe), output.ProgressDisplay(quiet=json)
     ensure_up(home)
     with Client(home=home) as client:
         shipped = pipeline.ship(read, home, client, folder or Path(read.name), watch)

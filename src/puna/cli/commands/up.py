@@ -57,7 +57,7 @@ def up(
         return
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
     front = Front(host, port, insecure, tls, url, tuple(cors_origin or ()), keep_alive, per_address)
-    server.run_up(home, front, gateways, progress=output.Watch())
+    server.run_up(home, front, gateways, progress=output.ProgressDisplay())
 
 
 def down(json: AsJson = False) -> None:

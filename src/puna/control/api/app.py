@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import puna
 from puna.control.api import openapi
-from puna.control.api.auth import Access, is_open, is_upload, told
+from puna.control.api.auth import Authorization, is_open, is_upload, told
 from puna.control.api.idempotency import Idempotency
 from puna.control.api.methods import Methods
 from puna.control.api.routes import (
@@ -97,7 +97,7 @@ def create_app(
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Texts, streams=is_upload)
     app.add_middleware(Idempotency, control=control)  # what is added last is asked first
-    app.add_middleware(Access, control=control)
+    app.add_middleware(Authorization, control=control)
     app.add_middleware(Methods, document=app.openapi)
     _about(app, control)
     openapi.complete(app, is_open)

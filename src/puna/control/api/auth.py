@@ -83,7 +83,7 @@ def is_upload(path: str) -> bool:
     return UPLOADS.fullmatch(path) is not None
 
 
-class Access:
+class Authorization:
     """Lets a request through, or answers it with the error."""
 
     def __init__(self, app: ASGIApp, control: Control) -> None:

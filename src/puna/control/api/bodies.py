@@ -31,7 +31,7 @@ async def read(request: Request, limit_bytes: int, what: str, hint: str) -> byte
     return b"".join(parts)
 
 
-class Budget:
+class BodyBudget:
     """What bodies of requests that nobody has vouched for may take together, from their first byte to their answer."""
 
     def __init__(self, most_bytes: int, limit_s: float) -> None:

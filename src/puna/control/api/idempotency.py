@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.control.operations.context import Control
-from puna.control.store.replies import Reply
+from puna.control.store.replies import KeptReply
 from puna.errors import InFlightError, KeyReusedError, MachineError, PunaError, TooLargeError, UsageError
 
 LOG = logging.getLogger("puna.idempotency")
@@ -140,13 +140,13 @@ class Idempotency:
         shown = {"status": start["status"], "headers": headers, "body": base64.b64encode(content).decode()}
         sealed = self._seal.close(json.dumps(shown).encode(), reply_id)
         now = self.control.clock()
-        reply = Reply(reply_id, self._fingerprint(scope, body), _route(scope), sealed, now)
+        reply = KeptReply(reply_id, self._fingerprint(scope, body), _route(scope), sealed, now)
         try:
             await run_in_threadpool(self.control.store.keep_reply, reply, now - LIVES_S)
         except SQLAlchemyError:
             LOG.exception("the reply to %s is not kept", _route(scope))  # what was asked for is done: say so
 
-    async def _repeat(self, text: str, kept: Reply, scope: Scope, body: _Body, send: Send) -> None:
+    async def _repeat(self, text: str, kept: KeptReply, scope: Scope, body: _Body, send: Send) -> None:
         try:
             if not await body.finish(float("inf")):
                 return  # the client has gone

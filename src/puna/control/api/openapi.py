@@ -31,11 +31,11 @@ REF = "#/components/schemas/"
 class Listed:
     """A page of a list of these."""
 
-    item: type[shapes.Shape]
+    item: type[shapes.ApiShape]
 
 
 @dataclass(frozen=True)
-class Text:
+class PlainText:
     """No JSON: what this media type says."""
 
     media_type: str = "text/plain"
@@ -43,7 +43,7 @@ class Text:
 
 
 # What an operation answers when all is well. Its id is the name of its handler.
-ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
+ANSWERS: dict[str, type[shapes.ApiShape] | Listed | PlainText] = {
     "health": shapes.Health,
     "list_endpoints": Listed(shapes.Endpoint),
     "get_endpoint": shapes.Endpoint,
@@ -58,9 +58,9 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "get_revision_diff": shapes_traffic.RevisionDiff,
     "delete_endpoint": shapes.Deleted,
     "list_events": Listed(shapes.Event),
-    "get_logs": Text(),
+    "get_logs": PlainText(),
     "get_metrics": shapes.Metrics,
-    "get_stream": Text("text/event-stream"),
+    "get_stream": PlainText("text/event-stream"),
     "post_hook": shapes.Taken,
     "get_webhook": shapes.Webhook,
     "list_deliveries": Listed(shapes.Delivery),
@@ -79,7 +79,7 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "post_lint_settings": shapes_made.Judged,
     "list_builds": Listed(shapes_made.Build),
     "get_build": shapes_made.Build,
-    "get_build_log": Text(),
+    "get_build_log": PlainText(),
     "post_cancel": shapes_made.Build,
     "post_key": shapes_kept.NewKey,
     "list_keys": Listed(shapes_kept.Key),
@@ -92,7 +92,7 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "get_volume": shapes_kept.Volume,
     "delete_volume": shapes.Deleted,
     "list_entries": Listed(shapes_kept.Entry),
-    "get_file": Text("application/octet-stream", is_binary=True),
+    "get_file": PlainText("application/octet-stream", is_binary=True),
     "put_file": shapes_kept.Written,
     "delete_file": shapes.Deleted,
     "list_models": Listed(shapes_kept.ListedModel),
@@ -107,7 +107,7 @@ ANSWERS: dict[str, type[shapes.Shape] | Listed | Text] = {
     "post_session": shapes_kept.NewKey,
     "get_whoami": shapes_kept.Caller,
     "get_usage": shapes_made.Usage,
-    "get_usage_csv": Text("text/csv"),
+    "get_usage_csv": PlainText("text/csv"),
     "get_machine": shapes_kept.Machine,
     "list_log_lines": Listed(shapes_kept.LogLine),
 }
@@ -212,28 +212,28 @@ def _completed(document: Json, is_open: Callable[[str], bool]) -> Json:
     return document
 
 
-def _shapes(schemas: Json) -> dict[type[shapes.Shape], Json]:
+def _shapes(schemas: Json) -> dict[type[shapes.ApiShape], Json]:
     """Add every shape to the document; the schema of each answer by its type."""
-    wanted: set[type[shapes.Shape]] = {shapes.Error}
+    wanted: set[type[shapes.ApiShape]] = {shapes.Error}
     for answer in ANSWERS.values():
-        if not isinstance(answer, Text):
+        if not isinstance(answer, PlainText):
             wanted.add(answer.item if isinstance(answer, Listed) else answer)
     named = sorted(wanted, key=lambda kind: kind.__name__)
-    inputs: list[tuple[type[shapes.Shape], JsonSchemaMode, TypeAdapter[Any]]]
+    inputs: list[tuple[type[shapes.ApiShape], JsonSchemaMode, TypeAdapter[Any]]]
     inputs = [(kind, "validation", TypeAdapter(kind)) for kind in named]
     found, defined = TypeAdapter.json_schemas(inputs, ref_template=REF + "{model}")
     schemas |= defined.get("$defs", {})
     return {kind: schema for (kind, _), schema in found.items()}
 
 
-def _answer(operation: Json, answers: dict[type[shapes.Shape], Json]) -> None:
+def _answer(operation: Json, answers: dict[type[shapes.ApiShape], Json]) -> None:
     """Say what comes when all is well."""
     answer = ANSWERS.get(operation["operationId"])
     status = next(code for code in operation["responses"] if code.startswith("2"))
     if answer is None:
         return  # a test tells
     content: Json
-    if isinstance(answer, Text):
+    if isinstance(answer, PlainText):
         schema = {"type": "string", "format": "binary"} if answer.is_binary else {"type": "string"}
         content = {answer.media_type: {"schema": schema}}
     elif isinstance(answer, Listed):

@@ -15,13 +15,13 @@ from puna.control.domain.states import DeliveryState, EndpointState, ReplicaStat
 Json = dict[str, Any]
 
 
-class Shape(BaseModel):
+class ApiShape(BaseModel):
     """An object with these keys and no others; keys with a default may be missing."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, use_enum_values=True)
 
 
-class Problem(Shape):
+class Problem(ApiShape):
     """What went wrong."""
 
     code: str
@@ -34,13 +34,13 @@ class Problem(Shape):
     """More text, e.g. a traceback or the last lines of a log."""
 
 
-class Error(Shape):
+class Error(ApiShape):
     """The body of every error."""
 
     error: Problem
 
 
-class Health(Shape):
+class Health(ApiShape):
     """What of this Puna works, its version and address."""
 
     status: str
@@ -52,13 +52,13 @@ class Health(Shape):
     """Where the gateway is called."""
 
 
-class Deleted(Shape):
+class Deleted(ApiShape):
     """What was deleted."""
 
     deleted: str
 
 
-class Replica(Shape):
+class Replica(ApiShape):
     """One process that runs an app, or is about to."""
 
     id: str
@@ -74,7 +74,7 @@ class Replica(Shape):
     reason: str
 
 
-class Concurrency(Shape):
+class Concurrency(ApiShape):
     """How many calls of `infer` one replica runs at once."""
 
     limit: int
@@ -82,7 +82,7 @@ class Concurrency(Shape):
     """The same with its reason: the line that keeps something of a request, when one does."""
 
 
-class Revision(Shape):
+class Revision(ApiShape):
     """One immutable version of an endpoint."""
 
     number: int
@@ -108,7 +108,7 @@ class Revision(Shape):
     detail: str
 
 
-class Warm(Shape):
+class Warm(ApiShape):
     """The zygote of an endpoint: a process with its imports done, which replicas are forked from."""
 
     state: str
@@ -116,7 +116,7 @@ class Warm(Shape):
     reason: str
 
 
-class Share(Shape):
+class Share(ApiShape):
     """What a revision gets of an endpoint's requests; of two also what each has answered since they share them."""
 
     revision: int
@@ -130,7 +130,7 @@ class Share(Shape):
     p95_ms: float | None = None
 
 
-class Endpoint(Shape):
+class Endpoint(ApiShape):
     """A name that serves, with all that belongs to it."""
 
     name: str
@@ -168,7 +168,7 @@ class PatchedEndpoint(Endpoint):
     """The revision that the change took; null when it acts at once."""
 
 
-class Deployed(Shape):
+class Deployed(ApiShape):
     """What a deploy, rebuild or rollback led to."""
 
     endpoint: str
@@ -180,7 +180,7 @@ class Deployed(Shape):
     """The commit that was fetched, for a repository."""
 
 
-class Event(Shape):
+class Event(ApiShape):
     """Something that happened, with its reason."""
 
     id: int
@@ -190,7 +190,7 @@ class Event(Shape):
     message: str
 
 
-class Point(Shape):
+class Point(ApiShape):
     """Figures of five seconds."""
 
     at: float
@@ -203,14 +203,14 @@ class Point(Shape):
     replicas: int
 
 
-class Metrics(Shape):
+class Metrics(ApiShape):
     """The last half hour in figures, oldest first: 360 points at most, so it has no pages."""
 
     interval_s: float
     items: list[Point]
 
 
-class Delivery(Shape):
+class Delivery(ApiShape):
     """One word that a repository has changed, and what became of it."""
 
     id: int
@@ -228,7 +228,7 @@ class Delivery(Shape):
     build_id: str | None
 
 
-class Webhook(Shape):
+class Webhook(ApiShape):
     """What a repository is told."""
 
     url: str
@@ -238,7 +238,7 @@ class Webhook(Shape):
     git: dict[str, str]
 
 
-class Taken(Shape):
+class Taken(ApiShape):
     """What became of a webhook's delivery."""
 
     delivery: int

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from puna.control.api.shapes import Json, Shape
+from puna.control.api.shapes import ApiShape, Json
 from puna.control.api.shapes_made import Build
 
 
-class Key(Shape):
+class Key(ApiShape):
     """One key, without its text."""
 
     id: str
@@ -33,7 +33,7 @@ class NewKey(Key):
     """Its text: here, and nowhere else."""
 
 
-class Caller(Shape):
+class Caller(ApiShape):
     """What the key of a request opens."""
 
     scope: list[str]
@@ -43,21 +43,21 @@ class Caller(Shape):
     """Missing for this machine's own user."""
 
 
-class Link(Shape):
+class Link(ApiShape):
     """A link that opens the console once."""
 
     url: str
     expires_s: float
 
 
-class Secret(Shape):
+class Secret(ApiShape):
     """A set of values, by their names."""
 
     name: str
     keys: list[str]
 
 
-class Volume(Shape):
+class Volume(ApiShape):
     """A folder that outlives replicas."""
 
     name: str
@@ -75,7 +75,7 @@ class MadeVolume(Volume):
     """False when it was there already."""
 
 
-class Entry(Shape):
+class Entry(ApiShape):
     """A file, a folder or a link in a volume."""
 
     path: str
@@ -84,14 +84,14 @@ class Entry(Shape):
     modified: float
 
 
-class Written(Shape):
+class Written(ApiShape):
     """A file that was written."""
 
     path: str
     bytes: int
 
 
-class Fit(Shape):
+class Fit(ApiShape):
     """Whether a model fits some room."""
 
     verdict: Literal["fits", "tight", "does not fit"]
@@ -104,14 +104,14 @@ class Fit(Shape):
     """The verdict with its sum, for people."""
 
 
-class Fits(Shape):
+class Fits(ApiShape):
     """Whether a model fits a whole GPU, and half of it."""
 
     whole: Fit
     half: Fit
 
 
-class GpuHolder(Shape):
+class GpuHolder(ApiShape):
     """A replica, or a build, that a share of a GPU is kept for."""
 
     endpoint: str | None
@@ -124,7 +124,7 @@ class GpuHolder(Shape):
     """With more, it is ended."""
 
 
-class Gpu(Shape):
+class Gpu(ApiShape):
     """One GPU, and the share of it that replicas and builds hold."""
 
     index: int
@@ -137,7 +137,7 @@ class Gpu(Shape):
     """Null when no model was asked about."""
 
 
-class Sized(Shape):
+class Sized(ApiShape):
     """What a model takes while it serves so many requests of so many tokens."""
 
     name: str
@@ -151,7 +151,7 @@ class Sized(Shape):
     context: int
 
 
-class Machine(Shape):
+class Machine(ApiShape):
     """This machine."""
 
     cpus: float
@@ -163,14 +163,14 @@ class Machine(Shape):
     """Whether it fits the machine's own memory, for a replica on its CPUs."""
 
 
-class ServedBy(Shape):
+class ServedBy(ApiShape):
     """An endpoint whose serving or pending revision holds a model."""
 
     endpoint: str
     revision: int
 
 
-class ModelVersion(Shape):
+class ModelVersion(ApiShape):
     """One version of a published model."""
 
     name: str
@@ -198,7 +198,7 @@ class ListedModel(ModelVersion):
     endpoints: list[ServedBy]
 
 
-class PublishedAs(Shape):
+class PublishedAs(ApiShape):
     """A version that came of a run."""
 
     name: str
@@ -206,7 +206,7 @@ class PublishedAs(Shape):
     kind: str
 
 
-class Compared(Shape):
+class Compared(ApiShape):
     """One figure that was planned and has been measured."""
 
     name: str
@@ -217,7 +217,7 @@ class Compared(Shape):
     """How far off, as a share of the planned one."""
 
 
-class ListedRun(Shape):
+class ListedRun(ApiShape):
     """A training run in short."""
 
     name: str
@@ -256,7 +256,7 @@ class Run(ListedRun):
     """Its merges and publishings, oldest first."""
 
 
-class LogLine(Shape):
+class LogLine(ApiShape):
     """A line that an app, or Puna beside it, has printed."""
 
     at: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from puna.control.api.shapes import Json, Problem, Shape
+from puna.control.api.shapes import ApiShape, Json, Problem
 from puna.control.domain.states import BuildState, RevisionState, StepState
 
 
-class Step(Shape):
+class Step(ApiShape):
     """One step of a build."""
 
     name: str
@@ -16,7 +16,7 @@ class Step(Shape):
     seconds: float | None
 
 
-class Build(Shape):
+class Build(ApiShape):
     """One run of the builder."""
 
     id: str
@@ -42,13 +42,13 @@ class QueuedBuild(Build):
     build_id: str
 
 
-class SourceDigest(Shape):
+class SourceDigest(ApiShape):
     """The digest that a deploy names."""
 
     digest: str
 
 
-class Source(Shape):
+class Source(ApiShape):
     """An uploaded source: its files and what they declare."""
 
     digest: str
@@ -64,7 +64,7 @@ class Source(Shape):
     """Why it is no app."""
 
 
-class PulledSource(Shape):
+class PulledSource(ApiShape):
     """A repository's newest commit, kept as a source."""
 
     digest: str
@@ -75,7 +75,7 @@ class PulledSource(Shape):
     runtime_version: int | None
 
 
-class MadeSource(Shape):
+class MadeSource(ApiShape):
     """The app that was made for a model, kept as a source."""
 
     digest: str
@@ -85,7 +85,7 @@ class MadeSource(Shape):
     engine: str
 
 
-class RuntimeVersion(Shape):
+class RuntimeVersion(ApiShape):
     """One version of a runtime."""
 
     name: str
@@ -96,14 +96,14 @@ class RuntimeVersion(Shape):
     created: float
 
 
-class Package(Shape):
+class Package(ApiShape):
     """A package as it is installed."""
 
     name: str
     version: str
 
 
-class RuntimeUse(Shape):
+class RuntimeUse(ApiShape):
     """A revision that needs a version of a runtime."""
 
     endpoint: str
@@ -129,7 +129,7 @@ class Runtime(RuntimeVersion):
     versions: list[RuntimeVersion]
 
 
-class Move(Shape):
+class Move(ApiShape):
     """A package that has another version."""
 
     name: str
@@ -137,7 +137,7 @@ class Move(Shape):
     after: str
 
 
-class PackageChanges(Shape):
+class PackageChanges(ApiShape):
     """What differs between two environments."""
 
     added: list[Package]
@@ -145,7 +145,7 @@ class PackageChanges(Shape):
     changed: list[Move]
 
 
-class RuntimeDiff(Shape):
+class RuntimeDiff(ApiShape):
     """What differs between two versions of a runtime."""
 
     name: str
@@ -157,14 +157,14 @@ class RuntimeDiff(Shape):
     """Null when one of the two is not installed."""
 
 
-class DeletedVersions(Shape):
+class DeletedVersions(ApiShape):
     """Which versions of a runtime were deleted."""
 
     name: str
     deleted: list[int]
 
 
-class Sums(Shape):
+class Sums(ApiShape):
     """Requests and GPU-seconds, added up."""
 
     requests: int
@@ -183,7 +183,7 @@ class Used(Sums):
     key_name: str | None
 
 
-class Usage(Shape):
+class Usage(ApiShape):
     """What was used, added up; a sum of as many rows as there are groups, so it has no pages."""
 
     items: list[Used]
@@ -193,7 +193,7 @@ class Usage(Shape):
     by: list[str]
 
 
-class Judged(Shape):
+class Judged(ApiShape):
     """A deploy that would be taken."""
 
     name: str
@@ -201,7 +201,7 @@ class Judged(Shape):
     """There is no endpoint of that name yet."""
 
 
-class Linted(Shape):
+class Linted(ApiShape):
     """A runtime file that can be read."""
 
     digest: str

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
-from puna.control.api.shapes import Shape, Share
+from puna.control.api.shapes import ApiShape, Share
 from puna.control.domain.states import RevisionState
 
 
-class Traffic(Shape):
+class Traffic(ApiShape):
     """What was asked for, and who has how much now."""
 
     endpoint: str
@@ -20,7 +20,7 @@ class Traffic(Shape):
     traffic: list[Share]
 
 
-class ComparedRevision(Shape):
+class ComparedRevision(ApiShape):
     """One of two revisions that were compared."""
 
     revision: int
@@ -33,7 +33,7 @@ class ComparedRevision(Shape):
     environment: str
 
 
-class ChangedSetting(Shape):
+class ChangedSetting(ApiShape):
     """A setting, `env.NAME` for one of a mapping; null where it is not set."""
 
     name: str
@@ -41,14 +41,14 @@ class ChangedSetting(Shape):
     after: Any
 
 
-class Package(Shape):
+class Package(ApiShape):
     """An installed package."""
 
     name: str
     version: str
 
 
-class ChangedPackage(Shape):
+class ChangedPackage(ApiShape):
     """A package whose version is another."""
 
     name: str
@@ -56,7 +56,7 @@ class ChangedPackage(Shape):
     after: str
 
 
-class ChangedPackages(Shape):
+class ChangedPackages(ApiShape):
     """What is different between two environments, as installed."""
 
     added: list[Package]
@@ -64,7 +64,7 @@ class ChangedPackages(Shape):
     changed: list[ChangedPackage]
 
 
-class ChangedFile(Shape):
+class ChangedFile(ApiShape):
     """A file that is different."""
 
     path: str
@@ -76,7 +76,7 @@ class ChangedFile(Shape):
     """Why they are not."""
 
 
-class RevisionDiff(Shape):
+class RevisionDiff(ApiShape):
     """What changed from one revision to another."""
 
     endpoint: str

@@ -40,7 +40,7 @@ from puna.packaging import validation
 from puna.packaging.bundle import ModelRef
 from puna.packaging.environment import Environment
 from puna.publish import adapters
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 
 LOG = logging.getLogger("puna.builder")
 IDLE_S = 1.0
@@ -57,7 +57,7 @@ Log = Callable[[str], None]
 Cancelled = Callable[[], bool]
 
 
-class Tools(Protocol):
+class BuildTools(Protocol):
     """The three pieces of work; `RealTools` does them."""
 
     def environment(self, spec: RuntimeSpec, home: Home, log: Log, cancelled: Cancelled) -> Environment:
@@ -93,7 +93,7 @@ class RealTools:
         return validation.read(report, launch.log).schema_json
 
 
-def _ref(registry: Registry, version: ModelVersion) -> ModelRef:
+def _ref(registry: Registry, version: RegisteredVersion) -> ModelRef:
     ref = ModelRef(version.name, version.version, version.digest, version.path)
     if version.kind != Adapter.kind:
         return ref
@@ -108,7 +108,7 @@ class Builder:
         store: Store,
         home: Home,
         *,
-        tools: Tools | None = None,
+        tools: BuildTools | None = None,
         capacity: Callable[[], Capacity] = machine.capacity,
         clock: Callable[[], float] = time.time,
         between: Callable[[Collection[str]], None] = lambda _: None,
@@ -188,11 +188,11 @@ class Builder:
         try:
             thread.start()
         except RuntimeError as error:  # the machine has no thread to give
-            self._end(build, _Work(self, build), error)
+            self._end(build, _BuildWork(self, build), error)
 
     def _build(self, build: Build) -> None:
         """Build to the end, whatever comes: whoever deployed reads it in the build's error, log and detail."""
-        work = _Work(self, build)
+        work = _BuildWork(self, build)
         try:
             values = work.run()
         except Exception as error:  # noqa: BLE001 - `_end` writes it down
@@ -204,7 +204,7 @@ class Builder:
                 self._made.pop(build.id, None)
             self.wake()
 
-    def _end(self, build: Build, work: _Work, error: Exception) -> None:
+    def _end(self, build: Build, work: _BuildWork, error: Exception) -> None:
         if self._stop.is_set():
             return  # the next control plane starts it again
         if not isinstance(error, PunaError):
@@ -289,7 +289,7 @@ class Builder:
             return has_place
 
 
-class _Work:
+class _BuildWork:
     """One build under way."""
 
     def __init__(self, builder: Builder, build: Build) -> None:

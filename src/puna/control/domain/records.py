@@ -12,7 +12,7 @@ from typing import Any
 
 from puna import names
 from puna.config import ranges
-from puna.control.domain.splits import WHOLE, Split
+from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
 
@@ -148,7 +148,7 @@ class Endpoint:
     wish: int
     """How many replicas the autoscaler wants."""
     wish_reason: str = ""
-    split: Split | None = None
+    split: TrafficSplit | None = None
 
     @property
     def wanted(self) -> int:
@@ -327,7 +327,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Use:
+class UsageRow:
     """What one key asked of one endpoint in one hour; without a key, what its replicas held of GPUs."""
 
     hour: int

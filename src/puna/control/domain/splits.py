@@ -9,7 +9,7 @@ WHOLE = 100
 
 
 @dataclass(frozen=True)
-class Split:
+class TrafficSplit:
     """The share of a second revision beside the one that serves, and its own wish."""
 
     revision: int

@@ -17,7 +17,7 @@ from puna.control.domain.states import PAST, PENDING, BuildState
 from puna.control.operations.context import Control, WantedModel
 from puna.control.resources import damage, grants, sources
 from puna.control.resources.volumes import Volumes
-from puna.control.store.revisions import Change, Queued
+from puna.control.store.revisions import Change, QueuedRevision
 from puna.errors import ConflictError, NotFoundError, UsageError
 
 Json = dict[str, Any]
@@ -26,7 +26,7 @@ REPOSITORY = "repository"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeployRequest:
     """A deploy: of an uploaded `source`, or of what `git` or `model` names."""
 
     name: str
@@ -40,7 +40,7 @@ class Wanted:
     """The share of the requests that it gets, when another revision serves."""
 
 
-def deploy(control: Control, wanted: Wanted, key: Key | None = None) -> Json:
+def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> Json:
     """Queue a new revision, or find that the newest is the same; `key` is whose order it is.
 
     Raises:
@@ -93,11 +93,11 @@ def judge(control: Control, name: str, settings: Mapping[str, Any], key: Key | N
     """
     names.check("endpoint", name)
     before = next((e for e in control.store.endpoints() if e.name == name), None)
-    _check_parts(control, settings_of(Wanted(name, settings=settings), before), key)
+    _check_parts(control, settings_of(DeployRequest(name, settings=settings), before), key)
     return before is not None
 
 
-def settings_of(wanted: Wanted, before: Endpoint | None) -> Settings:
+def settings_of(wanted: DeployRequest, before: Endpoint | None) -> Settings:
     """The settings that a deploy comes to: what it says, over those that the endpoint has.
 
     Raises:
@@ -111,11 +111,11 @@ def settings_of(wanted: Wanted, before: Endpoint | None) -> Settings:
     return dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)  # a folder is none, whatever was there before
 
 
-def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
+def _pulled(control: Control, wanted: DeployRequest, git: Mapping[str, str]) -> DeployRequest:
     """The deploy of a repository as one of a source, with what the project's own file says where nothing was said."""
     kept = reading.parse_git(git, {})
     pulled = control.pull(kept)
-    return Wanted(
+    return DeployRequest(
         wanted.name or pulled.name,
         pulled.source,
         {**kept, "commit": pulled.commit},
@@ -126,7 +126,7 @@ def _pulled(control: Control, wanted: Wanted, git: Mapping[str, str]) -> Wanted:
     )
 
 
-def _modelled(control: Control, wanted: Wanted, model: WantedModel) -> Wanted:
+def _modelled(control: Control, wanted: DeployRequest, model: WantedModel) -> DeployRequest:
     """The deploy of a model as one of the source that is made for it."""
     made = control.make(model)
     settings = _over(made.settings, wanted.settings)
@@ -245,7 +245,7 @@ def _revised(base: Revision | None, settings: Settings) -> Change:
     return Change(settings, order, base if base.bundle else None)
 
 
-def _shown(control: Control, queued: Queued) -> Json:
+def _shown(control: Control, queued: QueuedRevision) -> Json:
     revision = queued.revision
     if not queued.is_unchanged:
         control.wake()
@@ -266,7 +266,7 @@ def _runtime_version(control: Control, name: str | None, version: int | None) ->
     return runtime.version
 
 
-def _check_credential(control: Control, wanted: Wanted, key: Key | None) -> None:
+def _check_credential(control: Control, wanted: DeployRequest, key: Key | None) -> None:
     """Before anything is fetched with it."""
     if wanted.git is not None:
         grants.credential(control.store.endpoints(), key, wanted.git.get("credential", ""), wanted.git["url"])

@@ -15,7 +15,7 @@ from puna.home import Home
 from puna.packaging import source, template
 from puna.publish.hub_look import look
 from puna.publish.names import parse
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 
 HUB_STARTUP_TIMEOUT_S = 3600.0
 """The first start of an app fetches its weights."""
@@ -49,7 +49,7 @@ def make(home: Home, secret: Secret, wanted: WantedModel) -> Made:
     return Made(digest, short, settings, found.ref if found else f"{name}@{commit}", engine)
 
 
-def _published(registry: Registry, wanted: WantedModel) -> ModelVersion | None:
+def _published(registry: Registry, wanted: WantedModel) -> RegisteredVersion | None:
     """The published version that is meant; None when nothing of that name is published, and no version was named."""
     said = parse(wanted.name)
     version, alias = wanted.version or said.version, wanted.alias or said.alias

@@ -32,7 +32,7 @@ from puna.control.reconcile.actions import (
 )
 from puna.control.reconcile.launch import Launching
 from puna.control.reconcile.plan import Actual, plan
-from puna.control.reconcile.zygotes import Keeper
+from puna.control.reconcile.zygotes import ZygoteKeeper
 from puna.control.resources import damage
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
@@ -63,7 +63,7 @@ class Reconciler:
         *,
         loads: Loads | None = None,
         prepare: Prepare | None = None,
-        zygotes: Keeper | None = None,
+        zygotes: ZygoteKeeper | None = None,
     ) -> None:
         """`loads` say when a draining replica has no request left; `prepare` is for tests without bundles.
 

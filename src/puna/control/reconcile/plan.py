@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from puna.backends.base import Capacity, Observed, Phase
 from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
-from puna.control.domain.splits import WHOLE, Split
+from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
 from puna.control.reconcile import sleep
 from puna.control.reconcile.actions import (
@@ -278,7 +278,7 @@ class _Endpoint:
         if new.state is RevisionState.BUILT:
             self.actions.append(mark(new, RevisionState.STARTING))
         beside = new.percent < WHOLE and self.serving is not None
-        fewest = Split(new.number, new.percent).part(self.endpoint.settings.min_replica)
+        fewest = TrafficSplit(new.number, new.percent).part(self.endpoint.settings.min_replica)
         wanted, mine = max(1, fewest if beside else self.endpoint.wanted_in_all), self._of(new)
         short = self._hold(new, wanted, room)
         if self._is_ready(mine, wanted, short):

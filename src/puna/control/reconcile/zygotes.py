@@ -37,7 +37,7 @@ class Prepare(Protocol):
 
 
 @dataclass(frozen=True)
-class Warm:
+class StartZygote:
     """Begin a zygote."""
 
     name: str
@@ -51,7 +51,7 @@ class Cool:
 
 
 @dataclass(frozen=True)
-class History:
+class ZygoteHistory:
     """What became of the zygotes of one name."""
 
     deaths: int = 0
@@ -82,28 +82,28 @@ def wanted(snapshot: Snapshot) -> dict[Key, bool]:
 
 
 def plan(
-    names: Mapping[str, bool], seen: Collection[Zygote], history: Mapping[str, History], now: float
-) -> list[Warm | Cool]:
+    names: Mapping[str, bool], seen: Collection[Zygote], history: Mapping[str, ZygoteHistory], now: float
+) -> list[StartZygote | Cool]:
     """What to begin and end; `names` are the wanted ones, and whether each may begin now."""
-    actions: list[Warm | Cool] = [Cool(z.name) for z in seen if z.name not in names or z.phase is Phase.EXITED]
+    actions: list[StartZygote | Cool] = [Cool(z.name) for z in seen if z.name not in names or z.phase is Phase.EXITED]
     there = {zygote.name for zygote in seen}
     for name, may_begin in names.items():
-        if name not in there and may_begin and history.get(name, History()).may_begin(now):
-            actions.append(Warm(name))
+        if name not in there and may_begin and history.get(name, ZygoteHistory()).may_begin(now):
+            actions.append(StartZygote(name))
     return actions
 
 
-class Keeper:
+class ZygoteKeeper:
     """Keeps the zygotes that are wanted; `step` from one thread, `view` from any."""
 
     def __init__(self, store: Store, backend: Backend, prepare: Prepare) -> None:
         self._store, self._backend, self._prepare = store, backend, prepare
         self._names: dict[Key, str] = {}
         self._seen: dict[str, Zygote] = {}
-        self._history: dict[str, History] = {}
+        self._history: dict[str, ZygoteHistory] = {}
         self._looked = self._at = 0.0
 
-    def step(self, snapshot: Snapshot, now: float, at: float | None = None) -> list[Warm | Cool]:
+    def step(self, snapshot: Snapshot, now: float, at: float | None = None) -> list[StartZygote | Cool]:
         """One look and what follows from it, twice a second at most; `at` is the moment on the monotonic clock."""
         self._at = now if at is None else at
         if 0 <= self._at - self._looked < LOOK_EVERY_S:
@@ -135,7 +135,7 @@ class Keeper:
         name = self._names.get((endpoint, revision or 0))
         if name is None:
             return None
-        zygote, history = self._seen.get(name), self._history.get(name, History())
+        zygote, history = self._seen.get(name), self._history.get(name, ZygoteHistory())
         state = "refused" if history.refused else str(zygote.phase) if zygote else "waiting"
         return {
             "state": state,
@@ -158,22 +158,22 @@ class Keeper:
             return ""
 
     def _learn(self, zygote: Zygote, now: float) -> None:
-        before = self._history.get(zygote.name, History())
+        before = self._history.get(zygote.name, ZygoteHistory())
         if zygote.phase is Phase.EXITED:
             refused = (zygote.reason or "it says not why") if zygote.refused else ""
             is_first = before.was_ready and self._at - before.last_death >= STEADY_S
             deaths = 1 if is_first else before.deaths + 1
-            after = History(deaths, self._at, refused)
+            after = ZygoteHistory(deaths, self._at, refused)
             what = "refuses, each start imports for itself" if refused else "died and will be begun again"
             self._tell(zygote.name, f"the zygote {what}: {zygote.reason}", now)
         elif zygote.phase is Phase.READY and not before.was_ready:
-            after = History(before.deaths, before.last_death, before.refused, was_ready=True)
+            after = ZygoteHistory(before.deaths, before.last_death, before.refused, was_ready=True)
             self._tell(zygote.name, f"the zygote is ready: {zygote.memory_bytes / 2**20:.0f} MiB", now)
         else:
             return
         self._history[zygote.name] = after
 
-    def _act(self, action: Warm | Cool, now: float) -> None:
+    def _act(self, action: StartZygote | Cool, now: float) -> None:
         if isinstance(action, Cool):
             self._backend.cool(action.name)
             return
@@ -181,8 +181,8 @@ class Keeper:
         try:
             self._backend.warm(self._prepare.zygote(*key))
         except (PunaError, OSError) as error:
-            before = self._history.get(action.name, History())
-            self._history[action.name] = History(before.deaths + 1, self._at)
+            before = self._history.get(action.name, ZygoteHistory())
+            self._history[action.name] = ZygoteHistory(before.deaths + 1, self._at)
             self._tell(action.name, f"the zygote could not be begun: {error}", now)
 
     def _tell(self, name: str, message: str, now: float) -> None:

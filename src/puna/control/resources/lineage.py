@@ -12,7 +12,7 @@ from puna.control.domain.records import Revision
 from puna.control.domain.states import PENDING, RevisionState
 from puna.errors import NotFoundError
 from puna.home import Home
-from puna.publish.registry import ModelVersion
+from puna.publish.registry import RegisteredVersion
 from puna.train.reporting.record import Run, list_runs
 
 
@@ -42,14 +42,14 @@ def users(home: Home, revisions: Iterable[Revision]) -> dict[str, list[dict[str,
     return found
 
 
-def size(version: ModelVersion) -> int | None:
+def size(version: RegisteredVersion) -> int | None:
     """Bytes of a version's files; None when its weights are gone."""
     if not version.path.is_dir():
         return None
     return sum(path.stat().st_size for path in version.path.rglob("*") if path.is_file())
 
 
-def run_of(version: ModelVersion, runs: dict[str, str]) -> str | None:
+def run_of(version: RegisteredVersion, runs: dict[str, str]) -> str | None:
     """The run that trained a version, while its folder is there; `runs` are those of `trained`.
 
     A published adapter has the digest of its run's own: the files are the same.
@@ -62,16 +62,16 @@ def dataset_of(home: Home, run: Run) -> dict[str, Any]:
     return dict(_manifest(home.datasets / run.dataset[:SHORT]).get("metrics", {})) if run.dataset else {}
 
 
-def published(versions: Iterable[ModelVersion], runs: dict[str, str]) -> dict[str, list[ModelVersion]]:
+def published(versions: Iterable[RegisteredVersion], runs: dict[str, str]) -> dict[str, list[RegisteredVersion]]:
     """By a run's name, the versions that came of it."""
-    found: dict[str, list[ModelVersion]] = {}
+    found: dict[str, list[RegisteredVersion]] = {}
     for version in versions:
         if run := run_of(version, runs):
             found.setdefault(run, []).append(version)
     return found
 
 
-def version_of(versions: Iterable[ModelVersion], name: str, number: int) -> ModelVersion:
+def version_of(versions: Iterable[RegisteredVersion], name: str, number: int) -> RegisteredVersion:
     """One version of a model, its weights there or not.
 
     Raises:

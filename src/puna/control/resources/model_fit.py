@@ -21,7 +21,7 @@ TIGHT = 0.9
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSize:
     """What there is to know of a model's size."""
 
     name: str
@@ -75,7 +75,7 @@ def fit(need: Need, room_bytes: int, is_free: bool) -> dict[str, Any]:
     return {"verdict": verdict, "room_bytes": room_bytes, "left_bytes": left, "free_now": is_free, "said": said}
 
 
-def read(name: str, folder: Path) -> Model:
+def read(name: str, folder: Path) -> ModelSize:
     """A model's folder in Hugging Face's layout: only its config and the sizes of its files are looked at."""
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     try:
@@ -86,16 +86,16 @@ def read(name: str, folder: Path) -> Model:
         each = int(config.get("num_key_value_heads") or heads) * width
         size = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
         token = 2 * int(config["num_hidden_layers"]) * each * size
-        return Model(name, weights, token, int(config.get("max_position_embeddings") or 0))
+        return ModelSize(name, weights, token, int(config.get("max_position_embeddings") or 0))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return Model(name, weights)
+        return ModelSize(name, weights)
 
 
-def together(name: str, models: list[Model]) -> Model:
+def together(name: str, models: list[ModelSize]) -> ModelSize:
     """What one app loads: weights and caches add up; the shortest context is the one that all can take."""
     contexts = [model.context for model in models if model.context]
     tokens = sum(model.kv_bytes_per_token for model in models)
-    return Model(name, sum(model.weights_bytes for model in models), tokens, min(contexts, default=0))
+    return ModelSize(name, sum(model.weights_bytes for model in models), tokens, min(contexts, default=0))
 
 
 def _gib(size_bytes: float) -> str:

@@ -28,7 +28,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
-class Entry:
+class VolumeEntry:
     """A file, a folder or a link in a volume."""
 
     path: str
@@ -99,7 +99,7 @@ class Volumes:
         """
         return {path or f"{DEFAULT_ROOT}/{name}": self.folder(name) for name, path in volumes.items()}
 
-    def entries(self, name: str, path: str = "", recursive: bool = False) -> list[Entry]:
+    def entries(self, name: str, path: str = "", recursive: bool = False) -> list[VolumeEntry]:
         """What is in a folder of a volume, or the one file at `path`.
 
         Raises:
@@ -199,7 +199,7 @@ def parts_of(path: str) -> list[str]:
     return parts
 
 
-def _walk(top: int, prefix: str, recursive: bool) -> Iterator[Entry]:
+def _walk(top: int, prefix: str, recursive: bool) -> Iterator[VolumeEntry]:
     for item in os.listdir(top):
         try:
             entry = _entry(top, item, f"{prefix}/{item}".lstrip("/"))
@@ -214,11 +214,11 @@ def _walk(top: int, prefix: str, recursive: bool) -> Iterator[Entry]:
                 os.close(below)
 
 
-def _entry(parent: int, item: str, path: str) -> Entry:
+def _entry(parent: int, item: str, path: str) -> VolumeEntry:
     found = _lstat(parent, item)
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
     kind = kinds.get(stat.S_IFMT(found.st_mode), "other")
-    return Entry(path, kind, found.st_size if kind == "file" else 0, found.st_mtime)
+    return VolumeEntry(path, kind, found.st_size if kind == "file" else 0, found.st_mtime)
 
 
 def _lstat(parent: int, item: str) -> os.stat_result:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, and_, select
 
 from puna.control.domain.records import Endpoint, Event, Order, Revision, Settings
-from puna.control.domain.splits import WHOLE, Split
+from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import REVISION_MOVES, RevisionState
 from puna.control.store.database import Database, check_move
 from puna.control.store.tables import ENDPOINTS, EVENTS, REVISIONS, SPLITS, WISHES
@@ -319,7 +319,7 @@ def _endpoint(row: Row[Any]) -> Endpoint:
         created=row.created,
         wish=row.replicas or 0,
         wish_reason=row.wish_reason or "",
-        split=Split(row.split, row.percent, row.split_wish, row.split_reason) if row.split else None,
+        split=TrafficSplit(row.split, row.percent, row.split_wish, row.split_reason) if row.split else None,
     )
 
 

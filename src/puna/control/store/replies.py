@@ -14,7 +14,7 @@ MOST = 20_000
 
 
 @dataclass(frozen=True)
-class Reply:
+class KeptReply:
     """A reply as it is kept."""
 
     id: str
@@ -30,7 +30,7 @@ class Reply:
 class ReplyStore(Database):
     """Replies to calls that came with an idempotency key."""
 
-    def keep_reply(self, reply: Reply, expired: float) -> None:
+    def keep_reply(self, reply: KeptReply, expired: float) -> None:
         """Keep a reply, in place of an expired one; those from before `expired` go."""
         with self._write(routes=False) as connection:
             connection.execute(REPLIES.delete().where((REPLIES.c.at < expired) | (REPLIES.c.id == reply.id)))
@@ -40,12 +40,12 @@ class ReplyStore(Database):
             if oldest is not None:
                 connection.execute(REPLIES.delete().where(REPLIES.c.at <= oldest))
 
-    def kept_reply(self, reply_id: str, expired: float) -> Reply | None:
+    def kept_reply(self, reply_id: str, expired: float) -> KeptReply | None:
         """The reply kept under `reply_id`, unless it is from before `expired`."""
         mine = (REPLIES.c.id == reply_id) & (REPLIES.c.at >= expired)
         with self._read() as connection:
             row = connection.execute(select(REPLIES).where(mine)).first()
-        return None if row is None else Reply(**{**row._mapping, "sealed": bytes(row.sealed)})
+        return None if row is None else KeptReply(**{**row._mapping, "sealed": bytes(row.sealed)})
 
     def prune_replies(self, expired: float) -> None:
         """Forget replies from before `expired`."""

@@ -34,7 +34,7 @@ def _whole(_revision: Revision) -> bool:
 
 
 @dataclass(frozen=True)
-class Queued:
+class QueuedRevision:
     """What a deploy came to: a new revision, or the one that made it needless."""
 
     revision: Revision
@@ -59,7 +59,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
 
     def deploy(
         self, name: str, order_of: OrderOf, now: float, owner: str = "", is_whole: Callable[[Revision], bool] = _whole
-    ) -> Queued:
+    ) -> QueuedRevision:
         """Make the endpoint or change its settings, and queue a build unless the newest revision is the same.
 
         `owner` is the key that asked: builds take turns by it. A revision that is not `is_whole` is built again.
@@ -71,7 +71,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
             same = same if same is None or is_whole(same) else None
             self._save_endpoint(connection, name, order.settings, now, active=True)
             made = same or self._queue(connection, name, order, now, owner)
-            return Queued(made, is_unchanged=same is not None)
+            return QueuedRevision(made, is_unchanged=same is not None)
 
     def rebuild(
         self,
@@ -82,7 +82,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         only_changed: bool = False,
         owner: str = "",
         deliveries: Sequence[Delivery] = (),
-    ) -> Queued:
+    ) -> QueuedRevision:
         """Queue a build of an endpoint that is there, and say of `deliveries` what came of them.
 
         With `only_changed` nothing is built when the newest revision is the same.
@@ -100,7 +100,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
             if deliveries and same is None:
                 said = f"revision {made.number} is commit {commit[:12]}, as {deliveries[-1].sender} said"
                 self._event(connection, name, "rebuild", said, now)
-            return Queued(made, is_unchanged=same is not None)
+            return QueuedRevision(made, is_unchanged=same is not None)
 
     def change(
         self, name: str, change_of: ChangeOf, now: float, *, active: bool | None = None, owner: str = ""

@@ -14,7 +14,7 @@ from puna.errors import ConflictError, NotFoundError
 
 
 @dataclass(frozen=True)
-class Use:
+class RuntimeUsers:
     """A revision that is built on a version of a runtime."""
 
     endpoint: str
@@ -29,13 +29,13 @@ class Use:
 class RuntimeStore(Database):
     """Uses and deletions; making and finding stand beside the builds."""
 
-    def uses_of_runtime(self, name: str) -> list[Use]:
+    def uses_of_runtime(self, name: str) -> list[RuntimeUsers]:
         """The revisions that are built on any version of a runtime, by endpoint and number."""
         with self._read() as connection, connection.begin():
             return self._uses(connection, name)
 
     @staticmethod
-    def _uses(connection: Connection, name: str) -> list[Use]:
+    def _uses(connection: Connection, name: str) -> list[RuntimeUsers]:
         serving = {row.name: row.serving for row in connection.execute(select(ENDPOINTS))}
         columns = select(
             REVISIONS.c.endpoint,
@@ -48,7 +48,7 @@ class RuntimeStore(Database):
         rows = connection.execute(columns.order_by(REVISIONS.c.endpoint, REVISIONS.c.number)).all()
         newest = {row.endpoint: row.number for row in sorted(rows, key=lambda row: int(row.asked))}
         return [
-            Use(
+            RuntimeUsers(
                 row.endpoint,
                 row.number,
                 row.runtime_version,
@@ -91,7 +91,7 @@ class RuntimeStore(Database):
             return [row.version for row in rows]
 
 
-def _used(name: str, uses: Sequence[Use]) -> ConflictError:
+def _used(name: str, uses: Sequence[RuntimeUsers]) -> ConflictError:
     first, others = uses[0], len(uses) - 1
     return ConflictError(
         f"version {first.version} of runtime `{name}` is used by revision {first.revision} of `{first.endpoint}`"

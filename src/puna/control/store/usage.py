@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from puna.control.domain.records import Use
+from puna.control.domain.records import UsageRow
 from puna.control.store import metering
 from puna.control.store.database import Database
 from puna.control.store.metering import HOUR_S
@@ -47,14 +47,14 @@ class UsageStore(Database):
             for replica_id in replicas:
                 metering.set_mark(connection, f"replica {replica_id}", now, now)
 
-    def usage(self, since: float, until: float, endpoint: str | None = None) -> list[Use]:
+    def usage(self, since: float, until: float, endpoint: str | None = None) -> list[UsageRow]:
         """Every row whose hour touches `since` to `until`, the oldest first."""
         query = select(USAGE).where(USAGE.c.hour > since - HOUR_S, USAGE.c.hour < until)
         if endpoint is not None:
             query = query.where(USAGE.c.endpoint == endpoint)
         with self._read() as connection:
             rows = connection.execute(query.order_by(USAGE.c.hour, USAGE.c.endpoint, USAGE.c.key))
-            return [Use(**row._mapping) for row in rows]
+            return [UsageRow(**row._mapping) for row in rows]
 
     def prune_usage(self, now: float) -> None:
         """Forget what is older than `KEPT_S`, and how far those have reported that are long gone."""

@@ -116,7 +116,7 @@ def make(count: int) -> Memories:
     return Memories(tuple(os.memfd_create(f"puna-figures-{number}") for number in range(count)))
 
 
-class Memory:
+class GatewayMemory:
     """One gateway's memory, which a predecessor may have begun: its series are gone on with."""
 
     def __init__(self, fd: int) -> None:

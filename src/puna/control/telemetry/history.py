@@ -23,7 +23,7 @@ WINDOW = 60  # of the counts behind the summary: five minutes
 
 
 @dataclass(frozen=True)
-class Counted:
+class EndpointCounts:
     """What the gateways have counted of one endpoint since they started, all of them together."""
 
     requests: float = 0
@@ -50,7 +50,7 @@ def quantile_ms(bounds_s: Sequence[float], counts: Sequence[float], share: float
 @dataclass
 class _Series:
     points: deque[Json] = field(default_factory=lambda: deque(maxlen=POINTS))
-    counted: deque[Counted] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    counted: deque[EndpointCounts] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
 
 class History:
@@ -81,7 +81,7 @@ class History:
             self._series = {name: self._series.get(name) or _Series() for name in names}
             for name, series in self._series.items():
                 load = self._loads.endpoint(name, at)
-                latest = now_counted.get(name, Counted())
+                latest = now_counted.get(name, EndpointCounts())
                 before = series.counted[-1] if series.counted else latest
                 point = _point(now, before, latest)
                 point |= {"in_flight": load.in_flight, "queued": load.queued, "replicas": ready.get(name, 0)}
@@ -113,10 +113,10 @@ class History:
         }
 
 
-def _point(at: float, before: Counted, latest: Counted, seconds: float = EVERY_S) -> Json:
+def _point(at: float, before: EndpointCounts, latest: EndpointCounts, seconds: float = EVERY_S) -> Json:
     # Gateways that started anew count from 0 again.
     fresh = latest.requests < before.requests or len(before.buckets) != len(latest.buckets)
-    base = Counted(buckets=(0.0,) * len(latest.buckets)) if fresh else before
+    base = EndpointCounts(buckets=(0.0,) * len(latest.buckets)) if fresh else before
     counts = [b - a for a, b in zip(base.buckets, latest.buckets, strict=True)]
     return {
         "at": at,
@@ -131,7 +131,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def counted(memories: Memories) -> dict[str, Counted]:
+def counted(memories: Memories) -> dict[str, EndpointCounts]:
     """What the gateways have counted, by endpoint."""
     series = read(memories)
     requests: dict[str, float] = {}
@@ -141,6 +141,6 @@ def counted(memories: Memories) -> dict[str, Counted]:
         errors[endpoint] = errors.get(endpoint, 0) + (values[0] if status >= "500" else 0)
     bounds, buckets = (*LATENCY.bounds_s, float("inf")), dict(of(series, LATENCY))
     return {
-        endpoint: Counted(total, errors[endpoint], bounds, tuple(accumulate(buckets.get((endpoint,), ())[:-1])))
+        endpoint: EndpointCounts(total, errors[endpoint], bounds, tuple(accumulate(buckets.get((endpoint,), ())[:-1])))
         for endpoint, total in requests.items()
     }

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from puna.control.telemetry import log_lines
-from puna.control.telemetry.log_lines import EVERYTHING, Line, Wanted
+from puna.control.telemetry.log_lines import EVERYTHING, LineFilter, StoredLine
 from puna.errors import NotFoundError, UsageError
 from puna.home import Home
 
@@ -51,7 +51,7 @@ def replica_logs(home: Home, endpoint: str, replica_id: str | None = None) -> li
     return [path]
 
 
-def last_lines(path: Path, lines: int, wanted: Wanted = EVERYTHING, most_bytes: int = TAIL_BYTES) -> str:
+def last_lines(path: Path, lines: int, wanted: LineFilter = EVERYTHING, most_bytes: int = TAIL_BYTES) -> str:
     """The last lines of a file, of those that are wanted; empty when it is not there."""
     texts = (line.text + "\n" for line in islice(log_lines.backwards(path, path.stem, wanted), lines))
     return _upright(texts, most_bytes)
@@ -85,7 +85,12 @@ class View:
     """How the lines of an endpoint's logs are asked for and shown."""
 
     def __init__(
-        self, home: Home, endpoint: str, replica_id: str | None = None, wanted: Wanted = EVERYTHING, times: bool = False
+        self,
+        home: Home,
+        endpoint: str,
+        replica_id: str | None = None,
+        wanted: LineFilter = EVERYTHING,
+        times: bool = False,
     ) -> None:
         """Of one replica, or of all, each line behind its replica's id then; with `times` behind its time, too.
 
@@ -105,7 +110,7 @@ class View:
         found = islice(log_lines.newest(self.files(), self._wanted, before), lines)
         return _upright(map(self._shown, found), TAIL_BYTES)
 
-    def page(self, lines: int, token: str = "") -> tuple[list[Line], str]:
+    def page(self, lines: int, token: str = "") -> tuple[list[StoredLine], str]:
         """The newest lines, or those before the page that `token` came with; and the token of the next page, or ''.
 
         Raises:
@@ -142,7 +147,7 @@ class View:
                     yield "".join(self._shown(line) for line in come if has(line.text.encode())).encode()
             await asyncio.sleep(POLL_S)
 
-    def _shown(self, line: Line) -> str:
+    def _shown(self, line: StoredLine) -> str:
         at = f"{line.at} " if self._times and line.at else ""
         source = "" if self._replica_id else f"{line.source} | "
         return f"{at}{source}{line.text}\n"

@@ -23,7 +23,7 @@ STRAY_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class LogLimits:
     """How much is kept."""
 
     log_bytes: int = 64 * 2**20
@@ -38,10 +38,10 @@ class Limits:
     """Replicas of one endpoint."""
 
 
-LIMITS = Limits()
+LIMITS = LogLimits()
 
 
-def hold(home: Home, alive: Collection[str], age_s: Callable[[float], float], limits: Limits = LIMITS) -> None:
+def hold(home: Home, alive: Collection[str], age_s: Callable[[float], float], limits: LogLimits = LIMITS) -> None:
     """Bring every log within its limits; those of the replicas and zygotes that are `alive` stay, with their ends.
 
     `age_s` says how long ago a file's time was.
@@ -55,7 +55,7 @@ def hold(home: Home, alive: Collection[str], age_s: Callable[[float], float], li
             _hold_endpoint(folder, alive, age_s, limits)
 
 
-def _hold_endpoint(folder: Path, alive: Collection[str], age_s: Callable[[float], float], limits: Limits) -> None:
+def _hold_endpoint(folder: Path, alive: Collection[str], age_s: Callable[[float], float], limits: LogLimits) -> None:
     found: list[tuple[float, Path, int]] = []
     for path in folder.glob("*.log"):
         cut(path, limits.log_bytes)
@@ -102,11 +102,11 @@ def _punch(fd: int, length: int) -> bool:
     return False
 
 
-class Keeper:
+class LogKeeper:
     """Holds the logs of a running Puna within their limits."""
 
     def __init__(
-        self, home: Home, replicas: Callable[[], Collection[str]], timeline: Timeline, limits: Limits = LIMITS
+        self, home: Home, replicas: Callable[[], Collection[str]], timeline: Timeline, limits: LogLimits = LIMITS
     ) -> None:
         """`replicas` tells the ids of those that are alive."""
         self._home, self._replicas, self._timeline, self._limits = home, replicas, timeline, limits

@@ -21,7 +21,7 @@ UNSTAMPED = 100
 OWN = b"puna: "
 
 
-class Line(NamedTuple):
+class StoredLine(NamedTuple):
     """One line, in the order in which lines of several files are shown."""
 
     at: str
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LineFilter:
     """Which lines: all those for which everything holds that is not empty."""
 
     search: str = ""
@@ -63,7 +63,7 @@ class Wanted:
         return has
 
 
-EVERYTHING = Wanted()
+EVERYTHING = LineFilter()
 
 
 def iso(at: float) -> str:
@@ -72,14 +72,14 @@ def iso(at: float) -> str:
 
 
 def newest(
-    files: Mapping[str, Path], wanted: Wanted = EVERYTHING, before: Mapping[str, int] | None = None
-) -> Iterator[Line]:
+    files: Mapping[str, Path], wanted: LineFilter = EVERYTHING, before: Mapping[str, int] | None = None
+) -> Iterator[StoredLine]:
     """Lines of several files, the newest first; `before` are the places where a reader stopped, by source."""
     streams = [backwards(path, source, wanted, (before or {}).get(source)) for source, path in files.items()]
     return heapq.merge(*streams, key=lambda line: line.at, reverse=True)
 
 
-def backwards(path: Path, source: str, wanted: Wanted = EVERYTHING, end: int | None = None) -> Iterator[Line]:
+def backwards(path: Path, source: str, wanted: LineFilter = EVERYTHING, end: int | None = None) -> Iterator[StoredLine]:
     """A file's lines, the last one first; those before byte `end`. None when there is no such file."""
     try:
         file = path.open("rb")
@@ -107,7 +107,7 @@ def backwards(path: Path, source: str, wanted: Wanted = EVERYTHING, end: int | N
                 if latest < since:
                     return
                 if (not until or latest < until) and has(text):
-                    yield Line(latest, source, start + begin, stream, text.decode(errors="replace"))
+                    yield StoredLine(latest, source, start + begin, stream, text.decode(errors="replace"))
             oldest = STAMP.match(block)
             if oldest is not None and oldest[1].decode() < since:
                 return
@@ -186,9 +186,9 @@ def whole_end(path: Path) -> int:
         return 0
 
 
-def read(raw: bytes, source: str) -> Line:
+def read(raw: bytes, source: str) -> StoredLine:
     """A line just written, as it stands in its file."""
     stamp = STAMP.match(raw)
     if stamp is None:
-        return Line("", source, 0, "stdout", raw.decode(errors="replace"))
-    return Line(stamp[1].decode(), source, 0, stamp[2].decode(), raw[STAMP_BYTES:].decode(errors="replace"))
+        return StoredLine("", source, 0, "stdout", raw.decode(errors="replace"))
+    return StoredLine(stamp[1].decode(), source, 0, stamp[2].decode(), raw[STAMP_BYTES:].decode(errors="replace"))

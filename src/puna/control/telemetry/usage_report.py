@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from puna.control.domain.records import Use
+from puna.control.domain.records import UsageRow
 from puna.control.store.store import Store
 from puna.errors import UsageError
 
@@ -41,7 +41,7 @@ def grouping(by: str) -> tuple[str, ...]:
     return words
 
 
-def add_up(rows: Iterable[Use], by: Sequence[str]) -> list[Json]:
+def add_up(rows: Iterable[UsageRow], by: Sequence[str]) -> list[Json]:
     """The rows' sums, one for each endpoint, key, day or hour as `by` says; what it does not name is None."""
     sums: dict[tuple[float, str, str], Json] = {}
     span_s = next((SPANS_S[word] for word in by if word in SPANS_S), 0)
@@ -66,7 +66,7 @@ def add_up(rows: Iterable[Use], by: Sequence[str]) -> list[Json]:
     return items
 
 
-def _shared(rows: Iterable[Use]) -> Iterator[Use]:
+def _shared(rows: Iterable[UsageRow]) -> Iterator[UsageRow]:
     """GPU time given to the keys that called in the same hour, by the seconds that their calls took."""
     for _, some in groupby(rows, lambda row: (row.hour, row.endpoint)):
         mine = list(some)
@@ -74,7 +74,9 @@ def _shared(rows: Iterable[Use]) -> Iterator[Use]:
         for row in mine:
             share = row.gpu_s if not infer_s else gpu_s * row.infer_s / infer_s
             if share or row.requests:
-                yield Use(row.hour, row.endpoint, row.key, row.key_name, row.requests, row.failed, row.infer_s, share)
+                yield UsageRow(
+                    row.hour, row.endpoint, row.key, row.key_name, row.requests, row.failed, row.infer_s, share
+                )
 
 
 def total(items: Iterable[Mapping[str, Any]]) -> Json:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from puna.serve.dispatch.pending_queue import Ticket
-from puna.serve.dispatch.worker_connection import Exchange, Link, Reply
+from puna.serve.dispatch.pending_queue import Waiter
+from puna.serve.dispatch.worker_connection import InFlight, Reply, WorkerConnection
 from puna.serve.http.spool import Body
-from puna.serve.limits import Use
+from puna.serve.limits import KeyUse
 from puna.serve.routes_table import ASLEEP
 
 REVISION = b"x-puna-revision"
@@ -54,7 +54,7 @@ class Owner(Protocol):
 
 
 @dataclass(eq=False)
-class Group:
+class SuspectGroup:
     """Calls that a replica had when it died: once one is found to be the cause, the others were not."""
 
     calls: list[Call] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Suspicion:
     digest: str
     age_s: float
     """How long a replica has taken to die with it, at most."""
-    group: Group
+    group: SuspectGroup
     alone: bool = True
     """It is to be tried where nobody else can come to harm."""
     has_passed: bool = False
@@ -123,9 +123,9 @@ class Call:
     stage: Stage = WAITING
     told: Told | None = None
     owner: Owner | None = None
-    link: Link | None = None
-    exchange: Exchange | None = None
-    ticket: Ticket | None = None
+    link: WorkerConnection | None = None
+    exchange: InFlight | None = None
+    ticket: Waiter | None = None
     sent: float = 0.0
     """When, on the loop's clock."""
     beginnings: tuple[int, ...] = ()
@@ -139,7 +139,7 @@ class Call:
     moved: bool = False
     """A replica let its time pass without beginning, and it went on elsewhere."""
     suspicion: Suspicion | None = None
-    use: Use | None = None
+    use: KeyUse | None = None
     """Where its key has limits: what it has of them."""
     tokens: int = 0
     """What its whole reply says that it cost; asked only where its key has limits."""

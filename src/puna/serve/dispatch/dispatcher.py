@@ -12,13 +12,13 @@ from typing import Any
 from puna.control.domain.splits import WHOLE
 from puna.control.domain.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, Group, Suspicion, Told
+from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, SuspectGroup, Suspicion, Told
 from puna.serve.dispatch.deadlines import Deadlines
 from puna.serve.dispatch.isolation import PATIENCE_S, Isolation, probation_s
-from puna.serve.dispatch.pending_queue import Ticket, WaitingRoom
+from puna.serve.dispatch.pending_queue import PendingQueue, Waiter
 from puna.serve.dispatch.poison import Poison, digest
 from puna.serve.dispatch.routing import Affinity, beginnings, choose
-from puna.serve.dispatch.worker_connection import Exchange, Link, Lost, Reply, Unbegun
+from puna.serve.dispatch.worker_connection import InFlight, Lost, Reply, Unbegun, WorkerConnection
 from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 
 ZYGOTE = "zygote"
@@ -55,12 +55,12 @@ class Tally:
 class Moved(Exception):
     """Who waits in a lane goes on in another one."""
 
-    def __init__(self, heir: Lane) -> None:
+    def __init__(self, heir: Dispatcher) -> None:
         super().__init__()
         self.heir = heir
 
 
-class Lane:
+class Dispatcher:
     """One endpoint in this gateway: its links, its waiting room, the requests passing through.
 
     Where two revisions share the requests each has a lane; the second one's hangs on the first one's `split`.
@@ -68,11 +68,11 @@ class Lane:
 
     def __init__(self, route: EndpointRoute, on_cold: Callable[[], None], startup_allowance_s: float) -> None:
         self.route = route
-        self.links: dict[tuple[str, int], Link] = {}
-        self.room = WaitingRoom(route.name, startup_allowance_s)
+        self.links: dict[tuple[str, int], WorkerConnection] = {}
+        self.room = PendingQueue(route.name, startup_allowance_s)
         self.tally = Tally()
         self.split: Split | None = None
-        self.heir: Lane | None = None
+        self.heir: Dispatcher | None = None
         """Where what was accepted here goes on, once this lane's revision has no share any more."""
         self.poison = Poison(route.name)
         self._isolation = Isolation(self.pump)
@@ -93,7 +93,7 @@ class Lane:
         listed = {(replica.id, replica.epoch): replica for replica in route.replicas}
         for key, replica in listed.items():
             if key not in self.links or self.links[key].closed:
-                self.links[key] = Link(replica, self.pump, self._died)
+                self.links[key] = WorkerConnection(replica, self.pump, self._died)
                 task = asyncio.get_running_loop().create_task(self.links[key].run())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -109,7 +109,7 @@ class Lane:
                 ticket.wake(why_not)
         self.pump()
 
-    def retire(self, heir: Lane) -> None:
+    def retire(self, heir: Dispatcher) -> None:
         """Its revision has lost its share: who waits moves to `heir`, and what replicas have they finish."""
         self.heir = heir
         heir.tally.requests_total += self.tally.requests_total
@@ -182,7 +182,7 @@ class Lane:
                 elif not ticket.tried and not ticket.alone:
                     return
 
-    def _find(self, ticket: Ticket) -> Link | None:
+    def _find(self, ticket: Waiter) -> WorkerConnection | None:
         if ticket.alone:
             return self._isolation.find(self.links.values(), ticket.tried)
         return choose(self.links.values(), ticket.tried)
@@ -287,7 +287,7 @@ class Lane:
         if cold:
             self._on_cold()
 
-    def _choose(self, call: Call) -> Link | None:
+    def _choose(self, call: Call) -> WorkerConnection | None:
         if call.is_suspect:
             return self._isolation.find(self.links.values(), call.tried)
         # Only an engine's replica remembers what it has read.
@@ -308,7 +308,7 @@ class Lane:
         if error is not None:
             self.end(call, None, error)
             return
-        assert call.ticket is not None and isinstance(call.ticket.granted, Link)
+        assert call.ticket is not None and isinstance(call.ticket.granted, WorkerConnection)
         link, was_alone = call.ticket.granted, call.ticket.alone
         self._waited(call, asyncio.get_running_loop().time())
         try:
@@ -329,7 +329,7 @@ class Lane:
             call.cold = True
             self.tally.cold_s.append(call.queued_s)
 
-    def _send(self, call: Call, link: Link) -> None:
+    def _send(self, call: Call, link: WorkerConnection) -> None:
         """Hand the call to a replica, which has `inference_time_s` for it."""
         limit_s = self.route.inference_time_s
         head: dict[str, Any] = {
@@ -410,13 +410,13 @@ class Lane:
         found = call.suspicion.digest if call.suspicion else _digest(call)
         suspect = self.poison.check(found, now)
         if suspect is not None and call.suspicion is None:
-            call.suspicion = Suspicion(found, suspect.age_s, Group([call]))
+            call.suspicion = Suspicion(found, suspect.age_s, SuspectGroup([call]))
 
-    def _died(self, link: Link, begun: list[Exchange]) -> None:
+    def _died(self, link: WorkerConnection, begun: list[InFlight]) -> None:
         """A replica has died by itself, with these: put them under suspicion, or find one guilty."""
         now = asyncio.get_running_loop().time()
         told = {"replica": link.route.id, "revision": link.route.revision, "survived": link.survived, "key": ""}
-        group, culprit = Group(), begun[0] if len(begun) == 1 else self._isolation.guest
+        group, culprit = SuspectGroup(), begun[0] if len(begun) == 1 else self._isolation.guest
         for exchange in begun:
             call = exchange.call
             if call is None:  # it was given up long before `infer` was called for it, or is too large to be kept
@@ -442,7 +442,7 @@ class Lane:
         self.tally.deaths.append((now, told))
         self._on_cold()
 
-    def _acquit(self, group: Group, culprit: Call) -> None:
+    def _acquit(self, group: SuspectGroup, culprit: Call) -> None:
         """A replica that died with all of these has died of one."""
         assert culprit.suspicion is not None
         for call in group.calls:
@@ -523,11 +523,11 @@ class Split:
     Turns are spread evenly, and of each hundred requests it gets exactly its share.
     """
 
-    lane: Lane
+    lane: Dispatcher
     percent: int
     _turn: int = 0
 
-    def pick(self, first: Lane, call: Call, asked: str) -> Lane:
+    def pick(self, first: Dispatcher, call: Call, asked: str) -> Dispatcher:
         """Who takes the call: the revision that it asked for, if that has a share, else the one whose turn it is."""
         if asked and asked in (str(first.route.revision), str(self.lane.route.revision)):
             is_second = asked == str(self.lane.route.revision)

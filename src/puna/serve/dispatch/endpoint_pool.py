@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from puna.errors import NotFoundError
-from puna.serve.dispatch.dispatcher import Lane, Split
+from puna.serve.dispatch.dispatcher import Dispatcher, Split
 from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
 from puna.serve.routes_table import EndpointRoute, Table
 
@@ -14,18 +14,18 @@ JOINED = ("cold", "deaths", "poison")
 """Lists in a load report."""
 
 
-class Lanes:
+class EndpointPool:
     """All endpoints of one gateway."""
 
     def __init__(self, on_cold: Callable[[], None], startup_allowance_s: float = STARTUP_ALLOWANCE_S) -> None:
         """`on_cold` is called when a request has to wait with no replica ready."""
-        self.by_name: dict[str, Lane] = {}
+        self.by_name: dict[str, Dispatcher] = {}
         """The lane of the revision that serves, or has the rest beside a second one."""
         self._on_cold = on_cold
         self._startup_allowance_s = startup_allowance_s
-        self._closing: list[Lane] = []
+        self._closing: list[Dispatcher] = []
 
-    def __iter__(self) -> Iterator[Lane]:
+    def __iter__(self) -> Iterator[Dispatcher]:
         """Every lane that takes requests."""
         for lane in self.by_name.values():
             yield from (lane,) if lane.split is None else (lane, lane.split.lane)
@@ -63,14 +63,14 @@ class Lanes:
             lane.split.percent = second.percent
             lane.split.lane.update(second)
 
-    def _lane(self, route: EndpointRoute) -> Lane:
-        return Lane(route, self._on_cold, self._startup_allowance_s)
+    def _lane(self, route: EndpointRoute) -> Dispatcher:
+        return Dispatcher(route, self._on_cold, self._startup_allowance_s)
 
-    def _retire(self, lane: Lane, heir: Lane) -> None:
+    def _retire(self, lane: Dispatcher, heir: Dispatcher) -> None:
         lane.retire(heir)
         self._closing.append(lane)
 
-    def find(self, name: str) -> Lane:
+    def find(self, name: str) -> Dispatcher:
         """The lane of an endpoint, of the first revision where two share it.
 
         Raises:
@@ -101,7 +101,7 @@ class Lanes:
         return loads
 
 
-def _load(lane: Lane) -> dict[str, Any]:
+def _load(lane: Dispatcher) -> dict[str, Any]:
     """An endpoint's load; where two revisions share it, with that of each."""
     load = lane.load()
     if lane.split is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 
-from puna.serve.dispatch.call import Group
+from puna.serve.dispatch.call import SuspectGroup
 from puna.serve.dispatch.routing import least_loaded
-from puna.serve.dispatch.worker_connection import Exchange, Link
+from puna.serve.dispatch.worker_connection import InFlight, WorkerConnection
 
 PROBATION = 2.0
 PROBATION_S, MAX_PROBATION_S = 1.0, 5.0
@@ -27,14 +27,14 @@ class Isolation:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         """`on_change` is called when a suspect has passed, or a batch is to wait no longer."""
-        self.link: Link | None = None
+        self.link: WorkerConnection | None = None
         """The replica that is kept free."""
-        self.guest: Exchange | None = None
+        self.guest: InFlight | None = None
         """The suspect that it has and that has not passed."""
         self._on_change = on_change
         self._timer: asyncio.TimerHandle | None = None
 
-    def find(self, links: Iterable[Link], tried: Collection[str]) -> Link | None:
+    def find(self, links: Iterable[WorkerConnection], tried: Collection[str]) -> WorkerConnection | None:
         """Where a suspect may run now; None: it has to wait, and a replica is being emptied for it."""
         self.settle(lambda: True)
         if self.guest is not None:
@@ -48,7 +48,7 @@ class Isolation:
         have_passed = all(c is not None and c.suspicion and c.suspicion.has_passed for c in self.link.calls)
         return self.link if have_passed and self.link.outstanding < self.link.concurrency else None
 
-    def seat(self, exchange: Exchange, group: Group, age_s: float) -> None:
+    def seat(self, exchange: InFlight, group: SuspectGroup, age_s: float) -> None:
         """The suspect has been sent to the replica that was found."""
         self.guest = exchange
         self._watch(exchange, probation_s(age_s))
@@ -65,12 +65,12 @@ class Isolation:
         if link is not None and (not link.usable or (self.guest is None and not wanted())):
             self._release()
 
-    def _watch(self, exchange: Exchange, seconds: float) -> None:
+    def _watch(self, exchange: InFlight, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._passed, exchange, seconds)
 
-    def _passed(self, exchange: Exchange, seconds: float) -> None:
+    def _passed(self, exchange: InFlight, seconds: float) -> None:
         if exchange is not self.guest:
             return
         if not exchange.started:  # it waits for the replica to wake, or behind another gateway's
@@ -80,7 +80,7 @@ class Isolation:
         self.guest = None
         self._on_change()
 
-    def _lose_patience(self, group: Group) -> None:
+    def _lose_patience(self, group: SuspectGroup) -> None:
         group.release()
         self._on_change()
 

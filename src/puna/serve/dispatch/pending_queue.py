@@ -23,7 +23,7 @@ COLD_RETRY_AFTER_S, RETRY_AFTER_S = 5, 1
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class Waiter:
     """One request's place in the queue."""
 
     number: int
@@ -44,13 +44,13 @@ class Ticket:
     """What the turn brought: a replica with a free place."""
 
 
-Line = OrderedDict[int, Ticket]
+Line = OrderedDict[int, Waiter]
 """Tickets by number. Leaving from the middle is common, clients hang up: so no deque."""
 NOBODY: Line = OrderedDict()
 """The line of a key that has none; it stays empty."""
 
 
-class WaitingRoom:
+class PendingQueue:
     """The queue of one endpoint."""
 
     def __init__(self, endpoint: str, startup_allowance_s: float = STARTUP_ALLOWANCE_S) -> None:
@@ -66,7 +66,7 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Ticket]:
+    def __iter__(self) -> Iterator[Waiter]:
         """The tickets as they stand now, in the order in which their turns would come."""
         order, lines = list(self._again.values()), [iter(line.values()) for line in self._lines.values()]
         while lines:
@@ -75,7 +75,7 @@ class WaitingRoom:
             order += [ticket for _, ticket in turn if ticket is not None]
         return iter(order)
 
-    def first(self) -> Ticket | None:
+    def first(self) -> Waiter | None:
         """The first in line; None: nobody waits."""
         line = self._again or next(iter(self._lines.values()), self._again)
         return next(iter(line.values()), None)
@@ -93,19 +93,19 @@ class WaitingRoom:
         max_queue: int,
         tried: Collection[str] = (),
         key: str = "",
-    ) -> Ticket:
+    ) -> Waiter:
         """Take a place at the end of the key's line; who had a replica already stands at the front, never refused.
 
         Raises:
             QueueFullError: `max_queue` requests wait already, and no key has at least two more of them than this one.
         """
-        ticket = Ticket(next(self._numbers), now, cold, wake, tried, key)
+        ticket = Waiter(next(self._numbers), now, cold, wake, tried, key)
         if tried:
             self._again[ticket.number] = ticket
             self._again.move_to_end(ticket.number, last=False)
             self._count += 1
             return ticket
-        displaced: Ticket | None = None
+        displaced: Waiter | None = None
         if self._count >= max_queue:
             longest = max(self._lines.values(), key=len, default=NOBODY)
             if self.waiting_of(key) + 1 >= len(longest):
@@ -122,7 +122,7 @@ class WaitingRoom:
             displaced.wake(self._full(displaced.cold))
         return ticket
 
-    def leave(self, ticket: Ticket) -> bool:
+    def leave(self, ticket: Waiter) -> bool:
         """Give the place up; False when it was given up before."""
         line = self._again if ticket.tried else self._lines.get(ticket.key, NOBODY)
         if line.pop(ticket.number, None) is None:
@@ -132,7 +132,7 @@ class WaitingRoom:
             del self._lines[ticket.key]
         return True
 
-    def grant(self, ticket: Ticket, place: object) -> None:
+    def grant(self, ticket: Waiter, place: object) -> None:
         """Give its place to a ticket, and the turn to the next key."""
         if self.leave(ticket) and not ticket.tried and ticket.key in self._lines:
             self._lines.move_to_end(ticket.key)
@@ -145,11 +145,11 @@ class WaitingRoom:
             for ticket in line.values():
                 ticket.cold = True
 
-    def wait_limit_s(self, ticket: Ticket, inference_time_s: float) -> float:
+    def wait_limit_s(self, ticket: Waiter, inference_time_s: float) -> float:
         """How long this ticket may wait in all."""
         return inference_time_s + (self.startup_allowance_s if ticket.cold or ticket.asleep else 0.0)
 
-    def expired(self, now: float, inference_time_s: float) -> list[Ticket]:
+    def expired(self, now: float, inference_time_s: float) -> list[Waiter]:
         """The tickets whose wait has been too long; they stay until they leave."""
         return [t for t in self if now - t.entered_at >= self.wait_limit_s(t, inference_time_s)]
 

@@ -70,7 +70,7 @@ Heard = Callable[[Reply | None, BaseException | None], None]
 
 
 @dataclass(eq=False, slots=True)
-class Exchange:
+class InFlight:
     """One request on one worker."""
 
     request_id: int
@@ -144,14 +144,14 @@ class Exchange:
             heard(reply, error)
 
 
-class Link(asyncio.Protocol):
+class WorkerConnection(asyncio.Protocol):
     """A replica as the gateway holds it: a connection that is made again whenever it breaks, and its requests."""
 
     def __init__(
         self,
         route: ReplicaRoute,
         on_change: Callable[[], None],
-        on_death: Callable[[Link, list[Exchange]], None] | None = None,
+        on_death: Callable[[WorkerConnection, list[InFlight]], None] | None = None,
     ) -> None:
         """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free.
 
@@ -174,7 +174,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._decoder = protocol.Decoder()
-        self._exchanges: dict[int, Exchange] = {}
+        self._exchanges: dict[int, InFlight] = {}
         self._unsent: list[bytes] = []
         self._cancelled: OrderedDict[int, Any] = OrderedDict()
         self._writable = asyncio.Event()  # the worker reads as fast as long bodies are written
@@ -263,10 +263,10 @@ class Link(asyncio.Protocol):
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def send(self, head: dict[str, Any], body: Body, heard: Heard) -> Exchange:
+    def send(self, head: dict[str, Any], body: Body, heard: Heard) -> InFlight:
         """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
-        exchange = Exchange(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
+        exchange = InFlight(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
         exchange.found_asleep, exchange.is_alone = self.asleep, "alone_s" in head
         self._exchanges[exchange.request_id] = exchange
         if isinstance(body, bytes):
@@ -278,7 +278,7 @@ class Link(asyncio.Protocol):
             pump.add_done_callback(self._pumps.discard)
         return exchange
 
-    async def _pump(self, exchange: Exchange, head: dict[str, Any], body: Spooled) -> None:
+    async def _pump(self, exchange: InFlight, head: dict[str, Any], body: Spooled) -> None:
         """Send a body from the disk, piece by piece, each when the worker has read those before."""
         offset = 0
         try:
@@ -299,7 +299,7 @@ class Link(asyncio.Protocol):
             exchange._finish(None, known)
             self._forget(exchange)
 
-    def abandon(self, exchange: Exchange) -> None:
+    def abandon(self, exchange: InFlight) -> None:
         """The client went away or ran out of time: tell the worker; the place stays taken while `infer` runs."""
         if exchange.ended or exchange.abandoned:
             return
@@ -406,7 +406,7 @@ class Link(asyncio.Protocol):
         exchange = self._exchanges.get(request_id)
         if kind == protocol.STARTED:
             if exchange is None:
-                exchange = self._exchanges[request_id] = Exchange(request_id, None, self._loop.time(), abandoned=True)
+                exchange = self._exchanges[request_id] = InFlight(request_id, None, self._loop.time(), abandoned=True)
                 exchange.call = self._cancelled.pop(request_id, None)
             exchange.started, exchange.found_asleep = True, bool(payload)
             if self._stalled is not None:  # asked for each request: the call costs more
@@ -430,12 +430,12 @@ class Link(asyncio.Protocol):
             self._forget(exchange)
             self._moves()
 
-    def _woken(self, exchange: Exchange, wake_s: float) -> None:
+    def _woken(self, exchange: InFlight, wake_s: float) -> None:
         exchange.wake_s, exchange.woke = wake_s, self._loop.time()
         if exchange.on_woken is not None and not exchange.abandoned:
             exchange.on_woken()
 
-    def _reply(self, exchange: Exchange, reply: Reply) -> None:
+    def _reply(self, exchange: InFlight, reply: Reply) -> None:
         if reply.status == 503 and not exchange.started:
             self._draining = True
             self._loop.call_later(REFUSED_PAUSE_S, self._rested)
@@ -457,7 +457,7 @@ class Link(asyncio.Protocol):
         self._draining = False
         self._on_change()
 
-    def _chunk(self, exchange: Exchange, payload: bytes) -> None:
+    def _chunk(self, exchange: InFlight, payload: bytes) -> None:
         if exchange.abandoned:
             return
         if exchange._events and exchange._waiting_bytes + len(payload) > MAX_BUFFERED_BYTES:
@@ -469,7 +469,7 @@ class Link(asyncio.Protocol):
         exchange._waiting_bytes += len(payload) + EVENT_BYTES
         exchange._notify()
 
-    def _forget(self, exchange: Exchange) -> None:
+    def _forget(self, exchange: InFlight) -> None:
         if self._exchanges.pop(exchange.request_id, None) is not None:
             exchange.call = None
             self._close_if_idle()

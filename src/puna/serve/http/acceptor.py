@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 
 from puna.serve.http.clients import LOCAL, ClientLimits, Clients
-from puna.serve.http.connection import Connection
+from puna.serve.http.connection import ClientConnection
 
 CROWDED_PAUSE_S = 0.1
 """While nobody more can be let in."""
@@ -36,7 +36,7 @@ SLACK = 2
 """So many clients more are no reason to wait."""
 
 
-class Counts:
+class ClientCounts:
     """How many clients each gateway of this port has, in memory that they share (`fd`); `index` is this one's."""
 
     def __init__(self, fd: int, index: int) -> None:
@@ -60,10 +60,10 @@ class Counts:
         return any(self._counts[other] + SLACK < self.mine for other in self._others)
 
 
-class Counted(set[Any]):
+class CountedConnections(set[Any]):
     """A set that keeps its size in the shared memory: uvicorn's set of connections."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: ClientCounts) -> None:
         super().__init__()
         self._counts = counts
 
@@ -84,10 +84,10 @@ class Door:
     def __init__(
         self,
         bound: socket.socket,
-        make: Callable[[], Connection],
+        make: Callable[[], ClientConnection],
         tls: ssl.SSLContext | None,
         backlog: int,
-        counts: Counts | None,
+        counts: ClientCounts | None,
         clients: Clients,
     ) -> None:
         self._socket, self._make, self._tls, self._counts, self._clients = bound, make, tls, counts, clients
@@ -158,7 +158,7 @@ class Door:
         """Make a connection of it; TLS is agreed on first."""
         limit_s = HANDSHAKE_TIMEOUT_S if self._tls else None
 
-        def make() -> Connection:
+        def make() -> ClientConnection:
             made = self._make()
             made.address, made.on_lost = greeting.address, greeting.leave
             return made
@@ -198,13 +198,13 @@ class Greeting:
             self.clients.left(self.address)
 
 
-class Server(uvicorn.Server):  # type: ignore[misc]
+class AcceptingServer(uvicorn.Server):  # type: ignore[misc]
     """As uvicorn's, on sockets that are bound already."""
 
     def __init__(
         self,
         config: uvicorn.Config,
-        counts: Counts | None = None,
+        counts: ClientCounts | None = None,
         limits: ClientLimits = ClientLimits(),
         renewed: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
@@ -213,14 +213,14 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         self._renewed = renewed
         self._counts, self._limits = counts, limits
         if counts is not None:
-            self.server_state.connections = Counted(counts)
+            self.server_state.connections = CountedConnections(counts)
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """The app first, then the doors."""
         await super().startup(sockets=[])
 
-        def make() -> Connection:
-            made: Connection = self.config.http_protocol_class(
+        def make() -> ClientConnection:
+            made: ClientConnection = self.config.http_protocol_class(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return made

@@ -25,7 +25,7 @@ REQUEST, HEAD, BODY = Awaited
 
 
 @dataclass(frozen=True)
-class Limits:
+class ArrivalLimits:
     """What a client may ask of a connection."""
 
     head_bytes: int = 65536
@@ -69,7 +69,7 @@ class Arrival:
         self.since += seconds
         self.moved += seconds
 
-    def is_late(self, now: float, limits: Limits, keep_alive_s: float) -> bool:
+    def is_late(self, now: float, limits: ArrivalLimits, keep_alive_s: float) -> bool:
         """What is awaited is overdue. Between requests that is so after `keep_alive_s`."""
         waited_s = now - self.since
         if self.awaited is REQUEST:
@@ -79,7 +79,7 @@ class Arrival:
         bought_s = self.body_bytes / limits.body_bytes_s
         return now - self.moved >= limits.body_s or waited_s >= limits.body_s + bought_s
 
-    def is_padded(self, limits: Limits) -> bool:
+    def is_padded(self, limits: ArrivalLimits) -> bool:
         """The body's framing is out of proportion: endless trailers, or chunks that are all extension."""
         return self.came_bytes - self.body_bytes > limits.overhead_bytes + OVERHEAD * self.body_bytes
 

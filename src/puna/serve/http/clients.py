@@ -15,7 +15,7 @@ LOCAL = ""
 """The address of clients on a Unix socket."""
 
 
-class Client(Protocol):
+class LimitedClient(Protocol):
     """A connection, or one that is still shaking hands."""
 
     address: str
@@ -41,9 +41,9 @@ class Unread:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
-        self._held: dict[Client, int] = {}
+        self._held: dict[LimitedClient, int] = {}
 
-    def add(self, client: Client, size: int) -> None:
+    def add(self, client: LimitedClient, size: int) -> None:
         """So much waits for this one from now on."""
         self.remove(client)
         self._held[client] = size
@@ -53,7 +53,7 @@ class Unread:
             self.remove(longest)
             longest.hang_up()
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: LimitedClient) -> None:
         """It has read, or is gone; harmless when nothing was waiting."""
         self.bytes -= self._held.pop(client, 0)
 
@@ -61,10 +61,10 @@ class Unread:
 class Clients:
     """Those connected to one server."""
 
-    def __init__(self, limits: ClientLimits, connections: Iterable[Client]) -> None:
+    def __init__(self, limits: ClientLimits, connections: Iterable[LimitedClient]) -> None:
         """`connections` are those that there are at any time."""
         self.limits = limits
-        self.newcomers: set[Client] = set()
+        self.newcomers: set[LimitedClient] = set()
         """Accepted, and no connections yet: TLS is being agreed on."""
         self._connections = connections
         self._from: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from puna.serve.http.arrival import BODY, HEAD, REQUEST, Arrival, Limits
+from puna.serve.http.arrival import BODY, HEAD, REQUEST, Arrival, ArrivalLimits
 from puna.serve.http.asgi import JSON_BYTES, Header
 from puna.serve.http.clients import Unread
 from puna.serve.http.write_coalescing import CorkedProtocol
@@ -62,7 +62,7 @@ class Request:
         "trace",
     )
 
-    def __init__(self, connection: Connection, name: str, keep_alive: bool) -> None:
+    def __init__(self, connection: ClientConnection, name: str, keep_alive: bool) -> None:
         self._connection = connection
         self.name, self.keep_alive = name, keep_alive
         self.authorization = self.trace = ""
@@ -102,10 +102,10 @@ class Request:
         """As an event's."""
 
 
-class Connection(CorkedProtocol):
+class ClientConnection(CorkedProtocol):
     """One client."""
 
-    limits = Limits()
+    limits = ArrivalLimits()
     unread = Unread(MAX_UNREAD_BYTES)
     """Of all connections of this process."""
 

@@ -11,7 +11,7 @@ import orjson
 
 from puna.errors import PunaError
 from puna.serve.dispatch.call import REVISION, WAITING, Call, ClientGone
-from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.worker_connection import Reply
 from puna.serve.http import asgi
 from puna.serve.http.asgi import Header, Receive, Send
@@ -133,7 +133,7 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
 
-async def streamed(send: Send, call: Call, lane: Lane, failed: Callable[[str], bytes], last: bytes = b"") -> int:
+async def streamed(send: Send, call: Call, lane: Dispatcher, failed: Callable[[str], bytes], last: bytes = b"") -> int:
     """Serve a call that asked for a stream: each event as it comes; then an error as `failed` writes it, or `last`.
 
     An app that does not stream after all is answered in one piece; returns the status.

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from puna import __version__
-from puna.serve.dispatch.dispatcher import Lane
+from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.routes_table import Follower
 
 LIVE, READY = ("/ping", "/v2/health/live"), "/v2/health/ready"
@@ -26,10 +26,10 @@ Ask = Callable[[], Awaitable[tuple[int, bytes]]]
 """Status and body of the control plane's own health; raises OSError when it does not answer."""
 
 
-class Health:
+class HealthCheck:
     """Answers the paths in PATHS; `look` is called at every report."""
 
-    def __init__(self, ask: Ask, lanes: Iterable[Lane]) -> None:
+    def __init__(self, ask: Ask, lanes: Iterable[Dispatcher]) -> None:
         self._ask, self._lanes = ask, lanes
         self._follower: Follower | None = None
         self._lost_since: dict[tuple[str, int], float] = {}

@@ -13,7 +13,7 @@ import torch
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from puna.train.model.documents import Documents, Group
+from puna.train.model.documents import DocumentGroup, Documents
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _padded(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, docum
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _rectangle(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, group: Group) -> torch.Tensor:
+def _rectangle(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, group: DocumentGroup) -> torch.Tensor:
     n, longest, heads = group.documents, group.longest, q_THd.shape[1]
     q, k, v = (
         _spread(x, group.place, n * longest).view(n, longest, -1, x.shape[-1]).transpose(1, 2)

@@ -17,7 +17,7 @@ from puna.train.model.attention import Attended, attend, attend_and_keep, attend
 from puna.train.model.documents import Documents
 from puna.train.model.kernels import kernels
 from puna.train.model.lora import Dropout, LoraLinear, Product, wide
-from puna.train.model.shape import Shape
+from puna.train.model.shape import ModelShape
 
 Grads = dict[str, list[torch.Tensor]]
 """Gradients of each product's masters, by the product's name."""
@@ -92,7 +92,7 @@ class Layer(nn.Module):
     """One block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream."""
 
     def __init__(
-        self, index: int, shape: Shape, linears: dict[str, LoraLinear], norms: dict[str, torch.Tensor]
+        self, index: int, shape: ModelShape, linears: dict[str, LoraLinear], norms: dict[str, torch.Tensor]
     ) -> None:
         """`norms` holds `input`, `post` and, for Qwen3, `q` and `k`."""
         super().__init__()

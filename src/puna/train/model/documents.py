@@ -34,7 +34,7 @@ def to_device(arrays: Sequence[Longs], device: torch.device | str) -> list[torch
 
 
 @dataclass(frozen=True)
-class Group:
+class DocumentGroup:
     """Neighbouring documents of about one length, padded to the longest where attention needs a rectangle."""
 
     tokens: int
@@ -54,7 +54,7 @@ class Documents:
     """Each token's place in its own document."""
     starts: torch.Tensor
     """int32 [documents + 1]: running sum of lengths."""
-    groups: tuple[Group, ...]
+    groups: tuple[DocumentGroup, ...]
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str) -> Documents:
@@ -68,7 +68,7 @@ class Documents:
         groups, padded = [], iter(places)
         for group in _alike(lengths):
             place = next(padded) if min(group) < group[0] else None
-            groups.append(Group(sum(group), len(group), group[0], place))
+            groups.append(DocumentGroup(sum(group), len(group), group[0], place))
         return cls(tuple(lengths), positions_T, starts.to(torch.int32), tuple(groups))
 
     @property

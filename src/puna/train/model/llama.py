@@ -14,7 +14,7 @@ from puna.train.model.block import Cache, Kept, Layer, Pass
 from puna.train.model.documents import Batch, Documents
 from puna.train.model.kernels import head_logits, head_loss, kernels
 from puna.train.model.lora import Dropout, LoraLinear
-from puna.train.model.shape import Rope, Shape
+from puna.train.model.shape import ModelShape, Rope
 from puna.train.planning.memory import LOGITS_TOKENS
 
 
@@ -34,7 +34,12 @@ class Llama(nn.Module):
     """Embedding, layers, norm and head; LoRA pairs and chat rows are its only parameters."""
 
     def __init__(
-        self, shape: Shape, layers: list[Layer], embed_VD: torch.Tensor, norm_D: torch.Tensor, head_VD: torch.Tensor
+        self,
+        shape: ModelShape,
+        layers: list[Layer],
+        embed_VD: torch.Tensor,
+        norm_D: torch.Tensor,
+        head_VD: torch.Tensor,
     ) -> None:
         """`head_VD` is `embed_VD` itself when tied."""
         super().__init__()

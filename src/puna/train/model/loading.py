@@ -15,7 +15,7 @@ from puna.train.model.block import Layer
 from puna.train.model.llama import ChatRows, Llama
 from puna.train.model.lora import LoraLinear, fresh_pair
 from puna.train.model.quant import freeze
-from puna.train.model.shape import Shape, Weights, read_shape, weight_name
+from puna.train.model.shape import ModelShape, Weights, read_shape, weight_name
 
 UNTRAINED_NORM = 0.1
 """A row whose norm is under this share of the median norm was never trained (Llama-3's reserved rows are ~0)."""
@@ -56,7 +56,7 @@ def load_llama(base_dir: Path, choices: Choices, progress: Progress | None = Non
     return Llama(shape, layers, embed, dense("model.norm.weight"), head)
 
 
-def _layer(index: int, shape: Shape, weights: Weights, choices: Choices) -> Layer:
+def _layer(index: int, shape: ModelShape, weights: Weights, choices: Choices) -> Layer:
     def dense(name: str) -> torch.Tensor | None:
         if name not in weights:
             return None

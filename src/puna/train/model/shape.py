@@ -31,7 +31,7 @@ class Rope:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The numbers that define a Llama-architecture model."""
 
     vocab: int
@@ -76,7 +76,7 @@ def weight_name(layer: int, projection: str) -> str:
     return f"model.layers.{layer}.{block}.{projection}"
 
 
-def read_shape(base_dir: Path) -> Shape:
+def read_shape(base_dir: Path) -> ModelShape:
     """The shape of the model in `base_dir`.
 
     Raises:
@@ -93,7 +93,7 @@ def read_shape(base_dir: Path) -> Shape:
         raise TrainError(f"the base's activation is {config['hidden_act']!r}", "Puna trains SwiGLU models only")
     heads = int(config["num_attention_heads"])
     window = config.get("sliding_window") if config.get("use_sliding_window", family == "mistral") else None
-    return Shape(
+    return ModelShape(
         vocab=int(config["vocab_size"]),
         hidden=int(config["hidden_size"]),
         ff=int(config["intermediate_size"]),

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from puna.errors import TrainError
-from puna.train.device import Machine
+from puna.train.device import TrainingMachine
 from puna.train.planning.memory import GIB, Memory, Setup, measure
-from puna.train.planning.speed import Choice, flops_per_token, step_s
+from puna.train.planning.speed import PassChoice, flops_per_token, step_s
 
 SAFETY = 0.95
 """The share of the memory to plan with: the allocator's fragments take the rest."""
@@ -20,7 +20,7 @@ GPU_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
-class Limits:
+class BudgetLimits:
     """What the recipe fixes; None leaves it to the plan."""
 
     tokens_per_batch: int | None = None
@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Budget:
+class TokenBudget:
     """What was chosen and why."""
 
     tokens_per_batch: int
@@ -41,7 +41,7 @@ class Budget:
     reasons: tuple[str, ...]
 
 
-def choose(setup: Setup, machine: Machine, limits: Limits = Limits()) -> Budget:
+def choose(setup: Setup, machine: TrainingMachine, limits: BudgetLimits = BudgetLimits()) -> TokenBudget:
     """The fastest choice that fits; what the recipe fixes is kept when it fits.
 
     Raises:
@@ -57,25 +57,27 @@ def choose(setup: Setup, machine: Machine, limits: Limits = Limits()) -> Budget:
     best = min(fitting, key=lambda choice: (times[choice], choice.recompute_layers, choice.tokens_per_batch))
     flops = flops_per_token(setup, best.recompute_layers)
     reasons = _reasons(setup, machine, best, sizes[best], limits)
-    return Budget(best.tokens_per_batch, best.recompute_layers, best.resident, sizes[best], flops, times[best], reasons)
+    return TokenBudget(
+        best.tokens_per_batch, best.recompute_layers, best.resident, sizes[best], flops, times[best], reasons
+    )
 
 
-def usable(machine: Machine, limits: Limits) -> int:
+def usable(machine: TrainingMachine, limits: BudgetLimits) -> int:
     """Bytes that the plan may fill."""
     return int(min(machine.memory_bytes, limits.memory_bytes or machine.memory_bytes) * SAFETY)
 
 
-def _choices(setup: Setup, machine: Machine, limits: Limits) -> Iterator[Choice]:
+def _choices(setup: Setup, machine: TrainingMachine, limits: BudgetLimits) -> Iterator[PassChoice]:
     resident = (True, False) if machine.is_gpu and setup.nf4 and not setup.fp8 else (True,)
     fixed = limits.recompute_layers
     layers = [min(fixed, setup.shape.layers)] if fixed is not None else range(setup.shape.layers + 1)
     for tokens in _token_options(setup, machine, limits.tokens_per_batch):
         for is_resident in resident:
             for recompute in layers:
-                yield Choice(tokens, recompute, is_resident)
+                yield PassChoice(tokens, recompute, is_resident)
 
 
-def _token_options(setup: Setup, machine: Machine, asked: int | None) -> list[int]:
+def _token_options(setup: Setup, machine: TrainingMachine, asked: int | None) -> list[int]:
     # A pass holds the longest row and no more than a step's rows; multiples of 128 suit the kernels.
     least = _rounded(setup.longest)
     if asked is not None:
@@ -89,7 +91,9 @@ def _rounded(tokens: int) -> int:
     return -(-tokens // 128) * 128
 
 
-def _reasons(setup: Setup, machine: Machine, best: Choice, memory: Memory, limits: Limits) -> tuple[str, ...]:
+def _reasons(
+    setup: Setup, machine: TrainingMachine, best: PassChoice, memory: Memory, limits: BudgetLimits
+) -> tuple[str, ...]:
     tokens, layers, asked = best.tokens_per_batch, best.recompute_layers, limits.tokens_per_batch
     limit = limits.memory_bytes is not None and limits.memory_bytes < machine.memory_bytes
     of = (
@@ -117,7 +121,7 @@ def _reasons(setup: Setup, machine: Machine, best: Choice, memory: Memory, limit
     return tuple(found)
 
 
-def _too_large(least: Memory, machine: Machine, room: int) -> TrainError:
+def _too_large(least: Memory, machine: TrainingMachine, room: int) -> TrainError:
     missing = (least.total - room) / GIB
     parts = ", ".join(f"{k} {v / GIB:.1f}" for k, v in dataclasses.asdict(least).items())
     return TrainError(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from puna.errors import RecipeError
-from puna.train.model.shape import Shape
+from puna.train.model.shape import ModelShape
 
 GIB = 2**30
 NF4_BYTES = {True: 0.5 + (1 + 4 / 256) / 64, False: 0.5 + 4 / 64}
@@ -53,7 +53,7 @@ class Memory:
 class Setup:
     """What of recipe, base and dataset the models of memory and time need."""
 
-    shape: Shape
+    shape: ModelShape
     element_bytes: int
     nf4: bool
     double: bool

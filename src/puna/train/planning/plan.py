@@ -14,12 +14,12 @@ import torch
 from puna.artifacts import Dataset
 from puna.config.recipe import Recipe
 from puna.errors import TrainError
-from puna.train.device import Machine, compute_dtype, look
+from puna.train.device import TrainingMachine, compute_dtype, look
 from puna.train.model.attention import kernel
-from puna.train.model.shape import Shape, Weights, read_shape
-from puna.train.planning.budget import Budget, Limits, choose
+from puna.train.model.shape import ModelShape, Weights, read_shape
+from puna.train.planning.budget import BudgetLimits, TokenBudget, choose
 from puna.train.planning.memory import Memory, Setup, measure, parse_bytes
-from puna.train.planning.speed import Choice, evaluation_s
+from puna.train.planning.speed import PassChoice, evaluation_s
 from puna.train.planning.steps import Steps
 from puna.train.rows import Rows
 
@@ -30,7 +30,7 @@ START_S = 60.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What will be done, with what, and how long it takes; `reasons` says why, a sentence each."""
 
     device: str
@@ -72,18 +72,18 @@ class Plan:
         return dataclasses.asdict(self) | {"memory": self.memory.as_dict(), "reasons": list(self.reasons)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Plan:
+    def from_dict(cls, values: dict[str, Any]) -> TrainingPlan:
         """The plan that `as_dict` wrote down."""
         known = {f.name: values[f.name] for f in dataclasses.fields(cls)}
         sizes = {f.name: values["memory"][f.name] for f in dataclasses.fields(Memory)}
         return cls(**(known | {"memory": Memory(**sizes), "reasons": tuple(values["reasons"])}))
 
 
-Base = tuple[Shape, str, Machine]
+Base = tuple[ModelShape, str, TrainingMachine]
 """(shape, compute dtype, machine)."""
 
 
-def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = None, world: int = 1) -> Plan:
+def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = None, world: int = 1) -> TrainingPlan:
     """Plan a run of `world` processes from config.json, safetensors headers and the dataset's offsets.
 
     Raises:
@@ -99,7 +99,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     training = recipe.training
     foreseen = Steps.foresee(train.lengths, recipe.rows_per_step, steps, training.seed, world)
     setup = _setup(recipe, (shape, dtype, machine), dataset, train, foreseen)
-    limits = Limits(
+    limits = BudgetLimits(
         training.tokens_per_batch, training.recompute_layers, parse_bytes(training.memory) if training.memory else None
     )
     budget = choose(setup, machine, limits)
@@ -107,7 +107,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     largest = foreseen.largest_pass(budget.tokens_per_batch)
     memory = measure(setup, largest, budget.recompute_layers, budget.resident)
     seconds = steps * budget.step_s + _beside_s(recipe, setup, machine, budget, len(test.input_ids), steps)
-    return Plan(
+    return TrainingPlan(
         device=machine.device,
         device_name=machine.name,
         compute_dtype=dtype,
@@ -138,7 +138,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     )
 
 
-def _check(shape: Shape, train: Rows, test: Rows) -> None:
+def _check(shape: ModelShape, train: Rows, test: Rows) -> None:
     if not len(train) or not train.labelled:
         raise TrainError("the dataset holds no token to learn", "look at `puna train RECIPE --dry-run`'s preview")
     longest = int(max(train.lengths.max(), test.lengths.max(initial=0)))
@@ -150,10 +150,12 @@ def _check(shape: Shape, train: Rows, test: Rows) -> None:
         raise TrainError(f"the dataset has token {top}, the base knows {shape.vocab}", "prepare it with this base")
 
 
-def _beside_s(recipe: Recipe, setup: Setup, machine: Machine, budget: Budget, tokens_test: int, steps: int) -> float:
+def _beside_s(
+    recipe: Recipe, setup: Setup, machine: TrainingMachine, budget: TokenBudget, tokens_test: int, steps: int
+) -> float:
     """Seconds of all that is not a step: held-out rows before, every eval_steps and at the end; checkpoints."""
     training = recipe.training
-    choice = Choice(budget.tokens_per_batch, budget.recompute_layers, budget.resident)
+    choice = PassChoice(budget.tokens_per_batch, budget.recompute_layers, budget.resident)
     evaluations = 1 + math.ceil(steps / training.eval_steps)
     found = evaluations * evaluation_s(setup, machine, choice, tokens_test)
     share = setup.trainable / 42e6  # of Llama-3-8B's, rank 16
@@ -198,7 +200,7 @@ def _attention(setup: Setup) -> list[str]:
     return [f"attention by {names.get(setup.attention, 'torch, documents of like length padded together')}{faster}"]
 
 
-def _warnings(recipe: Recipe, machine: Machine) -> list[str]:
+def _warnings(recipe: Recipe, machine: TrainingMachine) -> list[str]:
     found = []
     if recipe.training.precision == "fp8" and not machine.fp8:
         found.append("fp8 is imitated: this device has no 8-bit products, so it is slower than bf16, not faster")
@@ -212,7 +214,7 @@ def _warnings(recipe: Recipe, machine: Machine) -> list[str]:
     return found
 
 
-def _weights(made: Plan) -> str:
+def _weights(made: TrainingPlan) -> str:
     if made.precision == "fp8":
         return ", frozen products in fp8"
     return ", weights dequantised once" if made.resident_weights else ", weights dequantised at each use"
@@ -226,7 +228,7 @@ def _sizes(memory: Memory) -> str:
     return f"{memory.total / unit:,.{digits}f} {name}: {', '.join(parts)}"
 
 
-def describe(made: Plan) -> list[tuple[str, str]]:
+def describe(made: TrainingPlan) -> list[tuple[str, str]]:
     """The plan as (name, text) lines for people."""
     gib = 2**30
     minutes = made.seconds / 60

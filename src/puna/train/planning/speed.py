@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from puna.train.device import Machine
+from puna.train.device import TrainingMachine
 from puna.train.planning.memory import NF4_BYTES, Setup
 
 # Shares of the data sheet's numbers, measured on one H200 (docs/LOG.md, 2026-11-25) over whole steps, where the chip
@@ -30,7 +30,7 @@ CPU_UTILISATION = 0.45
 
 
 @dataclass(frozen=True)
-class Choice:
+class PassChoice:
     """How a run could be laid out."""
 
     tokens_per_batch: int
@@ -55,7 +55,7 @@ def attention_flops(setup: Setup) -> float:
     return 4 * s.layers * setup.mean_length / 2 * s.heads * s.head_dim
 
 
-def step_s(setup: Setup, machine: Machine, choice: Choice) -> float:
+def step_s(setup: Setup, machine: TrainingMachine, choice: PassChoice) -> float:
     """Seconds of one optimiser step with the mean number of tokens."""
     tokens = setup.mean_tokens_per_step
     passes = max(1.0, -(-tokens // choice.tokens_per_batch))
@@ -67,7 +67,7 @@ def step_s(setup: Setup, machine: Machine, choice: Choice) -> float:
     return max(busy, passes * LAUNCH_S * setup.shape.layers) + STEP_S
 
 
-def evaluation_s(setup: Setup, machine: Machine, choice: Choice, tokens: int) -> float:
+def evaluation_s(setup: Setup, machine: TrainingMachine, choice: PassChoice, tokens: int) -> float:
     """Seconds of one pass over held-out rows without gradients: about a third of training's, a pass at a time."""
     if not tokens:
         return 0.0
@@ -77,7 +77,7 @@ def evaluation_s(setup: Setup, machine: Machine, choice: Choice, tokens: int) ->
     return tokens * token_s(setup, machine, choice) * 0.31 + passes * LAUNCH_S * setup.shape.layers / 3
 
 
-def token_s(setup: Setup, machine: Machine, choice: Choice) -> float:
+def token_s(setup: Setup, machine: TrainingMachine, choice: PassChoice) -> float:
     """Seconds that a GPU works on one token, forward and backward."""
     s, again = setup.shape, choice.recompute_layers / setup.shape.layers
     frozen = 4 * s.layers * s.layer_parameters + 2 * again * _recomputed_parameters(setup)
@@ -115,7 +115,7 @@ def _traffic_bytes(setup: Setup, again: float) -> float:
     return layers + 3 * setup.element_bytes * s.vocab * setup.labelled_share
 
 
-def _weights_s(setup: Setup, machine: Machine, choice: Choice) -> float:
+def _weights_s(setup: Setup, machine: TrainingMachine, choice: PassChoice) -> float:
     """Seconds that one pass spends on dequantising, forward, backward and recomputing."""
     if choice.resident or not setup.nf4 or setup.fp8:
         return 0.0

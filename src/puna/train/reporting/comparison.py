@@ -10,7 +10,7 @@ from puna.train.reporting.record import Run
 
 
 @dataclass(frozen=True)
-class Compared:
+class PlanComparison:
     """One figure that was planned and has been measured."""
 
     name: str
@@ -24,17 +24,17 @@ class Compared:
         return self.measured / self.planned - 1
 
 
-def compare(run: Run) -> list[Compared]:
+def compare(run: Run) -> list[PlanComparison]:
     """Each figure of the plan that the run has measured so far; a run that was not planned has none."""
     plan, metrics = run.plan, run.metrics()
     speed, memory = mean_speed(metrics), max((line.get("memory_bytes") or 0 for line in metrics), default=0)
     found = []
     if speed and plan.get("tokens_per_s"):
-        found.append(Compared("speed", "tokens/s", plan["tokens_per_s"], speed))
+        found.append(PlanComparison("speed", "tokens/s", plan["tokens_per_s"], speed))
         tokens = plan["tokens_train"] / plan["rows_train"] * plan["rows_per_step"]
-        found.append(Compared("a step", "s", tokens / plan["tokens_per_s"], tokens / speed))
+        found.append(PlanComparison("a step", "s", tokens / plan["tokens_per_s"], tokens / speed))
     if memory and (planned := planned_memory(plan)):
-        found.append(Compared("peak memory", "GiB", planned / 2**30, memory / 2**30))
+        found.append(PlanComparison("peak memory", "GiB", planned / 2**30, memory / 2**30))
     return found
 
 

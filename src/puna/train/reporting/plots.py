@@ -15,7 +15,7 @@ MOST_POINTS = 240
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """One line of a chart; `kind` is its class in the page's style: `learnt`, `held` or `plain`."""
 
     name: str
@@ -29,14 +29,14 @@ class Chart:
 
     title: str
     unit: str
-    lines: Sequence[Line]
+    lines: Sequence[PlotLine]
     steps: int
     text: Callable[[float], str]
     """A value as hover and summary write it."""
     level: tuple[str, float] | None = None
     """A horizontal line to compare with, and its name."""
     from_zero: bool = True
-    drawn: Sequence[Line] = field(init=False)
+    drawn: Sequence[PlotLine] = field(init=False)
 
     def __post_init__(self) -> None:
         """Lines without a point are left out."""
@@ -135,7 +135,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [points[i] for i in sorted(kept)]
 
 
-def _line(line: Line, places: Iterable[Point]) -> list[str]:
+def _line(line: PlotLine, places: Iterable[Point]) -> list[str]:
     at = list(places)
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
     parts = [f'<path class="line {line.kind}" d="{path}"/>']

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from puna.train.planning.plan import Plan, describe
-from puna.train.reporting.comparison import Compared, compare, mean_speed, planned_memory
-from puna.train.reporting.plots import Chart, Line, draw_svg, legend, thin
+from puna.train.planning.plan import TrainingPlan, describe
+from puna.train.reporting.comparison import PlanComparison, compare, mean_speed, planned_memory
+from puna.train.reporting.plots import Chart, PlotLine, draw_svg, legend, thin
 from puna.train.reporting.record import Run, duration
 from puna.train.reporting.report_style import STYLE
 
@@ -120,8 +120,8 @@ def charts(run: Run, metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The report's panels: loss first, then what tells whether the steps were sound and fast."""
     steps, plan, training = run.steps, run.plan, run.recipe["training"]
     losses = [
-        Line("training", _points(metrics, "loss"), "learnt"),
-        Line("held out", _points(metrics, "eval_loss"), "held"),
+        PlotLine("training", _points(metrics, "loss"), "learnt"),
+        PlotLine("held out", _points(metrics, "eval_loss"), "held"),
     ]
     memory = [(step, value / GIB) for step, value in _points(metrics, "memory_bytes")]
     clip, speed, size = training["max_grad_norm"], plan.get("tokens_per_s"), planned_memory(plan) / GIB
@@ -130,12 +130,12 @@ def charts(run: Run, metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     near = bool(norms) and bool(clip) and clip < 4 * max(norm for _, norm in norms)
     return [
         Chart("Loss", "nats a token", losses, steps, "{:.4f}".format, from_zero=False),
-        Chart("Learning rate", "", [Line("rate", _points(metrics, "lr"))], steps, "{:.3g}".format),
-        Chart("Gradient norm", "before clipping", [Line("norm", norms)], steps, "{:.3g}".format,
+        Chart("Learning rate", "", [PlotLine("rate", _points(metrics, "lr"))], steps, "{:.3g}".format),
+        Chart("Gradient norm", "before clipping", [PlotLine("norm", norms)], steps, "{:.3g}".format,
               ("clipped over", clip) if near else None),
-        Chart("Speed", "tokens/s", [Line("measured", _points(metrics, "tokens_per_s"))], steps, "{:,.0f}".format,
+        Chart("Speed", "tokens/s", [PlotLine("measured", _points(metrics, "tokens_per_s"))], steps, "{:,.0f}".format,
               ("planned", speed) if speed else None),
-        Chart("Memory", "GiB", [Line("measured", memory)], steps, "{:.2f}".format,
+        Chart("Memory", "GiB", [PlotLine("measured", memory)], steps, "{:.2f}".format,
               ("planned", size) if size else None),
     ]  # fmt: skip
 
@@ -187,7 +187,7 @@ def _compared(run: Run) -> str:
     return _table(("figure", "planned", "measured", "measured against planned"), rows) + note
 
 
-def _told(c: Compared) -> str:
+def _told(c: PlanComparison) -> str:
     if abs(c.error) < 0.005:
         return "as planned"
     more, less = {"speed": ("faster", "slower"), "a step": ("longer", "shorter")}.get(c.name, ("more", "less"))
@@ -203,7 +203,7 @@ def _plan(plan: Mapping[str, Any]) -> str:
         return ""
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in plan.get("reasons", ()))
     try:
-        lines = describe(Plan.from_dict(dict(plan)))
+        lines = describe(TrainingPlan.from_dict(dict(plan)))
     except (KeyError, TypeError):  # written by another version of Puna: its reasons can be read all the same
         lines = []
     return (_table(("part", "planned"), lines) if lines else "") + (f"<ul>{reasons}</ul>" if reasons else "")

@@ -11,15 +11,15 @@ from puna.worker.app.binary import SIZE
 from puna.worker.app.runner import App
 from puna.worker.app.stream import StreamHandler
 from puna.worker.app.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
-from puna.worker.call_table import Call
+from puna.worker.call_table import WorkerCall
 from puna.worker.openai import completions
 from puna.worker.openai.refusal import Refusal
 
 
-def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
+def answer(app: App, call: WorkerCall, emit: Callable[[WorkerCall, bytes], None]) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it. Never raises."""
     path = call.head.get("path")
-    request = scope.Scope()
+    request = scope.RequestScope()
     call.cancel = request.cancel
     if call.is_answered:
         request.cancel()
@@ -45,7 +45,7 @@ def answer(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
             return failure(call, 500, faults.describe(error, app.folder)["traceback"])
 
 
-def failure(call: Call, status: int, message: str, refusal: Optional[Refusal] = None) -> bytes:
+def failure(call: WorkerCall, status: int, message: str, refusal: Optional[Refusal] = None) -> bytes:
     """The frame that ends a call with an error, in the form that suits its path and what was sent before."""
     if call.stream_begun:
         return protocol.encode(protocol.END, call.request_id, {"error": message})
@@ -55,11 +55,11 @@ def failure(call: Call, status: int, message: str, refusal: Optional[Refusal] = 
     return protocol.encode_reply(call.request_id, status, json.dumps({"error": message}).encode())
 
 
-def _infer(app: App, call: Call) -> bytes:
+def _infer(app: App, call: WorkerCall) -> bytes:
     if app.passes_handler:
         raise BadRequest("this app streams its output: POST to .../generate_stream")
     document = _document(call)
-    wanted = binary.Wanted(document) if binary.asks(document) else None
+    wanted = binary.BinaryOutputs(document) if binary.asks(document) else None
     if wanted is not None:
         wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
     result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
@@ -74,7 +74,7 @@ def _infer(app: App, call: Call) -> bytes:
     return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
 
-def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
+def _stream(app: App, call: WorkerCall, emit: Callable[[WorkerCall, bytes], None]) -> bytes:
     model = _model(call)
 
     def send(event: Dict[str, Any]) -> None:
@@ -94,18 +94,18 @@ def _stream(app: App, call: Call, emit: Callable[[Call, bytes], None]) -> bytes:
     return protocol.encode(protocol.END, call.request_id, {})
 
 
-def _run(app: App, call: Call, values: Dict[str, Any], handler: Optional[StreamHandler]) -> Any:
+def _run(app: App, call: WorkerCall, values: Dict[str, Any], handler: Optional[StreamHandler]) -> Any:
     call.body = b""
     request = scope.current()
     return app.infer(values, handler, request.on_cancel if request else None)
 
 
-def _model(call: Call) -> Dict[str, Any]:
+def _model(call: WorkerCall) -> Dict[str, Any]:
     names: List[str] = ["model_name", "model_version"]
     return {name: str(call.head.get(name, "1" if name == "model_version" else "")) for name in names}
 
 
-def _document(call: Call) -> Any:
+def _document(call: WorkerCall) -> Any:
     """The request's JSON, with the values of its binary tensors."""
     body, json_bytes = call.body, int(call.head.get("json_bytes") or 0)
     head, rest = (body[:json_bytes], body[json_bytes:]) if json_bytes else (body, b"")

@@ -67,7 +67,7 @@ class Batches:
                 if self._open is batch:
                     self._open = None
             # Not the first member's scope: its client may go, and the others stay.
-            with scope.entered(scope.Scope()):
+            with scope.entered(scope.RequestScope()):
                 self._settle([m for m in batch if not m.is_gone])
         for member in batch:
             member.done.set()

@@ -90,7 +90,7 @@ def asks(document: Any) -> bool:
     return isinstance(document, dict) and ("outputs" in document or "parameters" in document)
 
 
-class Wanted:
+class BinaryOutputs:
     """Which outputs a request asks for, and which of them as bytes."""
 
     def __init__(self, document: Any) -> None:

@@ -55,7 +55,7 @@ def needs_package(*_args: Any, **_options: Any) -> Any:
     raise ImportError("inferless.call needs the package itself: add `inferless` to python_packages in the runtime file")
 
 
-class Finder:
+class StubFinder:
     """Last on sys.meta_path, so that an installed `inferless` wins. No importlib.abc: that costs 20 ms to import."""
 
     def find_spec(
@@ -76,5 +76,5 @@ class Finder:
 
 def install() -> None:
     """Let `import inferless` succeed without the package."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
+    if not any(isinstance(finder, StubFinder) for finder in sys.meta_path):
+        sys.meta_path.append(StubFinder())

@@ -12,7 +12,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from puna.worker.app import inferless_stub, typed
 from puna.worker.app.batches import Batches
-from puna.worker.app.schema import KINDS, Schema
+from puna.worker.app.schema import KINDS, AppSchema
 from puna.worker.app.schema import read as read_schema
 from puna.worker.app.stream import StreamHandler
 from puna.worker.app.tensors import BadOutput, BadRequest
@@ -30,7 +30,7 @@ class App:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(folder)
-        self.schema = Schema([], {}, None)
+        self.schema = AppSchema([], {}, None)
         self.numpy: Any = None
         self.model: Any = None
         self.passes_handler = False
@@ -50,7 +50,7 @@ class App:
         sys.argv[:] = [os.path.join(self.folder, "app.py")]
         inferless_stub.install()
 
-    def read_schema(self) -> Schema:
+    def read_schema(self) -> AppSchema:
         """Run input_schema.py. Raises what it raises, or SchemaFault."""
         self.schema = read_schema(self.folder)
         return self.schema
@@ -171,7 +171,7 @@ class App:
         if self.typed is not None:
             self.schema = typed.schema_of(self.typed.request, flags)
         elif flags:  # `@inferless.config` beside an input_schema.py
-            self.schema = Schema(self.schema.inputs, dict(self.schema.flags, **flags), self.schema.outputs)
+            self.schema = AppSchema(self.schema.inputs, dict(self.schema.flags, **flags), self.schema.outputs)
 
     def _class_of(self, module: Any) -> Any:
         found = getattr(module, CLASS, None)
@@ -238,7 +238,7 @@ def decoded(values: Any) -> Any:
         raise BadRequest("input 'message' is not JSON: %s" % error) from None
 
 
-def _declared_outputs(schema: Schema) -> Tuple[str, ...]:
+def _declared_outputs(schema: AppSchema) -> Tuple[str, ...]:
     told = os.environ.get("PUNA_OUTPUTS")
     if schema.outputs is None:
         return tuple(json.loads(told)) if told else ()

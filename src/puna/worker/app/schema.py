@@ -26,7 +26,7 @@ class SchemaFault(Exception):
     """The schema file is wrong; the text is the platform's where the platform has one."""
 
 
-class Input:
+class AppInput:
     """One declared input."""
 
     __slots__ = ("datatype", "example", "name", "required", "shape")
@@ -55,10 +55,10 @@ class Input:
         return [size // fixed if n == -1 else n for n in self.shape]
 
 
-class Schema:
+class AppSchema:
     """All inputs, the flags, and the outputs when they are known."""
 
-    def __init__(self, inputs: List[Input], flags: Dict[str, Any], outputs: Optional[List[Dict[str, Any]]]) -> None:
+    def __init__(self, inputs: List[AppInput], flags: Dict[str, Any], outputs: Optional[List[Dict[str, Any]]]) -> None:
         """Flags are read as `puna deploy` reads them before the app runs: a test holds both readers to one table.
 
         Raises:
@@ -101,7 +101,7 @@ def size_of(shape: List[int]) -> int:
     return product
 
 
-def read(folder: str) -> Schema:
+def read(folder: str) -> AppSchema:
     """The schema of the app in `folder`; one without inputs when no file declares any.
 
     Raises:
@@ -114,10 +114,10 @@ def read(folder: str) -> Schema:
     path = os.path.join(folder, "input.json")
     if os.path.exists(path):
         return read_json(path, os.path.join(folder, "output.json"))
-    return Schema([], {}, None)
+    return AppSchema([], {}, None)
 
 
-def read_python(path: str) -> Schema:
+def read_python(path: str) -> AppSchema:
     """Run input_schema.py and read INPUT_SCHEMA and the flags beside it."""
     with open(path, "rb") as file:
         source = file.read()
@@ -126,17 +126,17 @@ def read_python(path: str) -> Schema:
     declared = names.get("INPUT_SCHEMA", {})
     if not isinstance(declared, dict):
         raise SchemaFault("INPUT_SCHEMA must be a dict of inputs, it is a %s" % type(declared).__name__)
-    return Schema([_input(str(name), entry) for name, entry in declared.items()], names, None)
+    return AppSchema([_input(str(name), entry) for name, entry in declared.items()], names, None)
 
 
-def read_json(path: str, output_path: str) -> Schema:
+def read_json(path: str, output_path: str) -> AppSchema:
     """Read input.json and, when there, output.json: `{"inputs": [{"name", "shape", "datatype", "data"}]}`."""
     inputs = [_input(str(entry.get("name")), entry) for entry in _entries(path, "inputs")]
     outputs = None
     if os.path.exists(output_path):
         keys = ("name", "datatype", "shape")
         outputs = [{key: entry.get(key) for key in keys} for entry in _entries(output_path, "outputs")]
-    return Schema(inputs, {}, outputs)
+    return AppSchema(inputs, {}, outputs)
 
 
 def _entries(path: str, key: str) -> List[Dict[str, Any]]:
@@ -150,7 +150,7 @@ def _entries(path: str, key: str) -> List[Dict[str, Any]]:
     return entries
 
 
-def _input(name: str, entry: Any) -> Input:
+def _input(name: str, entry: Any) -> AppInput:
     if not isinstance(entry, dict):
         raise SchemaFault("Data type not specified for input --> %s" % name)
     # Without `required` it must be sent, but the platform does not insist on shape and example.
@@ -177,4 +177,4 @@ def _input(name: str, entry: Any) -> Input:
     for size in shape:
         if type(size) is not int or not (size > 0 or size == -1):
             raise SchemaFault("shape of input --> %s has %r: sizes are whole numbers over 0, or -1" % (name, size))
-    return Input(name, str(datatype).upper(), list(shape), required, example)
+    return AppInput(name, str(datatype).upper(), list(shape), required, example)

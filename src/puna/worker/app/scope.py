@@ -12,7 +12,7 @@ class Cancelled(BaseException):
     """The client went. A BaseException, so that an app which catches every Exception does not go on without one."""
 
 
-class Scope:
+class RequestScope:
     """One request's; `cancel` may come from any thread, before or after the work that it ends has begun."""
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Scope:
 
 
 # A context variable and not a thread-local: asyncio tasks made by a request inherit it.
-_current: contextvars.ContextVar[Optional[Scope]] = contextvars.ContextVar("scope", default=None)
+_current: contextvars.ContextVar[Optional[RequestScope]] = contextvars.ContextVar("scope", default=None)
 
 
-def current() -> Optional[Scope]:
+def current() -> Optional[RequestScope]:
     """The scope of the request that this thread or task works for."""
     return _current.get()
 
@@ -57,10 +57,10 @@ class entered:  # reads as a function; a generator would cost each request a mic
 
     __slots__ = ("_scope", "_token")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: RequestScope) -> None:
         self._scope = scope
 
-    def __enter__(self) -> Scope:
+    def __enter__(self) -> RequestScope:
         self._token = _current.set(self._scope)
         return self._scope
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from puna.worker.app.schema import KINDS, NUMPY_NAMES, Input, Schema, size_of
+from puna.worker.app.schema import KINDS, NUMPY_NAMES, AppInput, AppSchema, size_of
 
 NOT_SUPPORTED = "Output %s is of type dictionary or tuple which is currently not supported. You can try json.dumps(%s)"
 MISSING = "Requried Output %s not found in the inference response; infer returned %s"  # the platform's spelling
@@ -30,7 +30,7 @@ class BadOutput(Exception):
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def read_inputs(schema: Schema, document: Any, numpy: Any = None) -> Dict[str, Any]:
+def read_inputs(schema: AppSchema, document: Any, numpy: Any = None) -> Dict[str, Any]:
     """The dict for `infer` from a request `{"inputs": [{"name", "shape", "datatype", "data"}]}`.
 
     Numbers become scalars of the declared type when `numpy` is the module, plain Python numbers when it is None.
@@ -56,7 +56,7 @@ def read_inputs(schema: Schema, document: Any, numpy: Any = None) -> Dict[str, A
     return values
 
 
-def read_parameters(schema: Schema, document: Any, numpy: Any = None) -> Dict[str, Any]:
+def read_parameters(schema: AppSchema, document: Any, numpy: Any = None) -> Dict[str, Any]:
     """The dict for `infer` from a generate request: `{"parameters": {"TEXT": "..."}}`, or names at the top."""
     if isinstance(document, dict) and "inputs" in document:
         return read_inputs(schema, document, numpy)
@@ -68,7 +68,7 @@ def read_parameters(schema: Schema, document: Any, numpy: Any = None) -> Dict[st
     return read_inputs(schema, {"inputs": tensors}, numpy)
 
 
-def refuse_unknown(schema: Schema, names: List[str]) -> None:
+def refuse_unknown(schema: AppSchema, names: List[str]) -> None:
     """Raise BadRequest when a name is not declared."""
     known = [i.name for i in schema.inputs]
     unknown = sorted({name for name in names if name not in known})
@@ -77,7 +77,7 @@ def refuse_unknown(schema: Schema, names: List[str]) -> None:
         raise BadRequest("unknown input%s %s; %s" % ("s" * (len(unknown) > 1), ", ".join(map(repr, unknown)), declared))
 
 
-def _read(declared: Input, tensor: Dict[str, Any], batched: bool, numpy: Any) -> Any:
+def _read(declared: AppInput, tensor: Dict[str, Any], batched: bool, numpy: Any) -> Any:
     name, kind = declared.name, KINDS[declared.datatype]
     datatype = tensor.get("datatype", declared.datatype)
     if KINDS.get(datatype) != kind:
@@ -102,7 +102,7 @@ def refuse_binary(parameters: Dict[str, Any], name: str) -> None:
         )
 
 
-def _shape(declared: Input, tensor: Dict[str, Any], size: int, batched: bool) -> List[int]:
+def _shape(declared: AppInput, tensor: Dict[str, Any], size: int, batched: bool) -> List[int]:
     shape = tensor.get("shape")
     if shape is None:
         shape = declared.concrete(size)
@@ -131,7 +131,7 @@ def _nest(values: List[Any], shape: List[int]) -> List[Any]:
     return values
 
 
-def _converter(declared: Input, numpy: Any) -> Callable[[Any], Any]:
+def _converter(declared: AppInput, numpy: Any) -> Callable[[Any], Any]:
     kind, name = KINDS[declared.datatype], declared.name
 
     def refuse(value: Any, wanted: str) -> BadRequest:

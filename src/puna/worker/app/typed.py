@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any, Dict, List, Optional, Tuple, Union, get_type_hints
 
-from puna.worker.app.schema import Input, Schema, SchemaFault
+from puna.worker.app.schema import AppInput, AppSchema, SchemaFault
 
 # Field type -> datatype and the example that the platform makes up where there is no default.
 TYPES: Dict[Any, Tuple[str, Any]] = {
@@ -55,17 +55,17 @@ def find(source: bytes, module: Any) -> Tuple[Optional[Typed], Dict[str, Any]]:
     return Typed(getattr(module, marked["request"]), getattr(module, marked["response"])), flags
 
 
-def schema_of(request: Any, flags: Dict[str, Any]) -> Schema:
+def schema_of(request: Any, flags: Dict[str, Any]) -> AppSchema:
     """The inputs that a request class declares, by the platform's rules.
 
     Raises:
         SchemaFault: a field is of a type that the platform does not know.
     """
     hints = get_type_hints(request)
-    return Schema([_input(request, name, hints[name]) for name in _fields(request)], flags, None)
+    return AppSchema([_input(request, name, hints[name]) for name in _fields(request)], flags, None)
 
 
-def _input(request: Any, name: str, hint: Any) -> Input:
+def _input(request: Any, name: str, hint: Any) -> AppInput:
     required = not _is_optional(hint)
     if not required:
         hint = next(a for a in hint.__args__ if a is not type(None))
@@ -83,7 +83,7 @@ def _input(request: Any, name: str, hint: Any) -> Input:
         example = None if not required else made_up
     if example is not None and not isinstance(example, list):
         example = [example]
-    return Input(name, datatype, [-1] if is_list else [1], required, example)
+    return AppInput(name, datatype, [-1] if is_list else [1], required, example)
 
 
 def _is_optional(hint: Any) -> bool:

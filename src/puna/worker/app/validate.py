@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional
 from puna.worker import protocol
 from puna.worker.app import calllog, concurrency, faults
 from puna.worker.app.runner import App
-from puna.worker.app.schema import Schema
+from puna.worker.app.schema import AppSchema
 from puna.worker.app.stream import StreamHandler
 from puna.worker.app.tensors import BadOutput, read_inputs, write_outputs
 from puna.worker.engines import engine
@@ -92,7 +92,7 @@ def validate(app: App, path: str) -> bool:
     return True
 
 
-def _infer(app: App, schema: Schema) -> Any:
+def _infer(app: App, schema: AppSchema) -> Any:
     tensors = [{"name": i.name, "data": i.sample()} for i in schema.inputs if i.required or i.example is not None]
     values = read_inputs(schema, {"inputs": tensors}, app.numpy)
     first: List[Dict[str, Any]] = []

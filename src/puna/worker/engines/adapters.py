@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any, Dict, Optional
 
-from puna.worker.engines.engine import Adapter
+from puna.worker.engines.engine import LoadedAdapter
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 # With adapters that requests bring: so many in one step, each of them memory on the GPU (84 MB at rank 16 on 8 B), and
@@ -18,10 +18,10 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 SHARED_IN_STEP, SHARED_IN_MEMORY = 8, 32
 
 
-def of(model: str) -> Optional[Adapter]:
+def of(model: str) -> Optional[LoadedAdapter]:
     """The adapter that a model's name means; None when it means a whole model."""
     found = _named(model)
-    return None if found is None else Adapter(model, os.path.join(os.path.dirname(_file()), found["path"]))
+    return None if found is None else LoadedAdapter(model, os.path.join(os.path.dirname(_file()), found["path"]))
 
 
 def vllm_options(given: Dict[str, Any]) -> Dict[str, Any]:

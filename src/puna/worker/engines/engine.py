@@ -24,7 +24,7 @@ class Delta:
         """Of the prompt's second token and those after it; once, where `echo` asked for them."""
 
 
-class Adapter:
+class LoadedAdapter:
     """A LoRA adapter in PEFT's file format, by the name that requests use."""
 
     __slots__ = ("name", "path")
@@ -59,7 +59,9 @@ class Engine:
         """The Hugging Face tokenizer of the model."""
         raise NotImplementedError
 
-    def stream(self, prompt: List[int], params: Dict[str, Any], adapter: Optional[Adapter] = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: List[int], params: Dict[str, Any], adapter: Optional[LoadedAdapter] = None
+    ) -> Iterator[Delta]:
         """Run one prompt of token ids; closing the iterator ends it in the engine too.
 
         `params` has OpenAI's names and plain values: `max_tokens`, `temperature`, `top_p`, `top_k`, `min_p`, `n`,

@@ -10,9 +10,9 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from puna.worker import protocol
-from puna.worker.call_table import Call
+from puna.worker.call_table import WorkerCall
 from puna.worker.engines import engine
-from puna.worker.engines.engine import Adapter, Delta, Engine, EngineRefusal, Score
+from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
 from puna.worker.openai import chat, sampling
 from puna.worker.openai.choices import Choice, Form
 from puna.worker.openai.generation import Gain, Generation
@@ -22,10 +22,10 @@ from puna.worker.openai.tools import Tools
 PATHS = ("chat", "completion")
 COMPLETION_TOKENS = 16  # OpenAI's own default
 MAX_PROMPTS = 1024
-Emit = Callable[[Call, bytes], None]
+Emit = Callable[[WorkerCall, bytes], None]
 
 
-def answer(call: Call, emit: Emit) -> bytes:
+def answer(call: WorkerCall, emit: Emit) -> bytes:
     """Run one call and return its last frame; `emit` sends the frames before it.
 
     Raises:
@@ -38,7 +38,7 @@ def answer(call: Call, emit: Emit) -> bytes:
             "the app of %s holds no model that can be asked this way (one loaded by vLLM, or by transformers as a "
             "causal language model): POST /v2/models/%s/infer instead" % (name, name), "model", "no_engine", 404,
         )  # fmt: skip
-    job = Job(call, model)
+    job = CompletionJob(call, model)
     call.body = b""
     try:
         return _stream(job, emit) if job.streams else _whole(job)
@@ -46,10 +46,10 @@ def answer(call: Call, emit: Emit) -> bytes:
         raise Refusal(str(error)) from error
 
 
-class Job:
+class CompletionJob:
     """A request, read and checked: the prompts, how to go on from them, and how to answer."""
 
-    def __init__(self, call: Call, model: Engine) -> None:
+    def __init__(self, call: WorkerCall, model: Engine) -> None:
         self.call, self.model = call, model
         body = _parse(call.body)
         self.is_chat = call.head.get("path") == "chat"
@@ -130,7 +130,7 @@ class Job:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.name, "choices": choices}
 
 
-def _adapter(call: Call, model: Engine) -> Optional[Adapter]:
+def _adapter(call: WorkerCall, model: Engine) -> Optional[LoadedAdapter]:
     adapter = call.head.get("adapter")
     if not adapter:
         return None
@@ -139,7 +139,7 @@ def _adapter(call: Call, model: Engine) -> Optional[Adapter]:
             "the app holds a model of %s, which answers with the one adapter that the app names: ask for `%s`, or load "
             "it with vLLM" % (model.kind, call.head.get("model_name")), "model", "unsupported_parameter",
         )  # fmt: skip
-    return Adapter(adapter["name"], adapter["path"])
+    return LoadedAdapter(adapter["name"], adapter["path"])
 
 
 def prompts_of(tokenizer: Any, body: Dict[str, Any]) -> List[List[int]]:
@@ -193,7 +193,7 @@ def _include_usage(body: Dict[str, Any]) -> bool:
     return sampling.flag(options, "include_usage")
 
 
-def _whole(job: Job) -> bytes:
+def _whole(job: CompletionJob) -> bytes:
     choices = [Choice(job.form, index) for index in range(job.choices)]
     for index, delta in job.gains():
         choices[index].add(delta)
@@ -205,7 +205,7 @@ def _whole(job: Job) -> bytes:
     return protocol.encode_reply(job.call.request_id, 200, protocol.dumps(reply))
 
 
-def _stream(job: Job, emit: Emit) -> bytes:
+def _stream(job: CompletionJob, emit: Emit) -> bytes:
     """Nothing is sent before the engine's first word: until then an error is a reply with a status of its own."""
     call = job.call
     gains = job.gains()

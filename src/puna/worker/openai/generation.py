@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from puna.worker.engines.engine import Adapter, Delta, Engine
+from puna.worker.engines.engine import Delta, Engine, LoadedAdapter
 
 Gain = Tuple[int, Delta]  # choice of the reply, and what it gains
 
@@ -20,7 +20,7 @@ class Generation:
         engine: Engine,
         prompts: List[List[int]],
         params: Dict[str, Any],
-        adapter: Optional[Adapter],
+        adapter: Optional[LoadedAdapter],
         is_over: Callable[[], bool],
     ) -> None:
         self._engine, self._prompts, self._params, self._adapter = engine, prompts, params, adapter

@@ -37,10 +37,10 @@ from puna.worker.proof.values import (
 MOST_DEEP, MOST_STEPS, MOST_PASSES = 25, 300_000, 40
 
 
-class Scope:
+class NameScope:
     """The variables of one call of one function, or of one comprehension in it."""
 
-    def __init__(self, outer: Optional[Scope], function: Any = None, node: Any = None) -> None:
+    def __init__(self, outer: Optional[NameScope], function: Any = None, node: Any = None) -> None:
         self.outer, self.function, self.node = outer, function, node
         found = Names(node) if node is not None else None
         self.names: Set[str] = found.bound if found is not None else set()
@@ -53,7 +53,7 @@ class Scope:
         self.yields: Set[Atom] = set()
 
     @property
-    def of_function(self) -> Scope:
+    def of_function(self) -> NameScope:
         """The scope that `return` and `yield` belong to."""
         scope = self
         while scope.node is None and scope.outer is not None:
@@ -66,7 +66,7 @@ class Reading(Calls):
 
     def __init__(self, sources: Sources) -> None:
         super().__init__(sources, known.Known(sources))
-        self._scopes: Dict[Any, Scope] = {}
+        self._scopes: Dict[Any, NameScope] = {}
         self._stack: List[Any] = []
         self._raised: Set[Atom] = set()
         self._steps = 0
@@ -99,15 +99,15 @@ class Reading(Calls):
         late = {n: value(of(v)) for n, v in zip(positional[len(positional) - len(values) :], values)}
         late.update((n, value(of(v))) for n, v in (function.__kwdefaults__ or {}).items())
         key = (self.path, id(node), id(function.__code__), id(function.__closure__))
-        return self._enter(key, tree, Scope(None, function, tree), arguments, late)
+        return self._enter(key, tree, NameScope(None, function, tree), arguments, late)
 
     def run_local(self, function: Local, arguments: Arguments, node: Any) -> Value:
         tree = function.node
         key = (self.path, id(node), id(tree), id(function.scope))
         late = dict(zip(defaulted(tree.args), function.defaults))
-        return self._enter(key, tree, Scope(function.scope, None, tree), arguments, late)
+        return self._enter(key, tree, NameScope(function.scope, None, tree), arguments, late)
 
-    def _enter(self, key: Any, tree: Any, fresh: Scope, arguments: Arguments, late: Dict[str, Value]) -> Value:
+    def _enter(self, key: Any, tree: Any, fresh: NameScope, arguments: Arguments, late: Dict[str, Value]) -> Value:
         """Read a function's body in the scope that this call of it had before, or in a fresh one."""
         if len(self._stack) > MOST_DEEP or any(one is tree for one in self._stack):
             raise NotProved("calls %s, which calls itself" % getattr(tree, "name", "a lambda"))
@@ -132,13 +132,13 @@ class Reading(Calls):
         return value(self.make((key, "coroutine"), results)) if isinstance(tree, ast.AsyncFunctionDef) else results
 
     @staticmethod
-    def _file(scope: Scope) -> str:
-        root: Optional[Scope] = scope
+    def _file(scope: NameScope) -> str:
+        root: Optional[NameScope] = scope
         while root is not None and root.function is None:
             root = root.outer
         return root.function.__code__.co_filename if root is not None else ""
 
-    def _bind(self, args: Any, given: Arguments, late: Dict[str, Value], scope: Scope, key: Any) -> None:
+    def _bind(self, args: Any, given: Arguments, late: Dict[str, Value], scope: NameScope, key: Any) -> None:
         places = [a.arg for a in [*args.posonlyargs, *args.args]]
         scope.first = places[0] if places else ""
         more = given.rest | given.named_rest
@@ -159,11 +159,11 @@ class Reading(Calls):
 
     # -- variables
 
-    def _set(self, scope: Scope, name: str, what: Value) -> None:
+    def _set(self, scope: NameScope, name: str, what: Value) -> None:
         self.grow(scope.vars.setdefault(name, set()), what)
 
-    def _lookup(self, name: str, scope: Scope, node: Any) -> Value:
-        at: Optional[Scope] = scope
+    def _lookup(self, name: str, scope: NameScope, node: Any) -> Value:
+        at: Optional[NameScope] = scope
         is_global = False
         while at is not None:
             if name in at.names and not is_global:
@@ -190,7 +190,7 @@ class Reading(Calls):
             raise NotProved("uses %s, which is not there" % name, node)
         return value(of(found))
 
-    def _store(self, target: Any, what: Value, scope: Scope) -> None:
+    def _store(self, target: Any, what: Value, scope: NameScope) -> None:
         if isinstance(target, ast.Name):
             self._store_name(target.id, what, scope, target)
         elif isinstance(target, (ast.Tuple, ast.List)):
@@ -215,8 +215,8 @@ class Reading(Calls):
         found = self.elements(what, target)
         return found | value(self.make(target, found)) if isinstance(target, ast.Starred) else found
 
-    def _store_name(self, name: str, what: Value, scope: Scope, node: Any) -> None:
-        at: Optional[Scope] = scope
+    def _store_name(self, name: str, what: Value, scope: NameScope, node: Any) -> None:
+        at: Optional[NameScope] = scope
         while at is not None:
             if name in at.names:
                 self._set(at, name, what)
@@ -228,7 +228,7 @@ class Reading(Calls):
 
     # -- statements
 
-    def _block(self, body: List[Any], scope: Scope) -> None:
+    def _block(self, body: List[Any], scope: NameScope) -> None:
         for statement in body:
             self._steps += 1
             if self._steps > MOST_STEPS:
@@ -238,17 +238,17 @@ class Reading(Calls):
                 raise NotProved("has a statement that is not understood", statement)
             act(statement, scope)
 
-    def _s_Expr(self, node: Any, scope: Scope) -> None:
+    def _s_Expr(self, node: Any, scope: NameScope) -> None:
         self.read(node.value, scope)
 
-    def _s_Pass(self, node: Any, scope: Scope) -> None: ...
+    def _s_Pass(self, node: Any, scope: NameScope) -> None: ...
 
     _s_Break = _s_Continue = _s_Global = _s_Nonlocal = _s_Pass
 
-    def _s_Return(self, node: Any, scope: Scope) -> None:
+    def _s_Return(self, node: Any, scope: NameScope) -> None:
         self.grow(scope.of_function.returns, self.read(node.value, scope) if node.value else PLAINLY)
 
-    def _s_Assign(self, node: Any, scope: Scope) -> None:
+    def _s_Assign(self, node: Any, scope: NameScope) -> None:
         pairs = [(t, node.value) for t in node.targets]
         for target, source in pairs:
             if isinstance(target, ast.Tuple) and isinstance(source, ast.Tuple) and len(target.elts) == len(source.elts):
@@ -258,11 +258,11 @@ class Reading(Calls):
                     continue
             self._store(target, self.read(source, scope), scope)
 
-    def _s_AnnAssign(self, node: Any, scope: Scope) -> None:
+    def _s_AnnAssign(self, node: Any, scope: NameScope) -> None:
         if node.value is not None:
             self._store(node.target, self.read(node.value, scope), scope)
 
-    def _s_AugAssign(self, node: Any, scope: Scope) -> None:
+    def _s_AugAssign(self, node: Any, scope: NameScope) -> None:
         what = self.read(node.value, scope)
         if not isinstance(node.target, ast.Name):
             self._store(node.target, what | self.elements(_data(what), node.value), scope)
@@ -275,7 +275,7 @@ class Reading(Calls):
                 raise NotProved("changes %s, which other calls share" % node.target.id, node)
         self._store(node.target, before | self._mixed(before | what, node), scope)
 
-    def _s_Delete(self, node: Any, scope: Scope) -> None:
+    def _s_Delete(self, node: Any, scope: NameScope) -> None:
         for target in node.targets:
             if isinstance(target, ast.Name):
                 if target.id not in scope.of_function.names:
@@ -286,19 +286,19 @@ class Reading(Calls):
             if any(not isinstance(atom, (Plain, Own)) for atom in self.read(target.value, scope)):
                 raise NotProved("deletes %s" % shown(target), target)
 
-    def _s_If(self, node: Any, scope: Scope) -> None:
+    def _s_If(self, node: Any, scope: NameScope) -> None:
         self._truth(node.test, scope)
         self._block([*node.body, *node.orelse], scope)
 
     _s_While = _s_If
 
-    def _s_For(self, node: Any, scope: Scope) -> None:
+    def _s_For(self, node: Any, scope: NameScope) -> None:
         self._store(node.target, self.elements(self.read(node.iter, scope), node.iter), scope)
         self._block([*node.body, *node.orelse], scope)
 
     _s_AsyncFor = _s_For
 
-    def _s_With(self, node: Any, scope: Scope) -> None:
+    def _s_With(self, node: Any, scope: NameScope) -> None:
         for item in node.items:
             what = self.read(item.context_expr, scope)
             for atom in what:
@@ -311,7 +311,7 @@ class Reading(Calls):
 
     _s_AsyncWith = _s_With
 
-    def _s_Raise(self, node: Any, scope: Scope) -> None:
+    def _s_Raise(self, node: Any, scope: NameScope) -> None:
         for one in (node.exc, node.cause):
             if one is not None:
                 found = self.read(one, scope)
@@ -322,7 +322,7 @@ class Reading(Calls):
                     if isinstance(atom, Live) and self.known.is_apps_class(atom.it):
                         self.call(value(atom), Arguments(), node)
 
-    def _s_Try(self, node: Any, scope: Scope) -> None:
+    def _s_Try(self, node: Any, scope: NameScope) -> None:
         self._block(node.body, scope)
         for handler in node.handlers:
             if handler.type is not None:
@@ -334,26 +334,26 @@ class Reading(Calls):
             self._block(handler.body, scope)
         self._block([*node.orelse, *node.finalbody], scope)
 
-    def _s_Assert(self, node: Any, scope: Scope) -> None:
+    def _s_Assert(self, node: Any, scope: NameScope) -> None:
         self._truth(node.test, scope)
         if node.msg is not None:
             self.read(node.msg, scope)
 
-    def _s_FunctionDef(self, node: Any, scope: Scope) -> None:
+    def _s_FunctionDef(self, node: Any, scope: NameScope) -> None:
         if node.decorator_list:
             raise NotProved("decorates a function that it defines", node)
         self._store_name(node.name, self._defined(node, scope), scope, node)
 
     _s_AsyncFunctionDef = _s_FunctionDef
 
-    def _s_Import(self, node: Any, scope: Scope) -> None:
+    def _s_Import(self, node: Any, scope: NameScope) -> None:
         for alias in node.names:
             module = self._module(alias.name, node)
             if not alias.asname:
                 module = sys.modules[alias.name.split(".")[0]]
             self._store_name(alias.asname or alias.name.split(".")[0], value(of(module)), scope, node)
 
-    def _s_ImportFrom(self, node: Any, scope: Scope) -> None:
+    def _s_ImportFrom(self, node: Any, scope: NameScope) -> None:
         if node.level or any(alias.name == "*" for alias in node.names):
             raise NotProved("imports in a way that is not understood", node)
         module = self._module(node.module, node)
@@ -370,7 +370,7 @@ class Reading(Calls):
 
     # -- expressions
 
-    def read(self, node: Any, scope: Scope) -> Value:
+    def read(self, node: Any, scope: NameScope) -> Value:
         """What an expression gives."""
         self._steps += 1
         act = getattr(self, "_e_" + type(node).__name__, None)
@@ -379,7 +379,7 @@ class Reading(Calls):
         found: Value = act(node, scope)
         return found
 
-    def _truth(self, node: Any, scope: Scope) -> Value:
+    def _truth(self, node: Any, scope: NameScope) -> Value:
         """An expression that is asked whether it is true."""
         found = self.read(node, scope)
         for atom in found:
@@ -388,16 +388,16 @@ class Reading(Calls):
                     raise NotProved("asks whether %s is true, which runs code" % shown(node), node)
         return found
 
-    def _e_Constant(self, node: Any, scope: Scope) -> Value:
+    def _e_Constant(self, node: Any, scope: NameScope) -> Value:
         return PLAINLY
 
-    def _e_Name(self, node: Any, scope: Scope) -> Value:
+    def _e_Name(self, node: Any, scope: NameScope) -> Value:
         return self._lookup(node.id, scope, node)
 
-    def _e_Attribute(self, node: Any, scope: Scope) -> Value:
+    def _e_Attribute(self, node: Any, scope: NameScope) -> Value:
         return self.attribute(self.read(node.value, scope), node.attr, node)
 
-    def _e_Subscript(self, node: Any, scope: Scope) -> Value:
+    def _e_Subscript(self, node: Any, scope: NameScope) -> Value:
         whole = self.read(node.value, scope)
         index = node.slice.value if type(node.slice).__name__ == "Index" else node.slice  # before Python 3.9
         key = index.value if isinstance(index, ast.Constant) else MISSING
@@ -407,21 +407,21 @@ class Reading(Calls):
             return frozenset(a for a in whole if isinstance(a, (Plain, Own))) | value(self.make(node, found))
         return found
 
-    def _e_Index(self, node: Any, scope: Scope) -> Value:
+    def _e_Index(self, node: Any, scope: NameScope) -> Value:
         return self.read(node.value, scope)
 
-    def _e_Slice(self, node: Any, scope: Scope) -> Value:
+    def _e_Slice(self, node: Any, scope: NameScope) -> Value:
         for one in (node.lower, node.upper, node.step):
             if one is not None:
                 self.read(one, scope)
         return PLAINLY
 
-    def _e_ExtSlice(self, node: Any, scope: Scope) -> Value:
+    def _e_ExtSlice(self, node: Any, scope: NameScope) -> Value:
         for one in node.dims:
             self.read(one, scope)
         return PLAINLY
 
-    def _e_Tuple(self, node: Any, scope: Scope) -> Value:
+    def _e_Tuple(self, node: Any, scope: NameScope) -> Value:
         found: Set[Atom] = set()
         for one in node.elts:
             found |= self.read(one, scope)
@@ -431,20 +431,20 @@ class Reading(Calls):
 
     _e_List = _e_Set = _e_Tuple
 
-    def _e_Dict(self, node: Any, scope: Scope) -> Value:
+    def _e_Dict(self, node: Any, scope: NameScope) -> Value:
         found: Set[Atom] = set()
         for key, one in zip(node.keys, node.values):
             what = self.read(one, scope)
             found |= self.elements(what, one) if key is None else what | self.read(key, scope)
         return value(self.make(node, frozenset(found)))
 
-    def _e_Starred(self, node: Any, scope: Scope) -> Value:
+    def _e_Starred(self, node: Any, scope: NameScope) -> Value:
         return self.elements(self.read(node.value, scope), node.value)
 
-    def _e_BinOp(self, node: Any, scope: Scope) -> Value:
+    def _e_BinOp(self, node: Any, scope: NameScope) -> Value:
         return self._mixed(self.read(node.left, scope) | self.read(node.right, scope), node)
 
-    def _e_UnaryOp(self, node: Any, scope: Scope) -> Value:
+    def _e_UnaryOp(self, node: Any, scope: NameScope) -> Value:
         if isinstance(node.op, ast.Not):
             self._truth(node.operand, scope)
             return PLAINLY
@@ -460,10 +460,10 @@ class Reading(Calls):
             return PLAINLY
         return value(self.make(node, operands | self.elements(operands, node)), PLAIN)
 
-    def _e_BoolOp(self, node: Any, scope: Scope) -> Value:
+    def _e_BoolOp(self, node: Any, scope: NameScope) -> Value:
         return frozenset().union(*(self._truth(one, scope) for one in node.values))
 
-    def _e_Compare(self, node: Any, scope: Scope) -> Value:
+    def _e_Compare(self, node: Any, scope: NameScope) -> Value:
         sides = [self.read(one, scope) for one in (node.left, *node.comparators)]
         if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             return PLAINLY
@@ -473,37 +473,37 @@ class Reading(Calls):
                     raise NotProved("compares with something that other calls share", node)
         return PLAINLY | (value(self.make(node)) if any(isinstance(a, Own) for s in sides for a in s) else NOTHING)
 
-    def _e_IfExp(self, node: Any, scope: Scope) -> Value:
+    def _e_IfExp(self, node: Any, scope: NameScope) -> Value:
         self._truth(node.test, scope)
         return self.read(node.body, scope) | self.read(node.orelse, scope)
 
-    def _e_NamedExpr(self, node: Any, scope: Scope) -> Value:
+    def _e_NamedExpr(self, node: Any, scope: NameScope) -> Value:
         what = self.read(node.value, scope)
         self._store_name(node.target.id, what, scope, node)
         return what
 
-    def _e_JoinedStr(self, node: Any, scope: Scope) -> Value:
+    def _e_JoinedStr(self, node: Any, scope: NameScope) -> Value:
         parts = [self.read(one, scope) for one in node.values]
         return value(UNIQUE) if value(UNIQUE) in parts else PLAINLY
 
-    def _e_FormattedValue(self, node: Any, scope: Scope) -> Value:
+    def _e_FormattedValue(self, node: Any, scope: NameScope) -> Value:
         what = self.read(node.value, scope)
         if node.format_spec is not None:
             self.read(node.format_spec, scope)
         self.must_be_readable(Arguments([what]), node)
         return value(UNIQUE) if what == value(UNIQUE) and node.format_spec is None else PLAINLY
 
-    def _e_Lambda(self, node: Any, scope: Scope) -> Value:
+    def _e_Lambda(self, node: Any, scope: NameScope) -> Value:
         return self._defined(node, scope)
 
-    def _defined(self, node: Any, scope: Scope) -> Value:
+    def _defined(self, node: Any, scope: NameScope) -> Value:
         if runs_in_annotations(node):
             raise NotProved("has an annotation that runs code", node)
         defaults = [self.read(one, scope) for one in node.args.defaults]
         defaults += [self.read(one, scope) if one is not None else NOTHING for one in node.args.kw_defaults]
         return value(Local(node, scope, tuple(defaults)))
 
-    def _e_Await(self, node: Any, scope: Scope) -> Value:
+    def _e_Await(self, node: Any, scope: NameScope) -> Value:
         found: Set[Atom] = set()
         for atom in self.read(node.value, scope):
             if not isinstance(atom, (Plain, Own)):
@@ -511,21 +511,21 @@ class Reading(Calls):
             found |= {PLAIN} | (set(atom.holds) | {atom} if isinstance(atom, Own) else set())
         return frozenset(found)
 
-    def _e_Yield(self, node: Any, scope: Scope) -> Value:
+    def _e_Yield(self, node: Any, scope: NameScope) -> Value:
         if node.value is not None:
             self.grow(scope.of_function.yields, self.read(node.value, scope))
         return PLAINLY
 
-    def _e_YieldFrom(self, node: Any, scope: Scope) -> Value:
+    def _e_YieldFrom(self, node: Any, scope: NameScope) -> Value:
         found = self.elements(self.read(node.value, scope), node.value)
         self.grow(scope.of_function.yields, found)
         return found
 
-    def _e_ListComp(self, node: Any, scope: Scope) -> Value:
+    def _e_ListComp(self, node: Any, scope: NameScope) -> Value:
         key = (self.path, id(node), "scope")
         inner = self._scopes.get(key)
         if inner is None:
-            inner = self._scopes[key] = Scope(scope)
+            inner = self._scopes[key] = NameScope(scope)
             inner.names = targets(node)
         at = scope
         for generator in node.generators:
@@ -541,7 +541,7 @@ class Reading(Calls):
 
     # -- calls
 
-    def _e_Call(self, node: Any, scope: Scope) -> Value:
+    def _e_Call(self, node: Any, scope: NameScope) -> Value:
         if isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
             return self._zero_super(node, scope)
         if isinstance(node.func, ast.Attribute):
@@ -567,7 +567,7 @@ class Reading(Calls):
                 raise NotProved("calls %s, of which nothing is known" % shown(func), node)
         return self.call(callee, arguments, node)
 
-    def _arguments(self, node: Any, scope: Scope) -> Arguments:
+    def _arguments(self, node: Any, scope: NameScope) -> Arguments:
         made = Arguments()
         for one in node.args:
             if isinstance(one, ast.Starred):
@@ -584,7 +584,7 @@ class Reading(Calls):
                 made.named[keyword.arg] = what
         return made
 
-    def _zero_super(self, node: Any, scope: Scope) -> Value:
+    def _zero_super(self, node: Any, scope: NameScope) -> Value:
         root = scope
         while root.outer is not None:
             root = root.outer

@@ -34,7 +34,7 @@ Serve = Callable[[List[str], int, int], None]
 COMMAND = 3  # python -I worker: what stands before a worker's own arguments
 
 
-class Client:
+class ForkClient:
     """One connection: the zygote's guard, or somebody who wants a fork."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -64,13 +64,13 @@ class Client:
         self.sock.close()
 
 
-class Zygote:
+class ForkServer:
     """`run` is its life."""
 
     def __init__(self, path: str, folder: str, parent_fd: int, serve: Serve) -> None:
         self.path, self.parent_fd, self.serve = path, parent_fd, serve
         self.preload = Preload(folder)
-        self.clients: Dict[int, Client] = {}
+        self.clients: Dict[int, ForkClient] = {}
         self.guards: Set[int] = set()
         """Children that look after themselves."""
         self.said: Dict[str, Any] = {}
@@ -106,7 +106,7 @@ class Zygote:
         calllog.note("zygote: no forks, each start imports for itself: " + why)
         self.listener.settimeout(WAIT_FOR_GUARD_S)
         with contextlib.suppress(OSError):  # no guard: the log has it
-            Client(self.listener.accept()[0]).send(protocol.FAILED, {"message": why, "phase": "import"})
+            ForkClient(self.listener.accept()[0]).send(protocol.FAILED, {"message": why, "phase": "import"})
         process_tree.kill_descendants()
         os._exit(EXIT_REFUSED)
 
@@ -131,13 +131,13 @@ class Zygote:
                     self._read(self.clients[fd])
 
     def _accept(self) -> None:
-        client = Client(self.listener.accept()[0])
+        client = ForkClient(self.listener.accept()[0])
         client.sock.settimeout(1.0)
         self.clients[client.sock.fileno()] = client
         self.poll.register(client.sock, select.POLLIN)
         client.send(protocol.READY, self.said)
 
-    def _read(self, client: Client) -> None:
+    def _read(self, client: ForkClient) -> None:
         try:
             for kind, _, payload in client.read():
                 if kind == protocol.FORK and len(client.fds) > 1:
@@ -150,7 +150,7 @@ class Zygote:
             return
         self._forget(client)
 
-    def _forget(self, client: Client) -> None:
+    def _forget(self, client: ForkClient) -> None:
         fd = client.sock.fileno()
         if self.clients.pop(fd, None) is not None:
             self.poll.unregister(fd)
@@ -173,7 +173,7 @@ class Zygote:
 
     # -- the fork
 
-    def _fork(self, client: Client, config: Dict[str, Any]) -> None:
+    def _fork(self, client: ForkClient, config: Dict[str, Any]) -> None:
         try:
             pid = fork()
         except OSError as error:
@@ -191,7 +191,7 @@ class Zygote:
         finally:
             os._exit(127)
 
-    def _become_guard(self, client: Client, config: Dict[str, Any]) -> None:
+    def _become_guard(self, client: ForkClient, config: Dict[str, Any]) -> None:
         """Fork the worker, then be the guard that it is a child of. `config["guard"]` is the guard's command."""
         owner_fd, busy_fd = client.fds[:2]
         parent_read, parent_write = os.pipe()

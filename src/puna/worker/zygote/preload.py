@@ -56,7 +56,7 @@ CUDA_TRIAL_S = 30.0
 Step = Tuple[str, str, Tuple[str, ...]]
 
 
-class Plan:
+class PreloadPlan:
     """What app.py says at its top: steps in order, and the line that ends what may be done ahead."""
 
     def __init__(self) -> None:
@@ -71,9 +71,9 @@ class Plan:
         """The app sets a variable of vLLM's: vLLM's own modules must not be imported before it does."""
 
 
-def read(source: bytes) -> Plan:
+def read(source: bytes) -> PreloadPlan:
     """The plan of an app.py; one that cannot be parsed has no steps."""
-    plan = Plan()
+    plan = PreloadPlan()
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):

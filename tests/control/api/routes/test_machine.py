@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from control.conftest import GIB, World, gpu_world, make_source
 from puna import demo
 from puna.artifacts import Model, drafting
-from puna.backends.base import Gpu
+from puna.backends.base import GpuDevice
 from puna.control.api.app import create_app
 from puna.control.operations.context import Control
 from puna.control.resources.secrets import Secrets
@@ -23,8 +23,8 @@ from puna.publish.registry import Registry
 class Devices:
     """Two GPUs, the first of them in use."""
 
-    def gpus(self) -> tuple[Gpu, ...]:
-        return Gpu(0, "NVIDIA H100", 80 * GIB), Gpu(1, "NVIDIA T4", 16 * GIB)
+    def gpus(self) -> tuple[GpuDevice, ...]:
+        return GpuDevice(0, "NVIDIA H100", 80 * GIB), GpuDevice(1, "NVIDIA T4", 16 * GIB)
 
     def free_bytes(self) -> Mapping[int, int]:
         return {0: 50 * GIB, 1: 15 * GIB}

@@ -18,9 +18,9 @@ from puna.worker.engines.transformers import cache as transformers_cache
 from puna.worker.engines.transformers import engine as transformers_engine
 from puna.worker.engines.transformers import generate
 from puna.worker.engines.transformers.cache import Unlike
-from puna.worker.engines.transformers.loop import Loop
-from puna.worker.engines.transformers.rows import Rows
-from puna.worker.engines.transformers.shared import Shared
+from puna.worker.engines.transformers.loop import BatchLoop
+from puna.worker.engines.transformers.rows import GenerateRows
+from puna.worker.engines.transformers.shared import SharedModel
 
 PROMPTS = ["What is AI?", "Hi", "Tell me about the high grassland where llamas graze, please.", "Who are you? " * 5]
 
@@ -59,7 +59,7 @@ def no_rows(_: Any) -> None:
 
 @pytest.fixture
 def engine(model: Any) -> transformers_engine.TransformersEngine:
-    made = transformers_engine.TransformersEngine(model, "tiny", Shared(Loop(model), Rows(no_rows)))
+    made = transformers_engine.TransformersEngine(model, "tiny", SharedModel(BatchLoop(model), GenerateRows(no_rows)))
     made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
     return made
 
@@ -274,11 +274,11 @@ def test_a_model_whose_cache_cannot_be_joined_runs_batches_as_they_come(
                 part.on_tokens(token)
 
     monkeypatch.setattr(transformers_cache, "pairs_of", unlike)
-    made = transformers_engine.TransformersEngine(model, "tiny", Shared(Loop(model), Rows(run_them)))
+    made = transformers_engine.TransformersEngine(model, "tiny", SharedModel(BatchLoop(model), GenerateRows(run_them)))
     made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
     with pytest.raises(EngineRefusal, match="logit_bias"):
         run(made, PROMPTS[0], logit_bias={"5": 1})
-    made._shared.loop, made.extras = Loop(model), transformers_engine.EXTRAS
+    made._shared.loop, made.extras = BatchLoop(model), transformers_engine.EXTRAS
     assert tokens(run(made, PROMPTS[0], max_tokens=2)) == [5, 6]
     assert made._shared.loop is None and made.extras == () and len(parts) == 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from puna.worker.engines.vllm.loop import EngineDied, Job, Loop
+from puna.worker.engines.vllm.loop import EngineDied, EngineLoop, LoopJob
 
 
 class Steps:
@@ -55,21 +55,21 @@ def deaths() -> list[str]:
 
 
 @pytest.fixture
-def loop(engine: Steps, deaths: list[str]) -> Iterator[Loop]:
-    yield Loop(engine, lambda: None, deaths.append)
+def loop(engine: Steps, deaths: list[str]) -> Iterator[EngineLoop]:
+    yield EngineLoop(engine, lambda: None, deaths.append)
 
 
-def test_a_paused_engine_is_not_stepped_and_its_requests_wait(engine: Steps, loop: Loop) -> None:
+def test_a_paused_engine_is_not_stepped_and_its_requests_wait(engine: Steps, loop: EngineLoop) -> None:
     loop.call(lambda: loop.pause(True))
     loop.desk.add("1", ("hi",), {})
     for _ in range(50):
         loop.call(lambda: None)
     assert engine.steps == 0 and list(engine.requests) == ["1"]
-    loop.post(Job(lambda: loop.pause(False)))
+    loop.post(LoopJob(lambda: loop.pause(False)))
     assert [request_id for request_id, _ in loop.desk.receive()] == ["1"] and engine.steps == 1
 
 
-def test_a_requests_own_option_wins_over_the_default_and_none_is_no_option(engine: Steps, loop: Loop) -> None:
+def test_a_requests_own_option_wins_over_the_default_and_none_is_no_option(engine: Steps, loop: EngineLoop) -> None:
     loop.defaults["lora_request"] = "default"
     for number, options in enumerate(({"lora_request": "own"}, {"lora_request": None}, {})):
         loop.desk.add(str(number), ("hi",), options)
@@ -77,18 +77,18 @@ def test_a_requests_own_option_wins_over_the_default_and_none_is_no_option(engin
     assert [options["lora_request"] for options in engine.seen] == ["own", "default", "default"]
 
 
-def test_what_needs_an_idle_engine_waits_for_the_requests_before_it(engine: Steps, loop: Loop) -> None:
+def test_what_needs_an_idle_engine_waits_for_the_requests_before_it(engine: Steps, loop: EngineLoop) -> None:
     found = []
     loop.call(lambda: loop.pause(True))
     loop.desk.add("1", ("hi",), {})
-    loop.post(Job(lambda: loop.pause(False)))
-    loop.post(Job(lambda: found.append(engine.steps), needs_idle=True))
+    loop.post(LoopJob(lambda: loop.pause(False)))
+    loop.post(LoopJob(lambda: found.append(engine.steps), needs_idle=True))
     loop.desk.receive()
     loop.call(lambda: None)
     assert found == [1]
 
 
-def test_a_refusal_is_the_callers_and_leaves_the_others_their_requests(engine: Steps, loop: Loop) -> None:
+def test_a_refusal_is_the_callers_and_leaves_the_others_their_requests(engine: Steps, loop: EngineLoop) -> None:
     loop.desk.add("1", ("refuse",), {})
     with pytest.raises(ValueError, match="refused"):
         loop.desk.receive()
@@ -97,7 +97,7 @@ def test_a_refusal_is_the_callers_and_leaves_the_others_their_requests(engine: S
 
 
 def test_an_engine_that_failed_is_never_stepped_again_and_everybody_hears(
-    engine: Steps, loop: Loop, deaths: list[str]
+    engine: Steps, loop: EngineLoop, deaths: list[str]
 ) -> None:
     loop.call(lambda: loop.pause(True))
     heard: list[BaseException] = []

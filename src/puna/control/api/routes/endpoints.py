@@ -22,7 +22,7 @@ from puna.control.domain.splits import WHOLE
 from puna.control.operations import deploys
 from puna.control.operations import traffic_split as traffic
 from puna.control.operations.context import Control
-from puna.control.operations.deploys import Wanted
+from puna.control.operations.deploys import DeployRequest
 from puna.control.telemetry import shares
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ def _changing(router: APIRouter, control: Control) -> None:
         restrict(request.state.key, body.name)
         git = body.git.model_dump() if body.git else None
         model = wanted_model(body.model) if body.model is not None else None
-        wanted = Wanted(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
+        wanted = DeployRequest(body.name, body.source, git, model, body.runtime, body.runtime_version, body.settings)
         wanted = dataclasses.replace(wanted, percent=body.traffic)
         call = partial(deploys.deploy, control, wanted, request.state.key)
         return await _asking(control, request, call, asks=wanted.source is None)

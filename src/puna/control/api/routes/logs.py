@@ -18,7 +18,7 @@ from puna.control.domain.states import BuildState
 from puna.control.operations.context import Control
 from puna.control.telemetry import log_lines
 from puna.control.telemetry.log_files import View, build_log, follow, last_lines
-from puna.control.telemetry.log_lines import Line, Wanted
+from puna.control.telemetry.log_lines import LineFilter, StoredLine
 
 Json = dict[str, Any]
 MAX_LINES = 100_000
@@ -31,7 +31,7 @@ Search = Annotated[str, Query(max_length=1000)]
 
 
 @dataclass(frozen=True)
-class Asked:
+class LogQuery:
     """Which lines of an endpoint's logs."""
 
     replica: str | None = None
@@ -41,7 +41,7 @@ class Asked:
     until: str = ""
 
 
-Which = Annotated[Asked, Depends()]
+Which = Annotated[LogQuery, Depends()]
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
 
@@ -54,11 +54,11 @@ def routes(control: Control) -> APIRouter:
 
 
 def _endpoints(router: APIRouter, control: Control) -> None:
-    def view(name: str, asked: Asked, times: bool = False) -> View:
+    def view(name: str, asked: LogQuery, times: bool = False) -> View:
         control.store.endpoint(name)
         now = control.clock()
         since, until = (log_lines.iso(moment(text, now)) if text else "" for text in (asked.since, asked.until))
-        wanted = Wanted(asked.search, asked.request, since, until)
+        wanted = LineFilter(asked.search, asked.request, since, until)
         return View(control.home, name, asked.replica, wanted, times)
 
     @router.get("/endpoints/{name}/logs", tags=["endpoints"], response_class=PlainTextResponse, responses=TEXT)
@@ -79,7 +79,7 @@ def _endpoints(router: APIRouter, control: Control) -> None:
         return {"items": [_item(line) for line in found], "next": following or None}
 
 
-def _item(line: Line) -> Json:
+def _item(line: StoredLine) -> Json:
     request = REQUEST.match(line.text)
     about = {"at": line.at, "replica": line.source, "stream": line.stream}
     return about | {"request": request[1] if request else None, "text": line.text}
@@ -96,7 +96,7 @@ def _builds(router: APIRouter, control: Control) -> None:
         if follow and not search:
             return StreamingResponse(_follow(control, build_id), media_type="text/plain", headers=UNBUFFERED)
         path = build_log(control.home, build_id)
-        return PlainTextResponse(last_lines(path, lines, Wanted(search)))
+        return PlainTextResponse(last_lines(path, lines, LineFilter(search)))
 
 
 def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:

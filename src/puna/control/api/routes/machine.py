@@ -9,16 +9,16 @@ from fastapi import APIRouter, Query, Request
 
 from puna.artifacts import Adapter
 from puna.backends import machine
-from puna.backends.base import Gpu
+from puna.backends.base import GpuDevice
 from puna.control.domain.api_keys import visible
 from puna.control.domain.records import Key, Snapshot
 from puna.control.operations.context import Control
 from puna.control.resources import model_fit, sources
-from puna.control.resources.model_fit import Model, Need
+from puna.control.resources.model_fit import ModelSize, Need
 from puna.errors import UsageError
 from puna.home import Home
 from puna.packaging import bundle
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 
 Json = dict[str, Any]
 SHARES = {"whole": 1.0, "half": 0.5}
@@ -62,7 +62,7 @@ def routes(control: Control) -> APIRouter:
     return router
 
 
-def _wanted(home: Home, model: str, source: str, weights_bytes: int) -> Model | None:
+def _wanted(home: Home, model: str, source: str, weights_bytes: int) -> ModelSize | None:
     """The model that is asked about; None when none is."""
     if sum(map(bool, (model, source, weights_bytes))) > 1:
         raise UsageError("several of model, source and weights_bytes were named", "name one")
@@ -71,23 +71,23 @@ def _wanted(home: Home, model: str, source: str, weights_bytes: int) -> Model | 
     if source:
         names = bundle.models_named(sources.find(home, source), {version.name for version in registry.list()})
     if names:
-        parts: dict[str, Model] = {}
+        parts: dict[str, ModelSize] = {}
         for name in names:
             parts |= _parts(registry, registry.resolve(name))
         return model_fit.together(", ".join(names), list(parts.values()))
-    return Model(f"{weights_bytes} bytes", weights_bytes) if weights_bytes else None
+    return ModelSize(f"{weights_bytes} bytes", weights_bytes) if weights_bytes else None
 
 
-def _parts(registry: Registry, version: ModelVersion) -> dict[str, Model]:
+def _parts(registry: Registry, version: RegisteredVersion) -> dict[str, ModelSize]:
     """Digest -> what is loaded: a model, or an adapter and the model that it is served on."""
     if version.kind != Adapter.kind:
         return {version.digest: model_fit.read(version.ref, version.path)}
     base = registry.serving_base(version)
-    adapter = Model(version.ref, model_fit.read(version.ref, version.path).weights_bytes)
+    adapter = ModelSize(version.ref, model_fit.read(version.ref, version.path).weights_bytes)
     return {base.digest: model_fit.read(version.ref, base.path), version.digest: adapter}
 
 
-def _tile(gpu: Gpu, free_bytes: int, holders: Sequence[Json], need: Need | None) -> Json:
+def _tile(gpu: GpuDevice, free_bytes: int, holders: Sequence[Json], need: Need | None) -> Json:
     held = min(1.0, sum(holder["share"] for holder in holders))
     shown: Json = {
         "index": gpu.index,
@@ -114,7 +114,7 @@ def _named(holder: Json, key: Key | None) -> Json:
     return holder | {"endpoint": None, "replica": None}
 
 
-def _holders(gpu: Gpu, snapshot: Snapshot, control: Control) -> Sequence[Json]:
+def _holders(gpu: GpuDevice, snapshot: Snapshot, control: Control) -> Sequence[Json]:
     """Replicas and builds that a share of a GPU is kept for, and what they use of it where that is known."""
     use = control.gpu_use()
     found: list[Json] = [

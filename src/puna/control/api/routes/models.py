@@ -15,7 +15,7 @@ from puna.control.domain.records import Revision
 from puna.control.operations.context import Control
 from puna.control.resources import lineage
 from puna.errors import ConflictError
-from puna.publish.registry import ModelVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry
 
 Json = dict[str, Any]
 
@@ -70,12 +70,12 @@ def routes(control: Control) -> APIRouter:
     return router
 
 
-def _view(version: ModelVersion, runs: dict[str, str], users: dict[str, list[Json]]) -> Json:
+def _view(version: RegisteredVersion, runs: dict[str, str], users: dict[str, list[Json]]) -> Json:
     more = {"bytes": lineage.size(version), "run": lineage.run_of(version, runs)}
     return plain(version) | more | {"endpoints": users.get(version.digest, [])}
 
 
-def plain(version: ModelVersion) -> Json:
+def plain(version: RegisteredVersion) -> Json:
     """A version as plain JSON values; paths become text."""
     values: Json = json.loads(json.dumps(version.__dict__, default=str))
     return values

@@ -17,7 +17,7 @@ from puna.control.operations import deploys
 from puna.control.operations.context import Control
 from puna.control.telemetry import log_lines
 from puna.control.telemetry.log_files import View
-from puna.control.telemetry.log_lines import Wanted
+from puna.control.telemetry.log_lines import LineFilter
 from puna.errors import UsageError
 
 Json = dict[str, Any]
@@ -88,7 +88,7 @@ def routes(control: Control) -> APIRouter:
         restrict(request.state.key, body.model_id)
         control.store.endpoint(body.model_id)
         now = control.clock()
-        wanted = Wanted(
+        wanted = LineFilter(
             since=log_lines.iso(moment(body.time_from, now)), until=log_lines.iso(moment(body.time_to, now))
         )
         view = View(control.home, body.model_id, wanted=wanted)

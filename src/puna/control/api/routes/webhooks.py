@@ -28,7 +28,7 @@ def routes(control: Control) -> APIRouter:
     """The handlers."""
     router = APIRouter(tags=["webhooks"])
     store = control.store
-    deliveries = bodies.Budget(ALL_BYTES, DELIVERY_S)
+    deliveries = bodies.BodyBudget(ALL_BYTES, DELIVERY_S)
 
     @router.post("/hooks/{name}", status_code=202)
     async def post_hook(name: str, request: Request) -> JSONResponse:

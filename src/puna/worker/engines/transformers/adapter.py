@@ -14,7 +14,7 @@ from typing import Any, Dict
 
 from puna.worker.app import calllog
 from puna.worker.engines import adapters
-from puna.worker.engines.engine import Adapter
+from puna.worker.engines.engine import LoadedAdapter
 from puna.worker.engines.transformers import generate
 
 PREFIX = "base_model.model."
@@ -41,7 +41,7 @@ def shim(module: Any) -> None:
     setattr(kind, MARK, True)
 
 
-def add(model: Any, adapter: Adapter) -> None:
+def add(model: Any, adapter: LoadedAdapter) -> None:
     """W + scale * B @ A, for every pair of the adapter, computed in float32.
 
     Raises:

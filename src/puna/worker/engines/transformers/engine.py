@@ -7,14 +7,14 @@ import queue
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from puna.worker.engines.engine import Adapter, Delta, Engine, EngineRefusal
+from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter
 from puna.worker.engines.transformers.cache import Unlike
 from puna.worker.engines.transformers.draw import Draw
 from puna.worker.engines.transformers.forms import Forms, Matcher
 from puna.worker.engines.transformers.forms import can as can_hold
-from puna.worker.engines.transformers.loop import Loop, Row, Step
+from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, RowStep
 from puna.worker.engines.transformers.rows import Part
-from puna.worker.engines.transformers.shared import Shared
+from puna.worker.engines.transformers.shared import SharedModel
 from puna.worker.openai.parameters import FORMS
 
 CONCURRENCY = 32  # rows of one batch: more would each wait longer for every step
@@ -30,7 +30,7 @@ class TransformersEngine(Engine):
 
     kind = "transformers"
 
-    def __init__(self, model: Any, name: str, shared: Shared) -> None:
+    def __init__(self, model: Any, name: str, shared: SharedModel) -> None:
         self._model, self._shared, self.model = model, shared, name
         self.concurrency = CONCURRENCY
         self.max_model_len = int(getattr(model.config, "max_position_embeddings", 0) or 0)
@@ -52,7 +52,9 @@ class TransformersEngine(Engine):
         finally:
             self._is_warming = False
 
-    def stream(self, prompt: List[int], params: Dict[str, Any], adapter: Optional[Adapter] = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: List[int], params: Dict[str, Any], adapter: Optional[LoadedAdapter] = None
+    ) -> Iterator[Delta]:
         given = {name: value for name, value in params.items() if value is not None}
         if adapter is not None:
             raise EngineRefusal("a model of transformers takes no adapters with requests: use vLLM, or merge it")
@@ -103,15 +105,20 @@ class TransformersEngine(Engine):
                 row.leave()
 
     def _rows(
-        self, loop: Loop, prompt: List[int], params: Dict[str, Any], most: int, told: Callable[[Tuple[int, Step]], Any]
-    ) -> List[Row]:
+        self,
+        loop: BatchLoop,
+        prompt: List[int],
+        params: Dict[str, Any],
+        most: int,
+        told: Callable[[Tuple[int, RowStep]], Any],
+    ) -> List[BatchRow]:
         torch = importlib.import_module("torch")
         ids = torch.tensor(prompt, device=self._model.device)
         grammar, words = self._grammar(params), int(self._model.config.vocab_size)
         ends = frozenset(self._ends(params)) | frozenset(params.get("stop_token_ids") or ())
         rows = []
         for index in range(int(params.get("n", 1))):
-            row = Row(ids, _draw(params, index), most, ends, lambda step, index=index: told((index, step)))  # type: ignore[misc]
+            row = BatchRow(ids, _draw(params, index), most, ends, lambda step, index=index: told((index, step)))  # type: ignore[misc]
             row.draw.form = None if grammar is None else Matcher(grammar, words)
             row.wants_prompt = bool(params.get("echo")) and params.get("top") is not None and index == 0
             rows.append(row)
@@ -130,8 +137,8 @@ class TransformersEngine(Engine):
         ends = self._model.generation_config.eos_token_id
         return [] if ends is None or params.get("ignore_eos") else ends if isinstance(ends, list) else [ends]
 
-    def _text(self, params: Dict[str, Any]) -> Text:
-        text = Text(None if self._is_warming else self.tokenizer(), params.get("stop") or [])
+    def _text(self, params: Dict[str, Any]) -> TextDecoder:
+        text = TextDecoder(None if self._is_warming else self.tokenizer(), params.get("stop") or [])
         text.skips_special = params.get("skip_special_tokens", True)
         text.has_stop = params.get("include_stop_str_in_output", False)
         return text
@@ -212,7 +219,7 @@ def _draw(params: Dict[str, Any], index: int) -> Draw:
     return draw
 
 
-class Text:
+class TextDecoder:
     """Tokens in, text out: whole characters only, and nothing that may yet turn out to begin a stop."""
 
     def __init__(self, tokenizer: Any, stops: List[str]) -> None:

@@ -13,9 +13,9 @@ from puna.worker.app import scope
 from puna.worker.engines import engine as engines
 from puna.worker.engines.transformers.draw import Draw
 from puna.worker.engines.transformers.engine import TransformersEngine
-from puna.worker.engines.transformers.loop import Loop
-from puna.worker.engines.transformers.rows import Part, Rows
-from puna.worker.engines.transformers.shared import Shared
+from puna.worker.engines.transformers.loop import BatchLoop
+from puna.worker.engines.transformers.rows import GenerateRows, Part
+from puna.worker.engines.transformers.shared import SharedModel
 
 MARK, ORIGINAL = "_puna_rows", "_puna_generate"
 # Neither their values nor the padding beside it change what a row of a batch means.
@@ -37,7 +37,7 @@ def shim(module: Any) -> None:
 
     @functools.wraps(original)
     def generate(self: Any, *arguments: Any, **options: Any) -> Any:
-        shared: Optional[Shared] = getattr(self, MARK)
+        shared: Optional[SharedModel] = getattr(self, MARK)
         if shared is None:
             return original(self, *arguments, **options)
         part = None if scope.current() is None or shared.is_inside else _part(self, arguments, options)
@@ -55,8 +55,8 @@ def loaded(model: Any, name: str) -> None:
     if not _is_causal(model):
         engines.only_one_at_a_time()
         return
-    rows = Rows(functools.partial(_run, model, getattr(type(model), ORIGINAL)))
-    shared = Shared(Loop(model) if _keeps_by_position(model) else None, rows)
+    rows = GenerateRows(functools.partial(_run, model, getattr(type(model), ORIGINAL)))
+    shared = SharedModel(BatchLoop(model) if _keeps_by_position(model) else None, rows)
     object.__setattr__(model, MARK, shared)
     engines.register(TransformersEngine(model, name, shared))
 
@@ -164,7 +164,7 @@ def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
         return torch.tensor(left, device=input_ids.device) if by_row else all(left)
 
     criteria = transformers.StoppingCriteriaList([gone])
-    streamer = {"streamer": Listener(parts)} if listens else {}
+    streamer = {"streamer": StreamListener(parts)} if listens else {}
     with _drawn_from(torch, parts[0].seed, ids.device):
         result = generate(model, input_ids=ids, attention_mask=mask, stopping_criteria=criteria, **streamer, **options)
     new, ends, first = result[:, width:], _ends(model, options), 0
@@ -203,7 +203,7 @@ def _length(tokens: List[int], ends: List[int]) -> int:
     return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
 
 
-class Listener:
+class StreamListener:
     """transformers' streamer for many rows: each part hears of its own."""
 
     def __init__(self, parts: List[Part]) -> None:

@@ -26,10 +26,10 @@ MAX_ROWS = 32
 PREFILL_TOKENS = 8192  # of newcomers' prompts in one step, padding too: those who run wait for it
 
 
-class Row:
+class BatchRow:
     """One sequence: a prompt, and the tokens that come after it."""
 
-    def __init__(self, ids: Any, draw: Draw, most: int, ends: FrozenSet[int], told: Callable[[Step], Any]) -> None:
+    def __init__(self, ids: Any, draw: Draw, most: int, ends: FrozenSet[int], told: Callable[[RowStep], Any]) -> None:
         """`ids` [length] on the model's device; `told` hears of each token, in the loop's thread."""
         self.ids, self.draw, self.most, self.ends, self.told = ids, draw, most, ends, told
         self.tokens: List[int] = []
@@ -42,7 +42,7 @@ class Row:
         self.is_gone = True
 
 
-class Step:
+class RowStep:
     """What one row gained: a token, or the reason why there are no more."""
 
     __slots__ = ("error", "prompt", "reason", "score", "token")
@@ -54,14 +54,14 @@ class Step:
         """Of the prompt's second token and those after it."""
 
 
-class Loop:
+class BatchLoop:
     """Owns the steps of one model. `alone` calls take turns with them."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self._changed = threading.Condition()
-        self._waiting: Deque[Row] = collections.deque()
-        self._rows: List[Row] = []
+        self._waiting: Deque[BatchRow] = collections.deque()
+        self._rows: List[BatchRow] = []
         self._held: Optional[Held] = None
         self._thread: Optional[threading.Thread] = None
         self._guests: Deque[object] = collections.deque()
@@ -75,7 +75,7 @@ class Loop:
 
     # -- for the callers
 
-    def add(self, rows: List[Row]) -> None:
+    def add(self, rows: List[BatchRow]) -> None:
         """Let them run; each is told of its own end."""
         with self._changed:
             self._waiting.extend(rows)
@@ -134,7 +134,7 @@ class Loop:
                         self._step(torch)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[List[Row]]:
+    def _turn(self) -> Iterator[List[BatchRow]]:
         """One step's time, with the rows that come in; waits for something to do."""
         with self._changed:
             self._changed.wait_for(
@@ -152,14 +152,14 @@ class Loop:
                 if self._guests:
                     self._changed.notify_all()
 
-    def _admitted(self) -> List[Row]:
+    def _admitted(self) -> List[BatchRow]:
         """Who comes in now, in order; those that nobody waits for any more are told so."""
-        new: List[Row] = []
+        new: List[BatchRow] = []
         width = 0
         while self._waiting and len(self._rows) + len(new) < MAX_ROWS:
             row = self._waiting[0]
             if row.is_gone:
-                self._waiting.popleft().told(Step(None, "gone"))
+                self._waiting.popleft().told(RowStep(None, "gone"))
                 continue
             width = max(width, int(row.ids.shape[0]))
             apart = row.wants_prompt or (new and new[0].wants_prompt)  # all logits of a prompt: no padding among them
@@ -168,7 +168,7 @@ class Loop:
             new.append(self._waiting.popleft())
         return new
 
-    def _prefill(self, torch: Any, new: List[Row]) -> None:
+    def _prefill(self, torch: Any, new: List[BatchRow]) -> None:
         """Newcomers' prompts, and their first tokens; then they stand among the others."""
         try:
             width = max(int(row.ids.shape[0]) for row in new)
@@ -202,7 +202,7 @@ class Loop:
             if isinstance(error, Unlike):
                 calllog.note("calls of this model run one after the other: %s" % error)
             for row in new:
-                row.told(Step(None, None, error))
+                row.told(RowStep(None, None, error))
 
     def _step(self, torch: Any) -> None:
         """One token more for each row."""
@@ -225,7 +225,7 @@ class Loop:
         except BaseException as error:  # noqa: BLE001 - raised in each caller's thread
             rows, self._rows, self._held = self._rows, [], None
             for row in rows:
-                row.told(Step(None, None, error))
+                row.told(RowStep(None, None, error))
 
     def _forward(self, ids: Any, mask: Any, place: Any, cache: Any, keep: Dict[str, Any]) -> Any:
         out = self.model(
@@ -233,7 +233,9 @@ class Loop:
         )
         return out.logits, out.past_key_values
 
-    def _advance(self, torch: Any, rows: List[Row], logits: Any, prompts: Optional[List[Score]] = None) -> List[int]:
+    def _advance(
+        self, torch: Any, rows: List[BatchRow], logits: Any, prompts: Optional[List[Score]] = None
+    ) -> List[int]:
         """Tell each row its next token; the numbers of those that go on."""
         scores = logits.float()
         edited = [
@@ -252,7 +254,7 @@ class Loop:
                 row.draw.form.take(token)
             is_end = token in row.ends or (row.draw.form is not None and row.draw.form.is_over)
             reason = "stop" if is_end else "length" if len(row.tokens) >= row.most else None
-            step = Step(token, "gone" if row.is_gone else reason)
+            step = RowStep(token, "gone" if row.is_gone else reason)
             if row.draw.top is not None:
                 (step.score,) = transformers_draw.scored(logits[at : at + 1], [token], row.draw.top)
             step.prompt = prompts

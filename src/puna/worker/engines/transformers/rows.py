@@ -36,7 +36,7 @@ class Part:
         self.is_gone = True
 
 
-class Rows:
+class GenerateRows:
     """`run(parts)` for calls of equal settings, one batch at a time; a call alone never waits for others."""
 
     def __init__(self, run: Callable[[List[Part]], None]) -> None:

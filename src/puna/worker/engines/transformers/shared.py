@@ -8,14 +8,14 @@ from typing import Any, Callable, List, Optional
 
 from puna.worker.app import scope
 from puna.worker.engines.transformers.cache import Unlike
-from puna.worker.engines.transformers.loop import Loop, Row
-from puna.worker.engines.transformers.rows import Part, Rows
+from puna.worker.engines.transformers.loop import BatchLoop, BatchRow
+from puna.worker.engines.transformers.rows import GenerateRows, Part
 
 
-class Shared:
+class SharedModel:
     """`generate` for calls that are understood, `alone` for all others."""
 
-    def __init__(self, loop: Optional[Loop], rows: Rows) -> None:
+    def __init__(self, loop: Optional[BatchLoop], rows: GenerateRows) -> None:
         self.loop, self._rows = loop, rows
         """No loop: the model's cache is nothing that rows can be joined in."""
 
@@ -40,11 +40,13 @@ class Shared:
         return self._rows.generate(part)
 
 
-def _tokens(loop: Loop, part: Part) -> Any:
+def _tokens(loop: BatchLoop, part: Part) -> Any:
     assert part.draw is not None
     inbox: Any = queue.SimpleQueue()
     rows = [
-        Row(ids[part.mask[at].bool()].to(loop.model.device), part.draw(), part.most, frozenset(part.ends), inbox.put)
+        BatchRow(
+            ids[part.mask[at].bool()].to(loop.model.device), part.draw(), part.most, frozenset(part.ends), inbox.put
+        )
         for at, ids in enumerate(part.ids)
     ]
     wait_for(loop, rows, inbox)
@@ -54,7 +56,7 @@ def _tokens(loop: Loop, part: Part) -> Any:
     return torch.tensor(filled, dtype=part.ids.dtype, device=part.ids.device)
 
 
-def wait_for(loop: Loop, rows: List[Row], inbox: Any) -> None:
+def wait_for(loop: BatchLoop, rows: List[BatchRow], inbox: Any) -> None:
     """Run the rows to their ends.
 
     Raises:

@@ -11,11 +11,11 @@ import os
 import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from puna.worker.engines.engine import Adapter, Delta, Engine, EngineRefusal, Score
+from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
 from puna.worker.engines.vllm import sleep as vllm_sleep
 from puna.worker.engines.vllm import warm_up
 from puna.worker.engines.vllm.defaults import MAX_CONCURRENCY, is_cuda
-from puna.worker.engines.vllm.loop import Desk, Loop
+from puna.worker.engines.vllm.loop import Desk, EngineLoop
 from puna.worker.openai.parameters import FORMS
 
 FIRST_ADAPTER_ID = 1_000_001  # far from ids that an app gives its own
@@ -33,7 +33,7 @@ class VllmEngine(Engine):
     kind = "vllm"
     takes_adapters = True
 
-    def __init__(self, llm: Any, model: str, loop: Loop) -> None:
+    def __init__(self, llm: Any, model: str, loop: EngineLoop) -> None:
         self._llm, self._loop, self.model = llm, loop, model
         engine = loop.engine
         config = getattr(engine, "vllm_config", engine)
@@ -54,7 +54,9 @@ class VllmEngine(Engine):
     def tokenizer(self) -> Any:
         return self._llm.get_tokenizer()
 
-    def stream(self, prompt: List[int], params: Dict[str, Any], adapter: Optional[Adapter] = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: List[int], params: Dict[str, Any], adapter: Optional[LoadedAdapter] = None
+    ) -> Iterator[Delta]:
         if not prompt:
             raise EngineRefusal("the prompt is empty")
         room = self.max_model_len - len(prompt)
@@ -157,7 +159,7 @@ class VllmEngine(Engine):
             raise EngineRefusal(str(error)) from error
         return sampling
 
-    def _lora(self, adapter: Adapter) -> Any:
+    def _lora(self, adapter: LoadedAdapter) -> Any:
         config = getattr(self._loop.engine, "vllm_config", self._loop.engine)
         if getattr(config, "lora_config", None) is None:
             raise EngineRefusal("this engine takes no adapters: load it with LLM(..., enable_lora=True)")

@@ -13,7 +13,7 @@ from puna.worker.engines import engine as engines
 from puna.worker.engines.vllm import memory
 from puna.worker.engines.vllm.defaults import chosen, in_process, measures_memory
 from puna.worker.engines.vllm.engine import VllmEngine
-from puna.worker.engines.vllm.loop import Loop
+from puna.worker.engines.vllm.loop import EngineLoop
 from puna.worker.engines.vllm.shared import SharedEngine
 
 # Each adds requests and then waits for them; those that vLLM has, by version.
@@ -67,7 +67,7 @@ def _share(llm: Any, model: str) -> None:
     if missing:
         calllog.note("this vLLM's engine has no %s: calls of LLM run one at a time" % ", ".join(missing))
         return
-    loop = Loop(engine, engines.like_this_thread(), engines.died)
+    loop = EngineLoop(engine, engines.like_this_thread(), engines.died)
     try:
         shared = VllmEngine(llm, model, loop)
     except AttributeError as error:
@@ -86,7 +86,7 @@ def _share(llm: Any, model: str) -> None:
 class SharedCounter:
     """vLLM's counts with two statements, and two threads would get one id."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EngineLoop) -> None:
         self._loop = loop
 
     def __next__(self) -> int:

@@ -21,7 +21,7 @@ class EngineDied(RuntimeError):
 class Desk:
     """What one caller has in the engine. Used by one thread; the loop puts mail into it."""
 
-    def __init__(self, loop: Loop, wants_all: bool = False) -> None:
+    def __init__(self, loop: EngineLoop, wants_all: bool = False) -> None:
         self._loop, self.wants_all = loop, wants_all
         self.inbox: Any = queue.SimpleQueue()
         self.pending: Set[str] = set()
@@ -30,7 +30,7 @@ class Desk:
     def add(self, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> str:
         """Hand a request in. What the engine says against it is raised by `receive`, so that nobody waits here."""
         self.pending.add(request_id)
-        self._loop.post(Job(lambda: self._loop.enter(self, request_id, arguments, options)))
+        self._loop.post(LoopJob(lambda: self._loop.enter(self, request_id, arguments, options)))
         return request_id
 
     def receive(self) -> Mail:
@@ -53,7 +53,7 @@ class Desk:
             if request is not None:
                 request.forget(self._cancel)
 
-    def _receive(self, request: Optional[scope.Scope]) -> Mail:
+    def _receive(self, request: Optional[scope.RequestScope]) -> Mail:
         while self.pending:
             mail: Mail = []
             for request_id, item in self.inbox.get():
@@ -86,7 +86,7 @@ class Desk:
         self.inbox.put([(GONE, None)])
 
 
-class Job:
+class LoopJob:
     """Something for the loop to do between two steps, or when nothing runs."""
 
     __slots__ = ("needs_idle", "run")
@@ -95,7 +95,7 @@ class Job:
         self.run, self.needs_idle = run, needs_idle
 
 
-class Loop:
+class EngineLoop:
     """Owns the engine: `add_request`, `step` and `abort_request` are called in its thread only."""
 
     def __init__(self, engine: Any, prepare: Callable[[], Any], on_death: Callable[[str], Any]) -> None:
@@ -105,7 +105,7 @@ class Loop:
         # Fast tokenizers cannot be used while another thread changes their truncation, and vLLM does so each call.
         self.rendering = threading.Lock()
         self._jobs: Any = queue.SimpleQueue()
-        self._kept: Optional[Job] = None
+        self._kept: Optional[LoopJob] = None
         self._owners: Dict[str, Desk] = {}
         self._local = threading.local()
         self._ids = itertools.count()
@@ -146,7 +146,7 @@ class Loop:
         """A request id that no other has; threads share the count."""
         return next(self._ids)
 
-    def post(self, job: Job) -> None:
+    def post(self, job: LoopJob) -> None:
         """Let the loop do it, without waiting."""
         self._jobs.put(job)
 
@@ -162,7 +162,7 @@ class Loop:
             except BaseException as error:  # noqa: BLE001 - raised in the thread that called
                 done.put((None, error))
 
-        self.post(Job(run, needs_idle))
+        self.post(LoopJob(run, needs_idle))
         result, error = done.get()
         if error is not None:
             raise error
@@ -176,7 +176,7 @@ class Loop:
             if known and not self._death:
                 self.engine.abort_request(known)
 
-        self.post(Job(run))
+        self.post(LoopJob(run))
 
     # -- in the loop's thread
 
@@ -211,12 +211,12 @@ class Loop:
             if self._is_busy():
                 self._step()
 
-    def _take(self, block: bool) -> Optional[Job]:
+    def _take(self, block: bool) -> Optional[LoopJob]:
         kept, self._kept = self._kept, None
         if kept is not None:
             return kept
         try:
-            job: Job = self._jobs.get(block)
+            job: LoopJob = self._jobs.get(block)
             return job
         except queue.Empty:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, List, Union
 
-from puna.worker.engines.vllm.loop import Loop
+from puna.worker.engines.vllm.loop import EngineLoop
 
 # Asked of data that never changes; all else is run by the loop.
 READS = {"get_tokenizer", "get_supported_tasks", "get_vllm_config", "get_model_config", "get_parallel_config",
@@ -18,7 +18,7 @@ class SharedEngine:
 
     __class__ = property(lambda self: type(self._engine))  # for isinstance
 
-    def __init__(self, engine: Any, loop: Loop) -> None:
+    def __init__(self, engine: Any, loop: EngineLoop) -> None:
         object.__setattr__(self, "_engine", engine)
         object.__setattr__(self, "_loop", loop)
 
