@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.process
+@pytest.mark.alone  # it holds two speeds against each other
 def test_unequal_callers_share_their_steps_and_a_short_call_overtakes_a_long_one() -> None:
     # One after the other they reach a fifth; the figure itself is `make bench-batch`'s, on a quiet machine.
     argv = [sys.executable, str(ROOT / "bench" / "batch.py"), "--rounds", "2", "--least", "0.5"]
