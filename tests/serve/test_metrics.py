@@ -20,11 +20,11 @@ GATEWAY = """
     import os, signal, sys, time
     from puna.serve.dispatch.call import Call
     from puna.control.telemetry.figures import Memories
-    from puna.serve.metrics import Metrics
+    from puna.serve.metrics import GatewayMetrics
     from puna.serve.routes_table import EndpointRoute, ReplicaRoute, Table
 
     replicas = tuple(ReplicaRoute(f"r{n}", 1, "/s", 1, tier) for n, tier in enumerate(["awake", "awake", "asleep"]))
-    metrics = Metrics(Memories(tuple(map(int, sys.argv[2].split(",")))), int(sys.argv[3]))
+    metrics = GatewayMetrics(Memories(tuple(map(int, sys.argv[2].split(",")))), int(sys.argv[3]))
     metrics.replicas(Table(1, {}, {"e": EndpointRoute("e", 1, True, "ready", "", 5, 5, 3, 0, None, replicas)}))
     for _ in range(7):
         call = Call("e", "infer", b"", "t", tier="asleep", queued_s=0.0, wake_s=0.3, infer_s=20.0, sent=1.0)
