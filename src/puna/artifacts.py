@@ -188,14 +188,15 @@ def _sweep(parent: Path) -> None:
 
 
 def _seal(draft: Draft, kind: str, parent: Path, name: str | None) -> None:
-    names = sorted(p.relative_to(draft.path).as_posix() for p in draft.path.rglob("*") if p.is_file())
+    paths = list(draft.path.rglob("*"))
+    names = sorted(p.relative_to(draft.path).as_posix() for p in paths if p.is_file())
     files = {n: draft.known.get(n) or file_digest(draft.path / n) for n in names}
     digest = tree_digest(files)
     draft.manifest = Manifest(
         kind, digest, datetime.now(UTC).isoformat(), draft.made_from, draft.config, draft.metrics, files
     )
     write_json(draft.path / MANIFEST, draft.manifest.__dict__)
-    folders = sorted((p for p in draft.path.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True)
+    folders = sorted((p for p in paths if p.is_dir() and not p.is_symlink()), reverse=True)
     # A folder has the names of what is in it: without it a file's bytes are there and cannot be found.
     for path in (*(draft.path / n for n in names if n not in draft.known), *folders, draft.path):
         sync(path)

@@ -417,9 +417,6 @@ class KeptNames:
 
 def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heart: Heart) -> None:
     """One gateway process on the inherited socket."""
-    # As where click is missing: httpx's own command line, rich and click are a quarter of a gateway's start.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-
     from puna.serve.gateway import Gateway, GatewaySettings
     from puna.serve.http.acceptor import ClientCounts
 
@@ -536,7 +533,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--keep-alive", type=int, default=Front.keep_alive_s)
     parser.add_argument("--per-address", type=int, default=Front.per_address)
     options = parser.parse_args(arguments)
-    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # its command line, which loads pygments: 0.2 s
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # its command line: a quarter of a gateway's start
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))

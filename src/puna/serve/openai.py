@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from puna.control.domain.api_keys import visible
 from puna.control.domain.states import EndpointState
 from puna.errors import (
     DeadlineError,
@@ -142,7 +143,7 @@ class OpenAI:
 
     def _open_to(self, key: KeyRoute) -> list[Dispatcher]:
         """What the key may call."""
-        return [lane for name, lane in self.lanes.by_name.items() if key.endpoints is None or name in key.endpoints]
+        return [lane for name, lane in self.lanes.by_name.items() if visible(key, name)]
 
     def _unknown(self, model: str, key: KeyRoute) -> NotFoundError:
         served = [str(one["id"]) for one in _models(self._open_to(key), key)]
@@ -225,7 +226,7 @@ def _models(lanes: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for lane in sorted(lanes, key=lambda lane: str(lane.route.name)):
         route = lane.route
-        if (key.endpoints is not None and route.name not in key.endpoints) or not _has_engine(lane):
+        if not visible(key, route.name) or not _has_engine(lane):
             continue
         for name in (route.name, *sorted(route.adapters)):
             if name not in seen:

@@ -185,12 +185,12 @@ def _deploy_folder(
         watch.note(f"inferless.yaml: {warning}")
     name, share = order.name or project.name or names.of_folder(folder), order.traffic
     client.check_settings(name, settings)  # before an environment is built for them
-    if order.version and not (order.runtime or project.runtime_name):
+    runtime = order.runtime or project.runtime_name
+    if order.version and not runtime:
         raise UsageError("--runtime-version says nothing without --runtime", "`puna runtime list`")
-    chosen = _runtime(client, folder, project, order, watch)
-    is_named = chosen is not None and chosen == (order.runtime or project.runtime_name)
-    version = order.version or project.runtime_version if is_named else None
-    return client.deploy(folder, name, runtime=chosen, runtime_version=version, settings=settings, traffic=share)
+    version = order.version or project.runtime_version if runtime else None
+    runtime = runtime or _uploaded(client, folder, project, order, watch)
+    return client.deploy(folder, name, runtime=runtime, runtime_version=version, settings=settings, traffic=share)
 
 
 def _volume(word: str) -> tuple[str, str]:
@@ -198,13 +198,12 @@ def _volume(word: str) -> tuple[str, str]:
     return name, path
 
 
-def _runtime(
+def _uploaded(
     client: Client, folder: Path, project: Project, order: _Order, watch: output.ProgressDisplay
 ) -> str | None:
-    """The runtime to use; a folder's own file is uploaded when no runtime is named."""
-    name = order.runtime or project.runtime_name
-    if name or not project.runtime_file:
-        return name
+    """The runtime that a folder's own file becomes, if there is one."""
+    if not project.runtime_file:
+        return None
     from puna import pipeline
 
     called = project.name or order.name

@@ -145,8 +145,8 @@ def restrict(key: Key | None, endpoint: str) -> None:
         require(key, "deploy", endpoint)
 
 
-def visible(key: Key | None, endpoint: str) -> bool:
-    """Whether a request's key may see an endpoint in a list."""
+def visible(key: HeldKey | None, endpoint: str) -> bool:
+    """Whether a request's key may see an endpoint in a list; None is the administrator."""
     return key is None or key.endpoints is None or endpoint in key.endpoints
 
 
