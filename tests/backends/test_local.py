@@ -30,11 +30,15 @@ def test_a_validation_writes_its_report(launch: Make, tmp_path: Path) -> None:
 def test_a_validation_that_never_ends_is_ended_and_says_where(launch: Make, tmp_path: Path) -> None:
     mark = f"{os.getpid()}{time.monotonic_ns() % 10**6}"
     source = f"MARK = {mark!r}\n" + textwrap.dedent(FAMILY).replace('return {"text": "x"}', "while True: pass")
-    begun = time.monotonic()
-    validate(launch(source=source), tmp_path / "report.json", 0.8)
-    assert time.monotonic() - begun < 3 and not processes_with(mark)
-    told = json.loads((tmp_path / "report.json").read_text())
-    assert not told["ok"] and told["phase"] == "infer" and told["error"] == "it did not end within 0.8 s"
+    for limit_s in (0.8, 3.0, 12.0, 48.0):  # a busy machine may need longer than the limit to get as far as infer
+        begun = time.monotonic()
+        validate(launch(source=source), tmp_path / "report.json", limit_s)
+        assert time.monotonic() - begun < 2 * limit_s + 2 and not processes_with(mark)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert not report["ok"] and report["error"] == f"it did not end within {limit_s:g} s"
+        if report["phase"] == "infer":
+            break
+    assert report["phase"] == "infer"
 
 
 def test_a_validation_that_crashes_says_how(launch: Make, tmp_path: Path) -> None:
