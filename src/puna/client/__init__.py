@@ -1,4 +1,4 @@
-"""What a client asks of a running Puna, one module a noun; `puna.client.Client` has all of it."""
+"""The client of a running Puna, `puna.client.Client`."""
 
 from puna.client.client import Client
 

@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import httpx
 
-from puna.client.access import AccessCalls
-from puna.client.builds import BuildCalls
 from puna.client.endpoints import EndpointCalls
-from puna.client.machine import MachineCalls
-from puna.client.models import ModelCalls
-from puna.client.traffic import TrafficCalls
+from puna.client.resources import ResourceCalls
 from puna.client.transport import Json, part, read_json, unreachable
-from puna.client.volumes import VolumeCalls
 
 
-class Client(EndpointCalls, TrafficCalls, BuildCalls, AccessCalls, VolumeCalls, ModelCalls, MachineCalls):
+class Client(EndpointCalls, ResourceCalls):
     """Talks to the control plane: over its Unix socket on this machine, or by HTTP with a key.
 
-    What it can be asked stands in `puna.calls`, by noun. Use it as a context manager, or `close` it.
+    What it can be asked stands in `endpoints.py` and `resources.py`. Use it as a context manager, or `close` it.
     """
 
     def infer(self, name: str, inputs: Sequence[Json], key: str | None = None, timeout_s: float = 7200) -> Json:

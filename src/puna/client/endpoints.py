@@ -1,4 +1,4 @@
-"""Calls about endpoints: deploy, look, change, and waiting for a rollout."""
+"""Calls about endpoints: their sources, deploys, changes, logs and traffic, and waiting for a rollout."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from puna.client.sources import SourceCalls
-from puna.client.transport import Json, part, still
+from puna.client.transport import Json, Transport, part, poll
 from puna.errors import DeployError
 
 REVISION_LOST = frozenset({"failed", "superseded", "cancelled", "retired"})
+"""States of revisions that will not serve by themselves."""
 
 
-class EndpointCalls(SourceCalls):
-    """Endpoints, what they are made of, their webhooks, logs and figures."""
+class EndpointCalls(Transport):
+    """Sources, endpoints made of them, their webhooks, logs and figures, and their traffic."""
+
+    # -- sources
+
+    def put_source(self, data: bytes) -> str:
+        """Upload a packed project folder; returns its digest."""
+        return str(self._call("PUT", "/sources", content=data)["digest"])
+
+    def source_from_git(self, repository: Mapping[str, str]) -> Json:
+        """Fetch a repository's newest commit as a source: its digest, commit and what its project file says."""
+        return self._call("POST", "/sources/from-git", json=dict(repository))
+
+    def source_from_model(self, model: str | Mapping[str, Any], engine: str = "auto") -> Json:
+        """Make the app of a published model, or of one on the hub, as a source: its digest, name and settings."""
+        return self._call("POST", "/sources/from-model", json={"model": model, "engine": engine})
+
+    def source(self, digest: str) -> Json:
+        """An uploaded source: its files, the inputs it declares, its runtime file, and what is wrong with it."""
+        return self._call("GET", f"/sources/{part(digest)}")
+
+    # -- endpoints
 
     def deploy_source(
         self,
@@ -88,19 +108,19 @@ class EndpointCalls(SourceCalls):
         return self._call("POST", "/endpoints", json=body | {"settings": dict(settings or {}), "traffic": traffic})
 
     def webhook(self, name: str) -> Json:
-        """The address and the secret that a repository is told, and whether its pushes are deployed."""
+        """The webhook's address and secret, and whether pushes are deployed."""
         return self._call("GET", f"/endpoints/{part(name)}/webhook")
 
     def deliver(self, name: str, body: bytes, headers: Mapping[str, str]) -> Json:
-        """Say what a repository's host says of a push: `headers` sign the body with the endpoint's secret."""
+        """Deliver a push event as a repository's host does; `headers` sign the body with the endpoint's secret."""
         return self._call("POST", f"/hooks/{part(name)}", content=body, headers=dict(headers))
 
     def deliveries(self, name: str) -> list[Json]:
-        """What was said of an endpoint's repository, newest first, and what became of it."""
+        """Deliveries to an endpoint's webhook, newest first, and what became of each."""
         return self._items(f"/endpoints/{part(name)}/deliveries")
 
     def replay_delivery(self, name: str, number: int) -> Json:
-        """Do as if a delivery came now."""
+        """Process a delivery once more."""
         return self._call("POST", f"/endpoints/{part(name)}/deliveries/{int(number)}/replay")
 
     def wait_for_endpoint(self, name: str, revision: int, timeout_s: float = 1800) -> Json:
@@ -120,7 +140,7 @@ class EndpointCalls(SourceCalls):
                 message = mine.get("error") or f"revision {revision} of `{name}` is {mine['state']}"
                 raise DeployError(message, mine.get("hint", ""), mine.get("detail", ""))
             why = endpoint["reason"] or f"revision {revision} is {mine['state']}"
-            still(end, f"`{name}` does not serve after {timeout_s:g} s: {why}", f"`puna logs {name}`")
+            poll(end, f"`{name}` does not serve after {timeout_s:g} s: {why}", f"`puna logs {name}`")
 
     def endpoints(self) -> list[Json]:
         """Every endpoint."""
@@ -157,7 +177,7 @@ class EndpointCalls(SourceCalls):
     def logs(
         self, name: str, follow: bool = False, lines: int = 200, replica: str | None = None, **wanted: Any
     ) -> Iterator[str]:
-        """What an app printed, line by line; with `follow` without end.
+        """Lines that an app printed; with `follow` without end.
 
         `wanted` may have `search`, a part of the line, `request`, a call's id, `since`, and `times` to see when.
         """
@@ -173,7 +193,7 @@ class EndpointCalls(SourceCalls):
         return self._call("GET", f"/endpoints/{part(name)}/logs/lines", params=query)
 
     def events(self, name: str, after: int = 0) -> list[Json]:
-        """What happened to an endpoint since the event of id `after`, oldest first."""
+        """Events of an endpoint since the event of id `after`, oldest first."""
         return self._items(f"/endpoints/{part(name)}/events", {"after": after})
 
     def metrics(self, name: str) -> Json:
@@ -184,3 +204,43 @@ class EndpointCalls(SourceCalls):
         """Endpoints and builds that are new or changed, as they change, without end; all of them at first."""
         lines = self._lines("/events/stream", {})
         return (json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:"))
+
+    # -- traffic
+
+    def set_traffic(self, name: str, shares: Mapping[int, int]) -> Json:
+        """Give revisions their percent of the requests: `{3: 90, 4: 10}`; one of two is the one that serves.
+
+        The reply says which `revision` is to have which `percent`, and who has what now: `traffic`.
+        """
+        body = {"shares": {str(number): share for number, share in shares.items()}}
+        return self._call("PUT", f"/endpoints/{part(name)}/traffic", json=body)
+
+    def promote(self, name: str, revision: int | None = None) -> Json:
+        """Give a revision all requests; the second one of a split when None. The reply is as `set_traffic`'s."""
+        return self._call("POST", f"/endpoints/{part(name)}/promote", json={"revision": revision})
+
+    def diff(self, name: str, before: int, after: int) -> Json:
+        """Differences between two revisions: settings, packages, files."""
+        return self._call("GET", f"/endpoints/{part(name)}/revisions/{int(before)}/diff/{int(after)}")
+
+    def wait_for_traffic(self, name: str, revision: int, percent: int = 100, timeout_s: float = 1800) -> Json:
+        """The endpoint once `revision` has so much of the requests.
+
+        Raises:
+            DeployError: it will not have it, and why; what served before still does.
+            UnavailableError: it does not have it within `timeout_s`.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            endpoint = self.endpoint(name)
+            has = {one["revision"]: one["percent"] for one in endpoint["traffic"]}.get(revision, 0)
+            if has == percent:
+                return endpoint
+            mine: Json = next((r for r in endpoint["revisions"] if r["number"] == revision), {"state": "cancelled"})
+            is_aimed = mine.get("percent") == percent or (endpoint["revision"] == revision and has)
+            if mine["state"] in REVISION_LOST or not is_aimed:
+                message = mine.get("error") or f"revision {revision} of `{name}` is {mine['state']} with {has} %"
+                raise DeployError(message, mine.get("hint") or f"`puna events {name}`", mine.get("detail", ""))
+            why = endpoint["reason"] or f"it is {mine['state']}"
+            message = f"revision {revision} of `{name}` has {has} % after {timeout_s:g} s: {why}"
+            poll(end, message, f"`puna events {name}`")

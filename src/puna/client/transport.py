@@ -1,4 +1,4 @@
-"""How a client reaches the control plane: its Unix socket or HTTP, and what an error in a reply becomes."""
+"""The connection to the control plane: its Unix socket or HTTP, calls made once more, and errors out of replies."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Transport:
         self, method: str, path: str, *, read: Callable[[httpx.Response], Json] | None = None, **request: Any
     ) -> Json:
         """One call; where the connection breaks it is made once more, under a key by which it is not done twice."""
-        self._knock()
+        self._await_listener()
         if method != "GET":
             request["headers"] = {"idempotency-key": secrets.token_urlsafe(18), **request.get("headers", {})}
         start = _position(request.get("content"))
@@ -107,7 +107,7 @@ class Transport:
         """
         begun = time.monotonic()
         while True:
-            self._knock()
+            self._await_listener()
             if start >= 0:
                 request["content"].seek(start)
             try:
@@ -134,18 +134,18 @@ class Transport:
 
     def _following(self, path: str, query: Mapping[str, Any]) -> Iterator[str]:
         """The lines of a reply that grows and always begins the same; one that breaks off is asked for again."""
-        told, end = 0, 0.0
+        yielded, end = 0, 0.0
         while True:
             try:
                 for number, line in enumerate(self._pieces(path, query, lambda reply: reply.iter_lines()), 1):
                     end = 0.0
-                    if number > told:
-                        told = number
+                    if number > yielded:
+                        yielded = number
                         yield line
                 return
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 end = end or time.monotonic() + RESTART_S
-                if time.monotonic() > end or not (told or self._local):  # another machine's that never answered
+                if time.monotonic() > end or not (yielded or self._local):  # another machine's that never answered
                     raise self._unreachable(error) from None
                 time.sleep(POLL_S)
             except httpx.TransportError as error:
@@ -154,7 +154,7 @@ class Transport:
     def _pieces(
         self, path: str, query: Mapping[str, Any], pieces: Callable[[httpx.Response], Iterator[T]]
     ) -> Iterator[T]:
-        self._knock()
+        self._await_listener()
         timeout = httpx.Timeout(60.0, read=None)  # a build may say nothing for long
         with self._http.stream("GET", f"/api/v1{path}", params=dict(query), timeout=timeout) as reply:
             if reply.status_code >= 400:
@@ -162,7 +162,7 @@ class Transport:
                 raise error_of(reply)
             yield from pieces(reply)
 
-    def _knock(self) -> None:
+    def _await_listener(self) -> None:
         """Wait while a `puna up` starts its control plane again; fail clearly where nothing listens.
 
         httpx's way of failing leaves a socket open.
@@ -190,7 +190,7 @@ def part(text: str) -> str:
     return quote(str(text), safe="")
 
 
-def still(end: float, message: str, hint: str) -> None:
+def poll(end: float, message: str, hint: str) -> None:
     """Wait a moment before something is looked at again.
 
     Raises:
@@ -202,7 +202,7 @@ def still(end: float, message: str, hint: str) -> None:
 
 
 def _position(content: Any) -> int | None:
-    """Where a file that is sent begins; -1 for what is no file, None for one that cannot be read twice."""
+    """Position at which a file that is sent begins; -1 for what is no file, None for one that cannot be read twice."""
     if content is None or isinstance(content, bytes):
         return -1
     try:
