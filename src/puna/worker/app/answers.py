@@ -13,7 +13,7 @@ from puna.worker.app.stream import StreamHandler
 from puna.worker.app.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
 from puna.worker.call_table import WorkerCall
 from puna.worker.openai import completions
-from puna.worker.openai.refusal import Refusal
+from puna.worker.openai.parameters import Refusal
 
 
 def answer(app: App, call: WorkerCall, emit: Callable[[WorkerCall, bytes], None]) -> bytes:

@@ -6,8 +6,7 @@ import json
 import threading
 from typing import Any, Dict, List
 
-from puna.worker.openai.refusal import Refusal
-from puna.worker.openai.sampling import flag, shown
+from puna.worker.openai.parameters import Refusal, flag, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _OURS = ("tokenize", "return_dict", "return_tensors", "chat_template", "conversation", "messages")

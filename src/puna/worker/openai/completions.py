@@ -3,21 +3,104 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
 import itertools
 import json
 import os
+import queue
+import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from puna.worker import protocol
 from puna.worker.call_table import WorkerCall
 from puna.worker.engines import engine
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
-from puna.worker.openai import chat, sampling
+from puna.worker.openai import chat, parameters
 from puna.worker.openai.choices import Choice, Form
-from puna.worker.openai.generation import Gain, Generation
-from puna.worker.openai.refusal import Refusal
+from puna.worker.openai.parameters import Refusal
 from puna.worker.openai.tools import Tools
+
+Gain = Tuple[int, Delta]  # choice of the reply, and what it gains
+
+
+class Generation:
+    """One request: `prompts` with `n` choices each; `is_over()` says that nobody waits for more."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: List[List[int]],
+        params: Dict[str, Any],
+        adapter: Optional[LoadedAdapter],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._engine, self._prompts, self._params, self._adapter = engine, prompts, params, adapter
+        self._is_over = is_over
+        self._n = int(params.get("n", 1))
+
+    def run(self) -> Iterator[Gain]:
+        """Yield until every choice has ended, or nobody waits. Raises what the engine raises."""
+        if len(self._prompts) == 1:
+            return self._one(0)
+        return self._many()
+
+    def _one(self, number: int) -> Iterator[Gain]:
+        stream = self._engine.stream(self._prompts[number], self._params, self._adapter)
+        try:
+            for delta in stream:
+                if self._is_over():
+                    return
+                yield number * self._n + delta.index, delta
+        finally:
+            _close(stream)
+
+    def _many(self) -> Iterator[Gain]:
+        """A thread a prompt, as many at once as the engine likes: it is the engine that batches them."""
+        gains = queue.Queue()  # type: queue.Queue[Any]
+        waiting = iter(range(len(self._prompts)))
+        lock, stopped = threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                while not stopped.is_set():
+                    with lock:
+                        number = next(waiting, None)
+                    if number is None:
+                        break
+                    for gain in self._one(number):
+                        gains.put(gain)
+                        if stopped.is_set():
+                            break
+            except BaseException as error:  # noqa: BLE001 - raised again where the gains are read
+                gains.put(error)
+            gains.put(None)
+
+        count = max(1, min(len(self._prompts), self._engine.concurrency))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            left = count
+            while left:
+                gain = gains.get()
+                if gain is None:
+                    left -= 1
+                elif isinstance(gain, BaseException):
+                    raise gain
+                else:
+                    yield gain
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+
+
+def _close(stream: Any) -> None:
+    """End it in the engine too; an iterator without `close` has nothing to end."""
+    with contextlib.suppress(AttributeError):
+        stream.close()
+
 
 PATHS = ("chat", "completion")
 COMPLETION_TOKENS = 16  # OpenAI's own default
@@ -54,9 +137,9 @@ class CompletionJob:
         body = _parse(call.body)
         self.is_chat = call.head.get("path") == "chat"
         self.name = body["model"] if isinstance(body.get("model"), str) else str(call.head.get("model_name", ""))
-        self.streams = sampling.flag(body, "stream")
+        self.streams = parameters.flag(body, "stream")
         self.tells_usage = self.streams and _include_usage(body)
-        self.params = sampling.read(body, call.head["path"], model.extras)
+        self.params = parameters.read(body, call.head["path"], model.extras)
         asked = Tools(body, model.extras)
         constraint = asked.constraint()
         if constraint is not None and "constraint" in self.params:
@@ -69,7 +152,7 @@ class CompletionJob:
         self.form = Form(self.is_chat, tokenizer, self.params.get("top"), asked)
         self.echoes = _echoes(tokenizer, body, self.prompts) if self.params.get("echo") else []
         self.scores: Dict[int, List[Score]] = {}
-        most = self._room(sampling.max_tokens(body))
+        most = self._room(parameters.max_tokens(body))
         self.only_echoes = most == 0  # engines give one token at least
         self.params["max_tokens"] = max(1, most)
         self.adapter = _adapter(call, model)
@@ -152,12 +235,13 @@ def prompts_of(tokenizer: Any, body: Dict[str, Any]) -> List[List[int]]:
     many = [prompt] if isinstance(prompt, str) or _are_ids(prompt) else prompt
     if not isinstance(many, list) or not many or not all(isinstance(p, str) or _are_ids(p) for p in many):
         raise Refusal(
-            "`prompt` must be a text, a list of texts, token ids, or a list of those, not %s" % sampling.shown(prompt),
+            "`prompt` must be a text, a list of texts, token ids, or a list of those, not %s"
+            % parameters.shown(prompt),
             "prompt",
         )
     if len(many) > MAX_PROMPTS:
         raise Refusal("`prompt` has %d prompts; %d at most" % (len(many), MAX_PROMPTS), "prompt")
-    special, size = sampling.flag(body, "add_special_tokens", True), len(tokenizer)
+    special, size = parameters.flag(body, "add_special_tokens", True), len(tokenizer)
     for ids in many:
         if not isinstance(ids, str) and max(ids) >= size:
             raise Refusal("`prompt` has the token id %d; the model has %d tokens" % (max(ids), size), "prompt")
@@ -190,7 +274,7 @@ def _include_usage(body: Dict[str, Any]) -> bool:
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise Refusal("`stream_options` must be an object", "stream_options")
-    return sampling.flag(options, "include_usage")
+    return parameters.flag(options, "include_usage")
 
 
 def _whole(job: CompletionJob) -> bytes:

@@ -12,8 +12,7 @@ import os
 from typing import Any, Collection, Dict, List, Optional, Tuple
 
 from puna.worker.openai import parameters
-from puna.worker.openai.refusal import Refusal
-from puna.worker.openai.sampling import flag, shown
+from puna.worker.openai.parameters import Refusal, flag, shown
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 BEGINNINGS = ("{", "[", "```", "<|python_tag|>", "[TOOL_CALLS]", OPEN)
