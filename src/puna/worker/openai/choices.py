@@ -118,19 +118,17 @@ class Choice:
         return {"index": self.index, key: what, "logprobs": told, "finish_reason": reason}
 
 
-def _in_chat(tokenizer: Any, token_ids: Sequence[int], scores: List[Score], top: int) -> Dict[str, Any]:
+def _in_chat(tokenizer: Any, ids: Sequence[int], scores: List[Score], top: int) -> Dict[str, Any]:
     """The `logprobs` of a chat's choice."""
     content = []
-    for place, token in enumerate(token_ids):
+    for place, token in enumerate(ids):
         own, best = scores[place]
         around = [_entry(tokenizer, other, value) for other, value in best[:top]]
         content.append(dict(_entry(tokenizer, token, own), top_logprobs=around))
     return {"content": content, "refusal": None}
 
 
-def _in_text(
-    tokenizer: Any, token_ids: Sequence[int], scores: Sequence[Optional[Score]], offset: int
-) -> Dict[str, Any]:
+def _in_text(tokenizer: Any, ids: Sequence[int], scores: Sequence[Optional[Score]], offset: int) -> Dict[str, Any]:
     """The `logprobs` of a completion's choice; a prompt's first token has no score. `offset`: characters before it."""
     told: Dict[str, List[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for place, token in enumerate(ids):

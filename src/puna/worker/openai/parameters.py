@@ -1,4 +1,4 @@
-"""The parameters of OpenAI's two paths: honoured, ignored or refused (docs/07 shows the table), and how each is read."""
+"""The parameters of OpenAI's two paths: honoured, ignored or refused (docs/07 shows the table), and how it is read."""
 
 from __future__ import annotations
 
