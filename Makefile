@@ -1,7 +1,7 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE  # images of containers set it: each process would compile torch once more
-.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs mutate clean
+.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs openapi mutate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -56,5 +56,7 @@ mutate: setup  ## change behaviour in 200 small ways, say which no test sees: AR
 	@$(PY) scripts/mutate.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
 	$(PY) scripts/docs.py
+openapi: setup  ## write the API's golden document again, after a change of it that is meant
+	PUNA_WRITE_GOLDEN=1 $(PY) -m pytest -q tests/control/api/test_openapi.py -k golden
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache

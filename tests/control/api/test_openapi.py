@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -43,6 +44,7 @@ from puna.home import Home
 
 EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+GOLDEN = Path(__file__).with_name("openapi.json")
 ENDLESS = {"get_stream"}
 """What never ends, whatever is sent."""
 
@@ -237,6 +239,16 @@ def test_the_document_says_all_of_every_operation() -> None:
             assert parameter["schema"].get("type") or parameter["schema"].get("anyOf"), (where, parameter)
     free = {path for path, _, operation in openapi.operations(document()) if not operation["security"]}
     assert free == {"/api/v1/health", "/api/v1/console/sessions", "/api/v1/hooks/{name}"}
+
+
+def test_the_document_differs_from_the_golden_one_only_where_it_is_meant_to() -> None:
+    served = document() | {"info": {**document()["info"], "version": ""}}
+    text = json.dumps(served, indent=1, sort_keys=True) + "\n"
+    if os.environ.get("PUNA_WRITE_GOLDEN"):
+        GOLDEN.write_text(text)
+    now, before = text.splitlines(), GOLDEN.read_text().splitlines()
+    lines = list(difflib.unified_diff(before, now, "openapi.json", "served", lineterm=""))
+    assert not lines, "\n".join(["if this is meant, `make openapi` writes it:", *lines[:200]])
 
 
 def test_objects_of_the_document_are_closed() -> None:
