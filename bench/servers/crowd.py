@@ -44,6 +44,6 @@ def _endpoint(store: Store, name: str, now: float) -> None:
         store.move_revision(name, revision, RevisionState.BUILT, now, **values)
         store.move_revision(name, revision, RevisionState.STARTING, now)
         store.swap(name, revision, now)
-    store.set_wish(name, 0, "no request for 600 s", now)
+    store.scale(name, 0, "no request for 600 s", now)
     for number in range(EVENTS):
         store.add_event(name, "scale", f"{number % 2} -> {1 - number % 2}: a request waits", now)

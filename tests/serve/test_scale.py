@@ -1,22 +1,22 @@
 """Scaling decisions, one after the other, with the time as an argument."""
 
-from puna.serve.scale import Load, ScalingLimits, State, Wish, decide
+from puna.serve.scale import Decision, Load, ScalingLimits, State, decide
 
 ONE_AT_A_TIME = ScalingLimits(min_replica=0, max_replica=4, concurrency=1, scale_down_delay_s=10)
 
 
-def run(limits: ScalingLimits, state: State, *loads: tuple[float, Load]) -> Wish:
+def run(limits: ScalingLimits, state: State, *loads: tuple[float, Load]) -> Decision:
     """The last of a row of decisions, each starting from what the one before it left."""
-    wish = Wish(state.replicas, "", state)
+    decision = Decision(state.replicas, "", state)
     for now, load in loads:
-        wish = decide(load, limits, wish.state, now)
-    return wish
+        decision = decide(load, limits, decision.state, now)
+    return decision
 
 
 def test_a_cold_request_wakes_one_replica_at_once() -> None:
-    wish = decide(Load(queued=1), ONE_AT_A_TIME, State(0), now=100)
-    assert wish.replicas == 1
-    assert "1 waiting" in wish.reason
+    decision = decide(Load(queued=1), ONE_AT_A_TIME, State(0), now=100)
+    assert decision.replicas == 1
+    assert "1 waiting" in decision.reason
 
 
 def test_replicas_rise_by_what_is_in_flight_and_waiting_divided_by_the_concurrency() -> None:
@@ -27,25 +27,25 @@ def test_replicas_rise_by_what_is_in_flight_and_waiting_divided_by_the_concurren
 
 
 def test_replicas_never_pass_max_replica() -> None:
-    wish = decide(Load(queued=50), ONE_AT_A_TIME, State(1), 0)
-    assert wish.replicas == 4
-    assert "max_replica is 4" in wish.reason
+    decision = decide(Load(queued=50), ONE_AT_A_TIME, State(1), 0)
+    assert decision.replicas == 4
+    assert "max_replica is 4" in decision.reason
 
 
 def test_min_replica_stands_without_any_request() -> None:
-    wish = decide(Load(), ScalingLimits(2, 4, 1, 10), State(0), 0)
-    assert (wish.replicas, wish.reason) == (2, "min_replica is 2")
+    decision = decide(Load(), ScalingLimits(2, 4, 1, 10), State(0), 0)
+    assert (decision.replicas, decision.reason) == (2, "min_replica is 2")
 
 
 def test_a_lull_shorter_than_the_delay_changes_nothing() -> None:
     busy, lull = Load(in_flight=3, last_request=0), Load(in_flight=1, last_request=1)
-    wish = run(ONE_AT_A_TIME, State(3), (0, busy), (1, lull), (10.9, lull))
-    assert wish.replicas == 3
-    assert run(ONE_AT_A_TIME, wish.state, (10.95, busy), (11.1, lull)).replicas == 3, "the delay began anew"
+    decision = run(ONE_AT_A_TIME, State(3), (0, busy), (1, lull), (10.9, lull))
+    assert decision.replicas == 3
+    assert run(ONE_AT_A_TIME, decision.state, (10.95, busy), (11.1, lull)).replicas == 3, "the delay began anew"
 
 
 def test_after_the_delay_as_many_stay_as_were_needed_at_most_during_it() -> None:
-    wish = run(
+    decision = run(
         ONE_AT_A_TIME,
         State(4),
         (0, Load(in_flight=1)),
@@ -53,15 +53,15 @@ def test_after_the_delay_as_many_stay_as_were_needed_at_most_during_it() -> None
         (5, Load(in_flight=1)),
         (10, Load(in_flight=1)),
     )
-    assert (wish.replicas, wish.reason) == (2, "no more than 2 needed for 10 s")
+    assert (decision.replicas, decision.reason) == (2, "no more than 2 needed for 10 s")
 
 
 def test_the_last_replica_goes_only_when_the_delay_has_passed_since_the_last_request() -> None:
     # 30 short requests between two looks: each look finds nothing in flight, only `last_request` tells.
-    wish = run(ONE_AT_A_TIME, State(1), (0, Load()), (9, Load(last_request=8.5)), (12, Load(last_request=8.5)))
-    assert wish.replicas == 1
-    wish = run(ONE_AT_A_TIME, wish.state, (18.5, Load(last_request=8.5)))
-    assert (wish.replicas, wish.reason) == (0, "no request for 10 s")
+    decision = run(ONE_AT_A_TIME, State(1), (0, Load()), (9, Load(last_request=8.5)), (12, Load(last_request=8.5)))
+    assert decision.replicas == 1
+    decision = run(ONE_AT_A_TIME, decision.state, (18.5, Load(last_request=8.5)))
+    assert (decision.replicas, decision.reason) == (0, "no request for 10 s")
 
 
 def test_a_replica_without_any_request_since_the_reports_began_goes_after_the_delay() -> None:
@@ -75,8 +75,8 @@ def test_a_request_in_flight_keeps_its_replica_however_long_it_takes() -> None:
 
 def test_a_lower_max_replica_acts_at_once_and_none_at_all_is_a_deactivated_endpoint() -> None:
     assert decide(Load(in_flight=4), ScalingLimits(0, 2, 1, 600), State(4), 0).replicas == 2
-    wish = decide(Load(in_flight=4), ScalingLimits(0, 0, 1, 600), State(4), 0)
-    assert (wish.replicas, wish.reason) == (0, "deactivated")
+    decision = decide(Load(in_flight=4), ScalingLimits(0, 0, 1, 600), State(4), 0)
+    assert (decision.replicas, decision.reason) == (0, "deactivated")
 
 
 def test_what_is_as_many_as_needed_says_why_it_stays() -> None:

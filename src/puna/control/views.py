@@ -153,8 +153,8 @@ def endpoint_view(
         "concurrency": _concurrency_of(serving) if serving else None,
         "replicas": [replica_view(r, in_flight.get(r.id, 0)) for r in replicas],
         "revisions": [revision_view(r) for r in revisions],
-        "wish": sum(endpoint.wish_of(number)[0] for number in endpoint.shares) or endpoint.wish,
-        "wish_reason": endpoint.wish_reason,
+        "wish": sum(endpoint.desired_of(number)[0] for number in endpoint.shares) or endpoint.desired_replicas,
+        "wish_reason": endpoint.scaling_reason,
         "reason": endpoint.reason,
         "created": endpoint.created,
     }

@@ -1,4 +1,4 @@
-"""The loop that turns the gateways' load reports into wishes in the store; the reconciler makes the wishes true."""
+"""The loop that turns the gateways' load reports into desired replicas, which the reconciler brings about."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """Writes a wish whenever the one that stands should be another."""
+    """Write the desired replicas of each revision whenever they should be others."""
 
     def __init__(self, store: Store, loads: Loads) -> None:
         self._store = store
@@ -53,10 +53,10 @@ class Autoscaler:
 
     def _look(self, endpoint: Endpoint, revision: int, snapshot: Snapshot, clocks: tuple[float, float]) -> None:
         now, at = clocks
-        wished, _ = endpoint.wish_of(revision)
+        desired, _ = endpoint.desired_of(revision)
         state = self._states.get((endpoint.name, revision))
-        if state is None or state.replicas != wished:
-            state = State(wished)  # somebody else changed the wish, or this control plane has just begun
+        if state is None or state.replicas != desired:
+            state = State(desired)  # somebody else changed it, or this control plane has just begun
         if endpoint.split is None:
             reported = self._loads.endpoint(endpoint.name, at)
         else:
@@ -66,11 +66,11 @@ class Autoscaler:
         limits = ScalingLimits(
             low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s
         )
-        wish = decide(load, limits, state, at)
-        self._states[endpoint.name, revision] = wish.state
-        if wish.replicas != wished:
+        decision = decide(load, limits, state, at)
+        self._states[endpoint.name, revision] = decision.state
+        if decision.replicas != desired:
             try:
-                self._store.set_wish(endpoint.name, wish.replicas, wish.reason, now, revision)
+                self._store.scale(endpoint.name, decision.replicas, decision.reason, now, revision)
             except NotFoundError:
                 return  # deleted since the snapshot
 

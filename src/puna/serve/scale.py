@@ -34,7 +34,7 @@ class State:
     """What the last decision leaves to the next one."""
 
     replicas: int
-    """The wish that stands."""
+    """The decision that stands."""
     low_since: float | None = None
     """Since when fewer would have been enough; None: they are all needed."""
     peak: int = 0
@@ -42,7 +42,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Decision:
     """A number of replicas, the reason in words, and the state for the next decision."""
 
     replicas: int
@@ -50,12 +50,12 @@ class Wish:
     state: State
 
 
-def decide(load: Load, limits: ScalingLimits, state: State, now: float) -> Wish:
+def decide(load: Load, limits: ScalingLimits, state: State, now: float) -> Decision:
     """Up at once, down late.
 
     Every request in flight or waiting needs its share of a replica; the sum, rounded up and clipped to the
-    limits, is the need. More than there are: wished at once, so a request to a sleeping endpoint wakes it.
-    Fewer: wished once `scale_down_delay_s` has gone by without a need for more, and the last replica goes
+    limits, is the need. More than there are: asked for at once, so a request to a sleeping endpoint wakes it.
+    Fewer: asked for once `scale_down_delay_s` has gone by without a need for more, and the last replica goes
     only when that long has passed since the last request too.
     """
     low, high = min(limits.min_replica, limits.max_replica), limits.max_replica
@@ -70,11 +70,11 @@ def decide(load: Load, limits: ScalingLimits, state: State, now: float) -> Wish:
     return _lower(load, limits, state, need, now)
 
 
-def _settled(replicas: int, reason: str) -> Wish:
-    return Wish(replicas, reason, State(replicas))
+def _settled(replicas: int, reason: str) -> Decision:
+    return Decision(replicas, reason, State(replicas))
 
 
-def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: float) -> Wish:
+def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: float) -> Decision:
     """Fewer are needed than there are: wait, then go down to the most that were needed while waiting."""
     low_since = now if state.low_since is None else state.low_since
     peak = max(need, state.peak)
@@ -82,7 +82,7 @@ def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: floa
     left_s = quiet_since + limits.scale_down_delay_s - now
     if left_s > 0 or peak >= state.replicas:
         reason = f"{need} needed, kept for {max(left_s, 0):.0f} s more"
-        return Wish(state.replicas, reason, State(state.replicas, low_since, peak))
+        return Decision(state.replicas, reason, State(state.replicas, low_since, peak))
     if peak:
         return _settled(peak, f"no more than {peak} needed for {limits.scale_down_delay_s:g} s")
     return _settled(0, f"no request for {limits.scale_down_delay_s:g} s")

@@ -273,7 +273,7 @@ def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
     for state in (RevisionState.BUILDING, RevisionState.BUILT, RevisionState.STARTING):
         site.store.move_revision("other", 1, state, 1.0)
     site.store.swap("other", 1, 1.0)
-    site.store.set_wish("other", 0, "no request", 1.0)
+    site.store.scale("other", 0, "no request", 1.0)
     sleeper = site.store.add_replica("other", 1, "0", 1.0, 1.0)
     site.store.move_replica(sleeper.id, ReplicaState.READY, 1.0)
     site.store.move_replica(sleeper.id, ReplicaState.ASLEEP, 1.0)

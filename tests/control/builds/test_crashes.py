@@ -268,7 +268,7 @@ def asks(rng: random.Random) -> Callable[[Life], object]:
             lambda life: traffic_split.promote(life.control, name, number),
             lambda life: traffic_split.divide(life.control, name, {1: 30, 2: 70}),
             lambda life: life.patch(name, env={"B": rng.choice("12")}, scale_down_delay_s=rng.choice([1, 2])),
-            lambda life: life.store.set_wish(name, rng.choice([0, 1, 2]), "asked", life.now),
+            lambda life: life.store.scale(name, rng.choice([0, 1, 2]), "asked", life.now),
             lambda life: life.store.set_active(name, rng.random() < 0.5, life.now),
         ]
     )

@@ -75,16 +75,16 @@ def test_replicas_are_divided_as_the_requests_are(
     assert endpoint.limits(7) == (low, high)  # one that shares in nothing
 
 
-def test_each_of_two_follows_its_own_wish_and_goes_to_zero_by_itself(world: World) -> None:
+def test_each_of_two_follows_its_own_scaling_and_goes_to_zero_by_itself(world: World) -> None:
     split_world(world, 25, max_replica=4, scale_down_delay_s=1)
-    world.store.set_wish("app", 9, "busy", world.now)
+    world.store.scale("app", 9, "busy", world.now)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (3, 1)
-    world.store.set_wish("app", 0, "nobody calls", world.now, 2)
+    world.store.scale("app", 0, "nobody calls", world.now, 2)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (3, 0)
     assert world.endpoint().shares == {1: 75, 2: 25}  # a request wakes it
-    world.store.set_wish("app", 1, "a request came", world.now, 2)
+    world.store.scale("app", 1, "a request came", world.now, 2)
     world.settle(10)
     assert len(world.ready(revision=2)) == 1
 
@@ -92,7 +92,7 @@ def test_each_of_two_follows_its_own_wish_and_goes_to_zero_by_itself(world: Worl
 def test_both_keep_a_replica_where_one_must_stay_and_a_patch_of_the_limits_acts_on_both(world: World) -> None:
     split_world(world, 10, min_replica=1, max_replica=1)
     for revision in (1, 2):
-        world.store.set_wish("app", 0, "nobody calls", world.now, revision)
+        world.store.scale("app", 0, "nobody calls", world.now, revision)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (1, 1)
     settings = dataclasses.replace(world.endpoint().settings, min_replica=5, max_replica=10)
@@ -103,7 +103,7 @@ def test_both_keep_a_replica_where_one_must_stay_and_a_patch_of_the_limits_acts_
 
 def test_a_promoted_revision_gets_the_replicas_for_all_requests_before_it_gets_the_requests(world: World) -> None:
     split_world(world, 25, min_replica=1, max_replica=4)
-    world.store.set_wish("app", 3, "busy", world.now)
+    world.store.scale("app", 3, "busy", world.now)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (3, 1)
     world.store.share("app", 2, 100, world.now)
@@ -122,11 +122,11 @@ def test_a_promotion_takes_what_room_there_is_and_without_any_keeps_the_share_an
     world.store.share("app", 2, 100, world.now)
     world.settle(10)  # two are wanted, and there is room for one
     assert world.endpoint().shares == {2: 100}
-    world.store.set_wish("app", 1, "few calls", world.now)
+    world.store.scale("app", 1, "few calls", world.now)
     world.settle(20)
     canary(world, 50, max_replica=2, scale_down_delay_s=1, evict_after_s=0)
     world.settle(20)
-    world.store.set_wish("app", 0, "nobody calls", world.now, 3)
+    world.store.scale("app", 0, "nobody calls", world.now, 3)
     world.settle(20)
     world.deploy("other", min_replica=1)
     world.settle(20)
@@ -239,9 +239,9 @@ def test_a_promotion_while_another_revision_is_rolled_out_is_the_later_word(worl
 
 def test_deactivating_ends_both_and_activating_brings_both_back(world: World) -> None:
     split_world(world, 10, min_replica=1)
-    world.store.set_wish("app", 1, "busy", world.now, 2)
+    world.store.scale("app", 1, "busy", world.now, 2)
     world.store.set_active("app", False, world.now)
-    assert [world.endpoint().wish_of(number) for number in (1, 2)] == [(0, "deactivated")] * 2
+    assert [world.endpoint().desired_of(number) for number in (1, 2)] == [(0, "deactivated")] * 2
     world.settle(15)
     assert world.running() == []
     world.store.set_active("app", True, world.now)

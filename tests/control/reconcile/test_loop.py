@@ -105,9 +105,9 @@ def test_a_thousand_scale_cycles_leave_no_rows_behind(world: World) -> None:
     world.deploy(max_replica=1)
     world.settle(5, seconds=2.0)
     for _ in range(25):
-        world.store.set_wish("app", 0, "idle", world.now)
+        world.store.scale("app", 0, "idle", world.now)
         world.settle(4, seconds=2.0)
-        world.store.set_wish("app", 1, "busy", world.now)
+        world.store.scale("app", 1, "busy", world.now)
         world.settle(3, seconds=2.0)
     assert len(world.store.replicas()) == len(world.backend.list()) == 1
-    assert replace(world.endpoint(), wish=1) == world.endpoint()
+    assert replace(world.endpoint(), desired_replicas=1) == world.endpoint()

@@ -19,18 +19,18 @@ def test_a_first_deploy_proves_one_replica_even_when_none_must_stay(world: World
     assert state(world) is EndpointState.DEPLOYING and not world.ready()
     world.settle(10)
     assert state(world) is EndpointState.READY and len(world.ready()) == 1
-    world.store.set_wish("app", 0, "idle for 600 s", world.now)
+    world.store.scale("app", 0, "idle for 600 s", world.now)
     world.settle(20)
     assert state(world) is EndpointState.IDLE and world.running() == []
     assert world.backend.list() == []  # forgotten, not only stopped
 
 
-def test_a_wish_from_zero_starts_a_replica(world: World) -> None:
+def test_a_desired_replica_from_zero_starts_a_replica(world: World) -> None:
     world.deploy()
     world.settle(10)
-    world.store.set_wish("app", 0, "idle", world.now)
+    world.store.scale("app", 0, "idle", world.now)
     world.settle(20)
-    world.store.set_wish("app", 1, "a request came", world.now)
+    world.store.scale("app", 1, "a request came", world.now)
     assert [type(a).__name__ for a in world.step()] == ["Start"]
     world.settle(8)
     assert len(world.ready()) == 1
@@ -130,13 +130,13 @@ def test_a_serving_replica_that_dies_is_restarted_and_keeps_dying_is_said(world:
     assert world.revision(1).failures == 0
 
 
-def test_replicas_follow_the_wish_within_the_limits(world: World) -> None:
+def test_replicas_follow_the_desired_number_within_the_limits(world: World) -> None:
     world.deploy(min_replica=1, max_replica=3)
     world.settle(10)
-    world.store.set_wish("app", 9, "many requests", world.now)
+    world.store.scale("app", 9, "many requests", world.now)
     world.settle(15)
     assert len(world.ready()) == 3
-    world.store.set_wish("app", 0, "idle", world.now)
+    world.store.scale("app", 0, "idle", world.now)
     world.settle(15)
     assert len(world.ready()) == 1
 
@@ -144,11 +144,11 @@ def test_replicas_follow_the_wish_within_the_limits(world: World) -> None:
 def test_the_least_busy_replica_goes_first(world: World) -> None:
     world.deploy(min_replica=1, max_replica=2)
     world.settle(10)
-    world.store.set_wish("app", 2, "busy", world.now)
+    world.store.scale("app", 2, "busy", world.now)
     world.settle(15)
     first, second = world.ready()
     world.traffic = {second: 3}
-    world.store.set_wish("app", 1, "less", world.now)
+    world.store.scale("app", 1, "less", world.now)
     world.step()
     assert world.store.replica(first).state is ReplicaState.DRAINING and world.ready() == [second]
 
@@ -316,7 +316,7 @@ def test_scaling_up_beyond_the_room_says_how_many_run(world: World) -> None:
     gpu_world(world, 2)
     world.deploy(min_replica=1, max_replica=3)
     world.settle(10)
-    world.store.set_wish("app", 3, "busy", world.now)
+    world.store.scale("app", 3, "busy", world.now)
     world.settle(15)
     assert len(world.ready()) == 2
     assert "needs a whole GPU" in world.endpoint().reason

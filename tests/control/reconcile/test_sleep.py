@@ -95,7 +95,7 @@ def sleeping(world: World, **settings: Any) -> str:
     world.backend.schema = CAN_SLEEP
     world.deploy(**settings)
     world.settle(10)
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(12)
     (one,) = world.store.replicas("app")
     assert (one.state, one.tier) == (ReplicaState.ASLEEP, "asleep")
@@ -113,8 +113,8 @@ def test_an_idle_replica_sleeps_wakes_for_a_request_and_goes_in_the_end(world: W
     world.backend.wake(replica_id)  # a request reached it
     world.step()
     assert world.store.replica(replica_id).state is ReplicaState.READY
-    assert (world.endpoint().wish, world.endpoint().wish_reason) == (1, "a request woke it")
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    assert (world.endpoint().desired_replicas, world.endpoint().scaling_reason) == (1, "a request woke it")
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(12)
     assert world.store.replica(replica_id).state is ReplicaState.ASLEEP
     world.settle(4, 30.0)
@@ -123,9 +123,9 @@ def test_an_idle_replica_sleeps_wakes_for_a_request_and_goes_in_the_end(world: W
     assert "slept for 60 s" in said
 
 
-def test_a_wish_wakes_what_sleeps_before_it_starts_anything(world: World) -> None:
+def test_a_desired_replica_wakes_what_sleeps_before_it_starts_anything(world: World) -> None:
     replica_id = sleeping(world)
-    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.store.scale("app", 1, "1 waiting", world.now)
     world.settle(3)
     assert [r.id for r in world.store.replicas("app")] == [replica_id] == world.ready()
 
@@ -133,7 +133,7 @@ def test_a_wish_wakes_what_sleeps_before_it_starts_anything(world: World) -> Non
 def test_what_cannot_sleep_or_must_not_goes_at_once(world: World) -> None:
     world.deploy()
     world.settle(10)
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(20)
     assert world.store.replicas("app") == []
     assert "sleep" not in {call for call, _ in world.backend.calls}
@@ -143,7 +143,7 @@ def test_replicas_of_min_replica_never_sleep(world: World) -> None:
     world.backend.schema = CAN_SLEEP
     world.deploy(min_replica=1)
     world.settle(10)
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(20)
     assert len(world.ready()) == 1
 
@@ -157,7 +157,7 @@ def test_a_replica_is_asked_once_and_not_each_step(world: World) -> None:
     world.restart()
     world.deploy()
     world.settle(10)
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(50)
     assert [call for call, _ in world.backend.calls].count("sleep") == 1
 
@@ -167,7 +167,7 @@ def test_deactivate_and_a_new_revision_end_what_sleeps(world: World) -> None:
     world.deploy()
     world.settle(40)
     assert first not in [r.id for r in world.store.replicas("app")] and len(world.ready()) == 1
-    world.store.set_wish("app", 0, "no request for 600 s", world.now)
+    world.store.scale("app", 0, "no request for 600 s", world.now)
     world.settle(12)
     world.store.set_active("app", False, world.now)
     world.settle(20)
@@ -191,7 +191,7 @@ def test_one_that_dies_asleep_is_a_failure_and_started_when_wanted(world: World)
     world.step()
     world.step()
     assert world.store.replicas("app") == []
-    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.store.scale("app", 1, "1 waiting", world.now)
     world.settle(40)
     assert len(world.ready()) == 1
 
@@ -200,9 +200,9 @@ def test_a_lower_max_replica_counts_those_that_sleep(world: World) -> None:
     world.backend.schema = CAN_SLEEP
     world.deploy(max_replica=3)
     world.settle(10)
-    world.store.set_wish("app", 3, "3 in flight", world.now)
+    world.store.scale("app", 3, "3 in flight", world.now)
     world.settle(12)
-    world.store.set_wish("app", 2, "fewer in flight", world.now)
+    world.store.scale("app", 2, "fewer in flight", world.now)
     world.settle(12)
     assert sorted(r.state for r in world.store.replicas("app")) == ["asleep", "ready", "ready"]
     awake = set(world.ready())
@@ -231,14 +231,14 @@ def test_one_that_its_own_endpoint_wants_is_not_ended_for_another(world: World) 
     world.restart()
     replica_id = sleeping(world)
     world.deploy("a-first")  # planned before `app`
-    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.store.scale("app", 1, "1 waiting", world.now)
     world.settle(20)
     assert world.ready() == [replica_id] and world.ready("a-first") == []
 
 
 def test_why_it_sleeps_and_wakes_is_told(world: World) -> None:
     replica_id = sleeping(world)
-    world.store.set_wish("app", 1, "1 waiting", world.now)
+    world.store.scale("app", 1, "1 waiting", world.now)
     world.settle(3)
     said = " ".join(event.message for event in world.store.events("app"))
     assert f"{replica_id}: ready -> asleep: 0 wanted: no request for 600 s" in said

@@ -90,7 +90,7 @@ class Walk:
         elif name not in self.endpoints:
             return
         elif dice < 0.10:
-            self.wish(name, self.rng.choice([0, 0, 1, 2, 3]))
+            self.scale(name, self.rng.choice([0, 0, 1, 2, 3]))
         elif dice < 0.13:
             self.divide(name)
         elif dice > 1 - 0.02 * self.trouble_share:
@@ -104,13 +104,13 @@ class Walk:
         elif dice > 1 - 0.07 * self.trouble_share and self.seen:
             del self.seen[self.rng.choice(sorted(self.seen))]  # it vanished altogether
 
-    def wish(self, name: str, replicas: int) -> None:
+    def scale(self, name: str, replicas: int) -> None:
         """Of either revision that serves."""
         endpoint = self.endpoints[name]
         if endpoint.split is not None and self.rng.random() < 0.5:
-            self.endpoints[name] = replace(endpoint, split=replace(endpoint.split, wish=replicas))
+            self.endpoints[name] = replace(endpoint, split=replace(endpoint.split, desired_replicas=replicas))
         else:
-            self.endpoints[name] = replace(endpoint, wish=replicas)
+            self.endpoints[name] = replace(endpoint, desired_replicas=replicas)
 
     def divide(self, name: str) -> None:
         """Change a split, take it away, or promote its second revision, as the store does."""
@@ -134,9 +134,9 @@ class Walk:
         for old in endpoint.shares:
             if old != number:
                 self.mark(name, old, RevisionState.RETIRED)
-        wish = endpoint.wish + (endpoint.split.wish if endpoint.split else 0)
+        desired = endpoint.desired_replicas + (endpoint.split.desired_replicas if endpoint.split else 0)
         self.revisions[name, number] = replace(self.revisions[name, number], percent=WHOLE)
-        self.endpoints[name] = replace(endpoint, serving=number, split=None, wish=wish)
+        self.endpoints[name] = replace(endpoint, serving=number, split=None, desired_replicas=desired)
 
     def processes(self) -> None:
         for replica_id, seen in list(self.seen.items()):
@@ -265,7 +265,9 @@ class Walk:
                 else:
                     self.mark(name, number, RevisionState.SERVING)
                 self.unite(name, number)
-                self.endpoints[name] = replace(self.endpoints[name], wish=max(1, self.endpoints[name].wish))
+                self.endpoints[name] = replace(
+                    self.endpoints[name], desired_replicas=max(1, self.endpoints[name].desired_replicas)
+                )
             case a.Join():
                 self.joined += 1
                 assert self.of(name, number, ReplicaState.READY), "a share goes where nobody is ready"
@@ -302,9 +304,12 @@ class Walk:
                 if not is_asleep and moved.endpoint in self.endpoints:
                     endpoint = self.endpoints[moved.endpoint]
                     if endpoint.split is not None and moved.revision == endpoint.split.revision:
-                        woken = replace(endpoint, split=replace(endpoint.split, wish=max(1, endpoint.split.wish)))
+                        woken = replace(
+                            endpoint,
+                            split=replace(endpoint.split, desired_replicas=max(1, endpoint.split.desired_replicas)),
+                        )
                     else:
-                        woken = replace(endpoint, wish=max(1, endpoint.wish))
+                        woken = replace(endpoint, desired_replicas=max(1, endpoint.desired_replicas))
                     self.endpoints[moved.endpoint] = woken
 
     def move(self, replica_id: str, state: ReplicaState, **values: Any) -> Replica:

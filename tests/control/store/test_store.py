@@ -131,13 +131,13 @@ def test_a_runtime_gets_a_new_version_only_for_new_content(store: Store) -> None
     assert store.add_runtime("r", "d2", "build: {run: [x]}", 5.0).version == 3
 
 
-def test_wishes_are_recorded_with_their_reason(store: Store) -> None:
+def test_desired_replicas_are_recorded_with_their_reason(store: Store) -> None:
     store.save_endpoint("app", Settings(max_replica=4), 1.0)
-    store.set_wish("app", 3, "7 in flight over a target of 4", 2.0)
+    store.scale("app", 3, "7 in flight over a target of 4", 2.0)
     version = store.version
-    store.set_wish("app", 3, "again", 3.0)
+    store.scale("app", 3, "again", 3.0)
     assert store.version == version
-    assert store.endpoint("app").wish_reason == "7 in flight over a target of 4"
+    assert store.endpoint("app").scaling_reason == "7 in flight over a target of 4"
     assert store.events("app")[-1].message == "0 -> 3: 7 in flight over a target of 4"
 
 

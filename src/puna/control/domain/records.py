@@ -145,14 +145,14 @@ class Endpoint:
     reason: str
     """Why it cannot serve, or cannot serve as much as it should; empty when all is well."""
     created: float
-    wish: int
+    desired_replicas: int
     """How many replicas the autoscaler wants."""
-    wish_reason: str = ""
+    scaling_reason: str = ""
     split: TrafficSplit | None = None
 
     @property
     def wanted(self) -> int:
-        """Replicas of the serving revision that should run: the wish between the limits, none when deactivated."""
+        """Replicas of the serving revision that should run: those desired, within the limits; 0 when deactivated."""
         return self.wanted_of(self.serving)
 
     @property
@@ -176,22 +176,22 @@ class Endpoint:
             return self.split.part(low), self.split.part(high)
         return min(low, max(1, low - self.split.part(low))), max(1, high - self.split.part(high))
 
-    def wish_of(self, revision: int | None) -> tuple[int, str]:
+    def desired_of(self, revision: int | None) -> tuple[int, str]:
         """How many replicas of a revision the autoscaler wants, and why."""
         if self.split is not None and revision == self.split.revision:
-            return self.split.wish, self.split.wish_reason
-        return self.wish, self.wish_reason
+            return self.split.desired_replicas, self.split.scaling_reason
+        return self.desired_replicas, self.scaling_reason
 
     def wanted_of(self, revision: int | None) -> int:
         """As `wanted`, of one of two revisions that share the requests."""
         low, high = self.limits(revision)
-        return min(max(self.wish_of(revision)[0], low), high) if self.active else 0
+        return min(max(self.desired_of(revision)[0], low), high) if self.active else 0
 
     @property
     def wanted_in_all(self) -> int:
         """Replicas that a revision needs to take every request."""
-        wish = self.wish + (self.split.wish if self.split is not None else 0)
-        return min(max(wish, self.settings.min_replica), self.settings.max_replica) if self.active else 0
+        desired = self.desired_replicas + (self.split.desired_replicas if self.split is not None else 0)
+        return min(max(desired, self.settings.min_replica), self.settings.max_replica) if self.active else 0
 
 
 @dataclass(frozen=True)

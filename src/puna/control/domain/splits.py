@@ -1,4 +1,4 @@
-"""How two revisions share an endpoint's requests: the share of the second, its own wish, its part of the limits."""
+"""How two revisions share an endpoint's requests: the second's share, its own scaling, its part of the limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ WHOLE = 100
 
 @dataclass(frozen=True)
 class TrafficSplit:
-    """The share of a second revision beside the one that serves, and its own wish."""
+    """The share of a second revision beside the one that serves, and its own scaling."""
 
     revision: int
     percent: int
     """1 to 99; the serving revision has the rest."""
-    wish: int = 0
-    wish_reason: str = ""
+    desired_replicas: int = 0
+    scaling_reason: str = ""
 
     def part(self, total: int) -> int:
         """Its places of so many: its share of them, but one at least, and all but one at most."""

@@ -1,4 +1,4 @@
-"""The loop that makes wishes true: read the store and the backend, plan, act; every action is one small method."""
+"""The reconciliation loop: read the store and the backend, plan, act; every action is one small method."""
 
 from __future__ import annotations
 

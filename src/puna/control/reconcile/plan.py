@@ -4,8 +4,8 @@ A rollout: the new revision's replicas start beside the old one's; when enough a
 transaction, and only then the old ones drain. The revision that serves is never stopped first, unless `replace` was
 asked for and there is no room for both. A rollout that fails leaves it serving.
 
-A revision that is to have less than all requests joins the serving one instead. Both are then held by their own wishes,
-each within its part of the limits, until one is promoted (it gets the replicas for all requests first, then the route)
+A revision that is to have less than all requests joins the serving one instead. Each is then scaled by itself,
+within its part of the limits, until one is promoted (it gets the replicas for all requests first, then the route)
 or keeps dying (the other gets its share).
 """
 
@@ -220,7 +220,9 @@ class _Endpoint:
         error = f"its replicas keep dying: {lost.error or 'see its events'}"
         self.actions.append(GiveBack(lost.endpoint, lost.number, error, lost.detail))
         self.serving, self.split = kept, None
-        self.endpoint = replace(self.endpoint, serving=kept.number, split=None, wish=self.endpoint.wanted_in_all)
+        self.endpoint = replace(
+            self.endpoint, serving=kept.number, split=None, desired_replicas=self.endpoint.wanted_in_all
+        )
 
     def _keeps_dying(self, revision: Revision) -> bool:
         return revision.failures >= CRASH_LOOP and not _ready(self._of(revision))
@@ -242,7 +244,7 @@ class _Endpoint:
         self._clear(serving)
 
     def _hold_split(self, split: Revision, room: Room) -> None:
-        """The second one of a split: its own wish, or, while it is promoted, what it takes to have all requests."""
+        """The second one of a split: as many as it needs, or, while it is promoted, as all requests need."""
         if split.percent < WHOLE:
             self._hold(split, self._wanted(split), room)
         else:
@@ -320,7 +322,7 @@ class _Endpoint:
         # One that is promoted may have as many as one that serves alone.
         is_promoted = revision is self.split and revision.percent == WHOLE
         most = self.endpoint.settings.max_replica if is_promoted else self.endpoint.limits(revision.number)[1]
-        why = self.endpoint.wish_of(revision.number)[1] or "the limits changed"
+        why = self.endpoint.desired_of(revision.number)[1] or "the limits changed"
         for number, replica in enumerate(sorted(mine, key=self._spare)[: max(0, len(mine) - wanted)]):
             if number < len(mine) - most:
                 self._remove(replica, f"{wanted} wanted: {why}")  # no place is left even for one that sleeps

@@ -31,7 +31,7 @@ class Sleepers:
         """Ids of those that this plan ends."""
 
     def _needed(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> list[Replica]:
-        """Those that the endpoint's own wish wakes."""
+        """Those that the endpoint's own desired replicas wake."""
         needed = []
         for revision in endpoint.shares:
             mine = [r for r in replicas if (r.endpoint, r.revision) == (endpoint.name, revision)]

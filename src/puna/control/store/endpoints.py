@@ -1,4 +1,4 @@
-"""The store's part about endpoints, revisions and wishes."""
+"""Endpoints, their revisions, and how many replicas each should have."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from puna.control.domain.records import Endpoint, Event, Order, Revision, Settin
 from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import REVISION_MOVES, RevisionState
 from puna.control.store.database import Database, check_move
-from puna.control.store.tables import ENDPOINTS, EVENTS, REVISIONS, SPLITS, WISHES
+from puna.control.store.tables import ENDPOINTS, EVENTS, REVISIONS, SCALING, SPLITS
 from puna.errors import ConflictError, NotFoundError, nearest
 
 SPLIT = (
     SPLITS.c.revision.label("split"),
     SPLITS.c.percent,
-    SPLITS.c.replicas.label("split_wish"),
+    SPLITS.c.replicas.label("split_replicas"),
     SPLITS.c.reason.label("split_reason"),
 )
 
 
 class EndpointStore(Database):
-    """Endpoints, their revisions and their wishes."""
+    """Endpoints, their revisions, and how many replicas each should have."""
 
     def endpoints(self) -> list[Endpoint]:
         """Every endpoint, by name."""
@@ -40,8 +40,8 @@ class EndpointStore(Database):
             return self._endpoint(connection, name)
 
     def _endpoints(self, connection: Connection, name: str | None = None) -> list[Endpoint]:
-        wish = (WISHES.c.replicas, WISHES.c.reason.label("wish_reason"))
-        query = select(ENDPOINTS, *wish, *SPLIT).select_from(ENDPOINTS.outerjoin(WISHES).outerjoin(SPLITS))
+        scaling = (SCALING.c.replicas, SCALING.c.reason.label("scaling_reason"))
+        query = select(ENDPOINTS, *scaling, *SPLIT).select_from(ENDPOINTS.outerjoin(SCALING).outerjoin(SPLITS))
         if name is not None:
             query = query.where(ENDPOINTS.c.name == name)
         return [_endpoint(row) for row in connection.execute(query.order_by(ENDPOINTS.c.name))]
@@ -91,11 +91,11 @@ class EndpointStore(Database):
             values["active"] = active
         if not connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(**values)).rowcount:
             connection.execute(ENDPOINTS.insert().values(name=name, created=now, active=True, **_but_active(values)))
-            connection.execute(WISHES.insert().values(endpoint=name, replicas=0, reason="", at=now))
+            connection.execute(SCALING.insert().values(endpoint=name, replicas=0, reason="", at=now))
             cls._event(connection, name, "created", "endpoint created", now)
 
     def set_active(self, name: str, active: bool, now: float) -> Endpoint:
-        """Activate or deactivate; a replica is wished for again on activation only when a request comes."""
+        """Activate or deactivate; after an activation a replica is asked for only when a request comes."""
         with self._write() as connection:
             self._set_active(connection, self._endpoint(connection, name), active, now)
             return self._endpoint(connection, name)
@@ -105,8 +105,8 @@ class EndpointStore(Database):
         name = before.name
         connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(active=active, reason=""))
         if not active:
-            cls._wish(connection, name, 0, "deactivated", now)
-            cls._wish(connection, name, 0, "deactivated", now, SPLITS)
+            cls._set_desired(connection, name, 0, "deactivated", now)
+            cls._set_desired(connection, name, 0, "deactivated", now, SPLITS)
         if before.active != active:
             cls._event(connection, name, "activated" if active else "deactivated", "asked for", now)
 
@@ -116,29 +116,29 @@ class EndpointStore(Database):
             connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(reason=reason))
             self._event(connection, name, "reason", reason or "all is well again", now)
 
-    def set_wish(self, endpoint: str, replicas: int, reason: str, now: float, revision: int | None = None) -> None:
-        """Wish for so many replicas, of the serving revision or of the `revision` that shares its requests.
+    def scale(self, endpoint: str, replicas: int, reason: str, now: float, revision: int | None = None) -> None:
+        """Ask for so many replicas, of the serving revision or of the `revision` that shares its requests.
 
         The reconciler makes it true within the endpoint's limits.
         """
-        if self.endpoint(endpoint).wish_of(revision)[0] == replicas:
+        if self.endpoint(endpoint).desired_of(revision)[0] == replicas:
             return  # without a transaction that writes: the autoscaler says it again and again
         with self._write() as connection:
-            self._set_wish(connection, self._endpoint(connection, endpoint), replicas, reason, now, revision)
+            self._scale(connection, self._endpoint(connection, endpoint), replicas, reason, now, revision)
 
     @classmethod
-    def _set_wish(
+    def _scale(
         cls, connection: Connection, before: Endpoint, replicas: int, reason: str, now: float, revision: int | None
     ) -> None:
-        wished, _ = before.wish_of(revision)
+        desired, _ = before.desired_of(revision)
         is_split = before.split is not None and before.split.revision == revision
         which = f"revision {revision}: " if is_split else ""
-        cls._wish(connection, before.name, replicas, reason, now, SPLITS if is_split else WISHES)
-        cls._event(connection, before.name, "scale", f"{which}{wished} -> {replicas}: {reason}", now)
+        cls._set_desired(connection, before.name, replicas, reason, now, SPLITS if is_split else SCALING)
+        cls._event(connection, before.name, "scale", f"{which}{desired} -> {replicas}: {reason}", now)
 
     @staticmethod
-    def _wish(
-        connection: Connection, endpoint: str, replicas: int, reason: str, now: float, table: Table = WISHES
+    def _set_desired(
+        connection: Connection, endpoint: str, replicas: int, reason: str, now: float, table: Table = SCALING
     ) -> None:
         row = table.update().where(table.c.endpoint == endpoint)
         connection.execute(row.values(replicas=replicas, reason=reason, at=now))
@@ -206,11 +206,11 @@ class EndpointStore(Database):
                 values = {"failures": 0, "error": "", "detail": ""}
                 self._move_revision(connection, new, RevisionState.SERVING, now, values)
             self._unite(connection, endpoint, number, now)
-            if endpoint.wish < 1 and endpoint.split is None:
-                self._wish(connection, name, 1, f"revision {number} was proved with one replica", now)
+            if endpoint.desired_replicas < 1 and endpoint.split is None:
+                self._set_desired(connection, name, 1, f"revision {number} was proved with one replica", now)
 
     def _unite(self, connection: Connection, endpoint: Endpoint, number: int, now: float, why: str = "") -> None:
-        """All requests to revision `number`; what others had, replicas wished for included, is now its own."""
+        """All requests to revision `number`; what others had, desired replicas included, is now its own."""
         name = endpoint.name
         for old in endpoint.shares:
             if old != number:
@@ -223,7 +223,7 @@ class EndpointStore(Database):
         if endpoint.split is not None:
             connection.execute(SPLITS.delete().where(SPLITS.c.endpoint == name))
             said = f"revision {number} has all requests"
-            self._wish(connection, name, endpoint.wish + endpoint.split.wish, said, now)
+            self._set_desired(connection, name, endpoint.desired_replicas + endpoint.split.desired_replicas, said, now)
             self._event(connection, name, "traffic", said, now)
 
     def join(self, name: str, number: int, now: float) -> None:
@@ -317,9 +317,9 @@ def _endpoint(row: Row[Any]) -> Endpoint:
         serving=row.serving,
         reason=row.reason,
         created=row.created,
-        wish=row.replicas or 0,
-        wish_reason=row.wish_reason or "",
-        split=TrafficSplit(row.split, row.percent, row.split_wish, row.split_reason) if row.split else None,
+        desired_replicas=row.replicas or 0,
+        scaling_reason=row.scaling_reason or "",
+        split=TrafficSplit(row.split, row.percent, row.split_replicas, row.split_reason) if row.split else None,
     )
 
 

@@ -124,8 +124,8 @@ class ReplicaStore(EndpointStore):
             ours = [r for r in self._replicas(connection, woken.endpoint) if r.revision == woken.revision]
             ready = sum(r.state is ReplicaState.READY for r in ours)
             found = self._endpoints(connection, woken.endpoint)  # none: it was deleted
-            if found and found[0].wish_of(woken.revision)[0] < ready:
-                self._set_wish(connection, found[0], ready, "a request woke it", now, woken.revision)
+            if found and found[0].desired_of(woken.revision)[0] < ready:
+                self._scale(connection, found[0], ready, "a request woke it", now, woken.revision)
 
     def fail_replica(self, replica_id: str, reason: str, lines: str, now: float, *, counts: bool = True) -> None:
         """Record that a replica died by itself: its revision counts it and keeps its last lines.

@@ -233,7 +233,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         return revision_of(row) if row is not None else None
 
     def delete_endpoint(self, name: str, now: float) -> None:
-        """Forget an endpoint, its revisions and its wish, and cancel its builds; the reconciler stops its replicas."""
+        """Forget an endpoint and its revisions, and cancel its builds; the reconciler stops its replicas."""
         with self._write() as connection:
             self._endpoint(connection, name)
             self._cancel_builds_of(connection, name, now)

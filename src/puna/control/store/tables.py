@@ -50,7 +50,8 @@ ENDPOINTS = Table(
     _number("created"),
 )
 
-WISHES = Table(
+# In the database it has its name of before: a rename would keep a home from going back to the Puna that it comes from.
+SCALING = Table(
     "wishes",
     METADATA,
     Column("endpoint", String(64), ForeignKey("endpoints.name", ondelete="CASCADE"), primary_key=True),

@@ -108,7 +108,7 @@ class Board:
             "newest": newest.number if newest else None,
             "build_id": newest.build_id if newest else None,
             "wanted": endpoint.wanted,
-            "wish_reason": endpoint.wish_reason,
+            "wish_reason": endpoint.scaling_reason,
             "replicas": [{"id": r.id, "state": r.state, "tier": r.tier, "revision": r.revision} for r in replicas],
             "in_flight": load.in_flight,
             "queued": load.queued,
