@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from puna.artifacts import Dataset
-from puna.train.batches import batches, make_batch
-from puna.train.model.documents import Documents, to_device
+from puna.train.batches import Documents, batches, make_batch, to_device
 from puna.train.rows import Rows, count_labelled, pack, share, step_rows
 from train.tiny import random_rows
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from puna.train.batches import Documents
 from puna.train.model.attention import attend, attend_cached
-from puna.train.model.documents import Documents
 
 
 def alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from puna.config.recipe import PROJECTIONS
-from puna.train.batches import make_batch
+from puna.train.batches import Documents, make_batch
 from puna.train.model import elementwise
 from puna.train.model.block import Kept, Layer, Pass
-from puna.train.model.documents import Documents
 from puna.train.model.llama import ChatRows, Llama
 from puna.train.model.lora import Dropout, LoraLinear, Product, fresh_pair, wide
 from puna.train.model.quant import FrozenWeight, quantise

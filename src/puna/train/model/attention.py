@@ -13,7 +13,7 @@ import torch
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from puna.train.model.documents import DocumentGroup, Documents
+from puna.train.batches import DocumentGroup, Documents
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from puna.train.batches import Documents
 from puna.train.model.attention import Attended, attend, attend_and_keep, attend_cached
-from puna.train.model.documents import Documents
 from puna.train.model.kernels import kernels
 from puna.train.model.lora import Dropout, LoraLinear, Product, wide
 from puna.train.model.shape import ModelShape

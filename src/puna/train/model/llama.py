@@ -10,8 +10,8 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from puna.train.batches import Batch, Documents
 from puna.train.model.block import Cache, Kept, Layer, Pass
-from puna.train.model.documents import Batch, Documents
 from puna.train.model.kernels import head_logits, head_loss, kernels
 from puna.train.model.lora import Dropout, LoraLinear
 from puna.train.model.shape import ModelShape, Rope
