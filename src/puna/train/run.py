@@ -16,7 +16,7 @@ from puna.artifacts import Adapter, Dataset, write_json, write_text
 from puna.config.recipe import Recipe
 from puna.errors import ConflictError, MachineError
 from puna.progress import Progress, Silent
-from puna.train import checkpoint, samples
+from puna.train import checkpoint, trained
 from puna.train.checkpoint import Position
 from puna.train.device import hold_to
 from puna.train.loop import TrainingJob, evaluate, forget_after, log, train_steps
@@ -220,7 +220,7 @@ def _position(job: TrainingJob, dataset: Dataset, resume: bool) -> Position:
 
 
 def _ask(job: TrainingJob, dataset: Dataset, key: str) -> None:
-    samples.write_samples(job.run.path, dataset, key, samples.ask(TrainedModel(job.model), dataset))
+    trained.write_samples(job.run.path, dataset, key, trained.ask(TrainedModel(job.model), dataset))
 
 
 def _metrics(at: Position, plan: TrainingPlan) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from puna.artifacts import Adapter, Dataset
+from puna.artifacts import Adapter, Dataset, write_json
 from puna.config.recipe import Recipe
 from puna.train.batches import batches
 from puna.train.device import compute_dtype, look
@@ -86,3 +88,47 @@ def _choices(base_dir: Path, recipe: Recipe, device: str | None) -> Choices:
     # Dequantised copies are the same function; without gradients to keep, half the memory is room enough.
     resident = not machine.is_gpu or dense_bytes < machine.memory_bytes / 2
     return Choices(machine.device, dtype, quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant, resident)
+
+
+PROMPTS = 4
+NEW_TOKENS = 64
+
+
+class Replies(Protocol):
+    """Something to ask: see trained.TrainedModel."""
+
+    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
+        """The likeliest token, again and again."""
+
+
+def ask(model: Replies, dataset: Dataset) -> list[str]:
+    """The model's greedy replies to the dataset's first few held-out prompts, as text."""
+    stop = dataset.manifest.metrics.get("stop_token_ids", [])
+    replies = [model.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset)]
+    return decode(dataset.path / "tokenizer", replies)
+
+
+def write_samples(run_dir: Path, dataset: Dataset, key: str, replies: Sequence[str]) -> None:
+    """Add the replies `before` or `after` to the run's samples.json."""
+    path = run_dir / "samples.json"
+    old = json.loads(path.read_text()) if path.exists() else [{} for _ in replies]
+    lines = []
+    for sample, kept, reply in zip(_samples(dataset), old, replies, strict=True):
+        prompt = sample["messages"][-1]["content"] if sample.get("messages") else ""
+        fresh = {"prompt": prompt, "before": "", "after": "", "reference": sample.get("reference", "")}
+        lines.append(fresh | kept | {key: reply})
+    write_json(path, lines)
+
+
+def decode(tokenizer_dir: Path, replies: Sequence[Sequence[int]]) -> list[str]:
+    """Token ids as text, special tokens left out."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    return [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in replies]
+
+
+def _samples(dataset: Dataset) -> list[dict[str, Any]]:
+    path = dataset.path / "samples.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return found[:PROMPTS]
