@@ -20,9 +20,8 @@ from puna.train import checkpoint, trained
 from puna.train.checkpoint import Position
 from puna.train.device import hold_to
 from puna.train.loop import TrainingJob, evaluate, forget_after, log, train_steps
-from puna.train.model.adapter import write_adapter
 from puna.train.model.llama import Llama
-from puna.train.model.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama
+from puna.train.model.loading import Choices, add_fresh_chat_rows, add_fresh_lora, load_llama, write_adapter
 from puna.train.optimiser import make_optimiser
 from puna.train.planning.plan import TrainingPlan
 from puna.train.planning.plan import plan as make_plan

@@ -14,10 +14,9 @@ from puna.artifacts import Adapter, Dataset, write_json
 from puna.config.recipe import Recipe
 from puna.train.batches import batches
 from puna.train.device import compute_dtype, look
-from puna.train.model.adapter import load_into
 from puna.train.model.block import Cache
 from puna.train.model.llama import Llama
-from puna.train.model.loading import Choices, add_fresh_chat_rows, load_llama
+from puna.train.model.loading import Choices, add_fresh_chat_rows, load_into, load_llama
 from puna.train.model.shape import read_shape
 from puna.train.rows import Row, count_labelled
 
