@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from puna.train.model import fp8
+from puna.train.model import quant
 
 Drop = tuple[int, int]
 """(seed, elements in 65536 that are dropped)."""
@@ -127,8 +127,8 @@ def cross_entropy(z_NV: torch.Tensor, targets_N: torch.Tensor, gradient: bool) -
 
 def quantise_rows(x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x in e4m3 with a scale for each row, (values [T, K], scales [T, 1] in float32): see fp8.py."""
-    scale_T1 = (_wide(x_TK).abs().amax(dim=1, keepdim=True) / fp8.LARGEST).clamp_(min=fp8.SMALLEST_SCALE)
-    return (_wide(x_TK) / scale_T1).to(fp8.E4M3), scale_T1.float()
+    scale_T1 = (_wide(x_TK).abs().amax(dim=1, keepdim=True) / quant.LARGEST).clamp_(min=quant.SMALLEST_SCALE)
+    return (_wide(x_TK) / scale_T1).to(quant.E4M3), scale_T1.float()
 
 
 def drop(x_TK: torch.Tensor, how: Drop, out_TK: torch.Tensor) -> None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from puna.train.model.fp8 import EightBit
 from puna.train.model.kernels import kernels
-from puna.train.model.quant import FrozenWeight
+from puna.train.model.quant import EightBit, FrozenWeight
 
 GPU_ALIGNMENT = 64
 """LoRA columns of a product are filled up to a multiple of this: the tensor cores' step along the inner dimension."""
