@@ -15,7 +15,7 @@ from puna.train.model.block import Cache, Kept, Layer, Pass
 from puna.train.model.kernels import head_logits, head_loss, kernels
 from puna.train.model.lora import Dropout, LoraLinear
 from puna.train.model.shape import ModelShape, Rope
-from puna.train.planning.memory import LOGITS_TOKENS
+from puna.train.planning.cost import LOGITS_TOKENS
 
 
 class ChatRows(nn.Module):

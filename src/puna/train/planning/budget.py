@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from puna.errors import TrainError
 from puna.train.device import TrainingMachine
-from puna.train.planning.memory import GIB, Memory, Setup, measure
-from puna.train.planning.speed import PassChoice, flops_per_token, step_s
+from puna.train.planning.cost import GIB, Memory, PassChoice, Setup, flops_per_token, measure, step_s
 
 SAFETY = 0.95
 """The share of the memory to plan with: the allocator's fragments take the rest."""

@@ -18,8 +18,7 @@ from puna.train.device import TrainingMachine, compute_dtype, look
 from puna.train.model.attention import kernel
 from puna.train.model.shape import ModelShape, Weights, read_shape
 from puna.train.planning.budget import BudgetLimits, TokenBudget, choose
-from puna.train.planning.memory import Memory, Setup, measure, parse_bytes
-from puna.train.planning.speed import PassChoice, evaluation_s
+from puna.train.planning.cost import Memory, PassChoice, Setup, evaluation_s, measure, parse_bytes
 from puna.train.planning.steps import Steps
 from puna.train.rows import Rows
 

@@ -14,10 +14,9 @@ from puna.train.model import lora
 from puna.train.model.block import Kept, Pass
 from puna.train.model.loading import Choices, add_fresh_lora, load_llama
 from puna.train.model.shape import ModelShape, Rope, read_shape
-from puna.train.planning import memory
+from puna.train.planning import cost
 from puna.train.planning.budget import BudgetLimits, choose
-from puna.train.planning.memory import GIB, Setup, parse_bytes
-from puna.train.planning.speed import flops_per_token
+from puna.train.planning.cost import GIB, Setup, flops_per_token, parse_bytes
 from train.tiny import make_recipe, random_rows
 
 LLAMA3 = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128, 1e-5, False, Rope())
@@ -134,4 +133,4 @@ def test_the_number_format_follows_machine_and_recipe() -> None:
 
 def test_memory_and_products_fill_lora_columns_up_alike() -> None:
     # Written twice, since the plan is made without loading what computes.
-    assert memory.GPU_ALIGNMENT == lora.GPU_ALIGNMENT
+    assert cost.GPU_ALIGNMENT == lora.GPU_ALIGNMENT
