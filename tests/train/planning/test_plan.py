@@ -10,8 +10,26 @@ from transformers import MistralConfig
 
 from puna.artifacts import Dataset
 from puna.errors import MachineError, TrainError
-from puna.train.planning.plan import TrainingPlan, describe, plan
+from puna.train.planning.plan import Steps, TrainingPlan, describe, plan
+from puna.train.rows import pack, share, step_rows
 from train.tiny import VOCAB, make_recipe, write_dataset, write_split
+
+LENGTHS = np.random.default_rng(0).integers(5, 60, 45).astype(np.int64)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_tokens_of_each_step_and_of_the_largest_pass(world: int) -> None:
+    steps = Steps.foresee(LENGTHS, 10, 7, 42, world)
+    taken = []
+    for step in range(7):
+        chosen = LENGTHS[step_rows(45, 10, step, 42)]
+        taken += [[int(chosen[i]) for i in part] for part in share(chosen, world)]
+    assert [sum(s) for s in steps.shares] == [sum(s) for s in taken]
+    assert steps.mean_tokens == pytest.approx(sum(map(sum, taken)) / len(taken))
+    assert steps.most_tokens == max(map(sum, taken))
+    for budget in (60, 100, 100_000):
+        passes = [sum(s[i] for i in one) for s in taken for one in pack(s, budget)]
+        assert steps.largest_pass(budget) == max(passes)
 
 
 def test_the_plan_counts_rows_tokens_and_steps(base_dir: Path, dataset: Dataset) -> None:
