@@ -11,8 +11,7 @@ from puna.cli import output
 from puna.cli.options import AsJson, RunName
 from puna.home import Home
 from puna.train.reporting import record
-from puna.train.reporting.comparison import compare
-from puna.train.reporting.record import duration
+from puna.train.reporting.record import compare, duration
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 

@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 
 from puna.train.planning.plan import TrainingPlan, describe
-from puna.train.reporting.comparison import PlanComparison, compare, mean_speed, planned_memory
 from puna.train.reporting.plots import Chart, PlotLine, draw_svg, legend, thin
-from puna.train.reporting.record import Run, duration
+from puna.train.reporting.record import PlanComparison, Run, compare, duration, mean_speed, planned_memory
 from puna.train.reporting.report_style import STYLE
 
 GIB = 2**30

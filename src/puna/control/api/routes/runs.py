@@ -19,8 +19,7 @@ from puna.control.operations.context import Control
 from puna.control.resources import lineage
 from puna.errors import ConflictError, UsageError
 from puna.publish.registry import Registry
-from puna.train.reporting.comparison import compare
-from puna.train.reporting.record import Run, find_run, list_runs
+from puna.train.reporting.record import Run, compare, find_run, list_runs
 
 Json = dict[str, Any]
 BASES = ("original", "dequantised", "auto")
