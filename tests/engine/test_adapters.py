@@ -17,7 +17,7 @@ from puna import demo, pipeline
 from puna.artifacts import Adapter, drafting
 from puna.config import recipe as recipes
 from puna.home import Home
-from puna.merge.served import Served
+from puna.merge.verify import Served
 from puna.publish.adapters import seal
 from puna.publish.registry import RegisteredVersion, Registry
 from stories.conftest import Up

@@ -17,9 +17,8 @@ from merge import tiny
 from merge.conftest import Trained
 from puna.artifacts import Model
 from puna.errors import MergeError
-from puna.merge.probes import Probes, read_probes
 from puna.merge.stream import merge
-from puna.merge.verify import MAX_LOSS_RISE, Expected, Verification, compare, expect, judge
+from puna.merge.verify import MAX_LOSS_RISE, Expected, Probes, Verification, compare, expect, judge, read_probes
 from puna.progress import Silent
 
 # PEFT asks transformers by a name that the latter has deprecated.

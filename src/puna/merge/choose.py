@@ -10,9 +10,8 @@ from typing import Literal
 from puna.artifacts import Adapter, Dataset, Model
 from puna.config.recipe import Recipe
 from puna.home import Home
-from puna.merge.probes import TrainedLike, read_probes
 from puna.merge.stream import merge
-from puna.merge.verify import Verification, compare, expect
+from puna.merge.verify import TrainedLike, Verification, compare, expect, read_probes
 from puna.progress import Progress, Silent
 
 Base = Literal["original", "dequantised"]

@@ -3,16 +3,198 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file
 
-from puna.artifacts import MANIFEST, Manifest, Model, write_json
-from puna.merge.probes import Probes, TrainedLike
-from puna.merge.served import Served
+from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
+from puna.errors import MergeError
+from puna.merge.layout import shards
+from puna.merge.settings import GENERATION_CONFIG
 from puna.progress import Progress
+
+Row = tuple[np.ndarray, np.ndarray]
+# 65 k tokens fix a mean loss to about 0.005 nats (a token's loss spreads over some 1.3), and take under a minute on
+# a GPU; on a CPU only small models are trained.
+LOSS_TOKENS = 65_536
+# Whole logits are wide: 128 k of them a token in fp32 is half a MB, so few positions are kept.
+LOGIT_ROWS, LOGIT_TOKENS = 8, 256
+REPLY_TOKENS = 64
+
+
+class TrainedLike(Protocol):
+    """The model as training left it: a frozen base, perhaps in 4 bits, with the adapter beside it."""
+
+    def loss(self, rows: Sequence[Row]) -> float:
+        """Mean over the labelled tokens of all rows, in nats."""
+
+    def logits(self, input_ids: Sequence[int]) -> torch.Tensor:
+        """fp32 [T, V]."""
+
+    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
+        """Greedy."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A held-out conversation up to the user's last turn."""
+
+    messages: list[dict[str, Any]]
+    ids: list[int]
+    """As the trainer tokenised it, generation prompt included."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What to compare on."""
+
+    rows: list[Row]
+    """(input_ids int32 [T], labels int32 [T], -100 where not learnt), held out unless `held_out` is False."""
+    prompts: list[Prompt]
+    stop_token_ids: tuple[int, ...]
+    held_out: bool
+    reply_tokens: int = REPLY_TOKENS
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The token ids whose logits are compared."""
+        rows = [row[0] for row in self.rows[:LOGIT_ROWS]]
+        return [[int(i) for i in ids[:LOGIT_TOKENS]] for ids in rows]
+
+
+def read_probes(dataset: Dataset) -> Probes:
+    """Held-out rows and prompts; training rows when nothing was held out.
+
+    Raises:
+        MergeError: the dataset has no row with anything to learn.
+    """
+    rows, held_out = _rows(dataset, "test"), True
+    if not rows:
+        rows, held_out = _rows(dataset, "train"), False
+    if not rows:
+        raise MergeError(f"the dataset {dataset.path} has no row to compare on")
+    samples = json.loads((dataset.path / "samples.json").read_text())
+    prompts = [Prompt(sample["messages"], [int(i) for i in sample["prompt_ids"]]) for sample in samples]
+    return Probes(rows, prompts, stop_ids(dataset.manifest.metrics), held_out)
+
+
+def stop_ids(metrics: Mapping[str, Any]) -> tuple[int, ...]:
+    """Every id that ends a reply, by the dataset's manifest."""
+    stop = [metrics["eos_token_id"], *metrics.get("stop_token_ids", [])]
+    return tuple(dict.fromkeys(int(i) for i in stop))
+
+
+def _rows(dataset: Dataset, split: str) -> list[Row]:
+    path = dataset.path / f"{split}.safetensors"
+    if not path.exists():
+        return []
+    tensors = load_file(path)
+    rows: list[Row] = []
+    budget = LOSS_TOKENS
+    offsets = tensors["offsets"]
+    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        ids, labels = tensors["input_ids"][start:end], tensors["labels"][start:end]
+        # The first token has nothing before it to be predicted from.
+        if bool((labels[1:] != -100).any()):
+            rows.append((ids, labels))
+            budget -= len(ids)
+        if budget <= 0:
+            break
+    return rows
+
+
+# Positions through the head at a time: 1 GB of fp32 logits at 128 k words; a row seldom has more that are learnt.
+LOSS_POSITIONS = 2048
+
+
+class Served:
+    """A model folder behind `AutoModelForCausalLM` and `AutoTokenizer`, no code or network of its own."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it: fp32 on CPU; in its own dtype where a GPU has room, or where fp32 would not fit the memory."""
+        # Seconds to import, and only this class needs it.
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        self.device, dtype = _placement(sum(shard.size_bytes for shard in shards(path)))
+        options = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
+        logging.disable_progress_bar()  # the stage's own progress is what the user watches
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+        self.model: Any = model.to(self.device).eval()
+        generation = json.loads((path / GENERATION_CONFIG).read_text())
+        eos = generation.get("eos_token_id")
+        self.stop_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+        eos = json.loads((path / "config.json").read_text()).get("eos_token_id")
+        self.config_stop_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+
+    @torch.no_grad()
+    def logits(self, input_ids: Sequence[int]) -> torch.Tensor:
+        """fp32 [T, V], on the CPU."""
+        ids_BT = torch.tensor([list(input_ids)], device=self.device)
+        return self.model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def loss(self, rows: Sequence[Row]) -> float:
+        """Mean over the labelled tokens of all rows, in nats."""
+        total, count = 0.0, 0
+        for input_ids, labels in rows:
+            ids_BT = torch.tensor(input_ids, dtype=torch.long, device=self.device)[None]
+            labels_T = torch.tensor(labels, dtype=torch.long, device=self.device)
+            # Only the positions that are learnt go through the head: 128 k logits each.
+            at = (labels_T[1:] != -100).nonzero().flatten()
+            for part in torch.split(at, LOSS_POSITIONS):
+                logits_NV = self.model(input_ids=ids_BT, use_cache=False, logits_to_keep=part).logits[0]
+                total += float(
+                    torch.nn.functional.cross_entropy(logits_NV.float(), labels_T[part + 1], reduction="sum")
+                )
+            count += len(at)
+        return total / max(count, 1)
+
+    @torch.no_grad()
+    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Greedy, ending where the folder's own generation config says."""
+        ids_BT = torch.tensor([list(prompt_ids)], device=self.device)
+        made = self.model.generate(
+            input_ids=ids_BT,
+            attention_mask=torch.ones_like(ids_BT),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self.stop_token_ids[0] if self.stop_token_ids else 0,
+        )
+        return [int(i) for i in made[0, ids_BT.shape[1] :]]
+
+    def prompt_paths(self, prompt: Prompt) -> dict[str, list[int]]:
+        """The prompt's ids by each way that a server takes from messages to ids."""
+        rendered = self.tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+        template = self.tokenizer.apply_chat_template(
+            prompt.messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        # An app that hands the rendered text to an engine (the tutorial's does) gets the tokenizer's own special
+        # tokens on top: a template that writes BOS then has two.
+        return {"apply_chat_template": list(template), "render, then encode": list(self.tokenizer(rendered).input_ids)}
+
+
+def _placement(size_bytes: int) -> tuple[torch.device, torch.dtype | str]:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        # A tenth over the weights for activations; the trained model may hold the rest of the GPU.
+        if torch.cuda.mem_get_info()[0] > size_bytes * 1.1:
+            return torch.device("cuda"), "auto"
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return torch.device("cpu"), torch.float32 if size_bytes * 2.2 < memory_bytes else "auto"
+
 
 # A merge onto the weights that training saw differs by rounding only. Both models in bf16 differ from themselves in
 # fp32 by about 1e-4 to 1e-3 nats of KL and 1 to 2 % of the logits' spread; the NF4 error, which is what a merge onto
