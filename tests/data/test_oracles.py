@@ -12,8 +12,7 @@ import pytest
 from data.made import MakeRecipe, chat, write_jsonl
 from puna.config.recipe import DataRecipe
 from puna.data.load import open_source
-from puna.data.prepare import prepare
-from puna.data.sample import sample, split
+from puna.data.prepare import prepare, sample, split
 from puna.data.template import BUILT_IN, load_template
 from puna.data.tokens import NOT_LEARNT, TokenRows
 from puna.errors import DataError

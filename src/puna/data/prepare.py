@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,37 @@ from puna.config.recipe import DataRecipe, Recipe
 from puna.data.conversation import BadRowError, Row
 from puna.data.encode import Encoder, encode_rows, processes_for
 from puna.data.load import RowSource, bad_row, open_source, read_rows
-from puna.data.sample import sample, split
 from puna.data.template import BUILT_IN, load_template
 from puna.data.tokenizer import ChatTokenizer, base_digest, build_tokenizer
 from puna.data.tokens import NOT_LEARNT, TokenRows, Tokens
 from puna.errors import DataError, NotFoundError
 from puna.home import Home
 from puna.progress import Progress, Silent
+
+
+def sample(total: int, take: int | None, seed: int) -> list[int]:
+    """Indices of the rows to use: `Dataset.shuffle(seed=seed).select(range(take))` of the tutorial, row for row."""
+    order = np.random.default_rng(seed).permutation(total)
+    return [int(i) for i in order[:take]]
+
+
+def split(total: int, test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of training and held-out rows: `Dataset.train_test_split(test_size=..., seed=seed)`, row for row.
+
+    Raises:
+        DataError: so few rows that none would be left to train on.
+    """
+    held_out = math.ceil(test_fraction * total)
+    if held_out >= total:
+        raise DataError(
+            f"{total} row{'s' * (total != 1)} cannot be split into rows to train on and {held_out} to hold out",
+            "add rows, or set `data.test_fraction: 0`",
+        )
+    if not held_out:
+        return list(range(total)), []
+    order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
+    return order[held_out:], order[:held_out]
+
 
 SAMPLES = 8  # held-out conversations that training answers before and after
 
