@@ -12,7 +12,7 @@ from puna.cli import output
 if TYPE_CHECKING:
     from puna.artifacts import Dataset
     from puna.config.recipe import Recipe
-    from puna.data.preview import Histogram, PreviewToken
+    from puna.data.tokens import Histogram, PreviewToken
     from puna.train.planning.plan import TrainingPlan
 
 SAID_ABOVE = ("rows", "tokens", "time")
@@ -21,7 +21,7 @@ SAID_ABOVE = ("rows", "tokens", "time")
 
 def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
-    from puna.data.preview import length_histogram, preview
+    from puna.data.tokens import length_histogram, preview
     from puna.train.planning.plan import describe
 
     figures, row, lengths = dataset.manifest.metrics, preview(dataset), length_histogram(dataset)
@@ -82,7 +82,7 @@ def time_line(plan: TrainingPlan) -> str:
 
 
 def _row(row: Sequence[PreviewToken]) -> None:
-    from puna.data.preview import excerpt
+    from puna.data.tokens import excerpt
 
     start, end = excerpt(row)
     if start:

@@ -42,7 +42,7 @@ def preview(
     """Show one row as the model sees it: learnt tokens are marked, the others only read."""
     from puna import pipeline
     from puna.config import recipe as recipes
-    from puna.data.preview import preview as tokens_of
+    from puna.data.tokens import preview as tokens_of
 
     watch = output.ProgressDisplay(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
