@@ -172,7 +172,7 @@ def publish_adapter(
         MergeError: the adapter is more than plain LoRA and chat rows.
     """
     from puna.merge.stream import serving_base
-    from puna.publish.adapters import seal
+    from puna.publish.registry import seal
 
     run = _finished(home, run_name)
     recipe = recipes.parse(run.recipe)

@@ -18,8 +18,7 @@ from puna.artifacts import Adapter, drafting
 from puna.config import recipe as recipes
 from puna.home import Home
 from puna.merge.verify import Served
-from puna.publish.adapters import seal
-from puna.publish.registry import RegisteredVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry, seal
 from stories.conftest import Up
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]

@@ -11,9 +11,8 @@ import pytest
 from puna.artifacts import Adapter, Model, drafting
 from puna.errors import ConflictError, NotFoundError, PublishError, UsageError
 from puna.home import Home
-from puna.publish.adapters import of_base, rank_of, seal
 from puna.publish.hub import push
-from puna.publish.registry import SERVING_BASE, Registry
+from puna.publish.registry import SERVING_BASE, Registry, of_base, rank_of, seal
 from puna.publish.resolve import resolve_base
 
 Make = Callable[..., Model]

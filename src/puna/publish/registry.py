@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from puna import names
-from puna.artifacts import SHORT, Adapter, Model, write_json
+from puna.artifacts import SHORT, Adapter, Model, drafting, write_json
 from puna.errors import ConflictError, NotFoundError, PublishError, UsageError, nearest
 from puna.home import Home
-from puna.publish.names import LATEST, Ref, parse
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A published model as a user names it: at most one of version and alias is set."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+
+def parse(text: str) -> Ref:
+    """`owner/name`, `owner/name:3` or `owner/name@champion`.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    name, at, alias = text.partition("@")
+    if at:
+        return Ref(names.check("model", name), alias=names.check("alias", alias))
+    name, colon, version = text.partition(":")
+    if colon and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise UsageError(f"`{version}` is not a version", f"write {name}:1, or {name}@latest")
+    return Ref(names.check("model", name), version=int(version) if colon else None)
+
 
 SERVING_BASE = "serving_base"
 
@@ -279,3 +306,54 @@ def _find(entry: dict[str, Any], wanted: Ref) -> dict[str, Any]:
     if number not in versions:
         raise NotFoundError(f"{wanted.name} has no version {number}", f"its versions: {', '.join(map(str, versions))}")
     return dict(versions[number])
+
+
+CONFIG = "adapter_config.json"
+
+
+def seal(adapter: Adapter, serving_base: Model, home: Home) -> Adapter:
+    """A copy of a run's adapter that outlives the run, in hard links, with the model that it is served on as lineage.
+
+    Raises:
+        MachineError: the disk is full.
+    """
+    with drafting("adapter", home.models) as draft:
+        for name in adapter.manifest.files:
+            _link(adapter.path / name, draft.path / name)
+        draft.known |= dict(adapter.manifest.files)
+        draft.made_from |= {**adapter.manifest.made_from, SERVING_BASE: serving_base.digest}
+        draft.config |= dict(adapter.manifest.config)
+        draft.metrics |= dict(adapter.manifest.metrics)
+    assert draft.final is not None
+    return Adapter.open(draft.final)
+
+
+def rank_of(folder: Path) -> int:
+    """The rank of an adapter, as its config states it.
+
+    Raises:
+        NotFoundError: the config is gone or damaged.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        return int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotFoundError(f"{folder / CONFIG} cannot be read: {error!r}", "publish the adapter again") from None
+
+
+def of_base(registry: Registry, serving_base: str) -> dict[str, str]:
+    """Every published adapter that is served on the model of that digest: `owner/name` and `owner/name:N` -> folder."""
+    fits = [v for v in registry.list() if v.kind == Adapter.kind and v.lineage.get(SERVING_BASE) == serving_base]
+    found = {version.ref: str(version.path) for version in fits}
+    for version in fits:
+        if LATEST in version.aliases:
+            found[version.name] = str(version.path)
+    return found
+
+
+def _link(origin: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(origin, target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copy2(origin, target)

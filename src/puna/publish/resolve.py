@@ -13,8 +13,7 @@ from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish.hub import pull
-from puna.publish.names import parse
-from puna.publish.registry import Registry
+from puna.publish.registry import Registry, parse
 
 DEMO = "demo"
 HUB = "hub:"

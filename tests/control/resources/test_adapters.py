@@ -14,8 +14,7 @@ from control.conftest import World
 from puna.artifacts import ADAPTER_BASE, SHORT, Adapter, Model, drafting
 from puna.control.api.app import create_app
 from puna.control.resources.adapters import Adapters
-from puna.publish.adapters import seal
-from puna.publish.registry import Registry
+from puna.publish.registry import Registry, seal
 
 
 @pytest.fixture

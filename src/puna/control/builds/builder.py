@@ -39,7 +39,7 @@ from puna.packaging import environment as environments
 from puna.packaging import validation
 from puna.packaging.bundle import ModelRef
 from puna.packaging.environment import Environment
-from puna.publish import adapters
+from puna.publish import registry as adapters
 from puna.publish.registry import RegisteredVersion, Registry
 
 LOG = logging.getLogger("puna.builder")

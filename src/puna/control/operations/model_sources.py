@@ -14,8 +14,7 @@ from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
 from puna.packaging import source, template
 from puna.publish.hub_look import look
-from puna.publish.names import parse
-from puna.publish.registry import RegisteredVersion, Registry
+from puna.publish.registry import RegisteredVersion, Registry, parse
 
 HUB_STARTUP_TIMEOUT_S = 3600.0
 """The first start of an app fetches its weights."""

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 from puna.artifacts import ADAPTER_BASE, SHORT
 from puna.home import Home
-from puna.publish.adapters import of_base
-from puna.publish.registry import Registry
+from puna.publish.registry import Registry, of_base
 
 Stamp = tuple[tuple[str, int], ...]
 NONE: Mapping[str, str] = {}
