@@ -54,7 +54,7 @@ except PunaError as error:
 LOOK = """
 import sys
 from puna.errors import PunaError
-from puna.publish.hub_look import look
+from puna.publish.hub import look
 try:
     print("COMMIT", look(*sys.argv[1:]))
 except PunaError as error:

@@ -13,7 +13,7 @@ from puna.control.operations.context import Made, WantedModel
 from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
 from puna.packaging import source, template
-from puna.publish.hub_look import look
+from puna.publish.hub import look
 from puna.publish.registry import RegisteredVersion, Registry, parse
 
 HUB_STARTUP_TIMEOUT_S = 3600.0
