@@ -6,7 +6,7 @@ import pytest
 
 import puna.demo
 from puna.config.recipe import load
-from puna.demo import chats, world
+from puna.demo import text, world
 
 MESSAGES = [
     message for line in puna.demo.chats_file().read_text().splitlines() for message in json.loads(line)["messages"]
@@ -15,7 +15,7 @@ ASKED = {message["content"] for message in MESSAGES if message["role"] == "user"
 
 
 def test_the_chats_are_what_the_seed_makes() -> None:
-    assert chats.as_jsonl(chats.conversations()) == puna.demo.chats_file().read_text()
+    assert text.as_jsonl(text.conversations()) == puna.demo.chats_file().read_text()
 
 
 def test_the_chats_have_ultrachats_shape() -> None:
