@@ -84,8 +84,8 @@ def test_the_tokenizer_loads_in_old_and_new_stacks_and_has_no_chat_template() ->
 
 def test_the_tokenizer_is_what_the_seed_makes(tmp_path: Path) -> None:
     settings = pretrain.Pretraining()
-    tokenizer = tokens.learn(text.documents(settings.seed, settings.tokenizer_chars))
-    tokens.save(tokenizer, tmp_path, pretrain.CONFIG["max_position_embeddings"])
+    tokenizer = tokens.learn_tokenizer(text.documents(settings.seed, settings.tokenizer_chars))
+    tokens.save_tokenizer(tokenizer, tmp_path, pretrain.CONFIG["max_position_embeddings"])
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (BASE / file.name).read_bytes(), file.name
 

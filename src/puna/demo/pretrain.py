@@ -84,8 +84,8 @@ def pretrain(settings: Pretraining, folder: Path, device: str, config: dict[str,
     torch.manual_seed(settings.seed)
 
     # --- text and tokenizer
-    tokenizer = tokens.learn(text.documents(settings.seed, settings.tokenizer_chars))
-    tokens.save(tokenizer, folder, config["max_position_embeddings"])
+    tokenizer = tokens.learn_tokenizer(text.documents(settings.seed, settings.tokenizer_chars))
+    tokens.save_tokenizer(tokenizer, folder, config["max_position_embeddings"])
     stream = encode(tokenizer, text.documents(settings.seed, settings.text_chars)).to(device)
     fresh = encode(tokenizer, text.documents(settings.seed + 1, settings.text_chars // 60)).to(device)
     log.info("%d tokens of text, %.2f characters each", len(stream), settings.text_chars / len(stream))

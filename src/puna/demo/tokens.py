@@ -31,7 +31,7 @@ def special_tokens() -> list[str]:
     return [named.get(i) or f"<|reserved_special_token_{next(numbers)}|>" for i in range(SPECIAL)]
 
 
-def learn(text: Iterable[str]) -> Tokenizer:
+def learn_tokenizer(text: Iterable[str]) -> Tokenizer:
     """A tokenizer from text.
 
     Raises:
@@ -58,7 +58,7 @@ def learn(text: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Write the three files by hand: what a library of today writes is not always read by one of yesterday."""
     tokenizer.save(str(folder / "tokenizer.json"))
     bos, eos = special_tokens()[:2]
