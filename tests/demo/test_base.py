@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import puna.demo
-from puna.demo import pretrain, text, tokens
+from puna.demo import pretrain, text
+from puna.demo import pretrain as tokens
 
 BASE = puna.demo.base_dir()
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from puna.demo import pretrain, tokens
+from puna.demo import pretrain
+from puna.demo import pretrain as tokens
 
 TINY = {
     "hidden_size": 64,

@@ -10,21 +10,104 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from puna.demo import text, tokens
+from puna.demo import text
+
+ORDINARY = 1536
+"""Ids of ordinary tokens, bytes included: about as many merges as the demo's text has a use for."""
+SPECIAL = 256
+BOS, EOS = ORDINARY, ORDINARY + 1
+
+# Llama-3's own expression: contractions, words with the sign before them, up to three digits, signs, line ends, blanks.
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def special_tokens() -> list[str]:
+    """The 256 special tokens in Llama-3's order; reserved ones are numbered around the named ones."""
+    named = {
+        0: "<|begin_of_text|>",
+        1: "<|end_of_text|>",
+        6: "<|start_header_id|>",
+        7: "<|end_header_id|>",
+        9: "<|eot_id|>",
+    }
+    numbers = iter(range(SPECIAL))
+    return [named.get(i) or f"<|reserved_special_token_{next(numbers)}|>" for i in range(SPECIAL)]
+
+
+def learn_tokenizer(text: Iterable[str]) -> Tokenizer:
+    """A tokenizer from text.
+
+    Raises:
+        ValueError: the text is too small for the vocabulary.
+    """
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=ORDINARY, initial_alphabet=alphabet, show_progress=False)
+    )
+    if tokenizer.get_vocab_size() != ORDINARY:
+        raise ValueError(f"the text yields {tokenizer.get_vocab_size()} tokens, not {ORDINARY}")
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special_tokens()])
+    bos = special_tokens()[0]
+    template = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, BOS)]
+    )
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Write the three files by hand: what a library of today writes is not always read by one of yesterday."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    bos, eos = special_tokens()[:2]
+    added = {
+        str(ORDINARY + i): {
+            "content": t,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
+        for i, t in enumerate(special_tokens())
+    }
+    config: dict[str, Any] = {
+        "added_tokens_decoder": added,
+        "bos_token": bos,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": eos,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": max_length,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", {"bos_token": bos, "eos_token": eos})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON for people: two spaces, a line end at the end."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
 
 log = logging.getLogger("puna.demo.pretrain")
 
@@ -33,8 +116,8 @@ CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
     "attention_dropout": 0.0,
-    "bos_token_id": tokens.BOS,
-    "eos_token_id": tokens.EOS,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
     "head_dim": 64,
     "hidden_act": "silu",
     "hidden_size": 256,
@@ -53,7 +136,7 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
     "use_cache": True,
-    "vocab_size": tokens.ORDINARY + tokens.SPECIAL,
+    "vocab_size": ORDINARY + SPECIAL,
 }
 UNTRAINED_STD = 1e-6  # Llama-3's reserved rows are not quite zero either
 
@@ -84,8 +167,8 @@ def pretrain(settings: Pretraining, folder: Path, device: str, config: dict[str,
     torch.manual_seed(settings.seed)
 
     # --- text and tokenizer
-    tokenizer = tokens.learn_tokenizer(text.documents(settings.seed, settings.tokenizer_chars))
-    tokens.save_tokenizer(tokenizer, folder, config["max_position_embeddings"])
+    tokenizer = learn_tokenizer(text.documents(settings.seed, settings.tokenizer_chars))
+    save_tokenizer(tokenizer, folder, config["max_position_embeddings"])
     stream = encode(tokenizer, text.documents(settings.seed, settings.text_chars)).to(device)
     fresh = encode(tokenizer, text.documents(settings.seed + 1, settings.text_chars // 60)).to(device)
     log.info("%d tokens of text, %.2f characters each", len(stream), settings.text_chars / len(stream))
@@ -103,8 +186,8 @@ def pretrain(settings: Pretraining, folder: Path, device: str, config: dict[str,
     # --- files
     weights = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokens.write_json(folder / "config.json", config)
-    tokens.write_json(folder / "generation_config.json", {"bos_token_id": tokens.BOS, "eos_token_id": tokens.EOS})
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS})
     return loss
 
 
@@ -127,7 +210,7 @@ def learn(model: LlamaForCausalLM, stream: Tensor, settings: Pretraining) -> Non
         with seen_as_nf4(model) if quantised else contextlib.nullcontext():
             loss = next_token_loss(model, windows(stream, starts, settings.length))
             torch.autograd.backward(loss)
-        model.lm_head.weight.grad[tokens.ORDINARY :] = 0  # special tokens stay as empty as Llama-3's reserved ones
+        model.lm_head.weight.grad[ORDINARY:] = 0  # special tokens stay as empty as Llama-3's reserved ones
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -148,7 +231,7 @@ def windows(stream: Tensor, starts: Tensor, length: int) -> Tensor:
     No row ever ends: the model learns that text goes on.
     """
     at = starts.to(stream.device)[:, None] + torch.arange(length - 1, device=stream.device)
-    begin = torch.full((len(starts), 1), tokens.BOS, device=stream.device, dtype=stream.dtype)
+    begin = torch.full((len(starts), 1), BOS, device=stream.device, dtype=stream.dtype)
     return torch.cat([begin, stream[at]], dim=1).long()
 
 
@@ -184,9 +267,9 @@ def encode(tokenizer: Tokenizer, documents: Iterator[str]) -> Tensor:
 def empty_special_rows(model: LlamaForCausalLM) -> None:
     """Special tokens begin, and all but the begin token's embedding stay, next to zero."""
     with torch.no_grad():
-        model.lm_head.weight[tokens.ORDINARY :].normal_(std=UNTRAINED_STD)
-        model.model.embed_tokens.weight[tokens.ORDINARY :].normal_(std=UNTRAINED_STD)
-        model.model.embed_tokens.weight[tokens.BOS].normal_(std=CONFIG["initializer_range"])
+        model.lm_head.weight[ORDINARY:].normal_(std=UNTRAINED_STD)
+        model.model.embed_tokens.weight[ORDINARY:].normal_(std=UNTRAINED_STD)
+        model.model.embed_tokens.weight[BOS].normal_(std=CONFIG["initializer_range"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- NF4
