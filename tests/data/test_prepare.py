@@ -89,9 +89,9 @@ def test_samples_are_held_out_conversations_up_to_a_question(
     samples = json.loads((dataset.path / "samples.json").read_text())
     test = TokenRows.load(dataset, "test")
     assert len(samples) == 3
-    for sample, (ids, _) in zip(samples, test, strict=True):
-        assert sample["messages"][-1]["role"] == "user" and sample["reference"].startswith("it is")
-        assert ids[: len(sample["prompt_ids"])].tolist() == sample["prompt_ids"]
+    for row, (ids, _) in zip(samples, test, strict=True):
+        assert row["messages"][-1]["role"] == "user" and row["reference"].startswith("it is")
+        assert ids[: len(row["prompt_ids"])].tolist() == row["prompt_ids"]
 
 
 def test_a_long_conversation_is_asked_at_an_earlier_turn(

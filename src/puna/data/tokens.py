@@ -1,4 +1,4 @@
-"""Tokenised rows on disk: all tokens of a split end to end in one safetensors file, and where each row begins."""
+"""Tokenised rows: all tokens of a split end to end in one safetensors file, and a preview of what is learnt in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text that the tiny base is pretrained on: prose about the demo's world, made from a seed by a small grammar."""
+"""Prose to pretrain the tiny base on and conversations to tune it on: `python -m puna.demo.text` writes the latter."""
 
 from __future__ import annotations
 

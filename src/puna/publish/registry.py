@@ -1,4 +1,4 @@
-"""Which name and version means which model: one JSON file a name, versions that never change, aliases that move."""
+"""Published models by name and version: one JSON file a name, versions that never change, aliases that move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows become the flat tensors of one forward pass: ids, what follows where it is learnt, document borders."""
+"""Rows of a dataset as the flat tensors of one forward pass, with the borders of their documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model to ask: loss, logits and greedy replies of the trained model, or of its base before training."""
+"""The trained model, or its base before training, to ask: loss, logits, and greedy replies to held-out prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building the model for training: base weights stream in one tensor at a time, then LoRA and chat rows join."""
+"""Base weights, LoRA and chat rows into the model, a tensor at a time; the trained part out of it as a PEFT adapter."""
 
 from __future__ import annotations
 

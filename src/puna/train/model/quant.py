@@ -1,4 +1,4 @@
-"""Frozen weights: NF4 with double quantisation, bit-equal to bitsandbytes, or kept dense."""
+"""Frozen weights: NF4 with double quantisation, bit-equal to bitsandbytes, 8 bits with a scale a row, or dense."""
 
 from __future__ import annotations
 

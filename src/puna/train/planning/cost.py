@@ -1,4 +1,4 @@
-"""A byte model of training: what lies in memory at its fullest moment, for one choice of batch and recomputation."""
+"""Models of a run's memory and time, for one choice of tokens a pass, recomputation and resident weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders: what a training run wrote down, read and listed without loading torch."""
+"""Run folders: the records of a training run, read and listed without torch, and compared with its plan."""
 
 from __future__ import annotations
 

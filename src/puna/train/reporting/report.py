@@ -1,4 +1,4 @@
-"""What a run leaves for people: loss.png, and report.html, one file that needs nothing else."""
+"""A run's figures for people: loss.png, and report.html, one file that needs nothing else."""
 
 from __future__ import annotations
 
