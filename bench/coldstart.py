@@ -8,12 +8,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pairs import add_options, check_options, line, ratio, tree_of
 from servers.contenders import Puna, puna
 
 from puna.artifacts import write_json
@@ -56,9 +57,13 @@ def main(words: Sequence[str] | None = None) -> int:
         "commit": commit(),
         "rounds": options.rounds,
     }
-    with puna() as running, tempfile.TemporaryDirectory() as folder:
-        result["apps"] = {name: measure(running, Path(folder), name, options.rounds) for name in options.only}
-    path = options.out or BENCH / f"coldstart-{result['machine']['slug']}.json"
+    if options.against:
+        result["against"] = compare(options.against, options.only, options.pairs)
+    else:
+        with puna() as running, tempfile.TemporaryDirectory() as folder:
+            result["apps"] = {name: measure(running, Path(folder), name, options.rounds) for name in options.only}
+    kind = "coldstart-against" if options.against else "coldstart"
+    path = options.out or BENCH / f"{kind}-{result['machine']['slug']}.json"
     write_json(path, result)
     print(f"{result['machine']['name']}; load average before {result['machine']['load']}; written: {path}")
     return 0
@@ -87,6 +92,40 @@ def measure(running: Puna, folder: Path, name: str, rounds: int) -> dict[str, An
             flush=True,
         )
     return found
+
+
+def compare(revision: str, names: Sequence[str], pairs: int) -> dict[str, Any]:
+    """Starts from zero in this tree and in another commit's, in turn: the ratio of the seconds to the reply."""
+    found: dict[str, Any] = {"revision": revision, "apps": {}}
+    with (
+        tree_of(revision, BENCH.parent) as other,
+        puna(source=BENCH.parent / "src") as mine,
+        puna(source=other / "src") as theirs,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        sides = {"mine": mine, "theirs": theirs}
+        for name in names:
+            for side, running in sides.items():
+                (Path(folder) / side).mkdir(exist_ok=True)
+                deploy(running, Path(folder) / side / name, name)
+            found["apps"][name] = {tier: in_pairs(sides, name, tier, pairs) for tier in TIERS}
+            for tier, of in found["apps"][name].items():
+                print(line(f"{name} {tier}, seconds to the reply", revision, of["ratio"], pairs), flush=True)
+    return found
+
+
+def in_pairs(sides: Mapping[str, Puna], name: str, tier: str, pairs: int) -> dict[str, Any]:
+    """One app in one tier, started in turn by both, each first every other time."""
+    runs: dict[str, list[float]] = {side: [] for side in sides}
+    for running in sides.values():
+        running.client.patch(name, zygote=tier == "warm")
+    for number in range(pairs):
+        for side in list(sides) if number % 2 == 0 else reversed(list(sides)):
+            for running in sides.values():  # the one that is not measured sleeps as well
+                until_zero(running, name, tier)
+            time.sleep(SETTLE_S)
+            runs[side].append(start(sides[side], name)["total_s"])
+    return {"ratio": ratio(runs["mine"], runs["theirs"]), "total_s": runs}
 
 
 def deploy(running: Puna, folder: Path, name: str) -> None:
@@ -141,7 +180,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(APPS), default=names, help="these apps")
     parser.add_argument("--rounds", type=int, default=10, help="starts from zero of each app in each tier")
     parser.add_argument("--out", type=Path, metavar="FILE", help="bench/coldstart-<machine>.json when left out")
-    return parser.parse_args(words)
+    add_options(parser)
+    options = parser.parse_args(words)
+    check_options(parser, options)
+    return options
 
 
 if __name__ == "__main__":

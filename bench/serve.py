@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pairs import add_options, check_options
 from servers import against
 from servers.contenders import PEERS, peer, puna
 from servers.load import bare_worker, need_wrk, wrk
@@ -217,15 +218,13 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--connections", type=int, default=64)
     add("--gateways", type=int, default=1, help="gateway processes of Puna")
     add("--soak", type=float, default=0.0, metavar="MINUTES", help="Puna alone for so long, and what grows")
-    add("--against", metavar="REV", help="Puna of this tree against that of another commit, in alternating pairs")
-    add("--pairs", type=int, default=12, help="of runs, with --against; 6 at least")
+    add_options(parser)
     add("--environments", type=Path, default=cache, metavar="DIR", help=f"the peers' environments; {cache}")
     add("--out", type=Path, metavar="FILE", help="bench/serve-<machine>.json when left out")
     options = parser.parse_args(words)
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds are 1 at least")
-    if options.against and options.pairs < 6:
-        parser.error("--pairs is 6 at least: fewer bound nothing")
+    check_options(parser, options)
     return options
 
 

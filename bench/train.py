@@ -19,16 +19,20 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from pairs import add_options, check_options, line, ratio, tree_of
 from trainers.job import Job
 from trainers.ledger import Ledger, now, result_line
 from trainers.variants import NEEDS, VARIANTS, Variant, missing, pick
 from trainers.whole_run import curves_apart
 from trainers.workload import PRESETS, Workload
 
+from puna.artifacts import write_json
+
 BENCH = Path(__file__).resolve().parent
 STEPS = {"speed": (20, 5), "extrapolate": (60, 10), "losses": (49, 1)}
 """Measured steps and steps before them, by task."""
 LOSSES_LAYERS = 4
+COMPARED = ("median_seconds_per_step", "start_s", "peak_allocated_bytes")
 LAST_LINES, SHOWN_LINES = 25, 8
 """Of a failed process: kept in the results file, and shown."""
 
@@ -81,6 +85,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{v.name:<22}{v.meaning}" for v in VARIANTS))
         return 0
+    if options.against:
+        return compare_commits(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainer's process is ended too
     with work_folder(options.work) as work:
         try:
@@ -144,6 +150,45 @@ def compare_losses(bench: Bench, one: Variant, other: Variant) -> int:
         )
     bench.ledger.write()
     return int(bool(failed))
+
+
+def compare_commits(options: argparse.Namespace) -> int:
+    """One variant trained by this tree and by another commit's, each through the benchmark of its own commit."""
+    (variant,) = options.variants
+    root = BENCH.parent
+    runs: dict[str, list[dict[str, Any]]] = {"mine": [], "theirs": []}
+    with tree_of(options.against, root) as other, work_folder(options.work) as work:
+        work.mkdir(parents=True, exist_ok=True)
+        trees = {"mine": root, "theirs": other}
+        for number in range(options.pairs):
+            for side in list(trees) if number % 2 == 0 else reversed(list(trees)):
+                runs[side].append(run_tree(trees[side], work, variant.name, options))
+            seconds = {side: of[-1]["median_seconds_per_step"] for side, of in runs.items()}
+            print(f"pair {number + 1}: {seconds['mine']:.4f} and {seconds['theirs']:.4f} s a step", file=sys.stderr)
+    found = {figure: ratio(*([of[figure] for of in runs[side]] for side in ("mine", "theirs"))) for figure in COMPARED}
+    for figure, of in found.items():
+        print(line(f"{variant.name}, {figure}", options.against, of, options.pairs), flush=True)
+    on = runs["mine"][0]["machine"]
+    about = {"date": now(), "commit": commit(), "machine": on, "shape": options.shape, "steps": options.steps}
+    kept = {side: [{figure: run[figure] for figure in COMPARED} for run in of] for side, of in runs.items()}
+    path = options.out or BENCH / f"train-against-{on['slug']}.json"
+    write_json(path, about | {"revision": options.against, "variant": variant.name, "ratios": found, "runs": kept})
+    return 0
+
+
+def run_tree(tree: Path, work: Path, variant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one variant, measured by the benchmark that stands in `tree`."""
+    out = work / "against.json"
+    command = [sys.executable, str(tree / "bench" / "train.py"), "--shape", options.shape, "--only", variant]
+    for word in ("steps", "warm", "layers"):
+        if (value := getattr(options, word)) is not None:
+            command += [f"--{word}", str(value)]
+    env = os.environ | {"PYTHONPATH": str(tree / "src")}
+    done = subprocess.run([*command, "--work", str(work), "--out", str(out)], env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the benchmark in {tree} failed:\n{done.stdout}{done.stderr}")
+    found = json.loads(out.read_text())
+    return {**found["results"][variant], "machine": found["machine"]}
 
 
 def begin(options: argparse.Namespace, work: Path) -> Bench:
@@ -245,7 +290,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--merge", action="store_true", help="add to the results file instead of beginning it anew")
     add("--extrapolate", action="store_true", help="minutes of the tutorial's whole job, from 60 of its steps")
     add("--losses", nargs=2, metavar="NAME", help="how far apart two variants' loss curves are")
+    add_options(parser)
     options = parser.parse_args(words)
+    check_options(parser, options)
+    if options.against and len(options.only) != 1:
+        parser.error("--against compares one variant: name it with --only")
     options.task = "losses" if options.losses else "extrapolate" if options.extrapolate else "speed"
     names = options.losses or options.only or (["puna-dropout-0.05"] if options.extrapolate else [])
     try:

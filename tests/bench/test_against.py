@@ -1,6 +1,5 @@
 """The comparison with another commit: how sure a ratio is, and one short one of this tree with its own commit."""
 
-import importlib
 import importlib.util
 import json
 import os
@@ -8,26 +7,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SERVERS = ROOT / "bench" / "servers"
 
 
-def load_servers() -> None:
-    """Make the benchmark's package known by its place: on the path, bench/serve.py would hide the tests of serve."""
-    where = importlib.util.spec_from_file_location(
-        "servers", SERVERS / "__init__.py", submodule_search_locations=[str(SERVERS)]
-    )
+def load_pairs() -> ModuleType:
+    """The benchmark's module, by its place: on the path, bench/serve.py would hide the tests of serve."""
+    where = importlib.util.spec_from_file_location("pairs", ROOT / "bench" / "pairs.py")
     assert where is not None and where.loader is not None
-    sys.modules["servers"] = package = importlib.util.module_from_spec(where)
-    where.loader.exec_module(package)
+    sys.modules["pairs"] = module = importlib.util.module_from_spec(where)
+    where.loader.exec_module(module)
+    return module
 
 
-load_servers()
-against = importlib.import_module("servers.against")
-interval, source_of = against.interval, against.source_of
+pairs = load_pairs()
+interval, tree_of = pairs.interval, pairs.tree_of
 
 
 def test_the_interval_is_the_sign_tests() -> None:
@@ -48,9 +45,9 @@ def test_a_difference_is_one_when_the_interval_leaves_1_out(ratios: list[float],
 
 
 def test_the_source_of_a_commit_is_that_commits() -> None:
-    with source_of("HEAD", ROOT) as source:
-        assert (source / "puna" / "server.py").exists()
-    with pytest.raises(RuntimeError, match="nope is no commit here"), source_of("nope", ROOT):
+    with tree_of("HEAD", ROOT) as tree:
+        assert (tree / "src" / "puna" / "server.py").exists() and (tree / "bench" / "train.py").exists()
+    with pytest.raises(RuntimeError, match="nope is no commit here"), tree_of("nope", ROOT):
         pass
 
 
