@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from puna.process import renewal as of_guards
-from puna.worker import renewal as of_workers
+from puna.worker import process as of_workers
 
 
 @pytest.mark.parametrize("make", [lambda path: of_guards.Listener(path, 4096), of_workers.RenewedListener])

@@ -2,7 +2,7 @@
 
 A worker that does not answer may be well: a native call holds the interpreter's lock, and may do so for as long as its
 time lasts. So before `infer` begins the worker writes down until when its calls may take; the guard reads that without
-the worker's help (worker/busy.py writes the page).
+the worker's help (worker/process.py writes the page).
 
 Time is that of whoever judges: a turn counts for a second and a half at most. Where the judge itself was stopped,
 starved or suspended, nobody else is blamed for it.

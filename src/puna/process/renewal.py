@@ -1,7 +1,7 @@
 """What a running process holds by name on the disk, and gets back when somebody has deleted it: a Unix socket, a log.
 
 A folder of temporary files is swept by cron, a home by a person in a hurry: the open descriptor goes on, and nobody new
-finds it. Whoever serves looks every second. The worker has the same (worker/renewal.py): it imports nothing from here.
+finds it. Whoever serves looks every second. The worker has the same (worker/process.py): it imports nothing from here.
 """
 
 from __future__ import annotations

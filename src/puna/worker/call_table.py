@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
-from puna.worker import busy
+from puna.worker import process
 
 OVERRUN_GRACE_S = 5.0  # how long a call may go on after its 504 before the worker gives itself up
 MIN_QUEUE = 256  # several gateways, each with a few requests ahead
@@ -70,7 +70,7 @@ class CallTable:
         self.accepts = True
         self.refusal = ""
         self.overrun_grace_s = OVERRUN_GRACE_S
-        self.until = busy.nowhere()
+        self.until = process.unread_page()
         """Until when the running calls may take, for the guard to read."""
 
     # -- for the connections
@@ -194,7 +194,7 @@ class CallTable:
             self._sending += 1
             self._running -= 1
             if not self._running:
-                self.until[busy.CALLS] = 0.0
+                self.until[process.CALLS] = 0.0
                 if self._alone is not None:
                     self._work.notify()
         return over if answered else data
@@ -258,8 +258,8 @@ class CallTable:
         return self._alone is not None
 
     def _take_until(self, deadline: float) -> None:
-        if deadline > self.until[busy.CALLS]:  # never earlier while any call runs: the latest deadline counts
-            self.until[busy.CALLS] = deadline
+        if deadline > self.until[process.CALLS]:  # never earlier while any call runs: the latest deadline counts
+            self.until[process.CALLS] = deadline
 
     def _poison_queue(self) -> List[WorkerCall]:
         """Nothing that waits will run; whoever asked for it is to be told, without the lock."""

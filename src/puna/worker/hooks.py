@@ -7,13 +7,10 @@ import sys
 from typing import Any, Callable, Dict, Optional
 
 from puna.worker import share
-from puna.worker.app import calllog, faults, inferless_stub
-from puna.worker.engines.transformers import adapter as transformers_adapter
-from puna.worker.engines.transformers import generate as transformers_generate
-from puna.worker.engines.transformers import tokenizer as transformers_tokenizer
-from puna.worker.engines.vllm import defaults as vllm_defaults
+from puna.worker.app import calllog, faults, imports
+from puna.worker.engines.transformers import shims as transformers_shims
 from puna.worker.engines.vllm import llm as vllm_llm
-from puna.worker.engines.vllm import memory as vllm_memory
+from puna.worker.engines.vllm import options as vllm_options
 from puna.worker.share import ShareFinder
 
 Hook = Callable[[Any], None]
@@ -25,15 +22,15 @@ def install(concurrency: int = 0) -> None:
     `concurrency` is what was asked for explicitly, 0 for nothing. A zygote calls this before its imports, and its fork
     again.
     """
-    vllm_defaults.Asked.concurrency = concurrency
+    vllm_options.Asked.concurrency = concurrency
     hooks: Dict[str, Hook] = {
-        "inferless.api": inferless_stub.shim,
-        "vllm.config.cache": vllm_memory.hash_without_size,
+        "inferless.api": imports.shim_inferless,
+        "vllm.config.cache": vllm_options.hash_without_size,
         "vllm.entrypoints.llm": vllm_llm.shim,
-        "transformers.modeling_utils": transformers_adapter.shim,
-        "transformers.generation.utils": transformers_generate.shim,
-        "transformers.tokenization_utils_fast": transformers_tokenizer.shim,
-        "transformers.tokenization_utils_tokenizers": transformers_tokenizer.shim,
+        "transformers.modeling_utils": transformers_shims.shim_loading,
+        "transformers.generation.utils": transformers_shims.shim_generate,
+        "transformers.tokenization_utils_fast": transformers_shims.shim_tokenizers,
+        "transformers.tokenization_utils_tokenizers": transformers_shims.shim_tokenizers,
         **share.HOOKS,
     }
     if not any(isinstance(finder, ShareFinder) for finder in sys.meta_path):

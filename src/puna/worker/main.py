@@ -11,8 +11,8 @@ import socket
 import threading
 from typing import Any, Dict, List
 
-from puna.worker import busy, hooks, late, process_tree, share
-from puna.worker.app import calllog, faults, inferless_stub
+from puna.worker import hooks, process, share
+from puna.worker.app import calllog, faults, imports
 from puna.worker.app.runner import App
 from puna.worker.app.validate import validate
 from puna.worker.server import EXIT_FAILED, Server
@@ -34,23 +34,23 @@ def main(arguments: List[str]) -> int:
     calllog.install(options.get("log") == "cri")
     faults.warm_up()
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
-    process_tree.adopt_orphans()
+    process.adopt_orphans()
     if command == "zygote":
-        late.leave_no_trace()
-        inferless_stub.install()
+        imports.leave_no_trace()
+        imports.install_stub()
         hooks.install()
         ForkServer(os.path.abspath(options["socket"]), options["app"], int(options["parent-fd"]), _serve_fork).run()
     if "parent-fd" in options:
         _watch_parent(int(options["parent-fd"]))
     report = os.path.abspath(options.get("report", ""))
-    late.leave_no_trace()
+    imports.leave_no_trace()
     app = App(options["app"])
     if command == "validate":
         share.settle()
         hooks.install()
         app.enter()
         status = 0 if validate(app, report) else EXIT_FAILED
-        process_tree.kill_descendants()
+        process.kill_descendants()
         os._exit(status)  # threads that the app left behind must not hold the build
     serve(app, options)
     return 0
@@ -63,17 +63,17 @@ def serve(app: App, options: Dict[str, str]) -> None:
     server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
     server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
     if "busy-fd" in options:
-        server.say_busy_on(busy.shared(int(options["busy-fd"])))
+        server.say_busy_on(process.shared_page(int(options["busy-fd"])))
     _on_sigterm(server)
     server.listen()
     hooks.install(server.concurrency)
     app.enter()
     if not server.start_app():
-        process_tree.kill_descendants()
+        process.kill_descendants()
         os._exit(EXIT_FAILED)
     server.run()
     _run_exit_functions()
-    process_tree.kill_descendants()
+    process.kill_descendants()
     os._exit(0)
 
 
@@ -106,7 +106,7 @@ def _die_with_parent(fd: int) -> None:
                 break
         except OSError:
             break
-    process_tree.kill_descendants()
+    process.kill_descendants()
     os._exit(128 + signal.SIGKILL)
 
 
@@ -122,7 +122,7 @@ def _on_sigterm(server: Server) -> None:
 
     def begin(*_: Any) -> None:
         if server.state == "starting":
-            process_tree.kill_descendants()
+            process.kill_descendants()
             os._exit(128 + signal.SIGTERM)
         server.shut_down("the replica is shutting down")
 

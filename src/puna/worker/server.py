@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
-from puna.worker import busy, process_tree, protocol, renewal
+from puna.worker import process, protocol
 from puna.worker.app import answers, calllog, concurrency, faults
 from puna.worker.app.runner import App
 from puna.worker.call_table import CallTable, WorkerCall
@@ -66,13 +66,13 @@ class Server:
 
     # -- life
 
-    def say_busy_on(self, page: busy.Until) -> None:
+    def say_busy_on(self, page: process.Until) -> None:
         """Write on this page, from now on, until when calls and changes of tier may take."""
         self.book.until = self.nap.until = page
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
-        listener = renewal.RenewedListener(self.path)
+        listener = process.RenewedListener(self.path)
         if self.asked:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
@@ -136,7 +136,7 @@ class Server:
 
     # -- connections
 
-    def _accept(self, listener: renewal.RenewedListener) -> None:
+    def _accept(self, listener: process.RenewedListener) -> None:
         while True:
             try:
                 sock, _ = listener.socket.accept()
@@ -158,13 +158,13 @@ class Server:
             self._thread(self._read, connection)
 
     @staticmethod
-    def _renewed(listener: renewal.RenewedListener) -> renewal.RenewedListener:
+    def _renewed(listener: process.RenewedListener) -> process.RenewedListener:
         """The listener, or another at its path when that is not its own any more; logs that were deleted, too."""
         try:
-            renewal.renew_logs()
+            process.renew_logs()
             if not listener.is_lost:
                 return listener
-            found = renewal.RenewedListener(listener.path)
+            found = process.RenewedListener(listener.path)
         except OSError:
             return listener  # a full disk, no descriptors: the next look may have more luck
         listener.socket.close()
@@ -273,7 +273,7 @@ class Server:
         calllog.note("%s; this worker ends so that a fresh one takes over" % why)
 
         def end() -> None:
-            process_tree.kill_descendants()
+            process.kill_descendants()
             os._exit(EXIT_ENGINE)
 
         self.book.give_up("the replica restarts: " + why, end)
@@ -331,7 +331,7 @@ class Server:
     @staticmethod
     def _die(why: str, status: int = EXIT_ENGINE, trace: str = "") -> NoReturn:
         calllog.note(why, trace)
-        process_tree.kill_descendants()
+        process.kill_descendants()
         os._exit(status)
 
     def _broadcast(self, kind: int, value: Dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Dict
 
-from puna.worker import busy
+from puna.worker import process
 
 AWAKE, FALLING, ASLEEP, WAKING = "awake", "falling", "asleep", "waking"
 REQUEST_CAME = "a request came"
@@ -31,7 +31,7 @@ class Nap:
         self._sleeper, self._is_idle, self._tell = sleeper, is_idle, tell
         self._changed = threading.Condition()
         self._wishes = threading.Lock()  # one wish after the other
-        self.until = busy.nowhere()
+        self.until = process.unread_page()
         """Until when a change may take, for the guard to read: it may hold the interpreter's lock."""
         self.state = AWAKE
         """Read without the lock: a call is marked as running first, and only then looks here."""
@@ -88,5 +88,5 @@ class Nap:
         with self._changed:
             assert state in MOVES[self.state], (self.state, state)
             self.state = state
-            self.until[busy.CHANGE] = time.monotonic() + busy.CHANGE_S if state in (FALLING, WAKING) else 0.0
+            self.until[process.CHANGE] = time.monotonic() + process.CHANGE_S if state in (FALLING, WAKING) else 0.0
             self._changed.notify_all()

@@ -15,7 +15,7 @@ from puna import demo
 from puna.worker.app import concurrency
 from puna.worker.app.runner import App
 from puna.worker.engines import engine
-from puna.worker.engines.transformers import tokenizer as transformers_tokenizer
+from puna.worker.engines.transformers import shims
 from puna.worker.engines.vllm import llm as vllm_llm
 from worker import fake_vllm
 
@@ -53,7 +53,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
     monkeypatch.syspath_prepend(str(tmp_path / "app"))
     monkeypatch.setattr(engine, "_engines", [])
     vllm_llm.shim(importlib.import_module("vllm.entrypoints.llm"))
-    transformers_tokenizer.shim(importlib.import_module("transformers.tokenization_utils_tokenizers"))
+    shims.shim_tokenizers(importlib.import_module("transformers.tokenization_utils_tokenizers"))
 
     def run(infer: str = "", source: str = PROBLEM, **parts: str) -> str:
         folder = tmp_path / "app"

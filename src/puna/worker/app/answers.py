@@ -6,11 +6,17 @@ import json
 from typing import Any, Callable, Dict, List, Optional
 
 from puna.worker import protocol
-from puna.worker.app import binary, calllog, faults, scope
-from puna.worker.app.binary import SIZE
-from puna.worker.app.runner import App
-from puna.worker.app.stream import StreamHandler
-from puna.worker.app.tensors import BadOutput, BadRequest, read_inputs, read_parameters, write_event, write_outputs
+from puna.worker.app import calllog, faults, scope, tensors
+from puna.worker.app.runner import App, StreamHandler
+from puna.worker.app.tensors import (
+    BINARY_SIZE,
+    BadOutput,
+    BadRequest,
+    read_inputs,
+    read_parameters,
+    write_event,
+    write_outputs,
+)
 from puna.worker.call_table import WorkerCall
 from puna.worker.openai import completions
 from puna.worker.openai.parameters import Refusal
@@ -59,7 +65,7 @@ def _infer(app: App, call: WorkerCall) -> bytes:
     if app.passes_handler:
         raise BadRequest("this app streams its output: POST to .../generate_stream")
     document = _document(call)
-    wanted = binary.BinaryOutputs(document) if binary.asks(document) else None
+    wanted = tensors.BinaryOutputs(document) if tensors.names_outputs(document) else None
     if wanted is not None:
         wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
     result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
@@ -69,8 +75,8 @@ def _infer(app: App, call: WorkerCall) -> bytes:
     reply["outputs"] = outputs = write_outputs(result, declared=app.outputs)
     if wanted is not None:
         reply["outputs"], rest = wanted.split(wanted.chosen(outputs))
-        if rest or any(SIZE in o.get("parameters", ()) for o in reply["outputs"]):
-            return protocol.encode_binary_reply(call.request_id, 200, *binary.written(reply, rest))
+        if rest or any(BINARY_SIZE in o.get("parameters", ()) for o in reply["outputs"]):
+            return protocol.encode_binary_reply(call.request_id, 200, *tensors.binary_body(reply, rest))
     return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
 
@@ -118,4 +124,4 @@ def _document(call: WorkerCall) -> Any:
                 "missing"
             ) from None
         raise BadRequest("the body is not JSON: %s" % error) from None
-    return binary.filled(document, rest) if json_bytes else document
+    return tensors.with_binary(document, rest) if json_bytes else document

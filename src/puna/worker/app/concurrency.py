@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict
 
-from puna.worker import late
-from puna.worker.app import calllog, faults
+from puna.worker.app import calllog, faults, imports
 from puna.worker.app.runner import App
 from puna.worker.engines import engine
 
@@ -55,7 +54,7 @@ def verdict(app: App, asked: int = 0) -> Verdict:
 def why_not(app: App) -> str:
     """`app.py:14 keeps self.prompt`; empty when no two calls of `infer` can meet."""
     try:
-        fault: str = late.load("puna.worker.proof.verdict").why_not(app)
+        fault: str = imports.load_own("puna.worker.proof.verdict").why_not(app)
         return fault
     except Exception as error:  # noqa: BLE001 - what cannot be read is not proved; the log says why
         calllog.note("infer could not be read:\n" + faults.whole(error))

@@ -1,4 +1,4 @@
-"""The app contract: find InferlessPythonModel in app.py and call initialize, infer and finalize as each is written."""
+"""The app contract: InferlessPythonModel in app.py, its methods called as each is written; batches, streams."""
 
 from __future__ import annotations
 
@@ -8,15 +8,127 @@ import json
 import os
 import sys
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+import time
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
-from puna.worker.app import inferless_stub, typed
-from puna.worker.app.batches import Batches
+from puna.worker.app import imports, schema, scope
 from puna.worker.app.schema import KINDS, AppSchema
 from puna.worker.app.schema import read as read_schema
-from puna.worker.app.stream import StreamHandler
-from puna.worker.app.tensors import BadOutput, BadRequest
+from puna.worker.app.tensors import BadOutput, BadRequest, write_event
 from puna.worker.engines import engine
+
+
+class Done:
+    """An awaitable that is done: streaming apps call the handler with and without `await`."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+class StreamHandler:
+    """Sends each output dict as one event; events after the end are dropped."""
+
+    def __init__(self, send: Callable[[Dict[str, Any]], None]) -> None:
+        self._send = send
+        self.events = 0
+        self.is_ended = False
+
+    def send_streamed_output(self, output: Any) -> Done:
+        """One event.
+
+        Raises:
+            BadOutput: the event is no dict, or one of its outputs cannot be sent.
+        """
+        event = write_event(output)
+        if not self.is_ended:
+            self.events += 1
+            self._send(event)
+        return Done()
+
+    def finalise_streamed_output(self) -> Done:
+        """No more events; an `infer` that forgets this ends the stream by returning."""
+        self.is_ended = True
+        return Done()
+
+    finalize_streamed_output = finalise_streamed_output
+
+
+class Member:
+    """One request in a batch."""
+
+    __slots__ = ("done", "error", "is_gone", "result", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.done = value, threading.Event()
+        self.result: Any = None
+        self.error: Optional[BaseException] = None
+        self.is_gone = False
+
+    def leave(self) -> None:
+        """The client went: what has not begun need not."""
+        self.is_gone = True
+
+
+class Batches:
+    """`infer` of many threads becomes `run` of a list, one list at a time. `run` returns as many results."""
+
+    def __init__(self, run: Callable[[List[Any]], List[Any]], size: int, window_s: float) -> None:
+        self._run, self.size, self.window_s = run, size, window_s
+        self._changed = threading.Condition()
+        self._turn = threading.Lock()
+        self._open: Optional[List[Member]] = None
+
+    def infer(self, value: Any) -> Any:
+        """This request's result. Raises what `run` raises, for all of its batch."""
+        member = Member(value)
+        request = scope.current()
+        if request is not None:
+            request.on_cancel(member.leave)
+        with self._changed:
+            batch = self._open
+            is_first = batch is None
+            if batch is None:
+                batch = self._open = []
+            batch.append(member)
+            if len(batch) == self.size:
+                self._open = None
+                self._changed.notify_all()
+        if is_first:
+            self._lead(batch)
+        else:
+            member.done.wait()
+        if member.error is not None:
+            raise member.error
+        return member.result
+
+    def _lead(self, batch: List[Member]) -> None:
+        """The first of a batch runs it: when it is full, or its window is over and no other batch runs."""
+        end = time.monotonic() + self.window_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._open is not batch, max(0.0, end - time.monotonic()))
+        with self._turn:
+            with self._changed:
+                if self._open is batch:
+                    self._open = None
+            # Not the first member's scope: its client may go, and the others stay.
+            with scope.entered(scope.RequestScope()):
+                self._settle([m for m in batch if not m.is_gone])
+        for member in batch:
+            member.done.set()
+
+    def _settle(self, members: List[Member]) -> None:
+        if not members:
+            return
+        try:
+            results = self._run([m.value for m in members])
+        except BaseException as error:  # noqa: BLE001 - raised in each member's thread
+            for member in members:
+                member.error = error
+            return
+        for number, member in enumerate(members):
+            member.result = results[number]
+
 
 CLASS = "InferlessPythonModel"
 
@@ -34,7 +146,7 @@ class App:
         self.numpy: Any = None
         self.model: Any = None
         self.passes_handler = False
-        self.typed: Optional[typed.Typed] = None
+        self.typed: Optional[schema.Typed] = None
         self.outputs: Tuple[str, ...] = ()
         """Outputs that every reply must have: output.json's, else those that validation saw (PUNA_OUTPUTS)."""
         self.batches: Optional[Batches] = None
@@ -48,7 +160,7 @@ class App:
         extra = os.environ.get("PYTHONPATH", "")  # -I ignores it for the worker; the app may want it
         sys.path[:0] = [self.folder] + [p for p in extra.split(os.pathsep) if p]
         sys.argv[:] = [os.path.join(self.folder, "app.py")]
-        inferless_stub.install()
+        imports.install_stub()
 
     def read_schema(self) -> AppSchema:
         """Run input_schema.py. Raises what it raises, or SchemaFault."""
@@ -167,9 +279,9 @@ class App:
     def _read_types(self, path: str, module: Any) -> None:
         """Where app.py has request and response classes, they are the schema and win over the files."""
         with open(path, "rb") as file:
-            self.typed, flags = typed.find(file.read(), module)
+            self.typed, flags = schema.find_typed(file.read(), module)
         if self.typed is not None:
-            self.schema = typed.schema_of(self.typed.request, flags)
+            self.schema = schema.typed_schema(self.typed.request, flags)
         elif flags:  # `@inferless.config` beside an input_schema.py
             self.schema = AppSchema(self.schema.inputs, dict(self.schema.flags, **flags), self.schema.outputs)
 

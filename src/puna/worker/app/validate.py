@@ -10,9 +10,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from puna.worker import protocol
 from puna.worker.app import calllog, concurrency, faults
-from puna.worker.app.runner import App
+from puna.worker.app.runner import App, StreamHandler
 from puna.worker.app.schema import AppSchema
-from puna.worker.app.stream import StreamHandler
 from puna.worker.app.tensors import BadOutput, read_inputs, write_outputs
 from puna.worker.engines import engine
 

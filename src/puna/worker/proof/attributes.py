@@ -8,8 +8,8 @@ import sys
 import types
 from typing import Any, Dict, Set, Tuple
 
-from puna.worker.proof import known, library
-from puna.worker.proof.known import Known
+from puna.worker.proof import library
+from puna.worker.proof.library import Known
 from puna.worker.proof.source import Sources, shown
 from puna.worker.proof.values import (
     NOTHING,
@@ -117,7 +117,7 @@ class Attributes:
         if atom.cls is None:
             is_method = name in library.OWN_METHODS or name in library.BY_KIND.get(atom.kind, ())
             return inside | {Method(atom, name)} if is_method else inside
-        found = known.static(atom.cls, name)
+        found = library.static(atom.cls, name)
         if found is None:
             return inside
         return self._bound(found, atom, atom.cls, name, node) | inside
@@ -140,9 +140,9 @@ class Attributes:
             return value(Live(type(it)))
         if name in DUNDERS:
             return PLAINLY
-        if known.engine_of(it) and name in library.MODEL_DATA:
+        if library.engine_of(it) and name in library.MODEL_DATA:
             return value(of(getattr(it, name)))
-        if known.is_tokenizer(it, self.known.is_apps_class) and name in library.TOKENIZER_DATA:
+        if library.is_tokenizer(it, self.known.is_apps_class) and name in library.TOKENIZER_DATA:
             return value(of(getattr(it, name)))
         return self._of_instance(atom, name, node)
 
@@ -152,7 +152,7 @@ class Attributes:
             odd = ALWAYS_READ & set(vars(cls))
             if odd and self.known.is_apps_class(cls):
                 raise NotProved("reads %s through %s of %s" % (shown(node), sorted(odd)[0], cls.__name__), node)
-        found = known.static(kind, name)
+        found = library.static(kind, name)
         own = getattr(it, "__dict__", {})
         if hasattr(type(found), "__set__") or (found is not None and name not in own):
             return self._bound(found, atom, kind, name, node)
@@ -164,7 +164,7 @@ class Attributes:
         if self.known.is_apps_module(module):
             found = vars(module).get(name, MISSING)
         else:
-            found = known.attribute(module, name)
+            found = library.attribute(module, name)
             found = MISSING if found is None and name not in vars(module) else found
         if found is MISSING:
             full = "%s.%s" % (module.__name__, name)
@@ -180,7 +180,7 @@ class Attributes:
             return PLAINLY
         if isinstance(cls, enum.EnumMeta):
             return value(of(getattr(cls, name, None)))
-        found = known.static(cls, name)
+        found = library.static(cls, name)
         if found is None or (not self.known.is_apps_class(cls) and not isinstance(found, types.FunctionType)):
             return value(Method(Live(cls), name))
         if isinstance(found, staticmethod):
@@ -192,7 +192,7 @@ class Attributes:
     def _bound(self, found: Any, atom: Atom, cls: Any, name: str, node: Any) -> Value:
         """What a class's attribute is for an object of it."""
         if isinstance(found, types.FunctionType):
-            return value(Method(atom, name, known.torch_decorated(found) or found))
+            return value(Method(atom, name, library.torch_decorated(found) or found))
         if isinstance(found, staticmethod):
             return value(of(found.__func__))
         if isinstance(found, classmethod):

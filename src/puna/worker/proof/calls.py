@@ -9,7 +9,7 @@ import sys
 import types
 from typing import Any, Dict, List, Optional, Set
 
-from puna.worker.proof import known, library
+from puna.worker.proof import library
 from puna.worker.proof.attributes import HARMLESS, MISSING, Attributes
 from puna.worker.proof.source import shown
 from puna.worker.proof.values import (
@@ -59,7 +59,7 @@ class Calls(Attributes):
         if isinstance(atom, Local):
             return self.run_local(atom, arguments, node)
         if isinstance(atom, Method):
-            if self._is_apps(atom.function) or getattr(atom.function, known.MARK, False):
+            if self._is_apps(atom.function) or getattr(atom.function, library.MARK, False):
                 return self._call_live(atom.function, arguments.with_first(value(atom.of)), node)
             return self.method(atom.of, atom.name, arguments, node)
         if isinstance(atom, Live):
@@ -69,10 +69,10 @@ class Calls(Attributes):
     def _call_live(self, it: Any, arguments: Arguments, node: Any) -> Value:
         if isinstance(it, types.MethodType):
             bound = arguments.with_first(value(of(it.__self__)))
-            function = known.torch_decorated(it.__func__) or it.__func__
+            function = library.torch_decorated(it.__func__) or it.__func__
             if self._is_apps(function):
                 return self.run(function, bound, node)
-            if known.static(type(it.__self__), it.__func__.__name__) is it.__func__:
+            if library.static(type(it.__self__), it.__func__.__name__) is it.__func__:
                 return self.method(Live(it.__self__), it.__func__.__name__, arguments, node)
             return self._call_live(it.__func__, bound, node)
         if self._is_apps(it):
@@ -82,19 +82,19 @@ class Calls(Attributes):
             return self._known(effect, it, arguments, node)
         if isinstance(it, type) and self.known.is_apps_class(it):
             return self._construct(it, arguments, node)
-        wrapped = known.torch_decorated(it)
+        wrapped = library.torch_decorated(it)
         if wrapped is not None:
             return self._call_live(wrapped, arguments, node)
         special = _SPECIAL.get(it) if isinstance(it, (types.BuiltinFunctionType, type)) else None
         if special is not None:
             return getattr(self, special)(arguments, node)  # type: ignore[no-any-return]
-        if isinstance(it, types.FunctionType) and getattr(it, known.MARK, False) and arguments.positional:
+        if isinstance(it, types.FunctionType) and getattr(it, library.MARK, False) and arguments.positional:
             (first, *_) = arguments.positional[0] or (PLAIN,)
             return self.method(first, it.__name__, arguments.without_first(), node, is_certain=True)
-        if known.is_tokenizer(it, self.known.is_apps_class) or known.is_pipeline(it):
+        if library.is_tokenizer(it, self.known.is_apps_class) or library.is_pipeline(it):
             return self._fresh(arguments, node)
         if self.known.is_apps_class(type(it)):
-            call = known.static(type(it), "__call__")
+            call = library.static(type(it), "__call__")
             if self._is_apps(call):
                 return self.run(call, arguments.with_first(value(Live(it))), node)
         raise NotProved("calls %s, which may keep something of a request" % shown(node), node)
@@ -241,7 +241,7 @@ class Calls(Attributes):
                 target = node if not isinstance(node, ast.Call) else node.args[0]
                 text = shown(target) + ("" if target is node else "." + name)
                 raise NotProved("keeps %s" % text, node)
-            found = None if atom.cls is None else known.static(atom.cls, name)
+            found = None if atom.cls is None else library.static(atom.cls, name)
             if hasattr(type(found), "__set__") or isinstance(found, types.FunctionType):
                 raise NotProved("sets %s, which its class has as something else" % shown(node), node)
             self.put(atom, what)
@@ -259,12 +259,12 @@ class Calls(Attributes):
             return value(self.make(node, self._inside(arguments)))
         self._must_be_simple(cls, node)
         made = self.make(node, cls=cls)
-        init = known.static(cls, "__init__")
+        init = library.static(cls, "__init__")
         if self._is_apps(init):
             self.run(init, arguments.with_first(value(made)), node)
         else:  # a dataclass's, written by Python, or an exception's
             self.put(made, arguments.all())
-        after = known.static(cls, "__post_init__")
+        after = library.static(cls, "__post_init__")
         if self._is_apps(after):
             self.run(after, Arguments([value(made)]), node)
         for one in getattr(cls, "__dataclass_fields__", {}).values():
@@ -369,21 +369,21 @@ class Calls(Attributes):
         return self._alike(arguments, node)
 
     def _method_of_live(self, it: Any, name: str, arguments: Arguments, node: Any, is_certain: bool) -> Value:
-        engine = known.engine_of(it)
+        engine = library.engine_of(it)
         if engine and self._overrides(type(it)):
             raise NotProved("calls %s, and %s changes what it does" % (shown(node), type(it).__name__), node)
-        if engine and (is_certain or known.is_marked(it, name)):
+        if engine and (is_certain or library.is_marked(it, name)):
             return self._engine_call(arguments, node)
-        if (engine == "vllm" or known.is_shared_engine(it)) and name in library.ENGINE_METHODS:
+        if (engine == "vllm" or library.is_shared_engine(it)) and name in library.ENGINE_METHODS:
             return self._fresh(arguments, node)
         if engine == "vllm" and name == "get_tokenizer" and not self.known.is_apps_class(type(it)):
             return value(of(it.get_tokenizer()))
-        if known.is_tokenizer(it, self.known.is_apps_class) and name in library.TOKENIZER_METHODS:
+        if library.is_tokenizer(it, self.known.is_apps_class) and name in library.TOKENIZER_METHODS:
             return self._fresh(arguments, node)
-        if known.is_async_engine(it) and name == "generate" and not self._is_apps_object(it):
+        if library.is_async_engine(it) and name == "generate" and not self._is_apps_object(it):
             self.must_be_unique(arguments.at(2, "request_id"), node)
             return self._engine_call(arguments, node)
-        if known.is_logger(it) and name in library.LOGGER_METHODS:
+        if library.is_logger(it) and name in library.LOGGER_METHODS:
             self.must_be_readable(arguments, node)
             return PLAINLY
         if isinstance(it, os._Environ) and name in ("get", "items", "keys", "values", "copy"):
@@ -410,7 +410,7 @@ class Calls(Attributes):
     def _overrides(self, kind: Any) -> bool:
         """A subclass of the app's replaces a method of the engine's, which the engine itself may call."""
         for place, one in enumerate(kind.__mro__):
-            if known.is_shimmed(one):
+            if library.is_shimmed(one):
                 return False
             bases = kind.__mro__[place + 1 : -1]
             for name, found in vars(one).items():
@@ -433,7 +433,7 @@ class Calls(Attributes):
         if not isinstance(atom, Live):
             return False
         it = atom.it
-        if known.engine_of(it) or known.is_tokenizer(it, self.known.is_apps_class) or known.is_logger(it):
+        if library.engine_of(it) or library.is_tokenizer(it, self.known.is_apps_class) or library.is_logger(it):
             return True
         if it is sys.stdout or it is sys.stderr:
             return not self._is_apps_object(it)

@@ -8,7 +8,7 @@ import sys
 import types
 from typing import Any, Dict, List, Optional, Set
 
-from puna.worker.proof import known, library
+from puna.worker.proof import library
 from puna.worker.proof.attributes import MISSING
 from puna.worker.proof.calls import Calls
 from puna.worker.proof.source import Names, Sources, defaulted, runs_in_annotations, shown, targets
@@ -65,7 +65,7 @@ class Reading(Calls):
     """One proof. `prove` returns when calls cannot meet, and raises NotProved otherwise."""
 
     def __init__(self, sources: Sources) -> None:
-        super().__init__(sources, known.Known(sources))
+        super().__init__(sources, library.Known(sources))
         self._scopes: Dict[Any, NameScope] = {}
         self._stack: List[Any] = []
         self._raised: Set[Atom] = set()
@@ -302,7 +302,7 @@ class Reading(Calls):
         for item in node.items:
             what = self.read(item.context_expr, scope)
             for atom in what:
-                if not (isinstance(atom, (Plain, Own)) or (isinstance(atom, Live) and known.is_lock(atom.it))):
+                if not (isinstance(atom, (Plain, Own)) or (isinstance(atom, Live) and library.is_lock(atom.it))):
                     raise NotProved("enters %s, of which nothing is known" % shown(item.context_expr), node)
             if item.optional_vars is not None:
                 inside = frozenset().union(*(a.holds for a in what if isinstance(a, Own)))
@@ -384,7 +384,7 @@ class Reading(Calls):
         found = self.read(node, scope)
         for atom in found:
             if isinstance(atom, Live) and self.known.is_apps_class(type(atom.it)) and not isinstance(atom.it, type):
-                if any(known.static(type(atom.it), name) for name in ("__bool__", "__len__")):
+                if any(library.static(type(atom.it), name) for name in ("__bool__", "__len__")):
                     raise NotProved("asks whether %s is true, which runs code" % shown(node), node)
         return found
 

@@ -21,7 +21,7 @@ import time
 import warnings
 from typing import Any, Callable, Dict, List, Set, Tuple
 
-from puna.worker import process_tree, protocol
+from puna.worker import process, protocol
 from puna.worker.app import calllog
 from puna.worker.zygote.preload import Preload
 
@@ -107,7 +107,7 @@ class ForkServer:
         self.listener.settimeout(WAIT_FOR_GUARD_S)
         with contextlib.suppress(OSError):  # no guard: the log has it
             ForkClient(self.listener.accept()[0]).send(protocol.FAILED, {"message": why, "phase": "import"})
-        process_tree.kill_descendants()
+        process.kill_descendants()
         os._exit(EXIT_REFUSED)
 
     def _loop(self) -> None:
@@ -165,9 +165,9 @@ class ForkServer:
                 self.guards.discard(pid)
         # A guard that was killed leaves its worker, and a worker what it has started, to this process: nobody else
         # would end them.
-        strays = [pid for pid in process_tree.children_of_all().get(os.getpid(), []) if pid not in self.guards]
+        strays = [pid for pid in process.children_of_all().get(os.getpid(), []) if pid not in self.guards]
         for stray in strays:
-            for pid in (*process_tree.descendants(stray), stray):
+            for pid in (*process.descendants(stray), stray):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -236,7 +236,7 @@ class ForkServer:
                 os.dup2(origin, target)
             os.close(log)
             os.close(null)
-            process_tree.adopt_orphans()
+            process.adopt_orphans()
             os.environ.clear()
             os.environ.update(config["env"])
             os.chdir(config["cwd"])

@@ -14,13 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puna import demo
 from puna.worker.engines.engine import Delta, EngineRefusal
-from puna.worker.engines.transformers import cache as transformers_cache
 from puna.worker.engines.transformers import engine as transformers_engine
-from puna.worker.engines.transformers import generate
-from puna.worker.engines.transformers.cache import Unlike
-from puna.worker.engines.transformers.loop import BatchLoop
-from puna.worker.engines.transformers.rows import GenerateRows
-from puna.worker.engines.transformers.shared import SharedModel
+from puna.worker.engines.transformers import loop as loop_module
+from puna.worker.engines.transformers import shims
+from puna.worker.engines.transformers.loop import BatchLoop, Unlike
+from puna.worker.engines.transformers.shared import GenerateRows, SharedModel
 
 PROMPTS = ["What is AI?", "Hi", "Tell me about the high grassland where llamas graze, please.", "Who are you? " * 5]
 
@@ -273,7 +271,7 @@ def test_a_model_whose_cache_cannot_be_joined_runs_batches_as_they_come(
             for token in (5, 6):
                 part.on_tokens(token)
 
-    monkeypatch.setattr(transformers_cache, "pairs_of", unlike)
+    monkeypatch.setattr(loop_module, "pairs_of", unlike)
     made = transformers_engine.TransformersEngine(model, "tiny", SharedModel(BatchLoop(model), GenerateRows(run_them)))
     made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
     with pytest.raises(EngineRefusal, match="logit_bias"):
@@ -295,7 +293,7 @@ def test_a_model_whose_cache_cannot_be_joined_runs_batches_as_they_come(
 def test_only_models_that_keep_every_token_are_joined(model: Any, changes: dict[str, Any], joins: bool) -> None:
     config = SimpleNamespace(**changes)
     other = SimpleNamespace(config=config, forward=model.forward)
-    assert generate._keeps_by_position(other) is joins
+    assert shims._keeps_by_position(other) is joins
 
 
 @pytest.mark.parametrize(
@@ -304,5 +302,5 @@ def test_only_models_that_keep_every_token_are_joined(model: Any, changes: dict[
 )
 def test_angles_that_depend_on_the_longest_row_are_nothing_to_share(rope: Any, shared: bool) -> None:
     for name in ("rope_scaling", "rope_parameters"):
-        kind = generate._rope_kind(SimpleNamespace(**{name: rope}))
+        kind = shims._rope_kind(SimpleNamespace(**{name: rope}))
         assert (kind not in ("dynamic", "longrope")) is shared

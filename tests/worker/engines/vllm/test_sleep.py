@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 
 from puna.worker.engines.vllm import sleep as vllm_sleep
-from puna.worker.engines.vllm import warm_up
 from puna.worker.engines.vllm.sleep import KeptCopy, SleepFault
 
 PAGE = 4096
@@ -164,32 +163,3 @@ def test_memory_that_cannot_be_pinned_leaves_nothing_behind() -> None:
 
 def test_the_machine_says_how_much_memory_is_free() -> None:
     assert vllm_sleep.free_host_bytes() > 2**20
-
-
-class Recorder:
-    """An engine that notes what it is asked."""
-
-    concurrency, max_model_len = 20, 2048
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, tuple[tuple[str, object], ...]]] = []
-
-    def stream(self, prompt: list[int], params: dict[str, object]) -> list[object]:
-        self.asked.append((len(prompt), tuple(sorted(params.items()))))
-        if params.get("top_k") == 41:
-            raise ValueError("top_k")
-        return []
-
-
-def test_a_bake_runs_every_way_of_sampling_and_up_to_the_largest_batch() -> None:
-    engine = Recorder()
-    warm_up.bake(engine)
-    ways = {params for _, params in engine.asked}
-    assert len(ways) == len(warm_up.SAMPLING)
-    assert warm_up.sizes(20) == [1, 2, 3, 5, 8, 16, 20]
-    assert max(length for length, _ in engine.asked) == warm_up.LONG_PROMPT_TOKENS
-
-
-def test_what_a_bake_meets_fails_the_validation() -> None:
-    with pytest.raises(ValueError, match="top_k"):
-        warm_up.run(Recorder(), [[1], [2]], {"top_k": 41})

@@ -8,13 +8,9 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter
-from puna.worker.engines.transformers.cache import Unlike
-from puna.worker.engines.transformers.draw import Draw
-from puna.worker.engines.transformers.forms import Forms, Matcher
-from puna.worker.engines.transformers.forms import can as can_hold
-from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, RowStep
-from puna.worker.engines.transformers.rows import Part
-from puna.worker.engines.transformers.shared import SharedModel
+from puna.worker.engines.transformers.draw import Draw, Forms, Matcher, can_hold
+from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, RowStep, Unlike
+from puna.worker.engines.transformers.shared import Part, SharedModel
 from puna.worker.openai.parameters import FORMS
 
 CONCURRENCY = 32  # rows of one batch: more would each wait longer for every step

@@ -13,14 +13,89 @@ import importlib
 import inspect
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, FrozenSet, Iterator, List, Optional
+from typing import Any, Callable, Deque, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from puna.worker.app import calllog
 from puna.worker.engines.engine import Score, like_this_thread
-from puna.worker.engines.transformers import cache as transformers_cache
-from puna.worker.engines.transformers import draw as transformers_draw
-from puna.worker.engines.transformers.cache import Held, Unlike
-from puna.worker.engines.transformers.draw import Draw
+from puna.worker.engines.transformers.draw import Draw, next_tokens, scored
+
+Pairs = List[Tuple[Any, Any]]
+"""Keys and values of each layer, [rows, heads, width, size]."""
+
+
+class Unlike(Exception):
+    """This model keeps something other than keys and values by position: its rows cannot be joined."""
+
+
+class Held:
+    """The cache of some rows, and which of its columns are padding."""
+
+    def __init__(self, cache: Any, mask: Any) -> None:
+        """`cache` as the model returned it; `mask` [rows, width] is 1 where a token stands.
+
+        Raises:
+            Unlike: it is no plain cache of that shape.
+        """
+        self.cache, self.mask = cache, mask
+        wanted = tuple(mask.shape)
+        for pair in pairs_of(cache):
+            for tensor in pair:
+                if getattr(tensor, "ndim", 0) != 4 or (tensor.shape[0], tensor.shape[2]) != wanted:
+                    raise Unlike("a layer's cache is of shape %s" % (list(getattr(tensor, "shape", ())),))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows, and the columns that are padding in each of those that stay."""
+        mask = self.mask[list(rows)]
+        first = int((mask.sum(0) > 0).int().argmax())
+        self.mask = mask[:, first:]
+        self.cache = cache_of([(k[list(rows), :, first:], v[list(rows), :, first:]) for k, v in pairs_of(self.cache)])
+
+    def join(self, other: Held) -> None:
+        """The other's rows stand below these from now on."""
+        torch = importlib.import_module("torch")
+        width = max(self.mask.shape[1], other.mask.shape[1])
+
+        def both(mine: Any, theirs: Any) -> Any:
+            pad = torch.nn.functional.pad
+            return torch.cat([pad(t, (0, 0, width - t.shape[2], 0)) for t in (mine, theirs)])
+
+        theirs = pairs_of(other.cache)
+        mine = enumerate(pairs_of(self.cache))
+        self.cache = cache_of([(both(k, theirs[layer][0]), both(v, theirs[layer][1])) for layer, (k, v) in mine])
+        masks = (self.mask, other.mask)
+        self.mask = torch.cat([torch.nn.functional.pad(m, (width - m.shape[1], 0)) for m in masks])
+
+
+def empty_cache() -> Any:
+    """A cache with nothing in it."""
+    return importlib.import_module("transformers").DynamicCache()
+
+
+def cache_of(pairs: Pairs) -> Any:
+    """A cache of transformers' that holds these."""
+    cache = empty_cache()
+    for layer, (keys, values) in enumerate(pairs):
+        cache.update(keys, values, layer)
+    return cache
+
+
+def pairs_of(cache: Any) -> Pairs:
+    """Keys and values of a cache, as versions of transformers have them.
+
+    Raises:
+        Unlike: it is none of those.
+    """
+    if isinstance(cache, (tuple, list)):  # before 4.42 a model returned tuples, whatever it was given
+        return [(pair[0], pair[1]) for pair in cache]
+    layers = getattr(cache, "layers", None)
+    if layers is not None:
+        if any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+            raise Unlike("a layer keeps %s" % ", ".join(sorted({type(layer).__name__ for layer in layers})))
+        return [(layer.keys, layer.values) for layer in layers]
+    if type(cache).__name__ == "DynamicCache":
+        return [(keys, cache.value_cache[layer]) for layer, keys in enumerate(cache.key_cache)]
+    raise Unlike("the model keeps a %s" % type(cache).__name__)
+
 
 MAX_ROWS = 32
 PREFILL_TOKENS = 8192  # of newcomers' prompts in one step, padding too: those who run wait for it
@@ -178,12 +253,12 @@ class BatchLoop:
             mask = torch.stack([pad(one, (width - int(one.shape[0]), 0)) for one in ones])
             keep = {} if new[0].wants_prompt else self._last_only
             place = (mask.cumsum(-1) - 1).clamp(min=0)
-            logits, cache = self._forward(ids, mask, place, transformers_cache.empty(), keep)
+            logits, cache = self._forward(ids, mask, place, empty_cache(), keep)
             held = Held(cache, mask)
             prompts = None
             if new[0].wants_prompt:
                 asked = ids[0, 1:].tolist()
-                prompts = transformers_draw.scored(logits[0, :-1], asked, new[0].draw.top or 0)
+                prompts = scored(logits[0, :-1], asked, new[0].draw.top or 0)
             alive = self._advance(torch, new, logits[:, -1], prompts)
             if not alive:
                 return
@@ -243,9 +318,9 @@ class BatchLoop:
             for at, row in enumerate(rows)
         ]
         if any(row.draw.edits for row in rows):
-            chosen = transformers_draw.tokens(torch, torch.stack(edited), [row.draw for row in rows])
+            chosen = next_tokens(torch, torch.stack(edited), [row.draw for row in rows])
         else:
-            chosen = transformers_draw.tokens(torch, scores, [row.draw for row in rows])
+            chosen = next_tokens(torch, scores, [row.draw for row in rows])
         alive = []
         for at, row in enumerate(rows):
             token = chosen[at]
@@ -256,7 +331,7 @@ class BatchLoop:
             reason = "stop" if is_end else "length" if len(row.tokens) >= row.most else None
             step = RowStep(token, "gone" if row.is_gone else reason)
             if row.draw.top is not None:
-                (step.score,) = transformers_draw.scored(logits[at : at + 1], [token], row.draw.top)
+                (step.score,) = scored(logits[at : at + 1], [token], row.draw.top)
             step.prompt = prompts
             row.told(step)
             if step.reason is None:

@@ -4,12 +4,128 @@ from __future__ import annotations
 
 import importlib
 import queue
-from typing import Any, Callable, List, Optional
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional
 
 from puna.worker.app import scope
-from puna.worker.engines.transformers.cache import Unlike
-from puna.worker.engines.transformers.loop import BatchLoop, BatchRow
-from puna.worker.engines.transformers.rows import GenerateRows, Part
+from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, Unlike
+
+MAX_ROWS = 32
+# The callers of a batch come back at almost one time. The next batch waits for them, but never long against its work.
+GATHER_SHARE, GATHER_LONGEST_S = 0.05, 0.05
+
+
+class Part:
+    """One call: its own rows, and the settings that it shares with the others of its batch."""
+
+    def __init__(self, ids: Any, mask: Any, settings: Any, options: Dict[str, Any]) -> None:
+        self.ids, self.mask, self.settings, self.options = ids, mask, settings, options
+        self.on_tokens: Optional[Callable[[Any], None]] = None
+        """Told each step's new token, row by row."""
+        self.seed: Optional[int] = None
+        """Drawn from this seed, in a batch of its own."""
+        self.draw: Optional[Callable[[], Any]] = None
+        """Makes each row's way to its next token; None where the call is no rows of a running batch."""
+        self.most, self.pad = 0, 0
+        self.ends: List[int] = []
+        self.tokens: Any = None
+        self.error: Optional[BaseException] = None
+        self.is_gone = False
+        self.done = threading.Event()
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        self.is_gone = True
+
+
+class GenerateRows:
+    """`run(parts)` for calls of equal settings, one batch at a time; a call alone never waits for others."""
+
+    def __init__(self, run: Callable[[List[Part]], None]) -> None:
+        self._run = run
+        self._changed = threading.Condition()
+        self._waiting: List[Part] = []
+        self._is_led, self._inside = False, 0
+        self._last_size, self._last_s = 1, 0.0
+
+    def generate(self, part: Part) -> Any:
+        """The tokens of one call. Raises what its batch raises."""
+        request = scope.current()
+        if request is not None:
+            request.on_cancel(part.leave)
+        with self._changed:
+            self._waiting.append(part)
+            self._changed.notify_all()
+            while self._is_led and not part.done.is_set():
+                self._changed.wait()
+            if not part.done.is_set():
+                self._is_led = True
+        while not part.done.is_set():
+            self._lead(part)
+        if request is not None:
+            request.forget(part.leave)
+            if request.is_cancelled:
+                raise scope.Cancelled
+        if part.error is not None:
+            raise part.error
+        return part.tokens
+
+    def alone(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, while no batch runs; within another such call, at once."""
+        if self.is_inside:
+            return function()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_led)
+            self._is_led, self._inside = True, threading.get_ident()
+        try:
+            return function()
+        finally:
+            self._inside = 0
+            self._hand_over()
+
+    @property
+    def is_inside(self) -> bool:
+        """This thread is within `alone`: it must not wait for a batch, which waits for it."""
+        return self._inside == threading.get_ident()
+
+    def _lead(self, mine: Part) -> None:
+        """Run batches until this thread's own call is done, then let another lead."""
+        with self._changed:
+            if self._last_size > 1:
+                longest_s = min(GATHER_LONGEST_S, GATHER_SHARE * self._last_s)
+                self._changed.wait_for(lambda: len(self._waiting) >= self._last_size, longest_s)
+            batch = self._next()
+        begun = time.monotonic()
+        try:
+            self._run(batch)
+        except BaseException as error:  # noqa: BLE001 - raised in each caller's thread
+            for part in batch:
+                part.error = error
+        self._last_size, self._last_s = len(batch), time.monotonic() - begun
+        for part in batch:
+            part.done.set()
+        if mine.done.is_set():
+            self._hand_over()
+        else:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _hand_over(self) -> None:
+        with self._changed:
+            self._is_led = False
+            self._changed.notify_all()
+
+    def _next(self) -> List[Part]:
+        first, rows = self._waiting[0], 0
+        batch: List[Part] = []
+        for part in list(self._waiting):
+            size = int(part.ids.shape[0])
+            if part.settings == first.settings and (not batch or rows + size <= MAX_ROWS):
+                batch.append(part)
+                rows += size
+                self._waiting.remove(part)
+        return batch
 
 
 class SharedModel:

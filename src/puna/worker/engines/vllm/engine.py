@@ -1,4 +1,4 @@
-"""A vLLM engine as the worker's own code uses it: streams of deltas, adapters, sleep."""
+"""A vLLM engine as the worker's own code uses it: streams of deltas, adapters, sleep, and compiling ahead."""
 
 from __future__ import annotations
 
@@ -9,14 +9,77 @@ import itertools
 import json
 import os
 import re
+import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
 from puna.worker.engines.vllm import sleep as vllm_sleep
-from puna.worker.engines.vllm import warm_up
-from puna.worker.engines.vllm.defaults import MAX_CONCURRENCY, is_cuda
 from puna.worker.engines.vllm.loop import Desk, EngineLoop
+from puna.worker.engines.vllm.options import MAX_CONCURRENCY, is_cuda
 from puna.worker.openai.parameters import FORMS
+
+PROMPT_TOKENS = 24
+LONG_PROMPT_TOKENS = 600  # over one block of the KV cache, and over what is decoded at once
+REPLY_TOKENS = 3
+# Each way of sampling has kernels of its own: greedy, plain random, top-p, top-k, both, penalties, min-p, a seed.
+SAMPLING: Tuple[Dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.8},
+    {"temperature": 0.8, "top_p": 0.95},
+    {"temperature": 0.8, "top_k": 40},
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+    {"temperature": 0.8, "presence_penalty": 0.5, "frequency_penalty": 0.5, "repetition_penalty": 1.1},
+    {"temperature": 0.8, "top_p": 0.95, "seed": 1},
+)
+
+
+def compile_ahead(engine: Any) -> None:
+    """Run batches of `engine` of every kind of size, each with every way of sampling, so that no request compiles.
+
+    Triton kernels are compiled anew for a batch of one, for one whose size 16 divides, and for all others, and by what
+    its requests ask of sampling. A compiled kernel lies in the bundle's caches; each later start only loads it.
+
+    Raises:
+        Exception: the first that a request raised.
+    """
+    for number, size in enumerate(batch_sizes(engine.concurrency)):
+        # All ways at the sizes that differ in kind; at the others, which only differ in CUDA graph, the usual one.
+        ways = SAMPLING if size in (1, 3, 16) else SAMPLING[2:3]
+        for way in ways:
+            run_batch(engine, [made_up_prompt(engine, number, i) for i in range(size)], way)
+
+
+def batch_sizes(most: int) -> List[int]:
+    """Batch sizes to run: one, odd and even small ones, powers of two, the largest, and one between."""
+    wanted = [1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 100, 128, 192, 256]
+    return [size for size in wanted if size < most] + [most]
+
+
+def made_up_prompt(engine: Any, batch: int, number: int) -> List[int]:
+    """Token ids that no other request of the bake begins with: a prefix that is cached would be skipped."""
+    length = min(LONG_PROMPT_TOKENS if number == 1 else PROMPT_TOKENS + number % 7, engine.max_model_len // 2)
+    return [1 + (batch * 31 + number * 7 + place * place) % 200 for place in range(max(1, length))]
+
+
+def run_batch(engine: Any, prompts: List[List[int]], way: Dict[str, Any]) -> None:
+    """One batch: all prompts at once, each from a thread of its own."""
+    errors: List[BaseException] = []
+
+    def one(tokens: List[int]) -> None:
+        try:
+            for _ in engine.stream(tokens, dict(way, max_tokens=REPLY_TOKENS, ignore_eos=True)):
+                pass
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that validates
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(tokens,), daemon=True) for tokens in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
 
 FIRST_ADAPTER_ID = 1_000_001  # far from ids that an app gives its own
 ERROR = "error"  # vLLM's finish reason of a request that it gave up; every other one is the caller's to read
@@ -84,7 +147,7 @@ class VllmEngine(Engine):
 
     def bake(self) -> None:
         if is_cuda():  # vLLM on CPUs compiles nothing by size of batch
-            warm_up.bake(self)
+            compile_ahead(self)
 
     @staticmethod
     def _copied(deltas: Iterator[Delta], copies: int) -> Iterator[Delta]:

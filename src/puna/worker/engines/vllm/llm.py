@@ -10,11 +10,9 @@ from typing import Any, Callable
 from puna.worker.app import calllog
 from puna.worker.engines import adapters
 from puna.worker.engines import engine as engines
-from puna.worker.engines.vllm import memory
-from puna.worker.engines.vllm.defaults import chosen, in_process, measures_memory
 from puna.worker.engines.vllm.engine import VllmEngine
-from puna.worker.engines.vllm.loop import EngineLoop
-from puna.worker.engines.vllm.shared import SharedEngine
+from puna.worker.engines.vllm.loop import EngineLoop, SharedEngine
+from puna.worker.engines.vllm.options import added_options, in_process, kv_cache_of, measures_memory
 
 # Each adds requests and then waits for them; those that vLLM has, by version.
 CALLS = ("generate", "chat", "encode", "embed", "classify", "score", "reward", "beam_search", "enqueue", "enqueue_chat")
@@ -45,9 +43,9 @@ def _init(original: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, *arguments: Any, **options: Any) -> None:
         given = dict(signature.bind_partial(self, *arguments, **options).arguments)
         given.update(given.pop("kwargs", {}))
-        options.update(chosen(original, given))
+        options.update(added_options(original, given))
         options.update(adapters.vllm_options(given))
-        found = memory.look(dict(given, **options), given) if measures_memory(original) else None
+        found = kv_cache_of(dict(given, **options), given) if measures_memory(original) else None
         if found is not None:
             options.update(found.option())
         cores = os.sched_getaffinity(0)

@@ -1,9 +1,4 @@
-"""How much memory vLLM found for its KV cache, kept from one start to the next: measuring it takes seconds.
-
-vLLM runs the largest batch and captures CUDA graphs once only to see what is left for the cache. With the same model,
-options and GPU, and as much free memory as then, the answer is the same. Newer versions do this by themselves
-(VLLM_ENABLE_STARTUP_PLAN), when asked to.
-"""
+"""Options that the worker adds to those of an app's `LLM`: sleep, few CUDA graphs, a KV cache measured only once."""
 
 from __future__ import annotations
 
@@ -11,15 +6,99 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
-from puna.worker.engines.vllm.defaults import Asked
+MAX_CONCURRENCY = 256
+PROMPT_TOKENS = 256  # prompts of this size, alone or among others, are worth a CUDA graph at any concurrency
+IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
+
+@contextlib.contextmanager
+def in_process() -> Iterator[None]:
+    """The engine lives in this process, unless the environment says otherwise: no pickling between it and the app.
+
+    Only while one is made: vLLM's asynchronous engine needs the other setting.
+    """
+    if IN_PROCESS in os.environ:
+        yield
+        return
+    os.environ[IN_PROCESS] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(IN_PROCESS, None)
+
+
+class Asked:
+    """What was asked of this worker. Set when it begins to serve, which is after the imports in a zygote's fork."""
+
+    concurrency = 0
+    """0 when nobody asked."""
+
+
+def added_options(init: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:
+    """Options to add to those that the app gave to `LLM`."""
+    known = _known(init)
+    more: Dict[str, Any] = {}
+    if not is_cuda():
+        return more
+    # The allocator that sleep needs and expandable segments exclude each other.
+    is_expandable = "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    if "enable_sleep_mode" in known and "enable_sleep_mode" not in options and not is_expandable:
+        more["enable_sleep_mode"] = True
+    says = options.keys() & {"compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size"}
+    can_say = "cudagraph_mode" in _fields("vllm.config", "CompilationConfig")
+    if can_say and not says and not options.get("enforce_eager"):
+        largest = min(int(options.get("max_num_seqs") or MAX_CONCURRENCY), Asked.concurrency or MAX_CONCURRENCY)
+        # Piecewise ones too: without them a step with a prompt in it takes 25 ms where 8 would do (8 B, H200).
+        more["compilation_config"] = {
+            "cudagraph_capture_sizes": capture_sizes(largest),
+            "cudagraph_mode": "FULL_AND_PIECEWISE",
+        }
+    return more
+
+
+def capture_sizes(largest: int) -> List[int]:
+    """Numbers of tokens in a step that have a CUDA graph; a step takes the next larger one, a start captures each.
+
+    Up to `largest`, the most replies at once, and on to where a step has prompts in it besides.
+    """
+    end = max(2 * largest, PROMPT_TOKENS)
+    sizes, size = {1, 2, 4, largest}, 8
+    while size <= end:
+        sizes.update({size, min(size * 3 // 2, end) if size > 8 else size})
+        size *= 2
+    return sorted(sizes)
+
+
+def measures_memory(init: Callable[..., Any]) -> bool:
+    """This vLLM measures at each start what is left for its KV cache, and can be told instead."""
+    return is_cuda() and "kv_cache_memory_bytes" in _known(init)
+
+
+def is_cuda() -> bool:
+    """True on an NVIDIA GPU; asks vLLM where it can say, without touching the GPU."""
+    platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
+    if platform is not None:
+        return bool(platform.is_cuda())
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.version.cuda) and bool(torch.cuda.is_available())
+
+
+def _known(init: Callable[..., Any]) -> Set[str]:
+    return set(inspect.signature(init).parameters) | _fields("vllm.engine.arg_utils", "EngineArgs")
+
+
+def _fields(module: str, name: str) -> Set[str]:
+    return set(getattr(getattr(sys.modules.get(module), name, None), "__dataclass_fields__", ()))
+
 
 FILE = "puna-kv-cache.json"
-SIZE = "kv_cache_memory_bytes"
+KV_CACHE_BYTES = "kv_cache_memory_bytes"
 SLACK_BYTES = 64 * 2**20  # free memory varies a little from start to start, by drivers' doing
 FREE, CACHE, ROOM = "free_bytes", "kv_cache_bytes", "full_length_requests"
 # Without a wish of the endpoint's: more room than this many requests of the greatest length only lengthens waking, by
@@ -27,8 +106,12 @@ FREE, CACHE, ROOM = "free_bytes", "kv_cache_bytes", "full_length_requests"
 FULL_LENGTH_REQUESTS = 64
 
 
-class Found:
-    """What earlier starts of one LLM found.
+class KvCacheSize:
+    """The memory that earlier starts of one LLM found for its KV cache: measuring it takes seconds.
+
+    vLLM runs the largest batch and captures CUDA graphs once only to see what is left for the cache. With the same
+    model, options and GPU, and as much free memory as then, the answer is the same. Newer versions do this by
+    themselves (VLLM_ENABLE_STARTUP_PLAN), when asked to.
 
     `options` are all that it is given; `full_length_requests` says how many the cache is to hold, 0 for all that fit.
     """
@@ -49,7 +132,7 @@ class Found:
         share = 1.0
         if self.full_length_requests and entry.get(ROOM):
             share = min(1.0, self.full_length_requests / float(entry[ROOM]))
-        return {SIZE: int(entry[CACHE] * share)}
+        return {KV_CACHE_BYTES: int(entry[CACHE] * share)}
 
     def keep(self, engine: Any) -> None:
         """Remember what this start has found; an engine that does not tell is left alone."""
@@ -75,15 +158,15 @@ class Found:
         return entries
 
 
-def look(options: Dict[str, Any], given: Dict[str, Any]) -> Optional[Found]:
+def kv_cache_of(options: Dict[str, Any], given: Dict[str, Any]) -> Optional[KvCacheSize]:
     """For an LLM that measures; None where the app settles it, or the engine has a process of its own."""
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") == "1":
         return None  # CUDA must not begin in this process then
-    if given.get(SIZE) or given.get("num_gpu_blocks_override"):
+    if given.get(KV_CACHE_BYTES) or given.get("num_gpu_blocks_override"):
         return None
     if given.get("gpu_memory_utilization"):
-        return Found(options)  # the app says how much of the GPU it wants
-    return Found(options, Asked.concurrency or FULL_LENGTH_REQUESTS)
+        return KvCacheSize(options)  # the app says how much of the GPU it wants
+    return KvCacheSize(options, Asked.concurrency or FULL_LENGTH_REQUESTS)
 
 
 def hash_without_size(module: Any) -> None:
@@ -94,17 +177,17 @@ def hash_without_size(module: Any) -> None:
     """
     config: Any = getattr(module, "CacheConfig", None)
     original = getattr(config, "compute_hash", None)
-    if original is None or SIZE not in getattr(config, "__dataclass_fields__", ()):
+    if original is None or KV_CACHE_BYTES not in getattr(config, "__dataclass_fields__", ()):
         return
 
     @functools.wraps(original)
     def compute_hash(self: Any) -> Any:
-        size = getattr(self, SIZE)
-        object.__setattr__(self, SIZE, None)
+        size = getattr(self, KV_CACHE_BYTES)
+        object.__setattr__(self, KV_CACHE_BYTES, None)
         try:
             return original(self)
         finally:
-            object.__setattr__(self, SIZE, size)
+            object.__setattr__(self, KV_CACHE_BYTES, size)
 
     config.compute_hash = compute_hash
 

@@ -1,12 +1,42 @@
-"""A stand-in for the `inferless` package, used when the environment has none: its decorators change nothing."""
+"""The names that the app imports: its own `puna`, not the worker's, and `inferless` also without that package."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import os
 import sys
 import types
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+_kept: Dict[str, Any] = {}
+
+
+def leave_no_trace() -> None:
+    """Give the names `puna...` and the place on sys.path back: the app may have a `puna` of its own."""
+    _kept.update(_taken())
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p) != ROOT]
+
+
+def load_own(name: str) -> Any:
+    """The module of that full name; sys.modules and sys.path are afterwards as they were."""
+    if not _kept:  # a test, or the control plane: the names are in use
+        return importlib.import_module(name)
+    theirs, path = _taken(), list(sys.path)
+    try:
+        sys.modules.update(_kept)
+        sys.path.insert(0, ROOT)
+        return importlib.import_module(name)
+    finally:
+        sys.path[:] = path
+        _kept.update(_taken())
+        sys.modules.update(theirs)
+
+
+def _taken() -> Dict[str, Any]:
+    names = [n for n in sys.modules if n.split(".")[0] == "puna"]
+    return {n: sys.modules.pop(n) for n in names}
 
 
 class Cls:
@@ -45,7 +75,7 @@ def _export(cls: Any) -> Any:
     return cls
 
 
-def shim(api: Any) -> None:
+def shim_inferless(api: Any) -> None:
     """Of the real package, `config` only: there it raises for a plain class."""
     api.config = config
 
@@ -68,13 +98,13 @@ class StubFinder:
         return None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__doc__ = __doc__
+        module.__doc__ = "Stands in for the package `inferless`: its decorators change nothing."
         names = ("request", "response", "method", "local_entry_point")
         module.__dict__.update(dict.fromkeys(names, decorator), Cls=Cls, config=config)
         module.__dict__.update(call=needs_package, call_async=needs_package)
 
 
-def install() -> None:
+def install_stub() -> None:
     """Let `import inferless` succeed without the package."""
     if not any(isinstance(finder, StubFinder) for finder in sys.meta_path):
         sys.meta_path.append(StubFinder())

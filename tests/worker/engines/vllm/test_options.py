@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from puna.worker.engines.vllm import memory
-from puna.worker.engines.vllm.memory import Found, look
+from puna.worker.engines.vllm import options
+from puna.worker.engines.vllm.options import KvCacheSize, kv_cache_of
 
 GIB = 2**30
 
@@ -45,46 +45,46 @@ class Engine:
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
     found = Gpu()
     modules = {"torch": types.SimpleNamespace(cuda=found, __version__="2.11.0")}
-    monkeypatch.setattr(memory, "sys", types.SimpleNamespace(modules=modules))
+    monkeypatch.setattr(options, "sys", types.SimpleNamespace(modules=modules))
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "vllm"))
     return found
 
 
 def first_start(options: dict[str, Any]) -> None:
-    found = Found(options)
+    found = KvCacheSize(options)
     assert found.option() == {}
     found.keep(Engine(100 * GIB))
 
 
 def test_the_second_start_is_told_what_the_first_one_found(gpu: Gpu) -> None:
     first_start({"model": "acme/chat"})
-    assert Found({"model": "acme/chat"}).option() == {"kv_cache_memory_bytes": 100 * GIB}
+    assert KvCacheSize({"model": "acme/chat"}).option() == {"kv_cache_memory_bytes": 100 * GIB}
 
 
 def test_less_free_memory_is_measured_anew(gpu: Gpu) -> None:
     first_start({"model": "acme/chat"})
-    gpu.free -= memory.SLACK_BYTES
-    assert Found({"model": "acme/chat"}).option()
+    gpu.free -= options.SLACK_BYTES
+    assert KvCacheSize({"model": "acme/chat"}).option()
     gpu.free -= GIB
-    assert Found({"model": "acme/chat"}).option() == {}
+    assert KvCacheSize({"model": "acme/chat"}).option() == {}
 
 
 def test_the_cache_holds_as_many_full_length_requests_as_are_wanted_and_not_more(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = types.SimpleNamespace(get_max_concurrency_for_kv_cache_config=lambda vllm_config, kv_cache_config: 128.0)
-    monkeypatch.setattr(memory.importlib, "import_module", {"vllm.v1.core.kv_cache_utils": sizes}.__getitem__)
+    monkeypatch.setattr(options.importlib, "import_module", {"vllm.v1.core.kv_cache_utils": sizes}.__getitem__)
     first_start({"model": "acme/chat"})
-    assert Found({"model": "acme/chat"}, 64).option() == {"kv_cache_memory_bytes": 50 * GIB}
-    assert Found({"model": "acme/chat"}, 1000).option() == {"kv_cache_memory_bytes": 100 * GIB}
-    assert Found({"model": "acme/chat"}).option() == {"kv_cache_memory_bytes": 100 * GIB}
+    assert KvCacheSize({"model": "acme/chat"}, 64).option() == {"kv_cache_memory_bytes": 50 * GIB}
+    assert KvCacheSize({"model": "acme/chat"}, 1000).option() == {"kv_cache_memory_bytes": 100 * GIB}
+    assert KvCacheSize({"model": "acme/chat"}).option() == {"kv_cache_memory_bytes": 100 * GIB}
 
 
 def test_an_app_that_says_how_much_of_the_gpu_it_wants_gets_it(gpu: Gpu) -> None:
-    given = look({"model": "m"}, {"model": "m", "gpu_memory_utilization": 0.5})
-    silent = look({"model": "m"}, {"model": "m"})
+    given = kv_cache_of({"model": "m"}, {"model": "m", "gpu_memory_utilization": 0.5})
+    silent = kv_cache_of({"model": "m"}, {"model": "m"})
     assert given is not None and given.full_length_requests == 0
-    assert silent is not None and silent.full_length_requests == memory.FULL_LENGTH_REQUESTS
+    assert silent is not None and silent.full_length_requests == options.FULL_LENGTH_REQUESTS
 
 
 def test_the_size_of_the_cache_is_no_part_of_a_compiled_graphs_name() -> None:
@@ -96,7 +96,7 @@ def test_the_size_of_the_cache_is_no_part_of_a_compiled_graphs_name() -> None:
         def compute_hash(self) -> str:
             return repr(self)
 
-    memory.hash_without_size(types.SimpleNamespace(CacheConfig=CacheConfig))
+    options.hash_without_size(types.SimpleNamespace(CacheConfig=CacheConfig))
     told = CacheConfig(kv_cache_memory_bytes=GIB)
     assert told.compute_hash() == CacheConfig().compute_hash() != CacheConfig(block_size=32).compute_hash()
     assert told.kv_cache_memory_bytes == GIB
@@ -104,29 +104,29 @@ def test_the_size_of_the_cache_is_no_part_of_a_compiled_graphs_name() -> None:
 
 def test_other_options_shares_and_gpus_are_others(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     first_start({"model": "acme/chat"})
-    assert Found({"model": "acme/chat", "max_model_len": 4096}).option() == {}
+    assert KvCacheSize({"model": "acme/chat", "max_model_len": 4096}).option() == {}
     monkeypatch.setenv("PUNA_GPU_FRACTION", "0.5")
-    assert Found({"model": "acme/chat"}).option() == {}
+    assert KvCacheSize({"model": "acme/chat"}).option() == {}
     monkeypatch.delenv("PUNA_GPU_FRACTION")
     gpu.name = "NVIDIA L4"
-    assert Found({"model": "acme/chat"}).option() == {}
+    assert KvCacheSize({"model": "acme/chat"}).option() == {}
 
 
 def test_an_engine_that_does_not_tell_and_a_broken_file_are_no_harm(gpu: Gpu, tmp_path: Path) -> None:
-    found = Found({"model": "acme/chat"})
+    found = KvCacheSize({"model": "acme/chat"})
     found.option()
     found.keep(object())
     found.keep(Engine(None))
     assert not (tmp_path / "vllm").exists()
     (tmp_path / "vllm").mkdir()
-    (tmp_path / "vllm" / memory.FILE).write_text("{")
+    (tmp_path / "vllm" / options.FILE).write_text("{")
     first_start({"model": "acme/chat"})
-    entries = json.loads((tmp_path / "vllm" / memory.FILE).read_text())
+    entries = json.loads((tmp_path / "vllm" / options.FILE).read_text())
     assert [entry["kv_cache_bytes"] for entry in entries.values()] == [100 * GIB]
 
 
 def test_an_app_that_settles_it_is_not_asked(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert look({"kv_cache_memory_bytes": GIB}, {"kv_cache_memory_bytes": GIB}) is None
-    assert look({}, {}) is not None
+    assert kv_cache_of({"kv_cache_memory_bytes": GIB}, {"kv_cache_memory_bytes": GIB}) is None
+    assert kv_cache_of({}, {}) is not None
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    assert look({}, {}) is None
+    assert kv_cache_of({}, {}) is None

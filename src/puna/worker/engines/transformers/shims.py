@@ -1,4 +1,4 @@
-"""transformers' `generate`, changed in place: plain calls from many threads become rows of one running batch."""
+"""transformers, changed in place: fast tokenizers, `from_pretrained`, and `generate`, which becomes rows of a batch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,60 @@ import functools
 import importlib
 import inspect
 import json
+import math
+import os
+import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from puna.worker.app import scope
+from puna.worker.app import calllog, scope
+from puna.worker.engines import adapters
 from puna.worker.engines import engine as engines
+from puna.worker.engines.engine import SAFE, LoadedAdapter
 from puna.worker.engines.transformers.draw import Draw
 from puna.worker.engines.transformers.engine import TransformersEngine
 from puna.worker.engines.transformers.loop import BatchLoop
-from puna.worker.engines.transformers.rows import GenerateRows, Part
-from puna.worker.engines.transformers.shared import SharedModel
+from puna.worker.engines.transformers.shared import GenerateRows, Part, SharedModel
+
+CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# These set the state and use it, or use it without holding the interpreter's lock; those that a version has.
+METHODS = ("_encode_plus", "_batch_encode_plus", "_decode", "set_truncation_and_padding", "_add_tokens")
+_locks: List[Any] = []
+
+
+def shim_tokenizers(module: Any) -> None:
+    """Change the class of fast tokenizers in `transformers.tokenization_utils_fast`, or what it became in version 5.
+
+    Padding and truncation are state of the half in Rust, now set and used by one call at a time: of two threads with
+    different arguments, one got the other's padding, or the error "Already borrowed".
+    """
+    for name in CLASSES:
+        kind = getattr(module, name, None)
+        if kind is None or getattr(vars(kind).get("_decode"), SAFE, False):
+            continue
+        for method in METHODS:
+            if callable(vars(kind).get(method)):
+                setattr(kind, method, _alone(vars(kind)[method]))
+
+
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        # By the half in Rust: copies of a tokenizer share it.
+        with _locks[id(getattr(self, "_tokenizer", None)) // 64 % len(_locks)]:
+            return method(self, *arguments, **options)
+
+    setattr(call, SAFE, True)
+    return call
+
+
+def _renew() -> None:
+    """Also in a forked child, where nobody is left to give back what another thread held."""
+    _locks[:] = [threading.RLock() for _ in range(32)]
+
+
+_renew()
+os.register_at_fork(after_in_child=_renew)
+
 
 MARK, ORIGINAL = "_puna_rows", "_puna_generate"
 # Neither their values nor the padding beside it change what a row of a batch means.
@@ -26,7 +71,7 @@ NEUTRAL = {"num_return_sequences": 1, "num_beams": 1, "return_dict_in_generate":
 REMARKS = {"transformers_version", "_from_model_config", "max_length", "cache_implementation", "cache_config"}
 
 
-def shim(module: Any) -> None:
+def shim_generate(module: Any) -> None:
     """Change `GenerationMixin.generate` of `transformers.generation.utils`."""
     mixin = module.GenerationMixin
     if MARK in vars(mixin):
@@ -50,7 +95,7 @@ def shim(module: Any) -> None:
     mixin.generate = generate
 
 
-def loaded(model: Any, name: str) -> None:
+def share_model(model: Any, name: str) -> None:
     """A model came from disk: share it when it is a causal language model and nothing else was loaded."""
     if not _is_causal(model):
         engines.only_one_at_a_time()
@@ -222,3 +267,56 @@ class StreamListener:
 
     def end(self) -> None:
         """The parts hear it by the end of their call."""
+
+
+PREFIX = "base_model.model."
+LOADING_MARK = "_puna_adapters"
+
+
+def shim_loading(module: Any) -> None:
+    """Change `PreTrainedModel.from_pretrained` of `transformers.modeling_utils`."""
+    kind = module.PreTrainedModel
+    if LOADING_MARK in vars(kind):
+        return
+    original = kind.from_pretrained.__func__
+
+    @functools.wraps(original)
+    def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+        loaded = original(cls, name, *arguments, **options)
+        adapter = adapters.of(name)
+        if adapter is not None:
+            add_adapter(loaded[0] if isinstance(loaded, tuple) else loaded, adapter)
+        share_model(loaded[0] if isinstance(loaded, tuple) else loaded, str(name))
+        return loaded
+
+    kind.from_pretrained = classmethod(from_pretrained)
+    setattr(kind, LOADING_MARK, True)
+
+
+def add_adapter(model: Any, adapter: LoadedAdapter) -> None:
+    """Add W + scale * B @ A, for every pair of the adapter, computed in float32 and in memory, without PEFT.
+
+    One adapter a model: transformers has no kernels for a batch of several, so requests cannot bring others.
+
+    Raises:
+        RuntimeError: a pair has no matrix in this model, or one that cannot be added to.
+    """
+    torch = importlib.import_module("torch")
+    with open(os.path.join(adapter.path, "adapter_config.json"), encoding="utf-8") as file:
+        config: Dict[str, Any] = json.load(file)
+    load = importlib.import_module("safetensors.torch").load_file
+    halves = load(os.path.join(adapter.path, "adapter_model.safetensors"))
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    places = sorted(name[len(PREFIX) : -len(".lora_A.weight")] for name in halves if name.endswith(".lora_A.weight"))
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for place in places:
+            weight = getattr(modules.get(place), "weight", None)
+            if weight is None or not weight.is_floating_point() or weight.is_meta:
+                raise RuntimeError(
+                    "the adapter %s cannot be added to %s of this model (missing, quantised or not in memory): load "
+                    "it whole and as it is, or publish the merged model: puna merge RUN" % (adapter.name, place)
+                )
+            a, b = (halves["%s%s.lora_%s.weight" % (PREFIX, place, half)].to(weight.device) for half in "AB")
+            weight.copy_(weight.float() + scale * (b.float() @ a.float()))
+    calllog.note("the adapter %s was added to %d matrices" % (adapter.name, len(places)))
