@@ -12,7 +12,10 @@ import pytest
 
 from puna.home import Home
 from puna.instance import owner_of, pid_of, read_state, write_state
+from puna.process.tree import Process, start_ticks
 from puna.supervisor import sole
+
+ME = Process(os.getpid(), start_ticks(os.getpid()))
 
 
 @pytest.fixture
@@ -33,9 +36,9 @@ def test_the_state_says_where_we_are(home: Home) -> None:
 def test_the_holder_of_the_lock_is_found(home: Home) -> None:
     with sole(home):
         write_state(home, "http://127.0.0.1:1")
-        assert pid_of(home) == owner_of(home) == os.getpid()
+        assert pid_of(home) == os.getpid() and owner_of(home) == ME
         home.state.unlink()
-        assert pid_of(home) is None and owner_of(home) == os.getpid()
+        assert pid_of(home) is None and owner_of(home) == ME
     assert owner_of(home) is None
 
 
@@ -45,7 +48,7 @@ def test_a_stranger_that_has_the_number_is_never_it(home: Home) -> None:
         home.lock.write_text(str(stranger.pid))
         assert pid_of(home) is None and owner_of(home) is None
         with sole(home):
-            assert pid_of(home) is None and owner_of(home) == os.getpid()
+            assert pid_of(home) is None and owner_of(home) == ME
         stranger.kill()
 
 

@@ -66,8 +66,8 @@ os.read(reader, 1)
 BEATING = (
     """
 import os, sys, threading, time
-from puna.process.heartbeat import Heart
-heart = Heart(int(sys.argv[5]))
+from puna.process.liveness import HeartbeatSender
+heart = HeartbeatSender(int(sys.argv[5]))
 def beat_on():
     while True:
         ill, path = "", sys.argv[3] + "/ill " + sys.argv[1]

@@ -1,15 +1,15 @@
-"""The one `puna up` of a home: what it writes about itself, and which process it is."""
+"""The one `puna up` of a home: its state on the disk, and its process."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from pathlib import Path
 
 from puna.artifacts import write_json
 from puna.errors import NotFoundError
 from puna.home import Home
+from puna.process import tree
+from puna.process.tree import Process
 
 
 def write_state(home: Home, url: str) -> None:
@@ -32,30 +32,20 @@ def pid_of(home: Home) -> int | None:
     What up.json says is believed of a process that holds the home's lock open, and of no other: ids are used again.
     """
     pid = read_state(home).get("pid")
-    return pid if isinstance(pid, int) and _holds(pid, home.lock) else None
+    return pid if isinstance(pid, int) and tree.has_open(pid, home.lock) else None
 
 
-def owner_of(home: Home) -> int | None:
+def owner_of(home: Home) -> Process | None:
     """As `pid_of`, also when up.json is gone or names a stranger: the lock itself says who has it."""
     try:
         written = int(home.lock.read_text())
     except (OSError, ValueError):
         written = 0
-    return written if _holds(written, home.lock) else pid_of(home)
-
-
-def _holds(pid: int, lock: Path) -> bool:
-    """The process has that file open."""
-    try:
-        asked = lock.stat()
-        for fd in Path("/proc", str(pid), "fd").iterdir():
-            with contextlib.suppress(OSError):
-                found = fd.stat()
-                if (found.st_dev, found.st_ino) == (asked.st_dev, asked.st_ino):
-                    return True
-    except OSError:
-        return False  # it is gone, or another user's
-    return False
+    owner = Process(written, tree.start_ticks(written))  # before the look: what is looked at is what is named
+    if tree.has_open(written, home.lock):
+        return owner
+    pid = pid_of(home)
+    return Process(pid, tree.start_ticks(pid)) if pid else None
 
 
 def url_of(home: Home) -> str:

@@ -35,7 +35,7 @@ from puna.front import Front, Tls
 from puna.home import Home
 from puna.instance import write_state
 from puna.process import descriptors
-from puna.process.heartbeat import BEAT_EVERY_S, Heart
+from puna.process.liveness import BEAT_EVERY_S, HeartbeatSender
 from puna.process.renewal import Listener, renew_logs
 from puna.progress import Progress, Silent
 from puna.supervisor import Spec, Supervisor, listen, sole
@@ -237,7 +237,7 @@ def watch_owner(fd: int) -> None:
     threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
-def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Heart) -> None:
+def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: HeartbeatSender) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.backends.local import LocalBackend
     from puna.control.api.app import create_app
@@ -295,7 +295,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
 
 
 def _run_control(
-    home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], vitals: Vitals, heart: Heart
+    home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], vitals: Vitals, heart: HeartbeatSender
 ) -> None:
     """Serve until SIGTERM, the loops beside; the first two start replicas."""
     stopped = threading.Event()
@@ -313,7 +313,7 @@ def _run_control(
         _stop_replicas(backend)
 
 
-def _beat(vitals: Vitals, heart: Heart) -> None:
+def _beat(vitals: Vitals, heart: HeartbeatSender) -> None:
     """From the event loop: say how it is, and see whether handlers still get a thread."""
     from starlette.concurrency import run_in_threadpool
 
@@ -415,7 +415,7 @@ class KeptNames:
         return self._listener.socket
 
 
-def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heart: Heart) -> None:
+def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heart: HeartbeatSender) -> None:
     """One gateway process on the inherited socket."""
     from puna.serve.gateway import Gateway, GatewaySettings
     from puna.serve.http.acceptor import ClientCounts
@@ -537,7 +537,7 @@ def main(arguments: list[str]) -> None:
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
-    heart = Heart(options.beat_fd)
+    heart = HeartbeatSender(options.beat_fd)
     if options.role == "control":
         control(Home.default(), options.owner_fd, options.url, memories, heart)
     else:

@@ -2,7 +2,7 @@
 
 Light on purpose: the standard library only, so that it starts at once and has little to die of. Children get the
 listening socket and the read end of a pipe as file descriptors; the write end is here alone, so the kernel tells
-every child when this process ends, however it ends. Each child has a heartbeat (process/heartbeat.py); one that is
+every child when this process ends, however it ends. Each child has a heartbeat (process/liveness.py); one that is
 silent is ended and started again like one that died. What the machine refuses (descriptors, processes, space) is a
 start that failed, and is tried again.
 """
@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puna.backends import strays
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
-from puna.process.heartbeat import ProcessorTime, Pulse
+from puna.process import guard, tree
+from puna.process.liveness import HeartbeatMonitor, ProcessorTime
 from puna.progress import Progress
 
 BACKLOG = 2048
@@ -64,7 +64,7 @@ class Child:
     pidfd: int = -1
     """Readable when the process has ended; -1 where there is none, which costs a tenth of a second."""
     beat_fd: int = -1
-    pulse: Pulse | None = None
+    heartbeat: HeartbeatMonitor | None = None
     share: ProcessorTime = field(default_factory=ProcessorTime)
     started: float = 0.0
     failures: int = 0
@@ -148,7 +148,7 @@ class Supervisor:
         Raises:
             MachineError: a child cannot be brought up; with the last lines of its log.
         """
-        strays.adopt()
+        tree.become_subreaper()
         with self._wakened_by_signals():
             try:
                 while not self._signals:
@@ -203,7 +203,7 @@ class Supervisor:
             )
         child.started = now
         if spec.beats:
-            child.pulse, child.share = Pulse(now), ProcessorTime()
+            child.heartbeat, child.share = HeartbeatMonitor(now), ProcessorTime()
             self._selector.register(child.beat_fd, selectors.EVENT_READ, child)
         with contextlib.suppress(OSError):
             child.pidfd = os.pidfd_open(child.process.pid)
@@ -213,28 +213,28 @@ class Supervisor:
         """Wait for a moment: hear who beats, see who has ended, end who is silent."""
         for key, _ in self._selector.select(0.1):
             child = key.data
-            if isinstance(child, Child) and key.fd == child.beat_fd and child.pulse is not None:
-                self._hear(child, child.pulse)
+            if isinstance(child, Child) and key.fd == child.beat_fd and child.heartbeat is not None:
+                self._read_heartbeat(child, child.heartbeat)
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY_S
-            strays.sweep({child.process.pid for child in self.children if child.process is not None})
+            sweep({child.process.pid for child in self.children if child.process is not None})
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
                 self._died(child, now)
-            elif child.process is not None and child.pulse is not None and not self._signals:
-                starved = child.pulse.suspicious and child.share.starved(child.process.pid, now)
-                why = child.pulse.turn(now, starved)
+            elif child.process is not None and child.heartbeat is not None and not self._signals:
+                starved = child.heartbeat.suspicious and child.share.starved(child.process.pid, now)
+                why = child.heartbeat.turn(now, starved)
                 if why and not child.ending:
                     child.ending = f"was ended: {why}"
                     child.process.kill()
 
-    def _hear(self, child: Child, pulse: Pulse) -> None:
+    def _read_heartbeat(self, child: Child, heartbeat: HeartbeatMonitor) -> None:
         try:
             data = os.read(child.beat_fd, 4096)
         except OSError:
             data = b""
-        pulse.heard(data)
+        heartbeat.receive(data)
         if not data:
             self._selector.unregister(child.beat_fd)
 
@@ -271,7 +271,7 @@ class Supervisor:
                     self._selector.unregister(fd)
                 os.close(fd)
         child.pidfd = child.beat_fd = -1
-        child.pulse = None
+        child.heartbeat = None
 
     def _note(self, text: str) -> None:
         with contextlib.suppress(OSError):  # its log is full, or its terminal has gone: that ends nobody
@@ -332,6 +332,22 @@ def _open_log(path: Path) -> int:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def sweep(known: set[int]) -> None:
+    """Kill and reap this process's children that are neither `known` nor guards, and all below them.
+
+    Every guard, worker and child of an app descends from here. Where guard and worker are killed at once, what the app
+    had started becomes a child of this process, the sub-reaper; guards look after themselves.
+    """
+    for pid in tree.children(os.getpid()):
+        if pid in known:
+            continue
+        with contextlib.suppress(OSError):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                continue  # it had ended, and was waiting for somebody to ask
+        if guard.__file__ not in tree.command_line(pid) and (begun := tree.start_ticks(pid)):
+            tree.end(tree.Process(pid, begun))
 
 
 def last_lines(path: Path) -> list[str]:

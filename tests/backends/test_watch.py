@@ -17,7 +17,7 @@ from puna.backends.devices import Nvml
 from puna.backends.local import LocalBackend, validate
 from puna.backends.watch import GpuEnforcer
 from puna.home import Home
-from puna.process.memory_limit import descendants, own_bytes
+from puna.process.tree import descendants, own_bytes
 
 pytestmark = pytest.mark.process
 Make = Callable[..., Launch]
@@ -139,7 +139,7 @@ def test_pages_that_a_fork_shares_count_once(local: LocalBackend, launch: Make) 
     local.start(made)
     seen = wait_for(local, Phase.READY)
     call(made, "x")
-    wait_until(lambda: sum(map(own_bytes, descendants(seen.pid))) > limit, 10, "the child did not fork")
+    wait_until(lambda: sum(own_bytes(one.pid) for one in descendants(seen.pid)) > limit, 10, "the child did not fork")
     time.sleep(2.5)  # the guard looks once a second at least
     assert wait_for(local, Phase.READY).pid == seen.pid
     local.stop("r1", 0)

@@ -19,7 +19,7 @@ from puna.errors import ProjectError, PunaError, UsageError
 from puna.home import Home
 from puna.packaging import git as fetching
 from puna.packaging.git import ALLOWED_HOSTS, Credential, fetch, head
-from puna.process.tree import tree
+from puna.process.tree import descendants
 from security.conftest import Tally
 
 GOOD = "https://github.com/acme/chat"
@@ -285,13 +285,13 @@ def test_a_server_that_never_ends_holds_nobody_and_fills_nothing(
             handler.wfile.write(b"%04x%s" % (len(line) + 4, line))
 
     for name, answer in {"drips": drip, "endless refs": refs}.items():
-        evil, before, began = Evil(answer), set(tree()), time.monotonic()
+        evil, before, began = Evil(answer), set(descendants()), time.monotonic()
         with pytest.raises(ProjectError):
             fetch(Repository(f"{evil.url}/chat.git"), home, Credential(token="t0ken-in-flight"))
         took = time.monotonic() - began
         evil.close()
         time.sleep(0.1)
-        alive = set(tree()) - before
+        alive = set(descendants()) - before
         tally(f"a server that {name}", refused=took < 15 and not alive and left(home) == [])
 
 
@@ -305,7 +305,7 @@ def test_a_token_and_a_key_are_nowhere_to_be_read_while_git_runs(
     seen: list[bytes] = []
 
     def look(handler: Any) -> None:
-        for pid in tree():
+        for pid, _ in descendants():
             seen.append(Path(f"/proc/{pid}/cmdline").read_bytes())
         seen.extend(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
         send(handler, b"", 401, www_authenticate="Basic")

@@ -18,7 +18,7 @@ from puna.control.api.routes.console import LINK_LIVES_S, Links
 from puna.control.resources.secrets import Secrets
 from puna.errors import MachineError
 from puna.home import Home
-from puna.process.tree import tree
+from puna.process.tree import descendants
 from security.conftest import Tally
 from security.fort import SECRET, YOURS, Fort, standing
 from security.routes import API, examples, filled, mutating, walk
@@ -176,7 +176,7 @@ def test_no_log_and_no_command_line_has_a_key(fort: Fort, tally: Tally, caplog: 
     everything = caplog.text + "".join(repr(record.__dict__) for record in caplog.records if record.name[:4] == "puna")
     tally("a key in the log", refused=fort.keys["admin"] not in everything)
     tally("a secret in the log", refused=SECRET not in everything)
-    for pid in (os.getpid(), *tree()):
+    for pid in (os.getpid(), *(one.pid for one in descendants())):
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
         tally(
             f"the command line of {pid}",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -75,8 +73,8 @@ def ask(path: Path, command: dict[str, object], timeout_s: float = ASK_TIMEOUT_S
             return None
         except BlockingIOError:
             raise TimeoutError(f"{path}: too many wait for an answer") from None
-    told: dict[str, Any] = json.loads(answer)
-    return told
+    status: dict[str, Any] = json.loads(answer)
+    return status
 
 
 @dataclass
@@ -132,10 +130,8 @@ class Guards:
             pid, began_ticks = int(record["guard_pid"]), record["guard_start"]
         except (OSError, ValueError, KeyError):
             return
-        if tree.start_ticks(pid) == began_ticks:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                self.ended.add(path)
+        if tree.kill(tree.Process(pid, began_ticks)):
+            self.ended.add(path)
 
 
 def files(path: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import tempfile
 import time
@@ -26,7 +25,8 @@ from puna.backends.watch import LOOK_EVERY_S, GpuEnforcer, excess, of_tree
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 from puna.process import tree
-from puna.process.memory_limit import descendants
+from puna.process.guard import tail
+from puna.process.tree import Process, descendants
 
 LOG = logging.getLogger("puna.backend")
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -45,8 +45,7 @@ class LocalBackend:
         self._zygotes = Zygotes(home, owner_fd, self._guards)
         self.watch = GpuEnforcer(home, devices)
         self._last_seen: dict[str, Observed] = {}
-        self._born: dict[str, int] = {}
-        """When the worker of each began: with its process id, a name that is never used again."""
+        self._workers: dict[str, Process] = {}
         self._is_told = False
 
     def capacity(self) -> Capacity:
@@ -126,19 +125,22 @@ class LocalBackend:
             one for one in seen if one.phase is not Phase.EXITED or self._home.guard_socket(one.replica_id).exists()
         ]
         seen += self._nameless({one.replica_id for one in seen})
-        self._born = {one.replica_id: self._born.get(one.replica_id) or tree.start_ticks(one.pid) for one in seen}
+        known = {name: worker for name, worker in self._workers.items() if worker.start_ticks}
+        self._workers = {
+            one.replica_id: known.get(one.replica_id) or Process(one.pid, tree.start_ticks(one.pid)) for one in seen
+        }
         self._last_seen = {one.replica_id: one for one in seen}
         return seen
 
     def _nameless(self, found: set[str]) -> Sequence[Observed]:
         """Those whose sockets somebody has deleted and whose workers live: their guards are back within a second."""
-        lost = [one for name, one in self._last_seen.items() if name not in found and one.pid]
-        alive = [one for one in lost if tree.start_ticks(one.pid) == self._born.get(one.replica_id)]
+        lost = [one for name, one in self._last_seen.items() if name not in found and one.phase is not Phase.EXITED]
+        alive = [one for one in lost if tree.is_alive(self._workers[one.replica_id])]
         if alive and not self._is_told:
             names = ", ".join(one.replica_id for one in alive)
             LOG.warning("sockets in %s were deleted; what runs listens again by itself: %s", self._home.sockets, names)
         self._is_told = bool(alive)
-        return [one for one in alive if one.phase is not Phase.EXITED and not _is_zombie(one.pid)]
+        return alive
 
     def forget(self, replica_id: str) -> None:
         """Drop what is remembered of a replica that has exited, its working copy too; a living one stays."""
@@ -148,7 +150,7 @@ class LocalBackend:
             return  # it is killing what is left of the replica; ask again later
         if told is None:  # its guard is dead: nobody else clears up
             record = self._record(replica_id)
-            if _lives(record, "guard") or _end_worker(record):
+            if tree.is_alive(_process(record, "guard")) or tree.end(_process(record, "worker")):
                 return
             for path in (*self._files(replica_id).values(), str(self._home.replica_socket(replica_id))):
                 Path(path).unlink(missing_ok=True)
@@ -201,11 +203,11 @@ class LocalBackend:
     def _orphaned(self, replica_id: str) -> Observed:
         """The guard was killed. Its worker ends by itself; one that cannot (stuck in C) is ended here."""
         record = self._record(replica_id)
-        if _lives(record, "guard"):  # its socket was deleted: it is about to listen again
+        if tree.is_alive(_process(record, "guard")):  # its socket was deleted: it is about to listen again
             return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
-        if _end_worker(record):
+        if tree.end(_process(record, "worker")):
             return Observed(replica_id, Phase.STARTING, reason="its guard was killed; its worker is ending")
-        lines = tuple(tree.tail(str(record.get("log", ""))))
+        lines = tuple(tail(str(record.get("log", ""))))
         was_silent = self._home.guard_socket(replica_id) in self._guards.ended
         reason = guards.SILENT if was_silent else "its guard was killed"
         return Observed(replica_id, Phase.EXITED, reason=reason, last_lines=lines)
@@ -261,7 +263,7 @@ def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool], devices:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
             if time.monotonic() >= next_look:
-                why = excess(config["share"], of_tree(devices.used_bytes() or {}, descendants(process.pid)))
+                why = excess(config["share"], of_tree(devices.used_bytes() or {}, descendants(process.pid, quick=True)))
                 next_look = time.monotonic() + LOOK_EVERY_S
         if process.poll() is not None:
             result = json.loads(process.stdout.read() or b"{}")
@@ -295,25 +297,6 @@ def _config(launch: Launch, argv: list[str], share: ResourceShare, cores: Sequen
     }
 
 
-def _lives(record: Mapping[str, Any], role: str) -> bool:
-    """Whether the `guard` or `worker` of a guard's record is still that very process."""
-    pid = int(record.get(f"{role}_pid", 0))
-    return pid > 0 and tree.start_ticks(pid) == record.get(f"{role}_start") and not _is_zombie(pid)
-
-
-def _end_worker(record: Mapping[str, Any]) -> bool:
-    """Kill the worker of a guard that is dead, if it lives; whether it did."""
-    if not _lives(record, "worker"):
-        return False
-    pid = int(record["worker_pid"])
-    for one in (*tree.tree(pid), pid):  # its descendants first: without it they would be nobody's
-        with contextlib.suppress(OSError):
-            os.kill(one, signal.SIGKILL)
-    return True
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
-    except OSError:
-        return True
+def _process(record: Mapping[str, Any], role: str) -> Process:
+    """The `guard` or `worker` of a guard's record; one that never was where there is no record."""
+    return Process(int(record.get(f"{role}_pid", 0)), int(record.get(f"{role}_start", 0)))

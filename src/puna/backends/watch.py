@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from puna.backends import guards
 from puna.backends.devices import Devices
 from puna.home import Home
-from puna.process.memory_limit import descendants
+from puna.process.tree import Process, descendants, stat
 
 LOG = logging.getLogger("puna.watch")
 LOOK_EVERY_S = 2.0
@@ -70,7 +69,7 @@ class GpuEnforcer:
                 told = guards.ask(path, {"command": "status"})
                 if told is None or not told.get("share") or told["phase"] == "exited":
                     continue
-                mine = of_tree(used or {}, descendants(told["pid"]))
+                mine = of_tree(used or {}, descendants(told["pid"], quick=True))
                 use[path.stem] = sum(mine.values())
                 why = excess(told["share"], mine)
                 if why:
@@ -84,12 +83,12 @@ class GpuEnforcer:
 def is_foreign(used: Used) -> bool:
     """The process ids are of another namespace: somebody uses a GPU, and nobody listed is there."""
     pids = {pid for processes in used.values() for pid in processes}
-    return bool(pids) and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    return bool(pids) and not any(map(stat, pids))
 
 
-def of_tree(used: Used, pids: Collection[int]) -> dict[int, int]:
+def of_tree(used: Used, processes: Iterable[Process]) -> dict[int, int]:
     """GPU -> bytes that these processes use together."""
-    mine = set(pids)
+    mine = {one.pid for one in processes}
     sums = {gpu: sum(size for pid, size in processes.items() if pid in mine) for gpu, processes in used.items()}
     return {gpu: size for gpu, size in sums.items() if size}
 

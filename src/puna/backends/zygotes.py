@@ -13,7 +13,7 @@ from typing import Any
 from puna.backends import guards, mounts
 from puna.backends.base import Launch, Phase, Zygote
 from puna.home import Home
-from puna.process import liveness
+from puna.process import liveness, tree
 from puna.worker import protocol
 
 LOG = logging.getLogger("puna.zygotes")
@@ -103,7 +103,7 @@ class Zygotes:
         if told is None:
             return Zygote(name, Phase.EXITED, reason="its guard was killed")
         phase = Phase(told["phase"])
-        memory = memory_bytes(told["worker_pid"]) if phase is not Phase.EXITED else 0
+        memory = tree.own_bytes(told["worker_pid"]) if phase is not Phase.EXITED else 0
         is_refusal = told["exit_code"] == EXIT_REFUSED
         return Zygote(name, phase, told["worker_pid"], told["reason"], is_refusal, memory)
 
@@ -116,13 +116,3 @@ def _answer(client: socket.socket) -> str:
             if kind == protocol.FORKED:
                 return str(json.loads(payload)["error"])
     return "it hung up"
-
-
-def memory_bytes(pid: int) -> int:
-    """What a process has in memory for itself: not the files that it maps. 0 when it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
-    return sizes.get("RssAnon", sizes.get("VmRSS", 0))

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from puna.cli import output
 from puna.errors import MachineError
 from puna.home import Home
 from puna.instance import pid_of, url_of
+from puna.process import tree
+from puna.process.tree import Process
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -71,18 +72,17 @@ def start(home: Home, words: list[str]) -> subprocess.Popen[bytes]:
     raise MachineError(f"puna up was not ready within {START_TIMEOUT_S:g} s", f"see {log}")
 
 
-def stop(pid: int) -> None:
-    """End it, as Ctrl-C would; `pid` is what `pid_of` gave.
+def stop(owner: Process) -> None:
+    """End it, as Ctrl-C would; `owner` is what `owner_of` gave.
 
     Raises:
         MachineError: it did not end.
     """
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGCONT)  # one that somebody has stopped would never hear of it
+    tree.kill(owner, signal.SIGTERM)
+    tree.kill(owner, signal.SIGCONT)  # one that somebody has stopped would never hear of it
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while Path("/proc", str(pid)).exists():
+    while tree.is_alive(owner):
         if time.monotonic() > deadline:
-            what = f"`puna up` (process {pid}) did not end within {STOP_TIMEOUT_S:g} s"
+            what = f"`puna up` (process {owner.pid}) did not end within {STOP_TIMEOUT_S:g} s"
             raise MachineError(what, "puna down (told twice, it no longer waits for requests in flight)")
         time.sleep(0.05)

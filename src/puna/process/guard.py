@@ -19,6 +19,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -30,20 +31,23 @@ from typing import Any
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
 from puna.process import renewal
-from puna.process.liveness import CLOSED, PING_EVERY_S, BusyPage, Liveness, is_ending, make_page
-from puna.process.memory_limit import Ration
+from puna.process.liveness import CLOSED, EXIT_CLOSED, PING_EVERY_S, BusyPage, Liveness, make_page
 from puna.process.renewal import Listener
-from puna.process.tree import kill_tree, oom_kills, start_ticks, tail
+from puna.process.tree import MemoryLimit, become_subreaper, is_ending, kill_tree, oom_kills, start_ticks
 
 # puna.worker.protocol has these too; a test compares them. The guard imports no more than it must: 1 ms each.
 HEADER = struct.Struct(">IBQ")
 SHUTDOWN, PING, SLEEP, WAKE = 4, 5, 6, 7
 HELLO, READY, FAILED, PONG, ASLEEP, AWAKE, FORKED = 65, 66, 71, 73, 74, 75, 77
-EXIT_OVERRUN, EXIT_CLOSED = 70, 72
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+EXIT_OVERRUN = 70
+PR_SET_PDEATHSIG = 1
 FAILED_EXIT_S = 5.0  # a worker that has said FAILED ends by itself; not much later than this it is made to
 CONNECT_EVERY_S = 0.005
 BACKLOG = 16
+LAST_LINES, LAST_BYTES = 20, 16384
+STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) (stdout|stderr) F ")
+"""How each line begins that a worker which serves writes."""
+STAMP_BYTES = 37
 WHAT = {"run": "it", "serve": "initialize", "zygote": "its imports"}
 OUT_OF_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "MemoryError", "CUDA error: out of memory")
 
@@ -66,7 +70,7 @@ class Guard:
         self.next_look = self.begun + renewal.EVERY_S
         self.link: socket.socket | None = None
         self.link_buffer = bytearray()
-        self.oom_kills, self.ration = oom_kills(), Ration(config.get("memory_bytes", 0))
+        self.oom_kills, self.memory_limit = oom_kills(), MemoryLimit(config.get("memory_bytes", 0))
         self.liveness: Liveness | None = None
         """There once the worker is ready, until it is told to end."""
         self.page: BusyPage | None = None
@@ -109,7 +113,7 @@ class Guard:
         for why, at in sorted(self.kill_at.items(), key=lambda item: item[1]):
             if now >= at:
                 self._end_worker(why)
-        self._end_worker(self.ration.excess(now))
+        self._end_worker(self.memory_limit.excess(now))
         self._check_pulse(now)
         if now >= self.next_look:
             self.next_look = now + renewal.EVERY_S
@@ -121,7 +125,7 @@ class Guard:
         if self.phase == "starting" and self.link is None and not self.is_run:
             return CONNECT_EVERY_S * 1000
         looks = () if self.is_run else (self.next_look,)
-        more = () if self.phase == "exited" else (*self.kill_at.values(), self.ration.next_look)
+        more = () if self.phase == "exited" else (*self.kill_at.values(), self.memory_limit.next_look)
         at = min((*looks, *more), default=float("inf"))
         if self.liveness is not None:
             at = min(at, self.liveness.next_ping)
@@ -412,6 +416,18 @@ class Guard:
         }  # fmt: skip
 
 
+def tail(path: str, start: int = 0) -> list[str]:
+    """The last lines of a log from byte `start` on, without their stamps."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - LAST_BYTES))
+            lines = file.read().splitlines()[-LAST_LINES:]
+            return [(line[STAMP_BYTES:] if STAMP.match(line) else line).decode(errors="replace") for line in lines]
+    except OSError:
+        return []
+
+
 def log_size(path: str) -> int:
     """Bytes that earlier runs have written."""
     return os.path.getsize(path) if os.path.exists(path) else 0
@@ -455,7 +471,7 @@ def main() -> None:
             os.dup2(os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
     if os.getpid() != os.getsid(0):
         os.setsid()
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     guard = Guard(config)
     guard.listener = listener
     guard.run()

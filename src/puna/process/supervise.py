@@ -4,24 +4,23 @@ Used as `python -I -S supervise.py command ...` in a session of its own; the own
 and `end` closes it. As a sub-reaper it stays the ancestor of the command's descendants, whatever sessions they make.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 
-PR_SET_CHILD_SUBREAPER = 36
+if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
+    sys.path.append(__file__.rpartition("/puna/")[0])
+from puna.process.tree import become_subreaper, kill_tree
+
 OOM_SCORE = 500
 """Where memory ends, a build ends before the control plane and what serves."""
 END_S = 2.5
-OTHERS_S = 2.0
-"""What may not be killed (a command under sudo) is waited for no longer."""
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a leash that was started with a pipe as stdin, and everything on it; returns when it is gone."""
+    """End a process of this script that was started with a pipe as stdin, and all that it has started."""
     assert process.stdin is not None
     try:
         process.stdin.close()
@@ -37,50 +36,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def _watch() -> None:
     # The owner never writes: a read returns only when it has closed the pipe or has died.
     os.read(0, 1)
-    _kill_tree()
+    kill_tree()
     os._exit(128 + signal.SIGKILL)
 
 
-def _tree() -> list[int]:
-    """Every living descendant of this process."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except (OSError, ValueError):
-                continue  # it has just ended
-            if state not in (b"Z", b"X"):
-                children.setdefault(int(parent), []).append(int(name))
-    found, todo = [], [os.getpid()]
-    while todo:
-        mine = children.get(todo.pop(), [])
-        found += mine
-        todo += mine
-    return found
-
-
-def _kill_tree() -> None:
-    """SIGKILL every descendant until there is none: they may fork while this runs."""
-    begun, pause_s = time.monotonic(), 0.002
-    while found := _tree():
-        refused = 0
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except PermissionError:
-                refused += 1
-            except ProcessLookupError:
-                pass
-        if refused == len(found) and time.monotonic() - begun > OTHERS_S:
-            return
-        time.sleep(pause_s)
-        pause_s = min(0.1, pause_s * 1.5)
-
-
 def _main() -> int:
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     # A handler and not "ignore", which the command would inherit: the group is told to end, and this ends last.
     signal.signal(signal.SIGTERM, lambda *_: None)
     threading.Thread(target=_watch, daemon=True).start()
@@ -95,7 +56,7 @@ def _main() -> int:
     except OSError:
         pass  # it has ended already, or this machine does not let us: nothing depends on it
     status = child.wait()
-    _kill_tree()
+    kill_tree()
     return status if status >= 0 else 128 - status
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from puna.process import tree
+from puna.process import guard
 from puna.worker.app import calllog
 from puna.worker.app.calllog import LONGEST_LINE, CallLog, Voice, speaking
 
@@ -60,7 +60,7 @@ def test_each_line_begins_with_its_time_and_its_stream_in_a_worker_that_serves(m
     assert written(["a", "b\n\nc", "d\n", "e"]) == f"{stamp}ab\n{stamp}\n{stamp}cd\n{stamp}e"
     assert written(["a\n", "b"], "t1") == f"{stamp}[t1] a\n{stamp}[t1] b\n"
     assert written(["\r 10%", "\r 20%", "\n", "x"]) == f"{stamp}\r 10%\r 20%\n{stamp}x"
-    assert re.fullmatch(tree.STAMP, stamp.encode()) and len(stamp) == tree.STAMP_BYTES
+    assert re.fullmatch(guard.STAMP, stamp.encode()) and len(stamp) == guard.STAMP_BYTES
 
 
 def test_a_note_says_on_every_line_which_request_it_is_about(capfd: pytest.CaptureFixture[str]) -> None:

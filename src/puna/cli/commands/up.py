@@ -63,15 +63,15 @@ def up(
 def down(json: AsJson = False) -> None:
     """Stop what `puna up` runs: requests in flight finish, replicas end, nothing is left."""
     home = Home.default()
-    pid = instance.owner_of(home)
-    if pid is None:
+    owner = instance.owner_of(home)
+    if owner is None:
         if not json:
             output.line("puna is not up: nothing to stop")
         else:
             output.data({"stopped": False})
         return
-    running.stop(pid)
-    output.data({"stopped": True, "pid": pid}) if json else output.line("puna is down")
+    running.stop(owner)
+    output.data({"stopped": True, "pid": owner.pid}) if json else output.line("puna is down")
 
 
 def console(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from puna.process.tree import STAMP, STAMP_BYTES
+from puna.process.guard import STAMP, STAMP_BYTES
 
 BLOCK_BYTES = 256 * 1024
 LONGEST_LINE = 1024 * 1024

@@ -18,6 +18,7 @@ from puna.artifacts import Adapter, write_json, write_text
 from puna.config.recipe import Recipe
 from puna.errors import NotFoundError, nearest
 from puna.home import Home
+from puna.process import tree
 
 STATES = ("running", "finished", "failed", "interrupted")
 
@@ -255,11 +256,8 @@ def _alive(status: Status) -> bool:
 
 def _process_started(pid: int) -> str:
     """The kernel's start time of a process; "dead" for one that is gone or only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return "dead"
-    return "dead" if fields[0] in "ZX" else fields[19]  # state, then field 22 of proc(5), counted after the name
+    seen = tree.stat(pid)
+    return "dead" if seen is None or seen.has_ended else str(seen.start_ticks)
 
 
 def figures(line: Mapping[str, Any]) -> dict[str, float]:
