@@ -242,10 +242,10 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.backends.local import LocalBackend
     from puna.control.api.app import create_app
     from puna.control.domain.timeline import Timeline
-    from puna.control.operations import model_sources
+    from puna.control.operations import origins as model_sources
     from puna.control.operations.context import Control
+    from puna.control.operations.origins import Repositories
     from puna.control.operations.rebuilds import Rebuilds
-    from puna.control.operations.repositories import Repositories
     from puna.control.reconcile.launch import Launching
     from puna.control.reconcile.loop import Reconciler
     from puna.control.reconcile.zygotes import ZygoteKeeper
@@ -279,7 +279,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
 
     repositories = Repositories(secrets, home)
     made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
-    make = partial(model_sources.make, home, secrets.open)
+    make = partial(model_sources.make_app, home, secrets.open)
     made = dataclasses.replace(made, warm=zygotes.view, history=history, memories=memories, make=make)
     rebuilds = Rebuilds(made)
     made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)

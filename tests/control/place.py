@@ -21,9 +21,9 @@ from puna.backends.memory import MemoryBackend
 from puna.control.api.app import create_app
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import BuildState, DeliveryState
-from puna.control.operations import model_sources
+from puna.control.operations import origins
 from puna.control.operations.context import Control
-from puna.control.operations.repositories import Repositories
+from puna.control.operations.origins import Repositories
 from puna.control.resources.secrets import Secrets
 from puna.control.resources.volumes import Volumes
 from puna.control.store.store import Store
@@ -60,7 +60,7 @@ def furnished(root: Path) -> Iterator[Place]:
     store = Store(f"sqlite:///{home.database}")
     secrets = Secrets(store, home.key)
     repositories = Repositories(secrets, home)
-    make = functools.partial(model_sources.make, home, secrets.open)
+    make = functools.partial(origins.make_app, home, secrets.open)
     control = Control(store, home, Loads(), secrets, pull=repositories.pull, head=repositories.head, make=make)
     yield Place(create_app(store, home, control=control), names)
     store.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from puna.control.domain.key_limits import parse
+from puna.control.domain.api_keys import parse_limits
 from puna.errors import RateLimitError
 from puna.serve.limits import KeyUse
 from puna.serve.limits_memory import LimitCounts, size_bytes
@@ -31,7 +31,7 @@ def shared() -> Iterator[list[LimitCounts]]:
 
 
 def use(counts: LimitCounts, id: str = "0123abcd", **limits: Any) -> KeyUse:
-    key = KeyRoute(id, "", "", ("infer",), None, None, "ci", parse(limits))
+    key = KeyRoute(id, "", "", ("infer",), None, None, "ci", parse_limits(limits))
     return KeyUse(key, counts, counts.place(id))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from puna.control.domain import key_limits
+from puna.control.domain import api_keys
 from puna.control.domain.records import (
     MASK,
+    WHOLE,
     Build,
     Delivery,
     Endpoint,
@@ -18,7 +19,6 @@ from puna.control.domain.records import (
     Runtime,
     Snapshot,
 )
-from puna.control.domain.splits import WHOLE
 from puna.control.domain.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
@@ -290,7 +290,7 @@ def key_view(key: Key) -> Json:
         "endpoints": None if key.endpoints is None else list(key.endpoints),
         "expires": key.expires,
         "created": key.created,
-        **key_limits.parse(key.limits).as_json(),
+        **api_keys.parse_limits(key.limits).as_json(),
     }
 
 

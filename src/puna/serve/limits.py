@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from puna.control.domain.key_limits import NO_LIMITS, KeyLimits, Rate
+from puna.control.domain.api_keys import NO_LIMITS, KeyLimits, Rate
 from puna.errors import RateLimitError
 from puna.serve.limits_memory import RATE, SLOTS, TOKENS, LimitCounts
 from puna.serve.routes_table import KeyRoute

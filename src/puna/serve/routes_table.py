@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from puna.control.domain import key_limits
-from puna.control.domain.key_limits import KeyLimits
+from puna.control.domain import api_keys
+from puna.control.domain.api_keys import KeyLimits
 
 DEFAULT_MAX_QUEUE = 100
 LONG_POLL_S = 20.0
@@ -108,7 +108,7 @@ def parse(body: bytes) -> Table:
 def _key(raw: Mapping[str, Any]) -> KeyRoute:
     allowed = raw.get("endpoints")
     endpoints = None if allowed is None else tuple(allowed)
-    limits = key_limits.parse(raw["limits"]) if raw.get("limits") else None
+    limits = api_keys.parse_limits(raw["limits"]) if raw.get("limits") else None
     scope, name = tuple(raw["scope"]), str(raw.get("name") or "")
     return KeyRoute(raw["id"], raw["salt"], raw["sha256"], scope, endpoints, raw.get("expires"), name, limits)
 

@@ -12,7 +12,7 @@ from puna.config.runtime import RuntimeSpec
 from puna.control.builds.cleanup import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, Sweeper
 from puna.control.domain.records import Order, Settings
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState
-from puna.control.resources import sources as uploads
+from puna.control.resources import revision_files as uploads
 from puna.control.store.store import Store
 from puna.home import Home
 from puna.packaging import environment as environments
@@ -162,7 +162,7 @@ def test_a_source_that_is_being_used_stays(store: Store, home: Home) -> None:
     with sources.using(home):
         assert not sweep.sweep() and source.path.is_dir(), "it is looked at again"
     os.utime(source.path, (1.0, 1.0))
-    assert uploads.use(home, source.digest).path.stat().st_mtime > 1.0
+    assert uploads.use_source(home, source.digest).path.stat().st_mtime > 1.0
     assert sweep.sweep() and source.path.is_dir(), "it was used since it was deployed"
 
 

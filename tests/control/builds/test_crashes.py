@@ -21,9 +21,11 @@ from puna.backends.memory import MemoryBackend
 from puna.control.builds.builder import Builder
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState
-from puna.control.operations import deploys, traffic_split
-from puna.control.operations.context import Control, Pulled
+from puna.control.operations import deploys
+from puna.control.operations import deploys as traffic_split
+from puna.control.operations.context import Control
 from puna.control.operations.deploys import DeployRequest
+from puna.control.operations.origins import Pulled
 from puna.control.operations.rebuilds import Rebuilds
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.loop import Reconciler

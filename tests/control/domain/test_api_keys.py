@@ -11,11 +11,49 @@ from pathlib import Path
 import pytest
 
 from puna.control import views
-from puna.control.domain import api_keys, key_limits
+from puna.control.domain import api_keys
+from puna.control.domain.api_keys import NO_LIMITS, KeyLimits, Rate, parse_limits
 from puna.control.store.store import Store
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 from puna.serve.admission import Keyring
 from puna.serve.routes_table import KeyRoute, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "written"),
+    [
+        ("10/s", Rate(10, "s"), "10/s"),
+        ("600/min", Rate(600, "min"), "600/min"),
+        ("100k/min", Rate(100_000, "min"), "100k/min"),
+        (" 1.5K / minute", Rate(1500, "min"), "1500/min"),
+        ("2M/h", Rate(2_000_000, "h"), "2M/h"),
+        ("5/sec", Rate(5, "s"), "5/s"),
+    ],
+)
+def test_a_rate_is_a_count_and_a_period_and_is_written_in_one_way(text: str, rate: Rate, written: str) -> None:
+    limits = parse_limits({"rate": text, "tokens": text})
+    assert limits == KeyLimits(rate, rate) and str(rate) == written
+    assert parse_limits(limits.as_json()) == limits
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "10/", "/s", "0/s", "0.5/s", "-3/s", "10/day", "1e3/s", "10 per s", "99999999999999/s"]
+)
+@pytest.mark.parametrize("name", ["rate", "tokens"])
+def test_what_is_no_rate_is_refused_with_an_example(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        parse_limits({name: text})
+    assert "/min" in caught.value.hint
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_a_concurrency_that_lets_nothing_through_is_refused(concurrency: int) -> None:
+    with pytest.raises(UsageError, match="concurrency"):
+        parse_limits({"concurrency": concurrency})
+
+
+def test_no_limits_are_none() -> None:
+    assert parse_limits(None) == parse_limits({}) == parse_limits({"rate": None, "concurrency": None}) == NO_LIMITS
 
 
 def test_a_key_opens_its_scope_and_what_lies_below() -> None:
@@ -90,10 +128,10 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
     assert api_keys.identify(text, {one.id: one for one in store.keys()}, 2.0) == key
     view = views.key_view(store.keys()[0])
     assert view["name"] == "old" and (view["rate"], view["tokens"], view["concurrency"]) == (None, None, None)
-    limits = key_limits.parse({"rate": "10/s", "concurrency": 8})
+    limits = api_keys.parse_limits({"rate": "10/s", "concurrency": 8})
     store.add_key(api_keys.make("new", ["infer"], None, None, 3.0, limits)[0])
     old, new = store.keys()
-    assert old.limits is None and key_limits.parse(new.limits) == limits
+    assert old.limits is None and api_keys.parse_limits(new.limits) == limits
     table = views.routes(1, store.snapshot(), store.keys(), str)
     parsed = parse(json.dumps(table).encode()).keys
     assert parsed[old.id].limits is None and parsed[new.id].limits == limits and parsed[new.id].name == "new"

@@ -18,9 +18,9 @@ from control.conftest import World, make_source
 from git_server import GitServer, serving
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState
-from puna.control.operations.context import Control, Pulled
+from puna.control.operations.context import Control
+from puna.control.operations.origins import Pulled, Repositories
 from puna.control.operations.rebuilds import Rebuilds
-from puna.control.operations.repositories import Repositories
 from puna.control.resources.secrets import Secrets
 from puna.control.telemetry.load import Loads
 from puna.packaging.git import ALLOWED_HOSTS

@@ -11,8 +11,7 @@ import pytest
 from control.conftest import gpus
 from control.reconcile.walk import Walk
 from puna.backends.base import Capacity, Observed, Phase
-from puna.control.domain.records import Endpoint, Replica, Revision, Settings, Snapshot
-from puna.control.domain.splits import WHOLE
+from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Settings, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import Action, Drain
 from puna.control.reconcile.plan import Actual, back_off_s, plan

@@ -15,9 +15,8 @@ from puna.control.api.app import create_app
 from puna.control.domain.api_keys import make
 from puna.control.domain.records import UsageRow
 from puna.control.domain.states import ReplicaState
-from puna.control.store.metering import HOUR_S
 from puna.control.store.store import Store
-from puna.control.store.usage import KEPT_S, MARK_KEPT_S
+from puna.control.store.usage import HOUR_S, KEPT_S, MARK_KEPT_S
 from puna.control.telemetry import usage_report as usage
 from puna.control.telemetry.usage_report import add_up, as_csv, grouping, total
 from puna.errors import UsageError

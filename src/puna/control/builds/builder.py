@@ -27,8 +27,7 @@ from puna.control.domain.records import Build, Revision, Snapshot
 from puna.control.domain.states import BuildState, StepState
 from puna.control.operations.turns import Slots, is_free, next_build, subject
 from puna.control.reconcile.launch import environment_of, mounts_of
-from puna.control.reconcile.placement import Room
-from puna.control.reconcile.sleep import Sleepers
+from puna.control.reconcile.placement import Room, Sleepers
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log

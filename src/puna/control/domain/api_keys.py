@@ -1,4 +1,4 @@
-"""API keys: random, shown once, kept as salted SHA-256, with scope, endpoint list and expiry. No I/O."""
+"""API keys: random, shown once, kept as salted SHA-256, with scope, endpoints, expiry, limits and grants. No I/O."""
 
 from __future__ import annotations
 
@@ -6,13 +6,89 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from puna import names
-from puna.control.domain.key_limits import NO_LIMITS, KeyLimits
-from puna.control.domain.records import Key
+from puna.config.repository import address
+from puna.control.domain.records import Endpoint, Key, Settings
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
+
+PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+WRITTEN = {"s": "s", "sec": "s", "second": "s", "min": "min", "m": "min", "minute": "min", "h": "h", "hour": "h"}
+FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+RATE_SHAPE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)\s*/\s*([a-z]+)")
+MAX_COUNT = 10**12
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many in any period of that length."""
+
+    count: int
+    unit: str
+
+    @property
+    def period_s(self) -> float:
+        """The length, in seconds."""
+        return PERIODS[self.unit]
+
+    def __str__(self) -> str:
+        for letter, factor in (("M", FACTORS["m"]), ("k", FACTORS["k"])):
+            if self.count >= factor and self.count % factor == 0:
+                return f"{self.count // factor}{letter}/{self.unit}"
+        return f"{self.count}/{self.unit}"
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What one key may ask for; None is no limit."""
+
+    rate: Rate | None = None
+    """Calls."""
+    tokens: Rate | None = None
+    """Tokens, read and written."""
+    concurrency: int | None = None
+    """Calls at once, those that wait included."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The limits as they are written."""
+        rate, tokens = self.rate and str(self.rate), self.tokens and str(self.tokens)
+        return {"rate": rate, "tokens": tokens, "concurrency": self.concurrency}
+
+
+NO_LIMITS = KeyLimits()
+
+
+def parse_limits(values: Mapping[str, Any] | None) -> KeyLimits:
+    """Limits from their written form, as `KeyLimits.as_json` gives it.
+
+    Raises:
+        UsageError: one of them means nothing.
+    """
+    values = values or {}
+    concurrency = values.get("concurrency")
+    if concurrency is not None and not 1 <= concurrency <= MAX_COUNT:
+        raise UsageError(f"concurrency {concurrency} lets no call through", "give 1 or more, or leave it out")
+    return KeyLimits(_rate("rate", values.get("rate")), _rate("tokens", values.get("tokens")), concurrency)
+
+
+def _rate(name: str, text: str | None) -> Rate | None:
+    if text is None:
+        return None
+    example = {"rate": "10/s, 600/min or 5k/h", "tokens": "100k/min or 2M/h"}[name]
+    match = RATE_SHAPE.fullmatch(text.strip())
+    unit = WRITTEN.get(match[3]) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"{name} {text!r} is no limit", f"write it as {example}")
+    count = float(match[1]) * FACTORS[match[2].lower()]
+    if not 1 <= count <= MAX_COUNT or count != int(count):
+        raise UsageError(
+            f"{name} {text!r} is no limit: it must be a whole number, at least 1", f"write it as {example}"
+        )
+    return Rate(int(count), unit)
+
 
 SCOPES = ("infer", "deploy", "admin")
 SHAPE = re.compile(r"puna_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
@@ -158,3 +234,48 @@ def masked(text: str) -> str:
 def owner(key: Key | None) -> str:
     """Whose builds and fetches are a key's; those of the local administrator are nobody's."""
     return key.id if key is not None else ""
+
+
+def check_grants(endpoints: Iterable[Endpoint], key: Key | None, settings: Settings) -> None:
+    """Check what an endpoint is to have; whoever runs an app reads all that it is given.
+
+    Raises:
+        ForbiddenError: a secret or a volume that none of the key's own endpoints has.
+    """
+    if key is None or key.endpoints is None:
+        return
+    mine = _mine(endpoints, key)
+    held = [
+        ("secret", settings.secrets, {name for one in mine for name in one.secrets}),
+        ("volume", settings.volumes, {name for one in mine for name in one.volumes}),
+    ]
+    for kind, wanted, known in held:
+        for name in wanted:
+            if name not in known:
+                raise _refused(key, f"{kind} `{name}`")
+    if settings.git:
+        check_credential(endpoints, key, settings.git.get("credential", ""), settings.git["url"])
+
+
+def check_credential(endpoints: Iterable[Endpoint], key: Key | None, name: str, url: str = "") -> None:
+    """Check that a secret may be sent to where `url` is: it is shown to whoever answers there.
+
+    Raises:
+        ForbiddenError: none of the key's own endpoints has it, or has it for that repository.
+    """
+    if key is None or key.endpoints is None or not name:
+        return
+    mine = _mine(endpoints, key)
+    places = {address(one.git["url"]).same for one in mine if one.git.get("credential") == name}
+    if not any(name in one.secrets for one in mine) and not (url and address(url).same in places):
+        raise _refused(key, f"secret `{name}`" + (f" for {url}" if url and places else ""))
+
+
+def _mine(endpoints: Iterable[Endpoint], key: Key) -> list[Settings]:
+    return [endpoint.settings for endpoint in endpoints if endpoint.name in (key.endpoints or ())]
+
+
+def _refused(key: Key, what: str) -> ForbiddenError:
+    return ForbiddenError(
+        f"key {key.id} opens some endpoints only, and {what} is none of theirs", "a key for all endpoints may add it"
+    )

@@ -12,9 +12,27 @@ from typing import Any
 
 from puna import names
 from puna.config import ranges
-from puna.control.domain.splits import WHOLE, TrafficSplit
 from puna.control.domain.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 from puna.errors import UsageError
+
+WHOLE = 100
+"""Percent: the share of a revision that serves alone."""
+
+
+@dataclass(frozen=True)
+class TrafficSplit:
+    """The share of a second revision beside the one that serves, and its own scaling."""
+
+    revision: int
+    percent: int
+    """1 to 99; the serving revision has the rest."""
+    desired_replicas: int = 0
+    scaling_reason: str = ""
+
+    def part(self, total: int) -> int:
+        """Its places of so many: its share of them, but one at least, and all but one at most."""
+        return min(max(1, round(total * self.percent / WHOLE)), max(1, total - 1)) if total else 0
+
 
 # These act at once; a change of any other setting is a new revision, rolled out like a deploy.
 LIVE = frozenset(

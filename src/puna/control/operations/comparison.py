@@ -11,7 +11,7 @@ from typing import Any
 from puna.artifacts import SHORT, Source
 from puna.control.domain.records import Revision
 from puna.control.operations.context import Control
-from puna.control.resources.sources import find
+from puna.control.resources.revision_files import find_source
 from puna.control.views import masked_env
 from puna.errors import NotFoundError
 from puna.home import Home
@@ -97,7 +97,7 @@ def _files(home: Home, old: Revision, new: Revision) -> tuple[list[Json] | None,
     if old.source == new.source:
         return [], False
     try:
-        sources = find(home, old.source), find(home, new.source)
+        sources = find_source(home, old.source), find_source(home, new.source)
     except NotFoundError:
         return None, False
     was, now = sources[0].manifest.files, sources[1].manifest.files

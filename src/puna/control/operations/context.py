@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.backends.devices import NVML, Devices
-from puna.control.operations.fetches import Fetches
+from puna.control.operations.origins import Made, Pulled, WantedModel
+from puna.control.operations.turns import Fetches
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry import figures
@@ -18,42 +19,6 @@ from puna.control.telemetry.load import Loads
 from puna.control.telemetry.vitals import Vitals
 from puna.errors import MachineError
 from puna.home import Home
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A repository's newest commit, kept as a source, and what its inferless.yaml says."""
-
-    source: str
-    commit: str
-    name: str
-    settings: Mapping[str, Any]
-    runtime: str | None
-    runtime_version: int | None
-
-
-@dataclass(frozen=True)
-class WantedModel:
-    """A model to be served: a published one, in a version or under an alias, else one of that name on the hub."""
-
-    name: str
-    version: int | None = None
-    alias: str | None = None
-    engine: str = "auto"
-    credential: str = ""
-    """The secret set whose HF_TOKEN opens it on the hub; the app is given it too."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """The app made for a model, kept as a source, and what its inferless.yaml says."""
-
-    source: str
-    name: str
-    settings: Mapping[str, Any]
-    model: str
-    """What it is exactly: `owner/name:version`, or `owner/name@commit` of the hub."""
-    engine: str
 
 
 def _no_git(_git: Mapping[str, str]) -> Any:

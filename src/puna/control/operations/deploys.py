@@ -1,4 +1,4 @@
-"""What is asked of endpoints, done in the store: a deploy, a rebuild, other settings."""
+"""Changes of endpoints, done in the store: a deploy, a rebuild, other settings, shares of the traffic."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from puna import names
 from puna.backends import mounts
+from puna.control.domain import api_keys
 from puna.control.domain import settings as reading
 from puna.control.domain.api_keys import owner
-from puna.control.domain.records import Delivery, Endpoint, Key, Order, Revision, Settings
-from puna.control.domain.splits import WHOLE
+from puna.control.domain.records import WHOLE, Delivery, Endpoint, Key, Order, Revision, Settings
 from puna.control.domain.states import PAST, PENDING, BuildState
-from puna.control.operations.context import Control, WantedModel
-from puna.control.resources import damage, grants, sources
+from puna.control.operations.context import Control
+from puna.control.operations.origins import WantedModel
+from puna.control.resources import revision_files
 from puna.control.resources.volumes import Volumes
 from puna.control.store.revisions import Change, QueuedRevision
 from puna.errors import ConflictError, NotFoundError, UsageError
@@ -61,7 +62,7 @@ def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> J
     elif wanted.model is not None:
         wanted = _modelled(control, wanted, wanted.model)
     names.check("endpoint", wanted.name)
-    source = sources.find(control.home, wanted.source or "").digest
+    source = revision_files.find_source(control.home, wanted.source or "").digest
     version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
 
     def order_of(before: Endpoint | None, _newest: Revision | None) -> Order:
@@ -71,7 +72,7 @@ def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> J
     before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
     _check_parts(control, order_of(before, None).settings, key)
     damaged = _damaged(control, before)
-    sources.use(control.home, source)  # once nothing is refused any more
+    revision_files.use_source(control.home, source)  # once nothing is refused any more
     queued = control.store.deploy(
         wanted.name, order_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
     )
@@ -82,7 +83,7 @@ def _damaged(control: Control, endpoint: Endpoint | None) -> set[int]:
     """The revisions that serve an endpoint from files which are not as they were built."""
     shares = endpoint.shares if endpoint is not None else {}
     revisions = [control.store.revision(endpoint.name, number) for number in shares] if endpoint is not None else []
-    return {revision.number for revision in revisions if damage.of(control.home, revision)}
+    return {revision.number for revision in revisions if revision_files.damage_of(control.home, revision)}
 
 
 def judge(control: Control, name: str, settings: Mapping[str, Any], key: Key | None = None) -> bool:
@@ -269,14 +270,14 @@ def _runtime_version(control: Control, name: str | None, version: int | None) ->
 def _check_credential(control: Control, wanted: DeployRequest, key: Key | None) -> None:
     """Before anything is fetched with it."""
     if wanted.git is not None:
-        grants.credential(control.store.endpoints(), key, wanted.git.get("credential", ""), wanted.git["url"])
+        api_keys.check_credential(control.store.endpoints(), key, wanted.git.get("credential", ""), wanted.git["url"])
     elif wanted.model is not None:
-        grants.credential(control.store.endpoints(), key, wanted.model.credential)
+        api_keys.check_credential(control.store.endpoints(), key, wanted.model.credential)
 
 
 def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
     """What the app needs must be there, and be for whom asks, before anything is built or started for it."""
-    grants.check(control.store.endpoints(), key, settings)
+    api_keys.check_grants(control.store.endpoints(), key, settings)
     mounts.check(Volumes(control.home).mounted(settings.volumes))
     known = control.store.secrets()
     credential = settings.git.get("credential")
@@ -288,3 +289,56 @@ def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
 def _aim(base: Revision) -> int:
     """The share that what takes a revision's place is to have: that of one which is still on its way to it."""
     return base.percent if base.state in PENDING else WHOLE
+
+
+def divide(control: Control, name: str, shares: Mapping[int, int]) -> int:
+    """Give two revisions their shares of the requests, in percent, or one all of them; the one that is to change.
+
+    One of two is the revision that serves; what is not said is its. The other is rolled out when it has no share yet.
+
+    Raises:
+        UsageError: these are no shares.
+        NotFoundError: there is no such revision.
+        ConflictError: the other one was never built, or nothing serves yet.
+    """
+    endpoint, asked = control.store.endpoint(name), {number: share for number, share in shares.items() if share}
+    usage = f'e.g. `puna traffic {name} 3=90 4=10`, {{"shares": {{"3": 90, "4": 10}}}}'
+    if not asked or any(share < 0 for share in asked.values()):
+        raise UsageError("shares are percent of the requests, by revision", usage)
+    for number in asked:
+        control.store.revision(name, number)
+    if len(asked) == 1 and WHOLE not in asked.values() and endpoint.serving not in (None, *asked):
+        asked[endpoint.serving] = WHOLE - sum(asked.values())  # type: ignore[index]
+    if len(asked) > 2 or sum(asked.values()) != WHOLE:
+        raise UsageError(f"{_said(asked)}: the shares of one or two revisions must make up 100 %", usage)
+    if len(asked) == 1:
+        return promote(control, name, *asked)
+    return control.store.divide(name, asked, control.clock())
+
+
+def promote(control: Control, name: str, number: int | None = None) -> int:
+    """Give a revision all requests, once it has the replicas for them: the second one of a split when None; which.
+
+    Raises:
+        NotFoundError: there is no such revision.
+        ConflictError: there is no second one, or it was never built.
+    """
+    promoted = control.store.promote(name, number, control.clock())
+    control.wake()  # builds may have been cancelled
+    return promoted
+
+
+def roll_back(control: Control, name: str, number: int | None = None) -> int:
+    """Take a split away, or roll an earlier revision out again, the one before when None; which is to serve.
+
+    Raises:
+        NotFoundError: there is no such revision.
+        ConflictError: there is none before, it was never built, or has a share already.
+    """
+    revision = control.store.roll_back(name, number, control.clock())
+    control.wake()
+    return revision.number
+
+
+def _said(shares: Mapping[int, int]) -> str:
+    return ", ".join(f"{number}={share}" for number, share in shares.items())

@@ -33,7 +33,7 @@ from puna.control.reconcile.actions import (
 from puna.control.reconcile.launch import Launching
 from puna.control.reconcile.plan import Actual, plan
 from puna.control.reconcile.zygotes import ZygoteKeeper
-from puna.control.resources import damage
+from puna.control.resources import revision_files
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
@@ -220,7 +220,7 @@ class Reconciler:
         key = (replica.endpoint, replica.revision)
         if self._at >= self._looked.get(key, (float("-inf"), ""))[0] + DAMAGE_EVERY_S:
             try:
-                found = damage.of(self.home, self.store.revision(*key))
+                found = revision_files.damage_of(self.home, self.store.revision(*key))
             except (NotFoundError, OSError):  # deleted meanwhile; or the disk is away, which others say
                 found = ""
             self._looked = {key: one for key, one in self._looked.items() if self._at - one[0] < DAMAGE_EVERY_S}

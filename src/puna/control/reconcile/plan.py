@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from puna.backends.base import Capacity, Observed, Phase
-from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
-from puna.control.domain.splits import WHOLE, TrafficSplit
+from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Snapshot, TrafficSplit
 from puna.control.domain.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
-from puna.control.reconcile import sleep
+from puna.control.reconcile import placement
 from puna.control.reconcile.actions import (
     Action,
     Admit,
@@ -38,8 +37,7 @@ from puna.control.reconcile.actions import (
     Wake,
     mark,
 )
-from puna.control.reconcile.placement import Room
-from puna.control.reconcile.sleep import Sleepers
+from puna.control.reconcile.placement import Room, Sleepers
 
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # after the 1st, 2nd... failure in a row; the last one repeats
 STEADY_S = 60.0  # a replica that has been ready so long clears its revision's failures
@@ -352,15 +350,15 @@ class _Endpoint:
         self.actions += [Wake(replica.id) for replica in rouse]
         rest = [r for r in asleep if r not in rouse]
         settings = self.endpoint.settings
-        for replica in sleep.overslept(self.endpoint, rest, self.now):
+        for replica in placement.overslept(self.endpoint, rest, self.now):
             self._remove(replica, f"slept for {settings.evict_after_s:g} s")
-        for replica in sleep.too_many(rest, places):
+        for replica in placement.too_many(rest, places):
             self._remove(replica, f"max_replica is {settings.max_replica}")
         return len(rouse)
 
     def _rest(self, replica: Replica, why: str) -> None:
         """Let a replica that is not wanted sleep if it can, once it is idle, else end it."""
-        may = sleep.may_sleep(self.endpoint, replica, self.actual.observed, self.actual.in_flight, self.now)
+        may = placement.may_sleep(self.endpoint, replica, self.actual.observed, self.actual.in_flight, self.now)
         if may:
             self.actions.append(Sleep(replica.id, why))
         elif may is False:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import ArgumentError
 
 from puna.control.domain.timeline import Timeline
-from puna.control.store.tables import COUNTERS, EVENTS
+from puna.control.store.schema import COUNTERS, EVENTS
 from puna.errors import ConflictError, UsageError
 
 BUSY_TIMEOUT_MS = 10_000

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, or_, select
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import DeliveryState
 from puna.control.store.database import Database
-from puna.control.store.tables import DELIVERIES, ENDPOINTS
+from puna.control.store.schema import DELIVERIES, ENDPOINTS
 from puna.errors import NotFoundError
 
 KEPT = 2000

@@ -7,11 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, select
 
-from puna.control.domain.records import Endpoint, Event, Order, Revision, Settings
-from puna.control.domain.splits import WHOLE, TrafficSplit
+from puna.control.domain.records import WHOLE, Endpoint, Event, Order, Revision, Settings, TrafficSplit
 from puna.control.domain.states import REVISION_MOVES, RevisionState
 from puna.control.store.database import Database, check_move
-from puna.control.store.tables import ENDPOINTS, EVENTS, REVISIONS, SCALING, SPLITS
+from puna.control.store.schema import ENDPOINTS, EVENTS, REVISIONS, SCALING, SPLITS
 from puna.errors import ConflictError, NotFoundError, nearest
 
 SPLIT = (

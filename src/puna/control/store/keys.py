@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, select
 
 from puna.control.domain.records import Key
 from puna.control.store.database import Database
-from puna.control.store.tables import KEYS, SECRETS
+from puna.control.store.schema import KEYS, SECRETS
 from puna.errors import NotFoundError
 
 

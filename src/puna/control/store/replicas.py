@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Row, and_, select
 
 from puna.control.domain.records import Replica
 from puna.control.domain.states import REPLICA_MOVES, ReplicaState
-from puna.control.store import metering
+from puna.control.store import usage
 from puna.control.store.database import check_move
 from puna.control.store.endpoints import EndpointStore
-from puna.control.store.tables import BUILDS, ENDPOINTS, REPLICAS, REVISIONS
+from puna.control.store.schema import BUILDS, ENDPOINTS, REPLICAS, REVISIONS
 from puna.errors import NotFoundError
 
 
@@ -82,7 +82,7 @@ class ReplicaStore(EndpointStore):
     ) -> Replica:
         before = self._replica(connection, replica_id)
         check_move(f"replica `{replica_id}`", REPLICA_MOVES, before.state, state)
-        metering.count(connection, before, now, self.timeline, is_gone=state is ReplicaState.GONE)
+        usage.count(connection, before, now, self.timeline, is_gone=state is ReplicaState.GONE)
         if state is ReplicaState.GONE:
             connection.execute(REPLICAS.delete().where(REPLICAS.c.id == replica_id))
             return before
@@ -135,7 +135,7 @@ class ReplicaStore(EndpointStore):
         with self._write() as connection:
             replica = self._replica(connection, replica_id)
             check_move(f"replica `{replica_id}`", REPLICA_MOVES, replica.state, ReplicaState.FAILED)
-            metering.count(connection, replica, now, self.timeline)
+            usage.count(connection, replica, now, self.timeline)
             row = REPLICAS.update().where(REPLICAS.c.id == replica_id)
             connection.execute(row.values(state=str(ReplicaState.FAILED), since=now, reason=reason))
             if not counts:

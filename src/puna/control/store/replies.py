@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from puna.control.store.database import Database
-from puna.control.store.tables import REPLIES
+from puna.control.store.schema import REPLIES
 
 MOST = 20_000
 """Replies kept; the oldest go first."""

@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, func, select
 
 from puna.control.domain.states import PAST, UNENDED
 from puna.control.store.database import Database
-from puna.control.store.tables import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES, SPLITS
+from puna.control.store.schema import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES, SPLITS
 
 REVISION_OF = "revision of "
 """What the names of the counters of endpoints' revisions begin with."""

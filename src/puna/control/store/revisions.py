@@ -13,7 +13,7 @@ from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliverySta
 from puna.control.store.builds import BuildStore
 from puna.control.store.deliveries import DeliveryStore
 from puna.control.store.endpoints import EndpointStore, revision_of
-from puna.control.store.tables import BUILDS, ENDPOINTS, REVISIONS
+from puna.control.store.schema import BUILDS, ENDPOINTS, REVISIONS
 from puna.errors import ConflictError
 
 ENDS = {

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, and_, func, select
 
-from puna.control.domain.records import Endpoint, Revision
-from puna.control.domain.splits import WHOLE
+from puna.control.domain.records import WHOLE, Endpoint, Revision
 from puna.control.domain.states import PENDING, RevisionState
 from puna.control.store.endpoints import is_revision, revision_of, split_text
 from puna.control.store.revisions import IN_BUILD, DeployStore
-from puna.control.store.tables import REVISIONS, SPLITS
+from puna.control.store.schema import REVISIONS, SPLITS
 from puna.errors import ConflictError
 
 

@@ -1,17 +1,71 @@
-"""The store's part about use: requests as gateways report them, GPU-seconds of replicas, by the hour."""
+"""Use by the hour: requests as gateways report them, GPU-seconds of replicas as they move."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from puna.control.domain.records import UsageRow
-from puna.control.store import metering
+from puna.control.domain.states import HOLDING, ReplicaState
+from puna.control.domain.timeline import Timeline
 from puna.control.store.database import Database
-from puna.control.store.metering import HOUR_S
-from puna.control.store.tables import KEYS, REPLICAS, USAGE, USAGE_MARKS
+from puna.control.store.schema import KEYS, REPLICAS, USAGE, USAGE_MARKS
+
+HOUR_S = 3600
+
+
+def count(
+    connection: Connection, replica: Any, now: float, timeline: Timeline | None = None, *, is_gone: bool = False
+) -> None:
+    """Count one replica's share of its GPU since it was counted last; `replica` is as it was until `now`.
+
+    By the `timeline`, where there is one: a clock that was set meanwhile is no time that a GPU was held.
+    """
+    if not replica.gpu or replica.fraction <= 0:
+        return
+    name = f"replica {replica.id}"
+    since = max(mark(connection, name) or 0.0, replica.created)
+    if ReplicaState(replica.state) in HOLDING:
+        held_s = timeline.between(since, now) if timeline is not None else now - since
+        for hour, seconds in _hours(now - held_s, now):
+            add(connection, (hour, replica.endpoint, ""), "", gpu_s=seconds * replica.fraction)
+    if is_gone:
+        connection.execute(USAGE_MARKS.delete().where(USAGE_MARKS.c.name == name))
+    else:
+        set_mark(connection, name, now, now)
+
+
+def mark(connection: Connection, name: str) -> float | None:
+    """How far something has been counted."""
+    return connection.execute(select(USAGE_MARKS.c.value).where(USAGE_MARKS.c.name == name)).scalar()
+
+
+def set_mark(connection: Connection, name: str, value: float, now: float) -> None:
+    """Something has been counted so far."""
+    changed = USAGE_MARKS.update().where(USAGE_MARKS.c.name == name).values(value=value, at=now)
+    if connection.execute(changed).rowcount == 0:
+        connection.execute(USAGE_MARKS.insert().values(name=name, value=value, at=now))
+
+
+def add(connection: Connection, of: tuple[int, str, str], key_name: str, **more: float) -> None:
+    """Add to the figures of an hour, an endpoint and a key."""
+    hour, endpoint, key = of
+    mine = (USAGE.c.hour == hour) & (USAGE.c.endpoint == endpoint) & (USAGE.c.key == key)
+    changed = USAGE.update().where(mine).values({name: USAGE.c[name] + value for name, value in more.items()})
+    if connection.execute(changed).rowcount == 0:
+        connection.execute(USAGE.insert().values(hour=hour, endpoint=endpoint, key=key, key_name=key_name, **more))
+
+
+def _hours(since: float, until: float) -> Iterator[tuple[int, float]]:
+    """Each hour that a time touches, and how many of its seconds."""
+    while since < until:
+        hour = int(since) // HOUR_S * HOUR_S
+        end = min(until, hour + HOUR_S)
+        yield hour, end - since
+        since = end
+
 
 KEPT_S = 400 * 86400
 """A year and what is needed to look back at one."""
@@ -24,28 +78,28 @@ class UsageStore(Database):
 
     def add_usage(self, process: str, number: int, rows: Iterable[Sequence[Any]], now: float) -> bool:
         """Take a report: rows of hour, endpoint, key, requests, failed, seconds; False: it was here before."""
-        mark = f"gateway {process}"
+        name = f"gateway {process}"
         with self._write(routes=False, snapshot=False) as connection:
-            if number <= (metering.mark(connection, mark) or 0):
+            if number <= (mark(connection, name) or 0):
                 return False
             names = {row.id: row.name for row in connection.execute(select(KEYS.c.id, KEYS.c.name))}
             for hour, endpoint, key, requests, failed, infer_s in rows:
                 more = {"requests": requests, "failed": failed, "infer_s": infer_s}
-                metering.add(connection, (hour, endpoint, key), names.get(key, ""), **more)
-            metering.set_mark(connection, mark, number, now)
+                add(connection, (hour, endpoint, key), names.get(key, ""), **more)
+            set_mark(connection, name, number, now)
         return True
 
     def meter(self, now: float) -> None:
         """Count what every replica has held of a GPU until `now`."""
         with self._write(routes=False, snapshot=False) as connection:
             for replica in connection.execute(select(REPLICAS).where(REPLICAS.c.gpu != "")):
-                metering.count(connection, replica, now, self.timeline)
+                count(connection, replica, now, self.timeline)
 
     def skip_usage(self, replicas: Collection[str], now: float) -> None:
         """Count nothing of what is past for these: they ended unseen."""
         with self._write(routes=False, snapshot=False) as connection:
             for replica_id in replicas:
-                metering.set_mark(connection, f"replica {replica_id}", now, now)
+                set_mark(connection, f"replica {replica_id}", now, now)
 
     def usage(self, since: float, until: float, endpoint: str | None = None) -> list[UsageRow]:
         """Every row whose hour touches `since` to `until`, the oldest first."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from puna.control.domain.splits import WHOLE
+from puna.control.domain.records import WHOLE
 from puna.control.domain.states import EndpointState
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, SuspectGroup, Suspicion, Told

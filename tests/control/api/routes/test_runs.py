@@ -19,8 +19,8 @@ from puna.control.builds import jobs
 from puna.control.builds.builder import Builder
 from puna.control.domain.states import BuildState, RevisionState
 from puna.control.operations.turns import Slots
-from puna.control.resources import lineage
-from puna.control.store.migrations import MIGRATIONS, migrate
+from puna.control.resources import models as lineage
+from puna.control.store.schema import MIGRATIONS, migrate
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log
 from puna.home import Home

@@ -21,7 +21,7 @@ from puna.control.domain import api_keys
 from puna.control.domain.api_keys import restrict
 from puna.control.operations import deploys
 from puna.control.operations.context import Control
-from puna.control.resources import sources
+from puna.control.resources import revision_files
 from puna.errors import ForbiddenError, PunaError, UnauthorizedError
 from puna.packaging import source
 
@@ -118,7 +118,7 @@ def _wizard(router: APIRouter, control: Control) -> None:
     @router.get("/sources/{digest}")
     def get_source(digest: str) -> Json:
         """An uploaded source: its files, the inputs it declares, its runtime file, and what is wrong with it."""
-        folder = sources.find(control.home, digest).path / "files"
+        folder = revision_files.find_source(control.home, digest).path / "files"
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         shown: Json = {"digest": digest, "files": names[:500], "schema": None, "project": None, "runtime": None}
         try:

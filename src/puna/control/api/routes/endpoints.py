@@ -17,10 +17,9 @@ from puna.control.api.bodies import Number
 from puna.control.api.pagination import Paged
 from puna.control.api.routes.sources import ModelName, Repository, wanted_model
 from puna.control.domain.api_keys import owner, restrict, visible
-from puna.control.domain.records import Endpoint, Replica, Revision
-from puna.control.domain.splits import WHOLE
+from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision
 from puna.control.operations import deploys
-from puna.control.operations import traffic_split as traffic
+from puna.control.operations import deploys as traffic
 from puna.control.operations.context import Control
 from puna.control.operations.deploys import DeployRequest
 from puna.control.telemetry import shares

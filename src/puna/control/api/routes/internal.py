@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from puna.control import views
 from puna.control.operations.context import Control
-from puna.control.resources.adapters import Adapters
+from puna.control.resources.models import Adapters
 from puna.control.telemetry.deaths import MAX_DEATHS_OF_KEY
 
 Json = dict[str, Any]

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from puna.control import views
 from puna.control.api.pagination import Paged
-from puna.control.domain import api_keys, key_limits
+from puna.control.domain import api_keys
+from puna.control.domain import api_keys as key_limits
 from puna.control.operations.context import Control
 
 Json = dict[str, Any]
@@ -49,7 +50,7 @@ def routes(control: Control) -> APIRouter:
     @router.post("/keys", status_code=201, tags=["keys"])
     def post_key(body: NewKey) -> Json:
         """Make a key, which every gateway knows by now; its text is in this reply and nowhere else."""
-        limits = key_limits.parse(body.model_dump(include={"rate", "tokens", "concurrency"}))
+        limits = key_limits.parse_limits(body.model_dump(include={"rate", "tokens", "concurrency"}))
         key, text = api_keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock(), limits)
         store.add_key(key)
         control.loads.wait_for_tables(store.version, TOLD_S)

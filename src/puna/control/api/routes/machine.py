@@ -13,8 +13,8 @@ from puna.backends.base import GpuDevice
 from puna.control.domain.api_keys import visible
 from puna.control.domain.records import Key, Snapshot
 from puna.control.operations.context import Control
-from puna.control.resources import model_fit, sources
-from puna.control.resources.model_fit import ModelSize, Need
+from puna.control.resources import models, revision_files
+from puna.control.resources.models import ModelSize, Need
 from puna.errors import UsageError
 from puna.home import Home
 from puna.packaging import bundle
@@ -35,7 +35,7 @@ def routes(control: Control) -> APIRouter:
         model: str = "",
         source: str = "",
         weights_bytes: int = Query(0, ge=0),
-        requests: int = Query(model_fit.REQUESTS, ge=1, le=100_000),
+        requests: int = Query(models.REQUESTS, ge=1, le=100_000),
         context: int = Query(0, ge=0, le=100_000_000),
     ) -> Json:
         """Cores, memory and GPUs, who holds which share of them, and whether a model fits a whole one or a half.
@@ -56,7 +56,7 @@ def routes(control: Control) -> APIRouter:
         shown: Json = {"cpus": found.cpus, "memory_bytes": found.memory_bytes, "gpus": gpus, "model": None, "fit": None}
         if wanted and need:
             shown["model"] = {"name": wanted.name, "kv_bytes_per_token": wanted.kv_bytes_per_token} | need.as_dict()
-            shown["fit"] = model_fit.fit(need, found.memory_bytes, is_free=True)
+            shown["fit"] = models.fit(need, found.memory_bytes, is_free=True)
         return shown
 
     return router
@@ -69,22 +69,24 @@ def _wanted(home: Home, model: str, source: str, weights_bytes: int) -> ModelSiz
     registry = Registry(home)
     names = [model] if model else []
     if source:
-        names = bundle.models_named(sources.find(home, source), {version.name for version in registry.list()})
+        names = bundle.models_named(
+            revision_files.find_source(home, source), {version.name for version in registry.list()}
+        )
     if names:
         parts: dict[str, ModelSize] = {}
         for name in names:
             parts |= _parts(registry, registry.resolve(name))
-        return model_fit.together(", ".join(names), list(parts.values()))
+        return models.together(", ".join(names), list(parts.values()))
     return ModelSize(f"{weights_bytes} bytes", weights_bytes) if weights_bytes else None
 
 
 def _parts(registry: Registry, version: RegisteredVersion) -> dict[str, ModelSize]:
     """Digest -> what is loaded: a model, or an adapter and the model that it is served on."""
     if version.kind != Adapter.kind:
-        return {version.digest: model_fit.read(version.ref, version.path)}
+        return {version.digest: models.read_size(version.ref, version.path)}
     base = registry.serving_base(version)
-    adapter = ModelSize(version.ref, model_fit.read(version.ref, version.path).weights_bytes)
-    return {base.digest: model_fit.read(version.ref, base.path), version.digest: adapter}
+    adapter = ModelSize(version.ref, models.read_size(version.ref, version.path).weights_bytes)
+    return {base.digest: models.read_size(version.ref, base.path), version.digest: adapter}
 
 
 def _tile(gpu: GpuDevice, free_bytes: int, holders: Sequence[Json], need: Need | None) -> Json:
@@ -101,7 +103,7 @@ def _tile(gpu: GpuDevice, free_bytes: int, holders: Sequence[Json], need: Need |
     if need:
         rooms = {name: int(gpu.memory_bytes * share) for name, share in SHARES.items()}
         shown["fit"] = {
-            name: model_fit.fit(need, rooms[name], held + share <= 1 + NEAR_ZERO and need.total_bytes <= free_bytes)
+            name: models.fit(need, rooms[name], held + share <= 1 + NEAR_ZERO and need.total_bytes <= free_bytes)
             for name, share in SHARES.items()
         }
     return shown

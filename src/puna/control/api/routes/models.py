@@ -13,7 +13,7 @@ from puna.control.api.pagination import Paged
 from puna.control.domain.api_keys import visible
 from puna.control.domain.records import Revision
 from puna.control.operations.context import Control
-from puna.control.resources import lineage
+from puna.control.resources import models
 from puna.errors import ConflictError
 from puna.publish.registry import RegisteredVersion, Registry
 
@@ -42,7 +42,7 @@ def routes(control: Control) -> APIRouter:
         A key for some endpoints sees those among them only.
         """
         seen = [revision for revision in revisions() if visible(request.state.key, revision.endpoint)]
-        users, runs = lineage.users(control.home, seen), lineage.trained(control.home)
+        users, runs = models.users(control.home, seen), models.trained(control.home)
         return page.show(registry.list(), lambda v: (v.name, v.version), lambda v: _view(v, runs, users))
 
     @router.put("/models/{owner}/{model}/aliases/{alias}")
@@ -59,8 +59,8 @@ def routes(control: Control) -> APIRouter:
     @router.delete("/models/{owner}/{model}/versions/{version}")
     def delete_model_version(owner: str, model: str, version: Number, force: bool = False) -> Json:
         """Delete a version that no alias points to and no endpoint serves; with `force`, such a one too."""
-        found = lineage.version_of(registry.list(), f"{owner}/{model}", version)
-        used = sorted({user["endpoint"] for user in lineage.users(control.home, revisions()).get(found.digest, ())})
+        found = models.version_of(registry.list(), f"{owner}/{model}", version)
+        used = sorted({user["endpoint"] for user in models.users(control.home, revisions()).get(found.digest, ())})
         if used and not force:
             hint = f"`puna delete {used[0]}` first; with force it goes, and {used[0]} cannot be built again"
             raise ConflictError(f"{found.ref} is served by {', '.join(used)}", hint)
@@ -71,7 +71,7 @@ def routes(control: Control) -> APIRouter:
 
 
 def _view(version: RegisteredVersion, runs: dict[str, str], users: dict[str, list[Json]]) -> Json:
-    more = {"bytes": lineage.size(version), "run": lineage.run_of(version, runs)}
+    more = {"bytes": models.size_bytes(version), "run": models.run_of(version, runs)}
     return plain(version) | more | {"endpoints": users.get(version.digest, [])}
 
 

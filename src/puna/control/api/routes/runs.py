@@ -16,7 +16,7 @@ from puna.control.api.pagination import Paged
 from puna.control.domain.records import Build
 from puna.control.domain.states import BuildState
 from puna.control.operations.context import Control
-from puna.control.resources import lineage
+from puna.control.resources import models
 from puna.errors import ConflictError, UsageError
 from puna.publish.registry import Registry
 from puna.train.reporting.record import Run, compare, find_run, list_runs
@@ -59,21 +59,21 @@ def routes(control: Control) -> APIRouter:
     @router.get("/runs", name="list_runs")
     def get_runs(page: Paged) -> Json:
         """Every training run, oldest first, with its newest figures and what it was published as."""
-        known = lineage.published(Registry(control.home).list(), lineage.trained(control.home))
+        known = models.published(Registry(control.home).list(), models.trained(control.home))
         return page.show(list_runs(control.home), _begun, lambda run: _short(run) | _results(run, known))
 
     @router.get("/runs/{name}")
     def get_run(name: str, after: int = -1) -> Json:
         """One training run: recipe, plan, figures (those of steps after `after`), samples, and what became of it."""
         run = find_run(control.home, name)
-        known = lineage.published(Registry(control.home).list(), lineage.trained(control.home))
+        known = models.published(Registry(control.home).list(), models.trained(control.home))
         compared = [{**figure.__dict__, "error": figure.error} for figure in compare(run)]
         more = {
             "recipe": run.recipe,
             "plan": run.plan,
             "base": run.base,
             "dataset": run.dataset,
-            "data": lineage.dataset_of(control.home, run),
+            "data": models.dataset_of(control.home, run),
             "metrics": [line for line in run.metrics() if line.get("step", 0) > after][-MOST_LINES:],
             "samples": run.samples,
             "compared": compared,
@@ -157,7 +157,7 @@ def _results(run: Run, known: Mapping[str, Any]) -> Json:
     merged = run.path / "merge.json"
     found = json.loads(merged.read_text()) if merged.exists() else None
     versions = [{"name": v.name, "version": v.version, "kind": v.kind} for v in known.get(run.name, ())]
-    values: Json = _plain({"adapter": lineage.adapter_digest(run), "merge": found, "published": versions})
+    values: Json = _plain({"adapter": models.adapter_digest(run), "merge": found, "published": versions})
     return values
 
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from puna.control.domain import api_keys
 from puna.control.domain.api_keys import owner
 from puna.control.domain.records import Key
 from puna.control.domain.settings import parse_git
-from puna.control.operations.context import Control, WantedModel
-from puna.control.resources import grants
+from puna.control.operations.context import Control
+from puna.control.operations.origins import WantedModel
 
 Json = dict[str, Any]
 Engine = Literal["auto", "vllm", "transformers"]
@@ -78,7 +79,7 @@ def routes(control: Control) -> APIRouter:
 
 def _from_git(control: Control, body: Repository, key: Key | None) -> Json:
     said = parse_git(body.model_dump(), {})
-    grants.credential(control.store.endpoints(), key, body.credential, body.url)
+    api_keys.check_credential(control.store.endpoints(), key, body.credential, body.url)
     pulled = control.pull(said)
     shown: Json = {"digest": pulled.source, "commit": pulled.commit, "name": pulled.name}
     shown |= {"settings": dict(pulled.settings)}
@@ -87,7 +88,7 @@ def _from_git(control: Control, body: Repository, key: Key | None) -> Json:
 
 def _from_model(control: Control, body: FromModel, key: Key | None) -> Json:
     wanted = wanted_model(body.model, body.engine)
-    grants.credential(control.store.endpoints(), key, wanted.credential)
+    api_keys.check_credential(control.store.endpoints(), key, wanted.credential)
     made = control.make(wanted)
     shown: Json = {"digest": made.source, "name": made.name, "settings": dict(made.settings)}
     return shown | {"model": made.model, "engine": made.engine}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from puna.control import views
 from puna.control.api.bodies import Number
 from puna.control.operations import comparison
-from puna.control.operations import traffic_split as traffic
+from puna.control.operations import deploys as traffic
 from puna.control.operations.context import Control
 
 Json = dict[str, Any]

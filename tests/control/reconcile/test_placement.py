@@ -12,8 +12,8 @@ from puna.backends.base import Observed, Phase
 from puna.backends.memory import SCHEMA, MemoryBackend
 from puna.control.domain.records import Endpoint, Replica, Settings
 from puna.control.domain.states import EndpointState, ReplicaState
-from puna.control.reconcile import sleep
-from puna.control.reconcile.sleep import Sleepers
+from puna.control.reconcile import placement
+from puna.control.reconcile.placement import Sleepers
 from puna.control.views import state_of
 
 CAN_SLEEP = {**SCHEMA, "can_sleep": True}
@@ -49,12 +49,12 @@ READY = {"r": Observed("r", Phase.READY, schema={"can_sleep": True})}
 )
 def test_only_what_is_idle_and_can_sleep_may(observed: Any, in_flight: Any, settings: Any, may: bool | None) -> None:
     one = replica(state=ReplicaState.READY)
-    assert sleep.may_sleep(endpoint(**settings), one, observed, in_flight, 10.0) is may
+    assert placement.may_sleep(endpoint(**settings), one, observed, in_flight, 10.0) is may
 
 
 def test_the_count_of_a_gateway_is_awaited() -> None:
     one = replica(state=ReplicaState.READY, since=9.5)
-    assert sleep.may_sleep(endpoint(), one, READY, {}, 10.0) is None
+    assert placement.may_sleep(endpoint(), one, READY, {}, 10.0) is None
 
 
 def test_the_last_to_fall_asleep_wakes_first_and_the_first_goes_first() -> None:
@@ -62,19 +62,19 @@ def test_the_last_to_fall_asleep_wakes_first_and_the_first_goes_first() -> None:
     assert [r.id for r in Sleepers(three, []).to_rouse(three, 2)] == ["a", "c"]
     assert Sleepers(three, []).to_rouse(three, -1) == []
     assert [r.id for r in Sleepers(three, [], {"b": 1}).to_rouse(three, 2)] == ["b", "a"], "b wakes already"
-    assert [r.id for r in sleep.too_many(three, 1)] == ["b", "c"]
-    assert [r.id for r in sleep.overslept(endpoint(evict_after_s=8), three, 10.0)] == ["b", "c"]
+    assert [r.id for r in placement.too_many(three, 1)] == ["b", "c"]
+    assert [r.id for r in placement.overslept(endpoint(evict_after_s=8), three, 10.0)] == ["b", "c"]
 
 
 def test_room_is_made_by_as_few_as_can_be_the_longest_asleep_first() -> None:
     halves = [replica("a", since=5, fraction=0.5), replica("b", since=1, fraction=0.5)]
     whole = replica("c", since=9, gpu="1")
     both = [*halves, whole]
-    assert ids(sleep.to_evict(1.0, {"0": 0.0, "1": 0.0}, [], both)) == ["c"]
-    assert ids(sleep.to_evict(0.5, {"0": 0.0, "1": 0.0}, [], both)) == ["b"]
-    assert ids(sleep.to_evict(1.0, {"0": 0.0}, [], halves)) == ["b", "a"]
-    assert sleep.to_evict(1.0, {"0": 0.5}, [halves[0]], [halves[1]]) == [], "what leaves is enough"
-    assert sleep.to_evict(1.0, {"0": 0.0}, [], [halves[0]]) is None, "all of it would not be"
+    assert ids(placement.to_evict(1.0, {"0": 0.0, "1": 0.0}, [], both)) == ["c"]
+    assert ids(placement.to_evict(0.5, {"0": 0.0, "1": 0.0}, [], both)) == ["b"]
+    assert ids(placement.to_evict(1.0, {"0": 0.0}, [], halves)) == ["b", "a"]
+    assert placement.to_evict(1.0, {"0": 0.5}, [halves[0]], [halves[1]]) == [], "what leaves is enough"
+    assert placement.to_evict(1.0, {"0": 0.0}, [], [halves[0]]) is None, "all of it would not be"
 
 
 def test_who_is_wanted_or_wakes_already_makes_no_room() -> None:

@@ -17,9 +17,9 @@ from git_server import serving
 from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, Source, drafting
 from puna.control.api.app import create_app
-from puna.control.operations import model_sources
+from puna.control.operations import origins
 from puna.control.operations.context import Control
-from puna.control.operations.repositories import Repositories
+from puna.control.operations.origins import Repositories
 from puna.control.resources.secrets import Secrets
 from puna.control.telemetry.load import Loads
 from puna.packaging import bundle, template
@@ -30,7 +30,7 @@ from puna.publish.registry import Registry
 @pytest.fixture
 def control(world: World) -> Control:
     secrets = Secrets(world.store, world.home.key)
-    make = functools.partial(model_sources.make, world.home, secrets.open)
+    make = functools.partial(origins.make_app, world.home, secrets.open)
     pull = Repositories(secrets, world.home).pull
     return Control(world.store, world.home, Loads(), secrets, make=make, pull=pull)
 
@@ -111,7 +111,7 @@ def test_a_model_of_the_hub_is_pinned_and_its_app_gets_the_token_that_opens_it(
     made = post(api, "/sources/from-model", {"model": model}, 200)
     assert made["model"] == f"acme/on-the-hub@{commit}"
     assert made["settings"]["secrets"] == ["hub"]
-    assert made["settings"]["startup_timeout_s"] == model_sources.HUB_STARTUP_TIMEOUT_S
+    assert made["settings"]["startup_timeout_s"] == origins.HUB_STARTUP_TIMEOUT_S
     app = (files_of(world, made["digest"]) / "app.py").read_text()
     assert f'revision = "{commit}"' in app and app.count("revision=revision") == 2 and TOKEN not in app
     control.secrets.save("mine", {"A": "1"}, 1.0)

@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 
 from control.conftest import World, gpu_world
-from puna.control.domain.records import Endpoint, Settings
-from puna.control.domain.splits import TrafficSplit
+from puna.control.domain.records import Endpoint, Settings, TrafficSplit
 from puna.control.domain.states import RevisionState
 from puna.errors import ConflictError
 

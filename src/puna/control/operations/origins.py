@@ -1,4 +1,4 @@
-"""Sources made for a model: the template app of a published model, or of one on the Hugging Face Hub."""
+"""Sources made from what a deploy names: a repository's newest commit, or the template app of a model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,93 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from puna import names
-from puna.control.operations.context import Made, WantedModel
+from puna.config.repository import Repository
+from puna.control.resources.secrets import Secrets
 from puna.errors import NotFoundError, UsageError, nearest
 from puna.home import Home
-from puna.packaging import source, template
+from puna.packaging import git, source, template
+from puna.packaging.git import Credential
 from puna.publish.hub import look
 from puna.publish.registry import RegisteredVersion, Registry, parse
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A repository's newest commit, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    commit: str
+    name: str
+    settings: Mapping[str, Any]
+    runtime: str | None
+    runtime_version: int | None
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """A model to be served: a published one, in a version or under an alias, else one of that name on the hub."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    engine: str = "auto"
+    credential: str = ""
+    """The secret set whose HF_TOKEN opens it on the hub; the app is given it too."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The app made for a model, kept as a source, and what its inferless.yaml says."""
+
+    source: str
+    name: str
+    settings: Mapping[str, Any]
+    model: str
+    """What it is exactly: `owner/name:version`, or `owner/name@commit` of the hub."""
+    engine: str
+
+
+class Repositories:
+    """What `Control.pull` and `Control.head` do on a real machine."""
+
+    def __init__(self, secrets: Secrets, home: Home) -> None:
+        """Fetched commits become sources of `home`."""
+        self._secrets, self._home = secrets, home
+
+    def pull(self, values: Mapping[str, str]) -> Pulled:
+        """The newest commit, kept as a source.
+
+        Raises:
+            NotFoundError: there is no such secret.
+            PunaError: as `git.fetch`.
+        """
+        fetched = git.fetch(_repository(values), self._home, self._credential(values))
+        project, digest = fetched.project, fetched.source.digest
+        runtime = (project.runtime_name, project.runtime_version)
+        return Pulled(digest, fetched.commit, project.name, project.settings, *runtime)
+
+    def head(self, values: Mapping[str, str]) -> str:
+        """The commit at its end, without fetching it.
+
+        Raises:
+            NotFoundError: there is no such secret.
+            PunaError: as `git.head`.
+        """
+        return git.head(_repository(values), self._credential(values))
+
+    def _credential(self, values: Mapping[str, str]) -> Credential | None:
+        name = values.get("credential")
+        return Credential.of(self._secrets.open([name])) if name else None
+
+
+def _repository(values: Mapping[str, str]) -> Repository:
+    return Repository(values.get("url", ""), values.get("branch", ""), values.get("folder", ""))
+
 
 HUB_STARTUP_TIMEOUT_S = 3600.0
 """The first start of an app fetches its weights."""
@@ -24,7 +102,7 @@ Secret = Callable[[Sequence[str]], Mapping[str, str]]
 """Gives the values of secret sets, by the names of the sets."""
 
 
-def make(home: Home, secret: Secret, wanted: WantedModel) -> Made:
+def make_app(home: Home, secret: Secret, wanted: WantedModel) -> Made:
     """The template app for a model, kept as a source; the model's version or commit is settled here.
 
     Raises:
