@@ -134,7 +134,7 @@ def sources(args: argparse.Namespace) -> list[Path]:
         path = ROOT / "src" / Path(*name.split("."))
         some = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.rglob("*.py"))
         if not some:
-            sys.exit(f"mutate: there is no module {name} (write it like puna.serve.scale, or a package: puna.serve)")
+            sys.exit(f"mutate: there is no module {name} (write it like puna.serve.limits, or a package: puna.serve)")
         found += some
     return found
 
@@ -374,7 +374,7 @@ def _package(mutant: Mutant) -> str:
 def main() -> int:
     """Draw, measure, try, report; 0, or 1 when fewer than `--at-least` percent were killed, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="make mutate ARGS=...", description=__doc__)
-    parser.add_argument("--modules", nargs="+", metavar="NAME", help="modules or packages, e.g. puna.serve.scale")
+    parser.add_argument("--modules", nargs="+", metavar="NAME", help="modules or packages, e.g. puna.serve.limits")
     parser.add_argument("--changed", metavar="REF", help="the modules that differ from where this branch left REF")
     parser.add_argument("--sample", type=int, default=200, help="mutants at most (200)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (0)")

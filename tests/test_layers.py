@@ -27,12 +27,14 @@ LAYERS: list[set[str]] = [
 # The rooms of the control plane, by the same rule.
 CONTROL: list[set[str]] = [
     {"domain"},
-    {"store", "views"},
+    {"store", "views", "wire"},
     {"resources", "telemetry"},
     {"operations", "reconcile"},
     {"builds"},
     {"api"},
 ]
+GATEWAYS_KNOW = {"domain", "wire"}
+"""What `serve` may know of the control plane."""
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -89,6 +91,8 @@ def broken(module: str, other: str) -> str:
     if theirs == "worker":
         is_allowed = other == "puna.worker.protocol"
         return "" if is_allowed else f"{module} imports {other}: only worker.protocol may be"
+    if mine == "serve" and theirs == "control" and ".".join(other.split(".")[2:3]) not in GATEWAYS_KNOW:
+        return f"{module} imports {other}: gateways know control.{' and control.'.join(sorted(GATEWAYS_KNOW))} only"
     is_up = mine in LEVEL and theirs in LEVEL and mine != theirs and LEVEL[theirs] >= LEVEL[mine]
     return f"{module} imports {other}, which is not below it" if is_up else ""
 

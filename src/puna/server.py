@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.backends.base import Phase
+from puna.control import wire
 from puna.control.domain.states import REPLICA_MOVES, ReplicaState
-from puna.control.telemetry import figures
-from puna.control.telemetry.figures import Memories
+from puna.control.wire import Memories
 from puna.errors import PunaError
 from puna.front import Front, Tls
 from puna.home import Home
@@ -81,7 +81,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         reader, writer = os.pipe()
         number = listener.getsockname()[1]
         url = front.address(number)
-        memories = figures.make(gateways)
+        memories = wire.make(gateways)
         shared = SharedDescriptors(listener.fileno(), _client_counts(gateways), _key_counts(gateways), memories)
         specs = [_control_spec(home, reader, public or url, memories)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
@@ -149,7 +149,7 @@ class SharedDescriptors:
     limits_fd: int
     """What keys with limits have asked of each (serve/limits.py)."""
     memories: Memories
-    """What each has counted (control/telemetry/figures.py)."""
+    """What each has counted (control/wire.py)."""
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -246,6 +246,7 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.control.operations.context import Control
     from puna.control.operations.origins import Repositories
     from puna.control.operations.rebuilds import Rebuilds
+    from puna.control.reconcile.autoscaler import Autoscaler
     from puna.control.reconcile.launch import Launching
     from puna.control.reconcile.loop import Reconciler
     from puna.control.reconcile.zygotes import ZygoteKeeper
@@ -256,7 +257,6 @@ def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: Hear
     from puna.control.telemetry.load import Loads
     from puna.control.telemetry.usage_report import metering
     from puna.control.telemetry.vitals import Vitals
-    from puna.serve.autoscaler import Autoscaler
 
     store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
     store.timeline = Timeline()

@@ -18,6 +18,7 @@ from puna.control.reconcile.actions import Action
 from puna.control.reconcile.loop import Reconciler
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
+from puna.control.wire import EndpointLoad, LoadReport
 from puna.home import Home
 
 GIB = 2**30
@@ -62,7 +63,7 @@ class World:
         self.now += seconds
         self.backend.tick(self.now)
         if self.traffic:
-            self.loads.report("g", self.now, {"app": {"replicas": self.traffic}})
+            self.loads.report(LoadReport("g", self.now, {"app": EndpointLoad(replicas=self.traffic)}))
         return self.reconciler.step(self.now)
 
     def settle(self, steps: int = 40, seconds: float = 0.2) -> None:

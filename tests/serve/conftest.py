@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from puna.serve.routes_table import ReplicaRoute
+from puna.control.wire import ReplicaRoute
 from puna.worker import protocol
 
 Handler = Callable[["StubWorker", int, dict[str, Any], bytes], Awaitable[None]]

@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
+from puna.control.wire import KeyRoute
 from puna.errors import ForbiddenError, NotYetError, UnauthorizedError
 from puna.serve.admission import Keyring
-from puna.serve.routes_table import KeyRoute
 
 SECRET = "s_with-under_scores" + "x" * 24
 

@@ -42,13 +42,15 @@ class StubControl:
 
     def set(self, *workers: StubWorker, **changes: Any) -> None:
         """The endpoint `e` with these replicas."""
-        replicas = [
+        replicas: list[dict[str, Any]] = [
             {"id": w.id, "epoch": 1, "socket": str(w.path), "concurrency": w.concurrency, "tier": w.tier}
             for w in workers
         ]
-        fields = {"revision": 3, "active": True, "state": "ready", "reason": "", "inference_time_s": 5.0}
+        fields = {"name": "e", "revision": 3, "active": True, "state": "ready", "reason": "", "inference_time_s": 5.0}
         fields |= {"max_queue": 100, "max_replica": 2, "min_replica": 0, "schema": None, "replicas": replicas}
         self.endpoints["e"] = fields | changes
+        for replica in replicas:
+            replica["revision"] = self.endpoints["e"]["revision"]
         self.version += 1
         self.changed.set()
 
@@ -61,7 +63,8 @@ class StubControl:
         digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
         key: dict[str, Any] = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"]}
         key |= {"endpoints": None} | ({"name": "ci", "limits": self.limits} if self.limits else {})
-        return {"version": self.version, "keys": [key | {"expires": None}], "endpoints": self.endpoints}
+        keys = {"0123abcd": key | {"expires": None}}
+        return {"version": self.version, "keys": keys, "endpoints": self.endpoints}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = b""

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from puna.control.domain.api_keys import parse_limits
+from puna.control.wire import KeyRoute
 from puna.errors import RateLimitError
 from puna.serve.limits import KeyUse
 from puna.serve.limits_memory import LimitCounts, size_bytes
-from puna.serve.routes_table import KeyRoute
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
@@ -31,7 +30,7 @@ def shared() -> Iterator[list[LimitCounts]]:
 
 
 def use(counts: LimitCounts, id: str = "0123abcd", **limits: Any) -> KeyUse:
-    key = KeyRoute(id, "", "", ("infer",), None, None, "ci", parse_limits(limits))
+    key = KeyRoute(id, "", "", ("infer",), None, None, "ci", limits)
     return KeyUse(key, counts, counts.place(id))
 
 

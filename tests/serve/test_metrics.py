@@ -10,7 +10,7 @@ import textwrap
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from puna.control.telemetry.figures import GatewayMemory, Memories, make
+from puna.control.wire import GatewayMemory, Memories, make
 from puna.serve.dispatch.call import Call
 from puna.serve.metrics import GatewayMetrics
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.process
 GATEWAY = """
     import os, signal, sys, time
     from puna.serve.dispatch.call import Call
-    from puna.control.telemetry.figures import Memories
+    from puna.control.wire import Memories
     from puna.serve.metrics import GatewayMetrics
-    from puna.serve.routes_table import EndpointRoute, ReplicaRoute, Table
+    from puna.control.wire import EndpointRoute, ReplicaRoute, RouteTable
 
     replicas = tuple(ReplicaRoute(f"r{n}", 1, "/s", 1, tier) for n, tier in enumerate(["awake", "awake", "asleep"]))
     metrics = GatewayMetrics(Memories(tuple(map(int, sys.argv[2].split(",")))), int(sys.argv[3]))

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from puna.control.wire import EndpointRoute, ReplicaRoute
 from puna.serve.openai import Target, find
-from puna.serve.routes_table import EndpointRoute, ReplicaRoute
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
 from serve.test_gateway import KEY, SECRET, World, story

@@ -1,8 +1,8 @@
-"""The JSON shapes of the API and of the gateways' route table, made from the store's rows. No I/O."""
+"""The JSON shapes of the API, made from the store's rows. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from puna.control.domain import api_keys
@@ -19,7 +19,7 @@ from puna.control.domain.records import (
     Runtime,
     Snapshot,
 )
-from puna.control.domain.states import PENDING, SERVING, EndpointState, RevisionState, endpoint_state, label
+from puna.control.domain.states import PENDING, EndpointState, RevisionState, endpoint_state, label
 
 Json = dict[str, Any]
 
@@ -39,40 +39,6 @@ def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Coll
     )
 
 
-def routes(
-    version: int,
-    snapshot: Snapshot,
-    keys: Sequence[Key],
-    socket: Callable[[str], str],
-    adapters: Callable[[str], Mapping[str, str]] = lambda bundle: {},
-    refused: Callable[[str, int], Json] = lambda endpoint, revision: {},
-) -> Json:
-    """The gateways' table.
-
-    `socket` gives the path of a replica's socket by its id, `adapters` those of a bundle, `refused` the requests and
-    keys that replicas of a revision die of.
-    """
-    return {
-        "version": version,
-        "keys": [
-            {
-                "id": key.id,
-                "salt": key.salt,
-                "sha256": key.sha256,
-                "scope": list(key.scope),
-                "endpoints": None if key.endpoints is None else list(key.endpoints),
-                "expires": key.expires,
-                **({"name": key.name, "limits": key.limits} if key.limits else {}),
-            }
-            for key in keys
-        ],
-        "endpoints": {
-            endpoint.name: _route(endpoint, revisions, replicas, (socket, adapters, refused))
-            for endpoint, revisions, replicas in by_endpoint(snapshot)
-        },
-    }
-
-
 def by_endpoint(snapshot: Snapshot) -> Iterator[tuple[Endpoint, list[Revision], list[Replica]]]:
     """Each endpoint with what belongs to it."""
     revisions: dict[str, list[Revision]] = {}
@@ -83,51 +49,6 @@ def by_endpoint(snapshot: Snapshot) -> Iterator[tuple[Endpoint, list[Revision], 
         replicas.setdefault(replica.endpoint, []).append(replica)
     for endpoint in snapshot.endpoints:
         yield endpoint, revisions.get(endpoint.name, []), replicas.get(endpoint.name, [])
-
-
-def _route(
-    endpoint: Endpoint,
-    revisions: Sequence[Revision],
-    replicas: Sequence[Replica],
-    of: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]], Callable[[str, int], Json]],
-) -> Json:
-    route = {
-        "revision": endpoint.serving or 0,
-        "active": endpoint.active,
-        "state": state_of(endpoint, revisions, replicas),
-        "reason": endpoint.reason,
-        "inference_time_s": endpoint.settings.inference_time_s,
-        "max_queue": endpoint.settings.max_queue,
-        "max_replica": endpoint.settings.max_replica,
-        "min_replica": endpoint.settings.min_replica,
-        "created": endpoint.created,
-    }
-    parts = [_part(endpoint, number, revisions, replicas, of) for number in endpoint.shares]
-    first = parts[0] if parts else {"schema": None, "adapters": {}, "replicas": []}
-    return {**route, **first, "split": parts[1] if len(parts) > 1 else None}
-
-
-def _part(
-    endpoint: Endpoint,
-    number: int,
-    revisions: Collection[Revision],
-    replicas: Collection[Replica],
-    of: tuple[Callable[[str], str], Callable[[str], Mapping[str, str]], Callable[[str, int], Json]],
-) -> Json:
-    """What is said of one revision that serves; `of` says its sockets, its adapters, and what is refused for it."""
-    revision = next((r for r in revisions if r.number == number), None)
-    serves = [r for r in replicas if r.state in SERVING and r.revision == number and endpoint.active]
-    return {
-        "revision": number,
-        "percent": endpoint.shares[number],
-        "schema": revision.schema if revision else None,
-        "adapters": of[1](revision.bundle) if revision else {},
-        "replicas": [
-            {"id": r.id, "epoch": r.epoch, "socket": of[0](r.id), "concurrency": r.concurrency, "tier": r.tier}
-            for r in serves
-        ],
-        **{"poison": {}, "blocked": {}, **of[2](endpoint.name, number)},
-    }
 
 
 def endpoint_view(

@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping
 
 from puna.control.domain import api_keys
+from puna.control.wire import KeyRoute
 from puna.errors import NotYetError
 from puna.serve.dispatch.call import Call
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.endpoint_pool import EndpointPool
 from puna.serve.limits import KeyLimiter
 from puna.serve.metrics import GatewayMetrics
-from puna.serve.routes_table import KeyRoute
 from puna.serve.usage import UsageMeter
 
 REMEMBERED = 4096  # verified tokens; each costs one SHA-256 to verify again, so the bound is only about memory

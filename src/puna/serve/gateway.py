@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 
 from puna import __version__
-from puna.control.telemetry import figures
-from puna.control.telemetry.figures import Memories
+from puna.control import wire
+from puna.control.wire import EndpointLoad, KeyRoute, LoadReport, Memories, RouteTable
 from puna.errors import (
     ForbiddenError,
     MethodError,
@@ -36,7 +36,7 @@ from puna.serve.dispatch.worker_connection import Reply
 from puna.serve.http import asgi, cors, delivery
 from puna.serve.http.asgi import Disconnected, Receive, Scope, Send
 from puna.serve.http.connection import Request
-from puna.serve.http.forward import MOST_OPEN, ControlPlane
+from puna.serve.http.forward import MOST_OPEN, ControlPlane, Follower
 from puna.serve.http.health import PATHS as PROBES
 from puna.serve.http.health import HealthCheck
 from puna.serve.http.spool import MOST_FILES, Spool
@@ -44,7 +44,6 @@ from puna.serve.limits import KeyLimiter
 from puna.serve.metrics import CONTENT_TYPE, GatewayMetrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
-from puna.serve.routes_table import Follower, KeyRoute, Table
 from puna.serve.usage import UsageMeter
 
 OWN = ("/v2", OPENAI)
@@ -75,7 +74,7 @@ class GatewaySettings:
     """So many of them at a time."""
     most_forwarded: int = MOST_OPEN
     """So many requests to the control plane at a time."""
-    memories: Memories = figures.NONE
+    memories: Memories = wire.NONE
     """Where the gateways of this port keep their figures; this one's is at `index`."""
     index: int = 0
     limits_fd: int = -1
@@ -172,7 +171,7 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    def _use(self, table: Table) -> None:
+    def _use(self, table: RouteTable) -> None:
         self.admission.access.use(table.keys)
         self.lanes.update(table)
         self.metrics.replicas(table)
@@ -189,9 +188,6 @@ class Gateway:
             loads = self.lanes.load()
             self.metrics.loads(loads)
             self.metrics.flush()
-            for name, load in loads.items():
-                for seconds in load["cold"]:
-                    self.metrics.cold_wait(name, seconds)
             self._report_now.clear()
             try:
                 await self._tell(loads)
@@ -204,11 +200,11 @@ class Gateway:
             except TimeoutError:
                 continue
 
-    async def _tell(self, loads: Mapping[str, object], *, at_once: bool = False) -> None:
+    async def _tell(self, loads: Mapping[str, EndpointLoad], *, at_once: bool = False) -> None:
         now = time.time()
         usage = self.admission.usage.report(now, at_once=at_once)
-        body = orjson.dumps({"gateway": self.id, "at": time.monotonic(), "endpoints": loads, "usage": usage})
-        await self.control.fetch("POST", "/internal/load", body)
+        report = LoadReport(self.id, time.monotonic(), loads, usage)
+        await self.control.fetch("POST", "/internal/load", wire.encode(report))
         if usage is not None:
             self.admission.usage.arrived()
 

@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from puna.control.domain.api_keys import NO_LIMITS, KeyLimits, Rate
+from puna.control.domain.api_keys import KeyLimits, Rate
+from puna.control.wire import KeyRoute
 from puna.errors import RateLimitError
 from puna.serve.limits_memory import RATE, SLOTS, TOKENS, LimitCounts
-from puna.serve.routes_table import KeyRoute
 
 
 class Limited(Protocol):
@@ -36,7 +36,7 @@ class KeyUse:
     @property
     def limits(self) -> KeyLimits:
         """What the key may ask for."""
-        return self.key.limits or NO_LIMITS
+        return self.key.parsed_limits
 
     def enter(self, now: float) -> None:
         """Count the call.

@@ -6,16 +6,15 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from puna.control.telemetry import figures
-from puna.control.telemetry.figures import Family, GatewayMemory, Key, Kind, Memories
-from puna.serve.routes_table import ASLEEP, AWAKE, Table
+from puna.control import wire
+from puna.control.wire import ASLEEP, AWAKE, EndpointLoad, Family, GatewayMemory, Key, Kind, Memories, RouteTable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,6 +23,7 @@ class Waited(Protocol):
     """An answered request as the histograms see it: a call."""
 
     tier: str
+    cold: bool
     queued_s: float
     wake_s: float
     infer_s: float
@@ -60,17 +60,17 @@ class Series:
 class GatewayMetrics:
     """One gateway's figures, and the text of all gateways'.
 
-    With `memories` the gateways share figures through them (control/telemetry/figures.py): each can answer for all,
+    With `memories` the gateways share figures through them (control/wire.py): each can answer for all,
     and counts outlive a gateway that was killed. `index` is this one's.
     """
 
-    def __init__(self, memories: Memories = figures.NONE, index: int = 0) -> None:
+    def __init__(self, memories: Memories = wire.NONE, index: int = 0) -> None:
         self._memories = memories
         self._memory = GatewayMemory(memories[index]) if memories else None
         self._series: dict[Key, Series] = {}
         if self._memory is not None:
             for key, values in self._memory.found.items():
-                self._series[key] = Series(figures.FAMILIES[key[0]], values)
+                self._series[key] = Series(wire.FAMILIES[key[0]], values)
         # What a request needs, without a key to be made for it.
         self._requests_of: dict[tuple[str, int], Series] = {}
         self._latency_of: dict[str, Series] = {}
@@ -89,18 +89,20 @@ class GatewayMetrics:
         now = time.perf_counter()
         requests = self._requests_of.get((endpoint, status))
         if requests is None:
-            requests = self._requests_of[endpoint, status] = self._of(figures.REQUESTS, endpoint, str(status))
-            self._latency_of[endpoint] = self._of(figures.LATENCY, endpoint)
+            requests = self._requests_of[endpoint, status] = self._of(wire.REQUESTS, endpoint, str(status))
+            self._latency_of[endpoint] = self._of(wire.LATENCY, endpoint)
         requests.add()
         self._latency_of[endpoint].observe(now - began)
         if call.split:
             revision = str(call.split)
-            self._of(figures.REVISION_REQUESTS, endpoint, revision, str(status)).add()
-            self._of(figures.REVISION_LATENCY, endpoint, revision).observe(now - began)
+            self._of(wire.REVISION_REQUESTS, endpoint, revision, str(status)).add()
+            self._of(wire.REVISION_LATENCY, endpoint, revision).observe(now - began)
         if call.tier:
             waits = self._waits_of.get((endpoint, call.tier)) or self._new_waits(endpoint, call.tier)
             queue, wake, infer, first_byte = waits
             queue.observe(call.queued_s)
+            if call.cold:
+                self._of(wire.COLD_WAITS, endpoint).observe(call.queued_s)
             if call.sent:  # a replica had it
                 if call.wake_s:
                     wake.observe(call.wake_s)
@@ -108,7 +110,7 @@ class GatewayMetrics:
                 first_byte.observe((call.first_byte or now) - began)
 
     def _new_waits(self, endpoint: str, tier: str) -> list[Series]:
-        waits = self._waits_of[endpoint, tier] = [self._of(family, endpoint, tier) for family in figures.WAITS]
+        waits = self._waits_of[endpoint, tier] = [self._of(family, endpoint, tier) for family in wire.WAITS]
         return waits
 
     def flush(self) -> None:
@@ -120,25 +122,21 @@ class GatewayMetrics:
             series.is_new = False
         self._memory.write((key, series.values) for key, series in new)
 
-    def replicas(self, table: Table) -> None:
+    def replicas(self, table: RouteTable) -> None:
         """Take the figures of a new route table."""
         for name in self._endpoints | set(table.endpoints):
             route = table.endpoints.get(name)
             both = [one for one in (route, route.split) if one] if route else []
             tiers = [replica.tier for one in both for replica in one.replicas]
             for tier in (AWAKE, ASLEEP):
-                self._of(figures.REPLICAS, name, tier).put(tiers.count(tier))
+                self._of(wire.REPLICAS, name, tier).put(tiers.count(tier))
         self._endpoints = set(table.endpoints)
 
-    def cold_wait(self, endpoint: str, seconds: float) -> None:
-        """One request waited while no replica was ready."""
-        self._of(figures.COLD, endpoint).observe(seconds)
-
-    def loads(self, loads: Mapping[str, Mapping[str, Any]]) -> None:
+    def loads(self, loads: Mapping[str, EndpointLoad]) -> None:
         """Take the figures of a load report."""
         for endpoint, load in loads.items():
-            self._of(figures.QUEUE, endpoint).put(load["queued"])
-            self._of(figures.IN_FLIGHT, endpoint).put(load["in_flight"])
+            self._of(wire.QUEUE, endpoint).put(load.queued)
+            self._of(wire.IN_FLIGHT, endpoint).put(load.in_flight)
 
     def text(self) -> bytes:
         """Prometheus' text format."""
@@ -148,7 +146,7 @@ class GatewayMetrics:
     def written(self) -> bytes:
         """The same of what has been flushed; from any thread: with many endpoints it takes a second."""
         if self._memory is not None:
-            return generate_latest(_Families(figures.read(self._memories)))
+            return generate_latest(_Families(wire.read(self._memories)))
         return generate_latest(_Families({key: tuple(series.values) for key, series in self._series.copy().items()}))
 
 
@@ -160,10 +158,10 @@ class _Families(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, those without a series too."""
-        by_name: dict[str, list[tuple[Key, tuple[float, ...]]]] = {name: [] for name in figures.FAMILIES}
+        by_name: dict[str, list[tuple[Key, tuple[float, ...]]]] = {name: [] for name in wire.FAMILIES}
         for key, values in self._series.items():
             by_name[key[0]].append((key[1:], values))
-        for name, family in figures.FAMILIES.items():
+        for name, family in wire.FAMILIES.items():
             yield _metric(family, by_name[name])
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from puna.control.domain.api_keys import visible
 from puna.control.domain.states import EndpointState
+from puna.control.wire import EndpointRoute, KeyRoute
 from puna.errors import (
     DeadlineError,
     ForbiddenError,
@@ -31,7 +32,6 @@ from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.http import asgi, delivery
 from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
 from puna.serve.http.spool import Spool
-from puna.serve.routes_table import EndpointRoute, KeyRoute
 
 PREFIX = "/v1/"
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}

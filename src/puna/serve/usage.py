@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Protocol
+from typing import Protocol
+
+from puna.control.wire import UsageCount, UsageReport
 
 HOUR_S = 3600
 EVERY_S = 1.0
@@ -30,7 +32,7 @@ class UsageMeter:
         self._now: dict[tuple[str, str], list[float]] = {}
         self._hours: dict[tuple[int, str, str], list[float]] = {}
         self._number = 0
-        self._told: dict[str, Any] | None = None
+        self._told: UsageReport | None = None
         self._told_at = 0.0
 
     def count(self, call: Counted, status: int) -> None:
@@ -43,7 +45,7 @@ class UsageMeter:
             row[1] += 1
         row[2] += call.infer_s
 
-    def report(self, now: float, *, at_once: bool = False) -> dict[str, Any] | None:
+    def report(self, now: float, *, at_once: bool = False) -> UsageReport | None:
         """What is to be told at `now` (Unix seconds); None when there is nothing new, or it was told just now."""
         if self._now:
             hour = int(now) // HOUR_S * HOUR_S
@@ -55,8 +57,8 @@ class UsageMeter:
             if not self._hours or (not at_once and 0 <= now - self._told_at < EVERY_S):
                 return None
             self._number, self._told_at = self._number + 1, now
-            rows = [[*of, int(row[0]), int(row[1]), round(row[2], 6)] for of, row in self._hours.items()]
-            self._told, self._hours = {"process": self._process, "number": self._number, "rows": rows}, {}
+            rows = (UsageCount(*of, int(n), int(failed), round(s, 6)) for of, (n, failed, s) in self._hours.items())
+            self._told, self._hours = UsageReport(self._process, self._number, tuple(rows)), {}
         return self._told
 
     def arrived(self) -> None:

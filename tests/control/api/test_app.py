@@ -207,6 +207,7 @@ def test_the_route_table_lists_ready_replicas_of_the_serving_revision_only(api: 
             "socket": str(world.home.replica_socket(replica.id)),
             "concurrency": 1,
             "tier": "awake",
+            "revision": 1,
         }
     ]
     assert route["revision"] == 1 and route["state"] == "updating" and route["max_queue"] == 7

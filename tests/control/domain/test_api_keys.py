@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from puna.control import views
+from puna.control import views, wire
+from puna.control.api.routes import internal
 from puna.control.domain import api_keys
 from puna.control.domain.api_keys import NO_LIMITS, KeyLimits, Rate, parse_limits
 from puna.control.store.store import Store
+from puna.control.wire import KeyRoute
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 from puna.serve.admission import Keyring
-from puna.serve.routes_table import KeyRoute, parse
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
     store.add_key(api_keys.make("new", ["infer"], None, None, 3.0, limits)[0])
     old, new = store.keys()
     assert old.limits is None and api_keys.parse_limits(new.limits) == limits
-    table = views.routes(1, store.snapshot(), store.keys(), str)
-    parsed = parse(json.dumps(table).encode()).keys
-    assert parsed[old.id].limits is None and parsed[new.id].limits == limits and parsed[new.id].name == "new"
+    table = wire.encode(wire.RouteTable(1, {key.id: internal.key_route(key) for key in (old, new)}))
+    read = wire.decode(wire.RouteTable, table).keys
+    assert read[old.id].limits is None and read[new.id].parsed_limits == limits and read[new.id].name == "new"
     store.close()
 
 

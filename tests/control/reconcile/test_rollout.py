@@ -7,6 +7,7 @@ import pytest
 from control.conftest import GIB, World, gpu_world
 from puna.control.domain.states import EndpointState, ReplicaState, RevisionState
 from puna.control.views import state_of
+from puna.control.wire import DeathReport, EndpointLoad, LoadReport
 
 
 def state(world: World, name: str = "app") -> EndpointState:
@@ -62,7 +63,7 @@ def test_a_busy_old_replica_is_drained_and_not_cut_off(world: World) -> None:
     assert world.endpoint().serving == 2
     assert world.store.replica(old).state is ReplicaState.DRAINING
     world.traffic = {}
-    world.loads.report("g", world.now, {})
+    world.loads.report(LoadReport("g", world.now, {}))
     world.settle(10)
     assert old not in world.running()
 
@@ -282,7 +283,7 @@ def test_a_long_drain_of_the_old_one_is_not_taken_for_a_lack_of_room(world: Worl
     world.settle(100, seconds=1.0)
     assert world.revision(2).state is RevisionState.STARTING
     world.traffic = {}
-    world.loads.report("g", world.now, {})
+    world.loads.report(LoadReport("g", world.now, {}))
     world.settle(20)
     assert world.endpoint().serving == 2
 
@@ -325,13 +326,13 @@ def test_scaling_up_beyond_the_room_says_how_many_run(world: World) -> None:
 def die_of_a_request(world: World, number: int, *, told: str) -> None:
     """The one replica dies while it has a request; a gateway tells `before` it is seen, or `after`."""
     (replica,) = world.ready()
-    death = {"replica": replica, "revision": number, "key": "k", "survived": 1}
+    death = DeathReport(replica, number, 1, "k")
     if told == "before":
-        world.loads.deaths.report("g", "app", {"deaths": [death]}, world.now)
+        world.loads.deaths.report("g", "app", EndpointLoad(deaths=(death,)), world.now)
     world.backend.kill(replica, "ended", 1)
     world.step()
     if told == "after":
-        for revision in world.loads.deaths.report("g", "app", {"deaths": [death]}, world.now).uncount:
+        for revision in world.loads.deaths.report("g", "app", EndpointLoad(deaths=(death,)), world.now).uncount:
             world.store.uncount_failure("app", revision)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from puna.control.telemetry.deaths import MAX_DEATHS_OF_KEY, WINDOW_S, Deaths
+from puna.control.wire import Conviction, DeathReport, EndpointLoad
 
 
-def death(replica: str, key: str = "k", survived: int = 1) -> dict[str, Any]:
-    return {"replica": replica, "revision": 3, "key": key, "survived": survived}
+def death(replica: str, key: str = "k", survived: int = 1) -> DeathReport:
+    return DeathReport(replica, 3, survived, key)
 
 
-def load(*deaths: dict[str, Any], poison: list[list[Any]] | None = None) -> dict[str, Any]:
-    return {"deaths": list(deaths), "poison": poison or []}
+def load(*deaths: DeathReport, poison: tuple[Conviction, ...] = ()) -> EndpointLoad:
+    return EndpointLoad(deaths=deaths, poison=poison)
 
 
 def test_a_death_is_excused_once_however_often_it_is_told() -> None:
@@ -69,9 +68,9 @@ def test_when_fresh_replicas_die_of_three_keys_the_app_is_to_blame_until_one_has
 
 def test_bodies_are_refused_by_all_gateways_as_long_as_the_one_that_found_out_says() -> None:
     deaths = Deaths()
-    assert deaths.report("g", "e", load(poison=[[3, "d", 600.0]]), 0.0).poison == ("d",)
-    assert not deaths.report("g", "e", load(poison=[[3, "d", 599.5]]), 0.5)
+    assert deaths.report("g", "e", load(poison=(Conviction(3, "d", 600.0),)), 0.0).poison == ("d",)
+    assert not deaths.report("g", "e", load(poison=(Conviction(3, "d", 599.5),)), 0.5)
     assert deaths.refused("e", 3, 100.0)["poison"] == {"d": 500.0}
     assert deaths.refused("e", 3, 600.0)["poison"] == {}
-    assert deaths.report("g", "e", load(poison=[[3, "d", 1e9]]), 700.0).poison == ("d",)
+    assert deaths.report("g", "e", load(poison=(Conviction(3, "d", 1e9),)), 700.0).poison == ("d",)
     assert deaths.refused("e", 3, 700.0)["poison"] == {"d": WINDOW_S}

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from puna.control.domain.records import Snapshot
-from puna.control.telemetry.figures import Memories, make
 from puna.control.telemetry.history import EndpointCounts, History, _point, counted, quantile_ms
 from puna.control.telemetry.load import Loads
+from puna.control.wire import Memories, make
 from puna.serve.dispatch.call import Call
 from puna.serve.metrics import GatewayMetrics
 from puna.server import keep_on

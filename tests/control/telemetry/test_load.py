@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
-from puna.control.telemetry.load import EndpointLoad, Loads
+from puna.control.telemetry.load import Loads
+from puna.control.wire import EndpointLoad, LoadReport
+
+
+def report(loads: Loads, gateway: str, at: float, load: EndpointLoad) -> None:
+    loads.report(LoadReport(gateway, at, {"app": load}))
 
 
 def test_reports_of_all_gateways_are_added_up() -> None:
     loads = Loads()
-    one = {"in_flight": 2, "queued": 1, "last_request": 9.0, "requests_total": 5, "replicas": {"a": 2}, "cold": [1.5]}
-    two = {"in_flight": 1, "last_request": 8.0, "requests_total": 3, "replicas": {"a": 1, "b": 4}}
-    loads.report("g1", 10.0, {"app": one})
-    loads.report("g2", 10.0, {"app": two})
-    expected = EndpointLoad(3, 1, 9.0, 8, {"a": 3, "b": 4}, (1.5,))
+    report(loads, "g1", 10.0, EndpointLoad(2, 1, 9.0, {"a": 2}))
+    report(loads, "g2", 10.0, EndpointLoad(1, 0, 8.0, {"a": 1, "b": 4}))
+    expected = EndpointLoad(3, 1, 9.0, {"a": 3, "b": 4})
     assert loads.endpoint("app", 10.5) == expected
     assert loads.in_flight("a", 10.5) == 3 and loads.in_flight("none", 10.5) == 0
     assert loads.gateways(10.5) == ["g1", "g2"]
@@ -22,7 +25,7 @@ def test_reports_of_all_gateways_are_added_up() -> None:
 
 def test_a_gateway_that_is_silent_is_forgotten_but_not_when_the_last_request_was() -> None:
     loads = Loads()
-    loads.report("g1", 10.0, {"app": {"in_flight": 2, "last_request": 9.0, "replicas": {"a": 2}}})
+    report(loads, "g1", 10.0, EndpointLoad(in_flight=2, last_request=9.0, replicas={"a": 2}))
     assert loads.in_flight("a", 14.9) == 2
     assert loads.in_flight("a", 15.0) == 0 and loads.gateways(15.0) == []
     assert loads.endpoint("app", 15.0) == EndpointLoad(last_request=9.0)
@@ -30,26 +33,26 @@ def test_a_gateway_that_is_silent_is_forgotten_but_not_when_the_last_request_was
 
 def test_a_newer_report_replaces_the_older_one() -> None:
     loads = Loads()
-    loads.report("g1", 10.0, {"app": {"replicas": {"a": 2}}})
-    loads.report("g1", 10.5, {"app": {"replicas": {}}})
+    report(loads, "g1", 10.0, EndpointLoad(replicas={"a": 2}))
+    report(loads, "g1", 10.5, EndpointLoad(replicas={}))
     assert loads.in_flight("a", 10.6) == 0
 
 
 def test_waiting_requests_are_told_at_once() -> None:
     told: list[int] = []
     loads = Loads(lambda: told.append(1))
-    loads.report("g1", 10.0, {"app": {"in_flight": 3}})
+    report(loads, "g1", 10.0, EndpointLoad(in_flight=3))
     assert told == []
-    loads.report("g1", 10.0, {"app": {"queued": 1}})
+    report(loads, "g1", 10.0, EndpointLoad(queued=1))
     assert told == [1]
 
 
 def test_it_is_waited_for_the_tables_of_gateways_that_report_and_of_no_others() -> None:
     loads, now = Loads(), time.monotonic()
     assert loads.wait_for_tables(7, 0), "nobody is there"
-    loads.report("g1", now, {})
-    loads.report("g2", now, {})
-    loads.report("gone", now - 60, {})
+    loads.report(LoadReport("g1", now, {}))
+    loads.report(LoadReport("g2", now, {}))
+    loads.report(LoadReport("gone", now - 60, {}))
     loads.has_table("g1", 7)
     assert not loads.wait_for_tables(7, 0)
     threading.Timer(0.05, loads.has_table, ("g2", 8)).start()

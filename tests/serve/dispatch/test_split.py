@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from puna.control.telemetry.load import EndpointLoad, Loads
+from puna.control.telemetry.load import Loads
+from puna.control.wire import EndpointLoad, EndpointRoute, LoadReport
 from puna.serve.dispatch.call import Call
 from puna.serve.dispatch.dispatcher import Dispatcher, Split
-from puna.serve.routes_table import EndpointRoute, parse
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
@@ -48,23 +47,11 @@ def test_who_asks_for_a_revision_with_a_share_gets_it_and_takes_nobodys_turn() -
     assert [pick(asked) for asked in ("3", "4", "", "4", "", "7", "x", "")] == [3, 4, 3, 4, 4, 3, 4, 3]
 
 
-def test_the_table_says_the_second_one_of_a_split_and_what_it_does_not_say_is_as_with_the_first() -> None:
-    replica = {"id": "a", "epoch": 1, "socket": "/a", "concurrency": 2}
-    second = {"revision": 4, "percent": 10, "schema": {"engine": "x"}, "adapters": {}, "replicas": [replica]}
-    one = {"revision": 3, "max_queue": 7, "state": "ready", "schema": None, "replicas": [], "split": second}
-    table = parse(json.dumps({"version": 1, "keys": [], "endpoints": {"e": one}}).encode())
-    route = table.endpoints["e"]
-    assert (route.revision, route.schema) == (3, None) and route.split is not None
-    split = route.split
-    assert (split.revision, split.percent, split.max_queue, split.state, split.split) == (4, 10, 7, "ready", None)
-    assert split.schema == {"engine": "x"} and split.replicas[0].revision == 4
-
-
 def test_loads_are_told_apart_by_revision_and_what_is_not_divided_is_the_first_ones() -> None:
     loads = Loads()
-    part = {"3": {"in_flight": 3, "queued": 1, "last_request": 9.0}, "4": {"in_flight": 1, "last_request": 8.0}}
-    loads.report("g1", 10.0, {"e": {"in_flight": 4, "queued": 1, "last_request": 9.0, "revisions": part}})
-    loads.report("g2", 10.0, {"e": {"in_flight": 2, "last_request": 9.5}})  # its table is older
+    part = {3: EndpointLoad(3, 1, 9.0), 4: EndpointLoad(1, 0, 8.0)}
+    loads.report(LoadReport("g1", 10.0, {"e": EndpointLoad(4, 1, 9.0, revisions=part)}))
+    loads.report(LoadReport("g2", 10.0, {"e": EndpointLoad(2, 0, 9.5)}))  # its table is older
     assert loads.revision("e", 3, 10.1, is_first=True) == EndpointLoad(5, 1, 9.5)
     assert loads.revision("e", 4, 10.1, is_first=False) == EndpointLoad(1, 0, 8.0)
     assert loads.revision("e", 4, 20.0, is_first=False) == EndpointLoad(
@@ -84,9 +71,11 @@ class Two:
     def share(self, percent: int, second: StubWorker | None = None, **changes: Any) -> None:
         """Revision 4 has so much."""
         worker = second or self.second
-        replica = {"id": worker.id, "epoch": 1, "socket": str(worker.path), "concurrency": 4}
+        replica: dict[str, Any] = {"id": worker.id, "epoch": 1, "socket": str(worker.path), "concurrency": 4}
+        replica["revision"] = changes.get("revision", 4)
+        self.world.control.set(self.first)
         split = {"revision": 4, "percent": percent, "schema": None, "adapters": {}, "replicas": [replica]}
-        self.world.control.set(self.first, split=split | changes)
+        self.world.control.set(self.first, split=self.world.control.endpoints["e"] | split | changes)
 
     async def call(self, **headers: str) -> httpx.Response:
         return await self.world.client.post(INFER, json={}, headers=KEY | headers)
@@ -191,7 +180,8 @@ def test_who_waits_for_a_revision_that_loses_its_share_is_answered_by_the_other(
         assert [(r.status_code, r.text) for r in replies] == [(200, f"r{heir}")] * 7
         assert lanes["e"].route.revision == heir and lanes["e"].split is None
         assert (await made.call()).text == f"r{heir}"
-        await until(lambda: made.load()["requests_total"] == 8)
+        metrics = world.gateway.metrics.text().decode()
+        assert 'puna_requests_total{endpoint="e",status="200"} 8.0' in metrics
 
     story(sockets, play)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.backends.devices import NVML, Devices
+from puna.control import wire
 from puna.control.operations.origins import Made, Pulled, WantedModel
 from puna.control.operations.turns import Fetches
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
-from puna.control.telemetry import figures
-from puna.control.telemetry.figures import Memories
 from puna.control.telemetry.history import History
 from puna.control.telemetry.load import Loads
 from puna.control.telemetry.vitals import Vitals
+from puna.control.wire import Memories
 from puna.errors import MachineError
 from puna.home import Home
 
@@ -65,7 +65,7 @@ class Control:
     """This machine's GPUs."""
     gpu_use: Callable[[], Mapping[str, int]] = dict
     """Replica -> bytes of GPU memory that it used a moment ago; those that nobody watches are missing."""
-    memories: Memories = figures.NONE
+    memories: Memories = wire.NONE
     """What the gateways count."""
     history: History | None = None
     """Figures over time; None where nobody takes them."""

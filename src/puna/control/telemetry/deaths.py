@@ -10,9 +10,9 @@ again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from puna.control.wire import DeathReport, EndpointLoad
 
 WINDOW_S = 600.0
 MAX_DEATHS_OF_KEY = 6
@@ -66,25 +66,24 @@ class Deaths:
         self._excused: dict[str, float] = {}
         self._counted: dict[str, float] = {}
 
-    def report(self, gateway: str, endpoint: str, load: Mapping[str, Any], now: float) -> News:
+    def report(self, gateway: str, endpoint: str, load: EndpointLoad, now: float) -> News:
         """Take what one gateway says of one endpoint; what it has said before changes nothing."""
-        told, poison = load.get("deaths") or (), load.get("poison") or ()
-        if not told and not poison:
+        if not load.deaths and not load.poison:
             return News()
         with self._lock:
             self._forget(now)
             uncount, blocked, convicted = [], [], []
-            for death in told:
-                of = self._of.setdefault((endpoint, int(death["revision"])), Of())
+            for death in load.deaths:
+                of = self._of.setdefault((endpoint, death.revision), Of())
                 before = self._blocked(of, now)
-                if self._take(of, gateway, death, now) and death["replica"] in self._counted:
-                    uncount.append(int(death["revision"]))
+                if self._take(of, gateway, death, now) and death.replica in self._counted:
+                    uncount.append(death.revision)
                 blocked += [key for key in self._blocked(of, now) if key not in before]
-            for revision, found, left_s in poison:
-                of = self._of.setdefault((endpoint, int(revision)), Of())
+            for revision, found, left_s in load.poison:
+                of = self._of.setdefault((endpoint, revision), Of())
                 if found not in of.poison:
-                    convicted.append(str(found))
-                of.poison[str(found)] = max(of.poison.get(str(found), 0.0), now + min(float(left_s), WINDOW_S))
+                    convicted.append(found)
+                of.poison[found] = max(of.poison.get(found, 0.0), now + min(left_s, WINDOW_S))
         return News(tuple(uncount), tuple(convicted), tuple(blocked))
 
     def excused(self) -> frozenset[str]:
@@ -107,15 +106,15 @@ class Deaths:
             poison = {found: until - now for found, until in of.poison.items() if until > now}
             return {"poison": poison, "blocked": self._blocked(of, now)}
 
-    def _take(self, of: Of, gateway: str, told: Mapping[str, Any], now: float) -> bool:
+    def _take(self, of: Of, gateway: str, told: DeathReport, now: float) -> bool:
         """Write a death down; True: it is a new one, and excused."""
-        replica, key = str(told["replica"]), str(told["key"])
+        replica, key = told.replica, told.key
         known = of.deaths.get(replica)
         if known is not None:
             if known.gateway != gateway:  # each of them had a request there: it was nobody's alone
                 known.key = ""
             return False
-        if int(told["survived"]):
+        if told.survived:
             of.fruitless.clear()
         elif key:
             of.fruitless.add(key)

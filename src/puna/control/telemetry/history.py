@@ -13,8 +13,8 @@ from typing import Any
 
 from puna.control.domain.records import Snapshot
 from puna.control.domain.states import ReplicaState
-from puna.control.telemetry.figures import LATENCY, REQUESTS, Memories, of, read
 from puna.control.telemetry.load import Loads
+from puna.control.wire import LATENCY, REQUESTS, Memories, of, read
 
 Json = dict[str, Any]
 EVERY_S = 5.0

@@ -8,42 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from puna.control.telemetry.deaths import Deaths
+from puna.control.wire import EndpointLoad, LoadReport
 
 REPORT_LIVES_S = 5.0
-
-
-@dataclass(frozen=True)
-class EndpointLoad:
-    """One endpoint's load: of one gateway, or of all together."""
-
-    in_flight: int = 0
-    queued: int = 0
-    last_request: float = 0.0
-    """0 when there was none."""
-    requests_total: int = 0
-    replicas: Mapping[str, int] = field(default_factory=dict)
-    """Replica id -> requests in flight."""
-    cold: tuple[float, ...] = ()
-    """Seconds that requests waited for a replica to start, since the last report."""
-    revisions: Mapping[int, EndpointLoad] = field(default_factory=dict)
-    """Where two revisions share the requests, the load of each."""
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> EndpointLoad:
-        """A load from a report's JSON."""
-        return cls(
-            int(values.get("in_flight") or 0),
-            int(values.get("queued") or 0),
-            float(values.get("last_request") or 0),
-            int(values.get("requests_total") or 0),
-            {str(k): int(v) for k, v in (values.get("replicas") or {}).items()},
-            tuple(float(s) for s in values.get("cold") or ()),
-            {int(number): cls.parse(part) for number, part in (values.get("revisions") or {}).items()},
-        )
 
 
 class Loads:
@@ -56,17 +25,17 @@ class Loads:
         """What `report` is told of deaths is taken by whoever can write it down."""
         self._lock = threading.Condition()
         self._versions: dict[str, int] = {}
-        self._reports: dict[str, tuple[float, dict[str, EndpointLoad]]] = {}
+        self._reports: dict[str, tuple[float, Mapping[str, EndpointLoad]]] = {}
         # When the last request came, to an endpoint and to each of two revisions that share one: outlives the gateway
         # that saw it.
         self._last: dict[str, float] = {}
         self._last_of: dict[str, dict[int, float]] = {}
 
-    def report(self, gateway: str, at: float, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take a gateway's report, written at `at`."""
-        loads = {name: EndpointLoad.parse(values) for name, values in endpoints.items()}
+    def report(self, report: LoadReport) -> None:
+        """Take a gateway's report."""
+        loads = report.endpoints
         with self._lock:
-            self._reports[gateway] = (at, loads)
+            self._reports[report.gateway] = (report.at, loads)
             for name, load in loads.items():
                 self._last[name] = max(load.last_request, self._last.get(name, 0.0))
                 if load.revisions:
@@ -110,9 +79,7 @@ class Loads:
             sum(p.in_flight for p in parts),
             sum(p.queued for p in parts),
             self._last.get(name, 0.0),
-            sum(p.requests_total for p in parts),
             replicas,
-            tuple(s for p in parts for s in p.cold),
         )
 
     def revision(self, name: str, number: int, now: float, *, is_first: bool) -> EndpointLoad:
@@ -129,7 +96,7 @@ class Loads:
             max([last, *(p.last_request for p in parts)]),
         )
 
-    def _live(self, now: float) -> dict[str, dict[str, EndpointLoad]]:
+    def _live(self, now: float) -> dict[str, Mapping[str, EndpointLoad]]:
         with self._lock:
             self._reports = {g: r for g, r in self._reports.items() if now - r[0] < REPORT_LIVES_S}
             return {gateway: loads for gateway, (_, loads) in self._reports.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from puna.control.telemetry.figures import REVISION_LATENCY, REVISION_REQUESTS, Memories, of, read
 from puna.control.telemetry.history import quantile_ms
+from puna.control.wire import REVISION_LATENCY, REVISION_REQUESTS, Memories, of, read
 
 
 def figures(memories: Memories, endpoint: str, revision: int) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from puna.control.wire import ASLEEP
 from puna.serve.dispatch.pending_queue import Waiter
 from puna.serve.dispatch.worker_connection import InFlight, Reply, WorkerConnection
 from puna.serve.http.spool import Body
 from puna.serve.limits import KeyUse
-from puna.serve.routes_table import ASLEEP
 
 REVISION = b"x-puna-revision"
 """The header that says which revision answered, and may ask for one of those that have a share."""

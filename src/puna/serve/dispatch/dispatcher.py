@@ -11,6 +11,7 @@ from typing import Any
 
 from puna.control.domain.records import WHOLE
 from puna.control.domain.states import EndpointState
+from puna.control.wire import ASLEEP, AWAKE, COLD, WARM, Conviction, DeathReport, EndpointLoad, EndpointRoute
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
 from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, SuspectGroup, Suspicion, Told
 from puna.serve.dispatch.deadlines import Deadlines
@@ -19,7 +20,6 @@ from puna.serve.dispatch.pending_queue import PendingQueue, Waiter
 from puna.serve.dispatch.poison import Poison, digest
 from puna.serve.dispatch.routing import Affinity, beginnings, choose
 from puna.serve.dispatch.worker_connection import InFlight, Lost, Reply, Unbegun, WorkerConnection
-from puna.serve.routes_table import ASLEEP, AWAKE, COLD, WARM, EndpointRoute
 
 ZYGOTE = "zygote"
 OVERRUN = 504
@@ -44,11 +44,8 @@ HOPELESS: dict[str, str] = {
 class Tally:
     """What a lane has seen since the gateway began; times are of the monotonic clock."""
 
-    requests_total: int = 0
     last_request: float = 0.0
-    cold_s: list[float] = field(default_factory=list)
-    """Cold waits since the last report."""
-    deaths: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    deaths: list[tuple[float, DeathReport]] = field(default_factory=list)
     """Of replicas that had requests: when, on the loop's clock, and what is told of it."""
 
 
@@ -112,10 +109,8 @@ class Dispatcher:
     def retire(self, heir: Dispatcher) -> None:
         """Its revision has lost its share: who waits moves to `heir`, and what replicas have they finish."""
         self.heir = heir
-        heir.tally.requests_total += self.tally.requests_total
         for ticket in self.room:
             ticket.wake(Moved(heir))
-        heir.tally.cold_s += self.tally.cold_s
         self.update(replace(self.route, replicas=()))
 
     def adopt(self, call: Call) -> None:
@@ -234,7 +229,6 @@ class Dispatcher:
         if self.poison:
             self._check(call)
         call.owner, call.told = self, told
-        self.tally.requests_total += 1
         self.tally.last_request = time.monotonic()
         self._seek(call)
 
@@ -325,9 +319,7 @@ class Dispatcher:
         ticket, call.ticket = call.ticket, None
         assert ticket is not None
         call.queued_s += now - ticket.entered_at
-        if ticket.cold and not call.cold:
-            call.cold = True
-            self.tally.cold_s.append(call.queued_s)
+        call.cold = call.cold or ticket.cold
 
     def _send(self, call: Call, link: WorkerConnection) -> None:
         """Hand the call to a replica, which has `inference_time_s` for it."""
@@ -415,7 +407,7 @@ class Dispatcher:
     def _died(self, link: WorkerConnection, begun: list[InFlight]) -> None:
         """A replica has died by itself, with these: put them under suspicion, or find one guilty."""
         now = asyncio.get_running_loop().time()
-        told = {"replica": link.route.id, "revision": link.route.revision, "survived": link.survived, "key": ""}
+        key = ""
         group, culprit = SuspectGroup(), begun[0] if len(begun) == 1 else self._isolation.guest
         for exchange in begun:
             call = exchange.call
@@ -433,13 +425,13 @@ class Dispatcher:
             if exchange is culprit and before is not None:
                 self._acquit(before.group, call)
             if len(begun) == 1:
-                told["key"] = call.key
+                key = call.key
         if all(call.deaths == 0 for call in group.calls):
             group.patience_s = PATIENCE_S  # next time they will be tried one by one to the end
         if not group.calls:
             return
         self.tally.deaths = [(at, death) for at, death in self.tally.deaths if now - at < TOLD_S]
-        self.tally.deaths.append((now, told))
+        self.tally.deaths.append((now, DeathReport(link.route.id, link.route.revision, link.survived, key)))
         self._on_cold()
 
     def _acquit(self, group: SuspectGroup, culprit: Call) -> None:
@@ -495,25 +487,20 @@ class Dispatcher:
         for link in self.links.values():
             link.retire()
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> EndpointLoad:
         """This lane's part of a load report."""
-        cold, self.tally.cold_s = self.tally.cold_s, []
         busy = {link.replica_id: link.outstanding for link in self.links.values()}
         for key in [key for key, link in self.links.items() if not link.listed and link.outstanding == 0]:
             del self.links[key]
         now = asyncio.get_running_loop().time()
-        deaths = [death for at, death in self.tally.deaths if now - at < TOLD_S]
-        poison = [[self.route.revision, *found] for found in self.poison.told(now).items()]
-        return {
-            "in_flight": sum(busy.values()),
-            "queued": len(self.room),
-            "last_request": self.tally.last_request,
-            "requests_total": self.tally.requests_total,
-            "replicas": busy,
-            "cold": cold,
-            "deaths": deaths,
-            "poison": poison,
-        }
+        return EndpointLoad(
+            sum(busy.values()),
+            len(self.room),
+            self.tally.last_request,
+            busy,
+            deaths=tuple(death for at, death in self.tally.deaths if now - at < TOLD_S),
+            poison=tuple(Conviction(self.route.revision, *found) for found in self.poison.told(now).items()),
+        )
 
 
 @dataclass

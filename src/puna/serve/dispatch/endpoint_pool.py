@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
+from puna.control.wire import EndpointLoad, EndpointRoute, RouteTable
 from puna.errors import NotFoundError
 from puna.serve.dispatch.dispatcher import Dispatcher, Split
 from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
-from puna.serve.routes_table import EndpointRoute, Table
-
-JOINED = ("cold", "deaths", "poison")
-"""Lists in a load report."""
 
 
 class EndpointPool:
@@ -30,7 +27,7 @@ class EndpointPool:
         for lane in self.by_name.values():
             yield from (lane,) if lane.split is None else (lane, lane.split.lane)
 
-    def update(self, table: Table) -> None:
+    def update(self, table: RouteTable) -> None:
         """Take a newer table."""
         for name, route in table.endpoints.items():
             self._follow(name, route)
@@ -86,34 +83,34 @@ class EndpointPool:
         for lane in self:
             lane.sweep(now)
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> dict[str, EndpointLoad]:
         """The endpoints' part of a load report."""
         loads = {name: _load(lane) for name, lane in self.by_name.items()}
         for lane in self._closing:  # a replica is drained when nothing of it is in flight, here too
             load = loads.get(lane.route.name)
             if load is not None:
-                rest = lane.load()
-                load["replicas"] = {**rest["replicas"], **load["replicas"]}
-                load["in_flight"] += rest["in_flight"]
-                for key in JOINED:
-                    load[key] += rest[key]
+                rest = replace(lane.load(), queued=0, last_request=0.0)
+                loads[lane.route.name] = replace(_together(rest, load), revisions=load.revisions)
         self._closing = [lane for lane in self._closing if lane.in_flight]
         return loads
 
 
-def _load(lane: Dispatcher) -> dict[str, Any]:
+def _load(lane: Dispatcher) -> EndpointLoad:
     """An endpoint's load; where two revisions share it, with that of each."""
     load = lane.load()
     if lane.split is None:
         return load
-    second = lane.split.lane.load()
-    parts = {str(lane.route.revision): load, str(lane.split.lane.route.revision): second}
-    return {
-        **{key: load[key] + second[key] for key in ("in_flight", "queued", "requests_total", *JOINED)},
-        "last_request": max(load["last_request"], second["last_request"]),
-        "replicas": {**load["replicas"], **second["replicas"]},
-        "revisions": {
-            number: {key: part[key] for key in ("in_flight", "queued", "last_request")}
-            for number, part in parts.items()
-        },
-    }
+    parts = {lane.route.revision: load, lane.split.lane.route.revision: lane.split.lane.load()}
+    of_each = {number: EndpointLoad(part.in_flight, part.queued, part.last_request) for number, part in parts.items()}
+    return replace(_together(*parts.values()), revisions=of_each)
+
+
+def _together(one: EndpointLoad, other: EndpointLoad) -> EndpointLoad:
+    return EndpointLoad(
+        one.in_flight + other.in_flight,
+        one.queued + other.queued,
+        max(one.last_request, other.last_request),
+        {**one.replicas, **other.replicas},
+        deaths=one.deaths + other.deaths,
+        poison=one.poison + other.poison,
+    )

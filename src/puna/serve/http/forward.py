@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import orjson
 
+from puna.control import wire
 from puna.control.domain import api_keys
+from puna.control.wire import RouteTable
 from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
 from puna.serve.http.asgi import (
     JSON,
@@ -54,6 +56,12 @@ MOST_OPEN = 512
 TABLE_S = 0.5
 """A key may be some milliseconds older than the table that names it."""
 BUSY = NotYetError("too many requests are here at one time", "try again in a second")
+
+
+Fetch = Callable[[str, str, bytes], Awaitable[bytes]]
+"""`await fetch(method, path, body)`: the body of the control plane's reply; raises OSError when it is not there."""
+LONG_POLL_S = 20.0
+RETRY_S = 0.1
 
 
 class ControlPlane:
@@ -199,6 +207,39 @@ class ControlPlane:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError, httpx.StreamError):
                     await task
+
+
+class Follower:
+    """The newest route table, by long poll; the last one stays in force while the control plane is down."""
+
+    def __init__(self, fetch: Fetch, on_table: Callable[[RouteTable], None], gateway: str = "") -> None:
+        """`gateway` is whose table it is: who makes a key is told so when all gateways have theirs."""
+        self.table = RouteTable()
+        self.connected = False
+        """The last poll was answered."""
+        self.first = asyncio.Event()
+        self._fetch = fetch
+        self._on_table = on_table
+        self._gateway = gateway
+
+    async def run(self) -> None:
+        """Poll for ever; cancel to stop."""
+        since = -1
+        while True:
+            try:
+                wait_s = LONG_POLL_S if since >= 0 else 0
+                path = f"/internal/routes?since={since}&wait_s={wait_s:g}&gateway={self._gateway}"
+                table = wire.decode(RouteTable, await self._fetch("GET", path, b""))
+            except (OSError, ValueError):
+                # A restarted control plane may count its versions anew: ask for the whole table next time.
+                since, self.connected = -1, False
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.connected = True
+            if table.version != since:
+                since, self.table = table.version, table
+                self._on_table(table)
+                self.first.set()
 
 
 def is_internal(path: str) -> bool:

@@ -10,7 +10,7 @@ import orjson
 
 from puna import __version__
 from puna.serve.dispatch.dispatcher import Dispatcher
-from puna.serve.routes_table import Follower
+from puna.serve.http.forward import Follower
 
 LIVE, READY = ("/ping", "/v2/health/live"), "/v2/health/ready"
 WHOLE = ("/health", "/healthz")

@@ -17,8 +17,8 @@ from puna.control.api.app import create_app
 from puna.control.api.shapes import Endpoint
 from puna.control.api.shapes_traffic import RevisionDiff, Traffic
 from puna.control.domain.states import BuildState, RevisionState
-from puna.control.telemetry.figures import make
 from puna.control.telemetry.shares import figures
+from puna.control.wire import make
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
 from puna.serve.dispatch.call import Call
 from puna.serve.metrics import GatewayMetrics

@@ -1,45 +1,28 @@
-"""What gateways ask and tell the control plane, over its Unix socket only."""
+"""The gateways' side door, over the Unix socket only: the route table out, their reports in."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from functools import partial
-from typing import Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter
-from pydantic import BaseModel
+from fastapi import APIRouter, Request, Response
 
-from puna.control import views
+from puna.control import views, wire
+from puna.control.domain.records import Endpoint, Key, Replica, Revision
+from puna.control.domain.states import SERVING
 from puna.control.operations.context import Control
 from puna.control.resources.models import Adapters
 from puna.control.telemetry.deaths import MAX_DEATHS_OF_KEY
+from puna.control.wire import ASLEEP, AWAKE, EndpointRoute, KeyRoute, LoadReport, ReplicaRoute, RouteTable
+from puna.errors import UsageError
 
-Json = dict[str, Any]
+JSON = "application/json"
 MAX_WAIT_S = 60.0
 LOOK_S = 0.5
 THREADS = 8
 """Of their own: whatever handlers of the API wait for, gateways are told of replicas and heard at once."""
-
-
-class UsageReport(BaseModel):
-    """What a gateway has counted since its report of the number before."""
-
-    process: str
-    number: int
-    rows: list[tuple[int, str, str, int, int, float]]
-    """Hour, endpoint, key, requests, failed, seconds of `infer`."""
-
-
-class LoadReport(BaseModel):
-    """What `POST /internal/load` takes."""
-
-    gateway: str
-    at: float
-    """On the monotonic clock."""
-    endpoints: dict[str, dict[str, Any]]
-    usage: UsageReport | None = None
 
 
 def routes(control: Control) -> APIRouter:
@@ -49,17 +32,21 @@ def routes(control: Control) -> APIRouter:
     threads = CapacityLimiter(THREADS)
 
     @router.get("/routes")
-    async def get_routes(since: int = -1, wait_s: float = 0, gateway: str = "") -> Json:
+    async def get_routes(since: int = -1, wait_s: float = 0, gateway: str = "") -> Response:
         """The route table, once it is another than version `since`, which `gateway` has, or `wait_s` is over."""
         if gateway:
             control.loads.has_table(gateway, since)
         await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S), threads)
-        return await to_thread.run_sync(table, control, adapters, limiter=threads)
+        return Response(await to_thread.run_sync(_table, control, adapters, limiter=threads), media_type=JSON)
 
     @router.post("/load")
-    async def post_load(report: LoadReport) -> Json:
+    async def post_load(request: Request) -> dict[str, int]:
         """Take a gateway's report."""
-        control.loads.report(report.gateway, report.at, report.endpoints)
+        try:
+            report = wire.decode(LoadReport, await request.body())
+        except ValueError as error:
+            raise UsageError(f"this is no load report: {error}") from None
+        control.loads.report(report)
         await to_thread.run_sync(_take_deaths, control, report, limiter=threads)
         used = report.usage
         if used is not None:
@@ -87,17 +74,53 @@ def _take_deaths(control: Control, report: LoadReport) -> None:
             store.touch_routes()
 
 
-def table(control: Control, adapters: Adapters) -> Json:
+def _table(control: Control, adapters: Adapters) -> bytes:
     """The route table as it is now."""
     version, snapshot, keys = control.store.routing()
+    routes = {e.name: _endpoint(control, adapters, e, rs, ps) for e, rs, ps in views.by_endpoint(snapshot)}
+    return wire.encode(RouteTable(version, {key.id: key_route(key) for key in keys}, routes))
 
-    def socket(replica_id: str) -> str:
-        return str(control.home.replica_socket(replica_id))
 
-    def refused(endpoint: str, revision: int) -> Json:
-        return dict(control.loads.deaths.refused(endpoint, revision, time.monotonic()))
+def key_route(key: Key) -> KeyRoute:
+    """A key as gateways know it."""
+    name = key.name if key.limits else ""
+    return KeyRoute(key.id, key.salt, key.sha256, key.scope, key.endpoints, key.expires, name, key.limits or None)
 
-    return views.routes(version, snapshot, keys, socket, adapters.of, refused)
+
+def _endpoint(
+    control: Control, adapters: Adapters, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica]
+) -> EndpointRoute:
+    settings, state = endpoint.settings, views.state_of(endpoint, revisions, replicas)
+
+    def route(number: int, split: EndpointRoute | None = None) -> EndpointRoute:
+        revision = next((r for r in revisions if r.number == number), None)
+        serving = [r for r in replicas if r.state in SERVING and r.revision == number and endpoint.active]
+        return EndpointRoute(
+            name=endpoint.name,
+            revision=number,
+            active=endpoint.active,
+            state=state,
+            reason=endpoint.reason,
+            inference_time_s=settings.inference_time_s,
+            max_queue=settings.max_queue,
+            max_replica=settings.max_replica,
+            min_replica=settings.min_replica,
+            schema=revision.schema if revision else None,
+            replicas=tuple(_replica(control, replica) for replica in serving),
+            adapters=adapters.of(revision.bundle) if revision else {},
+            created=endpoint.created,
+            split=split,
+            percent=endpoint.shares.get(number, 0),
+            **control.loads.deaths.refused(endpoint.name, number, time.monotonic()),
+        )
+
+    first, *second = [*endpoint.shares] or [endpoint.serving or 0]
+    return route(first, route(second[0]) if second else None)
+
+
+def _replica(control: Control, replica: Replica) -> ReplicaRoute:
+    socket, tier = str(control.home.replica_socket(replica.id)), ASLEEP if replica.tier == ASLEEP else AWAKE
+    return ReplicaRoute(replica.id, replica.epoch, socket, max(replica.concurrency, 1), tier, replica.revision)
 
 
 async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float, threads: CapacityLimiter) -> None:

@@ -1,21 +1,200 @@
-"""What the gateways count, as series of numbers in memory that they, their successors and the control plane share.
+"""Everything that passes between the control plane and its gateways: route table, reports, and the counts they share.
 
-Each gateway has a memory of its own: a descriptor of a memfd that `puna up` holds for as long as it runs. It is written
-with `pwrite` and never mapped, so that no state of a disk can end a gateway, and nobody can cut or remove it by name.
-A memory holds `used` (8 bytes), then records: key and number of values, and the values, which stay at their place.
+Messages are JSON: kinds are checked strictly, and what a newer side adds is passed over. Counts are series of numbers
+in memory: each gateway has a descriptor of a memfd of its own that `puna up` holds for as long as it runs. It is
+written with `pwrite` and never mapped, so that no state of a disk can end a gateway, and nobody can cut or remove it by
+name. A memory holds `used` (8 bytes), then records: key, number of values, and the values, which stay in their place.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import logging
 import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeVar
+
+from puna.control.domain.api_keys import KeyLimits, parse_limits
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+AWAKE, ASLEEP, WARM, COLD = TIERS = ("awake", "asleep", "warm", "cold")
+"""The tiers of readiness; a replica that is ready is awake or asleep."""
+
+
+@dataclass(frozen=True)
+class ReplicaRoute:
+    """A ready replica; the same id with another epoch is another process."""
+
+    id: str
+    epoch: int
+    socket: str
+    concurrency: int
+    tier: str = AWAKE
+    """As the control plane last heard; what the worker says itself is newer."""
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class EndpointRoute:
+    """What the gateway must know of one endpoint."""
+
+    name: str
+    revision: int
+    active: bool
+    state: str
+    reason: str
+    """Why it cannot serve, in words for its callers; empty when it can, or soon will."""
+    inference_time_s: float
+    max_queue: int
+    max_replica: int
+    min_replica: int
+    schema: Mapping[str, Any] | None
+    replicas: tuple[ReplicaRoute, ...]
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Published adapters that its engine can load when a request names one: `owner/name` -> folder."""
+    created: float = 0.0
+    split: EndpointRoute | None = None
+    """A second revision that has a share of the requests."""
+    percent: int = 0
+    """The share of the requests, where two revisions have one each."""
+    poison: Mapping[str, float] = field(default_factory=dict)
+    """Bodies that its replicas die of, by digest: seconds for which they are refused."""
+    blocked: Mapping[str, float] = field(default_factory=dict)
+    """Keys whose bodies have killed too many of them: seconds for which they are refused."""
+
+
+@dataclass(frozen=True)
+class KeyRoute:
+    """A bearer key that may be used now, without its secret."""
+
+    id: str
+    salt: str
+    sha256: str
+    scope: tuple[str, ...]
+    endpoints: tuple[str, ...] | None
+    """The endpoints that it may call; None: all."""
+    expires: float | None
+    name: str = ""
+    """What its owner calls it; of a key with limits."""
+    limits: Mapping[str, Any] | None = None
+    """What it may ask for, as written; None: anything."""
+
+    @functools.cached_property
+    def parsed_limits(self) -> KeyLimits:
+        """The limits, read; none where it has none."""
+        return parse_limits(self.limits)
+
+
+@dataclass(frozen=True)
+class RouteTable:
+    """One version of what a gateway serves: keys, and endpoints with their ready replicas."""
+
+    version: int = -1
+    """-1: none has come yet."""
+    keys: Mapping[str, KeyRoute] = field(default_factory=dict)
+    endpoints: Mapping[str, EndpointRoute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeathReport:
+    """A replica that died while it had requests."""
+
+    replica: str
+    revision: int
+    survived: int
+    """Requests that it had answered."""
+    key: str
+    """Whose request it had and nothing else; empty: it had several."""
+
+
+class Conviction(NamedTuple):
+    """A body that replicas of a revision die of, by its digest, and for how long it is refused."""
+
+    revision: int
+    digest: str
+    left_s: float
+
+
+@dataclass(frozen=True)
+class EndpointLoad:
+    """One endpoint's load: of one gateway, or of all together. Times are of the machine's monotonic clock."""
+
+    in_flight: int = 0
+    queued: int = 0
+    last_request: float = 0.0
+    """0 when there was none."""
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """Replica id -> requests in flight."""
+    revisions: Mapping[int, EndpointLoad] = field(default_factory=dict)
+    """Where two revisions share the requests, the load of each."""
+    deaths: tuple[DeathReport, ...] = ()
+    poison: tuple[Conviction, ...] = ()
+
+
+class UsageCount(NamedTuple):
+    """Requests of one key to one endpoint in one hour."""
+
+    hour: int
+    endpoint: str
+    key: str
+    requests: int
+    failed: int
+    infer_s: float
+
+
+@dataclass(frozen=True)
+class UsageReport:
+    """What a gateway has counted since its report of the number before."""
+
+    process: str
+    number: int
+    rows: tuple[UsageCount, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a gateway says of itself twice a second."""
+
+    gateway: str
+    at: float
+    """On the monotonic clock."""
+    endpoints: Mapping[str, EndpointLoad]
+    usage: UsageReport | None = None
+
+
+Message = TypeVar("Message", RouteTable, LoadReport)
+
+
+def encode(message: RouteTable | LoadReport) -> bytes:
+    """The message as JSON."""
+    return _adapters()[type(message)].dump_json(message)
+
+
+def decode(kind: type[Message], body: bytes) -> Message:
+    """The message that the other side sent.
+
+    Raises:
+        ValueError: it is no such message.
+    """
+    found: Message = _adapters()[kind].validate_json(body, strict=True)
+    return found
+
+
+@functools.cache
+def _adapters() -> Mapping[type, TypeAdapter[Any]]:
+    from pydantic import TypeAdapter  # here: `puna up` itself, which makes the memories, exchanges no messages
+
+    return {kind: TypeAdapter(kind) for kind in (RouteTable, LoadReport)}
+
+
+# -- the counts that gateways share ------------------------------------------------------------------------------------
 
 LOG = logging.getLogger("puna.figures")
 HEAD, RECORD = struct.Struct("=Q"), struct.Struct("=II")
@@ -92,7 +271,7 @@ WAITS = tuple(
         ("first_byte", "From arrival to the first byte of the reply, waiting included."),
     )
 )
-COLD = Family(
+COLD_WAITS = Family(
     "puna_cold_wait_seconds",
     "Waits of requests that found no replica ready.",
     Kind.HISTOGRAM,
@@ -106,7 +285,7 @@ FAMILIES = {
     family.name: family
     for family in (
         *(REQUESTS, LATENCY, REVISION_REQUESTS, REVISION_LATENCY, *WAITS),
-        *(COLD, QUEUE, IN_FLIGHT, REPLICAS),
+        *(COLD_WAITS, QUEUE, IN_FLIGHT, REPLICAS),
     )
 }
 
