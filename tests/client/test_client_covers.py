@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.routing import compile_path
 
-from control.place import Place, document, furnished
+from control.place import Place, document, furnished, own_place
 from puna.client import Client
 from puna.control.api import openapi
 from puna.errors import PunaError
@@ -107,9 +107,15 @@ ENDLESS = {"get_stream"}
 """Read as far as its first events in test_connection.py, from a real server: more come as long as somebody listens."""
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place that is only read."""
+    yield from furnished(tmp_path_factory.mktemp("read"))
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    yield from furnished(tmp_path)
+def place(operation_id: str, read: Place, tmp_path: Path) -> Iterator[Place]:
+    yield from own_place(operation_id, read, tmp_path)
 
 
 def operation_of(request: httpx.Request) -> dict[str, Any]:

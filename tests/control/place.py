@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from control.conftest import World, make_source
 from control.runs import make_run
 from puna.backends.memory import MemoryBackend
+from puna.control.api import openapi
 from puna.control.api.app import create_app
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import BuildState, DeliveryState
@@ -50,6 +51,10 @@ class Place:
 
     app: FastAPI
     names: dict[str, dict[str, Any]]
+
+    def real(self, path: str) -> dict[str, Any]:
+        """The parameters with which `path` of the document names something that is there."""
+        return next((names for part, names in self.names.items() if f"/api/v1{part}" in path), {})
 
 
 def furnished(root: Path) -> Iterator[Place]:
@@ -144,3 +149,29 @@ def document() -> dict[str, Any]:
         made: dict[str, Any] = create_app(store, home).openapi()
         store.close()
     return made
+
+
+ENDLESS = {"get_stream"}
+"""What never ends, whatever is sent."""
+
+
+@functools.cache
+def operations() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Path, method and description of each operation of the document, by its id."""
+    return {
+        operation["operationId"]: (path, method, operation)
+        for path, method, operation in openapi.operations(document())
+    }
+
+
+def ending() -> list[str]:
+    """The operations whose replies come to an end."""
+    return sorted(set(operations()) - ENDLESS)
+
+
+def own_place(operation_id: str, read: Place, root: Path) -> Iterator[Place]:
+    """A place in which an operation can do what it does: one of its own, in `root`, when it changes something."""
+    if operations()[operation_id][1] == "get":
+        yield read
+    else:
+        yield from furnished(root)

@@ -37,7 +37,7 @@ from puna.home import Home
 from puna.packaging.environment import Environment
 
 NAMES = ("one", "two")
-WALKS, SAMPLED = 12, 0.06  # so many walks, and so many of their writes are followed by a death
+WALKS, QUICK, SAMPLED = 12, 2, 0.06  # walks, those of the quick part, and how many writes are followed by a death
 PROJECT: dict[str, Any] = {"env": {}, "secrets": []}
 
 
@@ -235,6 +235,7 @@ STORY: list[Callable[[Life], object]] = [
 ]
 
 
+@pytest.mark.process
 def test_the_control_plane_may_die_between_any_two_writes_of_a_long_story(nothing: Life, tmp_path: Path) -> None:
     life = nothing.image(tmp_path / "story.db")
     life.begin(life.database)
@@ -276,7 +277,9 @@ def asks(rng: random.Random) -> Callable[[Life], object]:
     )
 
 
-@pytest.mark.parametrize("seed", range(WALKS))
+@pytest.mark.parametrize(
+    "seed", [*range(QUICK), *(pytest.param(n, marks=pytest.mark.process) for n in range(QUICK, WALKS))]
+)
 def test_a_random_walk_may_end_at_any_write(nothing: Life, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     life = nothing.image(tmp_path / "walk.db")
