@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from puna.home import Home
-from puna.instance import owner_of, pid_of, read_state, write_state
+from puna.instance import owner_of, pid_of, read_state, sole, write_state
 from puna.process.tree import Process, start_ticks
-from puna.supervisor import sole
 
 ME = Process(os.getpid(), start_ticks(os.getpid()))
 

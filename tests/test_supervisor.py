@@ -16,7 +16,8 @@ import pytest
 
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
-from puna.supervisor import listen, sole
+from puna.instance import sole
+from puna.supervisor import listen
 
 SUPERVISE = """
 import os, sys

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 
 from puna.artifacts import write_json
-from puna.errors import NotFoundError
+from puna.errors import ConflictError, NotFoundError
 from puna.home import Home
 from puna.process import tree
+from puna.process.locks import HeldError, locked
 from puna.process.tree import Process
+
+
+@contextlib.contextmanager
+def sole(home: Home) -> Iterator[None]:
+    """Be the only `puna up` of this home; the kernel forgets the lock with the process.
+
+    Raises:
+        ConflictError: another one runs; its process id is named.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(locked(home.lock, timeout_s=0))
+        except HeldError as held:
+            raise ConflictError(
+                f"`puna up` runs in {home.root} already, as process {held.holder or 'unknown'}",
+                "use it, or end it: puna down",
+            ) from None
+        os.ftruncate(lock, 0)
+        with contextlib.suppress(OSError):  # a full disk: up.json may say it, and its owner is who has this file open
+            os.write(lock, str(os.getpid()).encode())
+        yield
 
 
 def write_state(home: Home, url: str) -> None:

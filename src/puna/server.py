@@ -33,12 +33,12 @@ from puna.control.wire import Memories
 from puna.errors import PunaError
 from puna.front import Front, Tls
 from puna.home import Home
-from puna.instance import write_state
+from puna.instance import sole, write_state
 from puna.process import descriptors
 from puna.process.liveness import BEAT_EVERY_S, HeartbeatSender
 from puna.process.renewal import Listener, renew_logs
 from puna.progress import Progress, Silent
-from puna.supervisor import Spec, Supervisor, listen, sole
+from puna.supervisor import Spec, Supervisor, listen
 
 if TYPE_CHECKING:
     from types import FrameType

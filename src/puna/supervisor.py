@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
 import os
 import selectors
@@ -23,8 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puna.errors import ConflictError, MachineError, UsageError
-from puna.home import Home
+from puna.errors import MachineError, UsageError
 from puna.process import guard, tree
 from puna.process.liveness import HeartbeatMonitor, ProcessorTime
 from puna.progress import Progress
@@ -103,29 +101,6 @@ def listen(host: str, port: int, *, tls: bool, insecure: bool) -> socket.socket:
         what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be taken: {error.strerror}"
         raise MachineError(f"port {port} on {host} {what}", f"puna up --port {port + 1}") from None
     return bound
-
-
-@contextlib.contextmanager
-def sole(home: Home) -> Iterator[None]:
-    """Be the only `puna up` of this home; the kernel forgets the lock with the process.
-
-    Raises:
-        ConflictError: another one runs; its process id is named.
-    """
-    with home.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise ConflictError(
-                f"`puna up` runs in {home.root} already, as process {pid}", "use it, or end it: puna down"
-            ) from None
-        file.truncate(0)
-        with contextlib.suppress(OSError):  # a full disk: up.json may say it, and whoever holds this file open is it
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
 
 
 class Supervisor:

@@ -67,12 +67,32 @@ def test_somebody_who_may_make_no_folder_covers_the_one_above(volume: Path, tmp_
         script = shared / "namespace.py"
         shutil.copy(namespace.__file__, script)
         code = f"cat {NOWHERE}/words; ls -d /var/lib/dpkg /var/tmp /var/run; id -u"
-        argv = [*as_nobody, python, "-I", "-S", str(script), json.dumps({NOWHERE: str(shared)}), "/bin/sh", "-c", code]
+        argv = [
+            *as_nobody,
+            python,
+            "-I",
+            "-S",
+            str(script),
+            "volumes",
+            json.dumps({NOWHERE: str(shared)}),
+            "/bin/sh",
+            "-c",
+            code,
+        ]
         done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=20, check=False)
         assert done.stdout.startswith("from the volume"), done.stderr
         assert done.stdout.endswith(f"{NOBODY if as_nobody else os.getuid()}\n") and "/var/tmp" in done.stdout
         refused = subprocess.run(
-            [*as_nobody, python, "-I", "-S", str(script), json.dumps({"/no-such-top": str(shared)}), "/bin/true"],
+            [
+                *as_nobody,
+                python,
+                "-I",
+                "-S",
+                str(script),
+                "volumes",
+                json.dumps({"/no-such-top": str(shared)}),
+                "/bin/true",
+            ],
             capture_output=True,
             text=True,
             cwd="/",

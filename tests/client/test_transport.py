@@ -26,7 +26,7 @@ from puna.control.domain.records import Order, Settings
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
-from puna.supervisor import sole
+from puna.instance import sole
 
 
 class Relay:

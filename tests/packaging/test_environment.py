@@ -20,7 +20,7 @@ from puna.errors import BuildError, NotFoundError
 from puna.home import Home
 from puna.packaging import surroundings, system
 from puna.packaging.command import BuildCancelledError
-from puna.packaging.environment import Environment, _lock, _try_lock, build, find_python, find_uv
+from puna.packaging.environment import Environment, build, find_python, find_uv
 
 pytestmark = pytest.mark.process
 
@@ -251,14 +251,3 @@ def test_a_password_in_an_address_is_masked_in_the_log_and_its_file(home: Home) 
     built = build(RuntimeSpec(run=("echo from https://me:hunter2@127.0.0.1/simple",)), home, lines.append)
     text = (built.path / "build.log").read_text()
     assert "from https://***" in text and "hunter2" not in text + "\n".join(lines)
-
-
-def test_a_lock_on_a_file_that_was_removed_counts_for_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    with path.open("a") as file:
-        assert _try_lock(file)
-    with path.open("a") as file:
-        path.unlink()
-        assert not _try_lock(file)
-    with _lock(path, lambda line: None, lambda: False), path.open("a") as file:
-        assert not _try_lock(file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,7 +40,7 @@ def wrapped(mounts: Mapping[str, str], argv: Sequence[str]) -> list[str]:
     """The command that runs `argv` with `mounts`; `argv` itself when there are none."""
     if not mounts:
         return list(argv)
-    return [sys.executable, "-I", "-S", namespace.__file__, json.dumps(dict(mounts)), *argv]
+    return namespace.command("volumes", dict(mounts), list(argv))
 
 
 def unlink(folder: Path) -> None:

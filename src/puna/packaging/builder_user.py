@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
 import stat
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from puna.errors import BuildError
-from puna.process import sandbox
+from puna.process import namespace
 
 USER = "PUNA_BUILD_USER"
 """Set in the environment of `puna up`, e.g. to `nobody`."""
@@ -70,7 +68,7 @@ class BuilderUser:
         binds = {str(path): False for path in shown if path not in hidden and _under(path, covers)}
         binds |= {str(path): True for path in writable}
         config = {"uid": self.uid, "gid": self.gid, "folder": str(folder), "binds": sorted(binds.items())}
-        return [sys.executable, "-I", "-S", sandbox.__file__, json.dumps(config | {"covers": [str(c) for c in covers]})]
+        return namespace.command("sandbox", config | {"covers": [str(c) for c in covers]}, [])
 
     def give_back(self, path: Path) -> None:
         """Let root own all that this user has made: an app must not find in it what others can change."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -13,11 +12,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from puna.artifacts import SHORT, write_json, write_text
 from puna.config.runtime import RuntimeSpec, has_nvidia
@@ -28,9 +25,9 @@ from puna.packaging.builder_user import BuilderUser
 from puna.packaging.command import BuildCancelledError
 from puna.packaging.integrity import Damage
 from puna.packaging.limits import BuildLimits, BuildWatch
+from puna.process.locks import locked
 
 MARKER = "environment.json"
-_WAIT_S = 0.2
 _GONE, _ASIDE = ".gone-", ".damaged-"
 _WORKPLACES = ("venv", "scratch", "run")
 """What a build writes to, below its environment's folder."""
@@ -100,7 +97,7 @@ def build(
         BuildCancelledError: `cancelled()` became true.
     """
     path = home.environments / spec.digest[:SHORT]
-    with _lock(home.environments / f".{path.name}.lock", log, cancelled):
+    with locked(home.environments / f".{path.name}.lock", waiting=_wait(log, cancelled)):
         if (path / MARKER).is_file():
             found = integrity.damage(path)
             if found:
@@ -157,28 +154,17 @@ def _clear(path: Path) -> None:
         threading.Thread(target=shutil.rmtree, args=(folder, True), name="clear").start()
 
 
-@contextmanager
-def _lock(path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Iterator[None]:
-    waited = False
-    while True:
-        with path.open("a") as file:
-            if _try_lock(file):
-                yield
-                return
-        if not waited:
-            log("the same environment is being built already: waiting for it")
-        waited = True
+def _wait(log: Callable[[str], None], cancelled: Callable[[], bool]) -> Callable[[], None]:
+    """What is done again and again while another builds the same environment."""
+    once = iter(["the same environment is being built already: waiting for it"])
+
+    def waiting() -> None:
+        for line in once:
+            log(line)
         if cancelled():
             raise BuildCancelledError("the build was cancelled", "start it again when ready")
-        time.sleep(_WAIT_S)
 
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return os.fstat(file.fileno()).st_nlink > 0  # else who had it has removed it, with an environment grown old
+    return waiting
 
 
 def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled: Callable[[], bool]) -> Environment:

@@ -21,9 +21,9 @@ from puna.config.project import Project
 from puna.config.repository import Address, Repository, address
 from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
-from puna.packaging import archive, command, source
-from puna.process import limited_run
-from puna.process.limited_run import Bounds
+from puna.packaging import archive, source
+from puna.packaging.command import masked
+from puna.process.command import Bounds, OutputError, TimeError, run_bounded
 
 TIMEOUT_S = 300.0
 """Of all that is asked for one fetch."""
@@ -80,8 +80,8 @@ def head(repository: Repository, credential: Credential | None = None) -> str:
         MachineError: git is not installed.
     """
     with _settings(repository, credential) as session:
-        told = _git(["ls-remote", "--", repository.url, repository.ref], session, repository)
-    found = re.match(r"[0-9a-f]{40,64}", told)
+        refs = _git(["ls-remote", "--", repository.url, repository.ref], session, repository)
+    found = re.match(r"[0-9a-f]{40,64}", refs)
     if found is None:
         raise _no_branch(repository)
     return found[0]
@@ -129,7 +129,7 @@ def _measure(repository: Repository, session: _Session, store: Path) -> None:
     )
     try:
         entries = _git(listing, session, repository, store).split("\0")[:-1]
-    except limited_run.OutputError:
+    except OutputError:
         raise too_large from None
     sizes = [size for size in (entry.partition("\t")[0].split()[3] for entry in entries) if size.isdigit()]
     if len(entries) > MAX_TREE_FILES or sum(map(int, sizes)) > MAX_TREE_BYTES:
@@ -274,18 +274,18 @@ def _git(arguments: list[str], session: _Session, repository: Repository, store:
         raise MachineError("git is not installed", "apt-get install git")
     bounds = Bounds(max(session.until - time.monotonic(), 0.0), MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
     try:
-        status, told, said = limited_run.run(["git", *where, *arguments], session.env, bounds)
-    except limited_run.TimeError:
+        status, output, errors = run_bounded(["git", *where, *arguments], session.env, bounds)
+    except TimeError:
         raise ProjectError(
             f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"
         ) from None
     if status != 0:
-        raise _explained(repository, said.decode(errors="replace"))
-    return told.decode(errors="replace")
+        raise _explained(repository, errors.decode(errors="replace"))
+    return output.decode(errors="replace")
 
 
 def _explained(repository: Repository, said: str) -> PunaError:
-    detail = command.masked(said).strip()[-2000:]
+    detail = masked(said).strip()[-2000:]
     low = said.lower()
     if "couldn't find remote ref" in low:
         return _no_branch(repository)

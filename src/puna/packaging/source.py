@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from puna.home import Home
 from puna.packaging import archive
 from puna.packaging.archive import MAX_BYTES, MAX_FILES
 from puna.packaging.ignore import Ignore
+from puna.process.locks import HeldError, locked
 
 CLASS = "InferlessPythonModel"
 LOCK = ".sources.lock"
@@ -205,18 +205,17 @@ def snapshot(folder: Path, home: Home) -> Source:
 @contextlib.contextmanager
 def using(home: Home) -> Iterator[None]:
     """While snapshots are written or marked as used, none is removed."""
-    with (home.sources / LOCK).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with locked(home.sources / LOCK, shared=True):
         yield
 
 
 @contextlib.contextmanager
 def removing(home: Home) -> Iterator[bool]:
     """While snapshots are removed, nobody is `using` them; False, and nothing may be removed, where somebody is."""
-    with (home.sources / LOCK).open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(home.sources / LOCK, timeout_s=0))
+        except HeldError:
             yield False
         else:
             yield True

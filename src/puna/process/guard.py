@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from typing import Any
 
 if __name__ == "__main__":  # -I -S leaves no path to Puna; behind the standard library, so that nothing is hidden by it
     sys.path.append(__file__.rpartition("/puna/")[0])
-from puna.process import renewal
+from puna.process import locks, renewal
 from puna.process.liveness import CLOSED, EXIT_CLOSED, PING_EVERY_S, BusyPage, Liveness, make_page
 from puna.process.renewal import Listener
 from puna.process.tree import MemoryLimit, become_subreaper, is_ending, kill_tree, oom_kills, start_ticks
@@ -161,8 +160,7 @@ class Guard:
         self.listener = found
         self.poll.register(found.socket, select.POLLIN)
         with contextlib.suppress(OSError):
-            lock = os.open(self.config["lock"], os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.acquire(self.config["lock"], timeout_s=0)
             self._write_record()
 
     def end(self) -> None:
@@ -435,10 +433,9 @@ def log_size(path: str) -> int:
 
 def claim(config: dict[str, Any]) -> Listener | None:
     """Listen on the guard's socket; None when a living guard of this replica has it."""
-    lock = os.open(config["lock"], os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by this process until its end
-    except OSError:
+        locks.acquire(config["lock"], timeout_s=0)  # held by this process until its end
+    except locks.HeldError:
         return None
     os.umask(0o077)
     with contextlib.suppress(FileNotFoundError):

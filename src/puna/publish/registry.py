@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from puna import names
 from puna.artifacts import SHORT, Adapter, Model, drafting, write_json
 from puna.errors import ConflictError, NotFoundError, PublishError, UsageError, nearest
 from puna.home import Home
+from puna.process.locks import locked
 
 LATEST = "latest"
 
@@ -217,15 +217,9 @@ class Registry:
 
     # ------------------------------------------------------------ files
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[int]:
         # Readers take no lock: a file is replaced whole, so they see the old one or the new one.
-        fd = os.open(self._home.registry / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+        return locked(self._home.registry / ".lock")
 
     def _file(self, name: str) -> Path:
         owner, short = name.split("/")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import shutil
@@ -23,6 +22,7 @@ from puna.control.store.store import Store
 from puna.home import Home
 from puna.packaging import source
 from puna.packaging.environment import MARKER
+from puna.process.locks import HeldError, locked
 
 LOG = logging.getLogger("puna.retention")
 LOOK_S = 5.0
@@ -137,11 +137,7 @@ class Sweeper:
             if self._age_s(_changed(path / MARKER), now) <= self.kept.unused_s:
                 continue
             lock = path.with_name(f".{path.name}.lock")
-            with lock.open("a") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # it is being built this moment
+            with contextlib.suppress(HeldError), locked(lock, timeout_s=0):  # else it is being built this moment
                 LOG.info("environment %s goes: nothing has used it for %.1f h", path.name, self.kept.unused_s / 3600)
                 (path / MARKER).unlink(missing_ok=True)  # first: half of one is none
                 shutil.rmtree(path, ignore_errors=True)
