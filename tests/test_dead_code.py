@@ -56,7 +56,7 @@ def is_registered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -
 
 def is_shown(node: ast.ClassDef) -> bool:
     """Its fields are keys of JSON: answered by the API, or written into a file by `asdict`."""
-    return any(ast.unparse(base).rpartition(".")[2] in {"BaseModel", "TypedDict", "ApiShape"} for base in node.bases)
+    return any(ast.unparse(base).rpartition(".")[2] in {"BaseModel", "TypedDict"} for base in node.bases)
 
 
 def defined(tree: ast.Module) -> Iterator[tuple[str, int]]:

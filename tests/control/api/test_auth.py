@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 
 from control.conftest import World
 from puna.control.api.app import create_app
-from puna.control.api.auth import ADMIN, HOOK, OPEN, foreign
+from puna.control.api.auth import foreign
+from puna.control.api.routing import Right, Route, declared
 
 FORWARDED = {"x-puna-forwarded": "1"}
 
@@ -27,13 +28,13 @@ def api(app: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-def routes(app: FastAPI) -> list[tuple[str, str]]:
+def routes(app: FastAPI) -> list[tuple[str, str, Route]]:
     """Every method and path under /api/v1 that needs a key, with names filled in."""
     found = []
-    for path, methods in app.openapi()["paths"].items():
-        filled = path.replace("{name}", "app").replace("{number}", "1")
-        filled = re.sub(r"\{[a-z_]+\}", "x", filled)
-        found += [(method.upper(), filled) for method in methods if filled not in OPEN and not HOOK.match(path)]
+    for route in declared(app.routes):
+        if route.needs is not Right.OPEN and route.path.startswith("/api/v1/"):
+            filled = route.path_format.replace("{name}", "app").replace("{number}", "1")
+            found += [(method, re.sub(r"\{[a-z_]+\}", "x", filled), route) for method in route.methods or ()]
     return found
 
 
@@ -47,7 +48,7 @@ def test_no_route_answers_a_forwarded_request_without_a_key_of_its_scope(app: Fa
     listed = routes(app)
     assert len(listed) > 25
     got_through = []
-    for method, path in listed:
+    for method, path, route in listed:
         tries: list[tuple[int, dict[str, str]]] = [
             (401, {}),
             (401, {"authorization": "Bearer puna_00000000_" + "A" * 43}),
@@ -55,7 +56,7 @@ def test_no_route_answers_a_forwarded_request_without_a_key_of_its_scope(app: Fa
             (401, {"authorization": "Basic YWRtaW46YWRtaW4="}),
             (403, infer),
         ]
-        if ADMIN.match(path):
+        if route.needs is Right.ADMIN:
             tries.append((403, scoped))
         for expected, headers in tries:
             reply = api.request(method, path, headers=FORWARDED | headers, json={})
@@ -67,7 +68,7 @@ def test_no_route_answers_a_forwarded_request_without_a_key_of_its_scope(app: Fa
 def test_no_page_of_another_origin_changes_anything_whichever_way_it_comes(app: FastAPI, api: TestClient) -> None:
     admin = key(api, "admin")
     got_through = []
-    for method, path in routes(app):
+    for method, path, _ in routes(app):
         if method == "GET":
             continue
         for origin in ("http://evil.example", "null", "http://127.0.0.1:3000", "http://127.0.0.1:8000.evil.example"):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from puna.control import views, wire
+from puna.control import wire
 from puna.control.api.routes import internal
+from puna.control.api.routes.keys import key_view
 from puna.control.domain import api_keys
 from puna.control.domain.api_keys import NO_LIMITS, KeyLimits, Rate, parse_limits
 from puna.control.store.store import Store
@@ -126,7 +127,7 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
         database.execute("DELETE FROM schema_version WHERE number >= 8")
     store = Store(f"sqlite:///{tmp_path / 'puna.db'}")
     assert api_keys.identify(text, {one.id: one for one in store.keys()}, 2.0) == key
-    view = views.key_view(store.keys()[0])
+    view = key_view(store.keys()[0])
     assert view["name"] == "old" and (view["rate"], view["tokens"], view["concurrency"]) == (None, None, None)
     limits = api_keys.parse_limits({"rate": "10/s", "concurrency": 8})
     store.add_key(api_keys.make("new", ["infer"], None, None, 3.0, limits)[0])

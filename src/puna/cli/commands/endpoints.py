@@ -40,7 +40,7 @@ def ps(
 
 def _show_one(endpoint: dict[str, Any]) -> None:
     traffic = ", ".join(f"revision {part['revision']}: {part['percent']} %" for part in endpoint["traffic"])
-    at_once = endpoint["concurrency"]
+    at_once, desired = endpoint["concurrency"], endpoint["desired_replicas"]
     facts = {
         "endpoint": endpoint["name"],
         "state": endpoint["label"],
@@ -48,7 +48,7 @@ def _show_one(endpoint: dict[str, Any]) -> None:
         "url": endpoint["url"],
         "replicas": _replicas(endpoint),
         "calls per replica": at_once["text"] if at_once else "known once it has run",
-        "wanted": f"{endpoint['wish']}: {endpoint['wish_reason']}" if endpoint["wish_reason"] else endpoint["wish"],
+        "wanted": f"{desired}: {endpoint['scaling_reason']}" if endpoint["scaling_reason"] else desired,
         "warm": _warm(endpoint),
         "why": endpoint["reason"] or "",
     }

@@ -54,7 +54,7 @@ export async function endpointPage(main, page, name, tab = "overview") {
 function overview(e) {
   const body = e.schema ? exampleBody(e.schema) : { inputs: [] };
   const chat = { model: e.name, messages: [{ role: "user", content: "What is AI?" }] };
-  return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.wish], ["Why", e.wish_reason],
+  return [h("section", { class: "card" }, facts([["Address", h("code", {}, e.url)], ["Serving revision", e.revision ?? "none"], ["Replicas wanted", e.desired_replicas], ["Why", e.scaling_reason],
     ["Calls per replica", e.concurrency?.text ?? "known once it has run"], ["GPU", e.settings.gpu_type || "any"], ["Created", when(e.created)]])),
   cards("Replicas", ["Replica", "State", "Tier", "Revision", "In flight", "Since"], e.replicas.length ? e.replicas.map((r) => row(h("code", {}, r.id), badge(r.state), r.tier, r.revision, r.in_flight, ago(r.since)))
     : [h("tr", {}, h("td", { colspan: 6 }, "No replica runs: the next request starts one."))]),

@@ -1,4 +1,4 @@
-"""The control plane's JSON API: one FastAPI application; handlers stand by noun in `api_*.py`."""
+"""The control plane's JSON API: one FastAPI application; its routes stand by noun in `routes/`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute
+from typing_extensions import TypedDict
 
 import puna
 from puna.control.api import openapi
-from puna.control.api.auth import Authorization, is_open, is_upload, told
+from puna.control.api.auth import Authorization, error_response
+from puna.control.api.bodies import Texts
 from puna.control.api.idempotency import Idempotency
-from puna.control.api.methods import Methods
 from puna.control.api.routes import (
     builds,
     console,
@@ -32,12 +34,11 @@ from puna.control.api.routes import (
     runs,
     runtimes,
     sources,
-    traffic,
     usage,
     volumes,
     webhooks,
 )
-from puna.control.api.texts import Texts
+from puna.control.api.routing import Answer, Json, Methods, Right, Routes, declared
 from puna.control.operations.context import Control, _nothing
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
@@ -61,68 +62,72 @@ def create_app(
     """The application. `wake` is called when a build was queued; `control`, when given, stands for all the others."""
     if control is None:
         control = Control(store, home, loads or Loads(), Secrets(store, home.key), base_url, wake)
+    routes: list[BaseRoute] = [route for part in PARTS for route in part(control)]
+    # On the application itself: FastAPI builds the routes of an included router twice. Without a URL for its pages:
+    # Swagger's loads its scripts from other machines, and /api/docs is our own.
     app = FastAPI(
-        title="Puna",
-        version=puna.__version__,
-        docs_url=None,  # Swagger's page loads its scripts from other machines; /api/docs is our own
-        redoc_url=None,
-        openapi_url="/api/openapi.json",
-        generate_unique_id_function=openapi.operation_id,
+        title="Puna", version=puna.__version__, docs_url=None, redoc_url=None, openapi_url=None, routes=routes
     )
     app.state.control = control
-    for part in (
-        endpoints,
-        traffic,
-        sources,
-        webhooks,
-        builds,
-        keys,
-        volumes,
-        models,
-        runtimes,
-        runs,
-        live,
-        usage,
-        logs,
-        machine,
-        console,
-    ):
-        app.include_router(part.routes(control), prefix="/api/v1")
-    app.include_router(platform.routes(control), prefix=platform.PREFIX, include_in_schema=False)
-    app.include_router(internal.routes(control), prefix="/internal", include_in_schema=False)
-    app.include_router(console.pages())
+    _about(app, control)
     app.add_exception_handler(PunaError, _puna_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(Texts, streams=is_upload)
+    found = declared(app.routes)
+    app.add_middleware(Texts)
     app.add_middleware(Idempotency, control=control)  # what is added last is asked first
-    app.add_middleware(Authorization, control=control)
-    app.add_middleware(Methods, document=app.openapi)
-    _about(app, control)
-    openapi.complete(app, is_open)
+    app.add_middleware(Authorization, control=control, routes=found)
+    app.add_middleware(Methods, routes=found)
+    openapi.complete(app)
     return app
+
+
+PARTS = (
+    *(endpoints.routes, sources.routes, webhooks.routes, builds.routes, keys.routes, volumes.routes, models.routes),
+    *(runtimes.routes, runs.routes, live.routes, usage.routes, logs.routes, machine.routes, console.routes),
+    *(platform.routes, internal.routes, console.pages),
+)
+
+
+class Health(TypedDict):
+    """What of this Puna works, its version and address."""
+
+    status: str
+    """`ok`, or `failing` with HTTP status 503."""
+    parts: dict[str, str]
+    """`ok`, or what is wrong with it: database, loops, handlers, gateways, sockets, replicas."""
+    version: str
+    url: str
+    """Where the gateway is called."""
 
 
 def _about(app: FastAPI, control: Control) -> None:
     """Addresses about the API itself."""
+    route, page = Routes("health"), Routes(prefix="/api")
 
-    @app.get("/api/v1/health", tags=["health"])
-    async def health() -> JSONResponse:
+    @route("GET /health", Right.OPEN, Answer(model=Health))
+    async def health() -> Json:
         """What of it works, which version it is, and where the gateway is called; 503 when a part does not work."""
         parts = control.vitals.parts(time.monotonic()) if control.vitals else {}
-        is_well = all(state == OK for state in parts.values())
-        told = {"status": OK if is_well else "failing", "version": puna.__version__, "url": control.base_url}
-        return JSONResponse({**told, "parts": parts}, 200 if is_well else 503)
+        status = "ok" if all(state == OK for state in parts.values()) else "failing"
+        shown: Health = {"status": status, "version": puna.__version__, "url": control.base_url, "parts": dict(parts)}
+        return Json(shown, 200 if status == "ok" else 503)
 
-    @app.get("/api/docs", include_in_schema=False)
+    @page("GET /docs", Right.OPEN)
     async def docs() -> HTMLResponse:
         return HTMLResponse(_docs(app.openapi()))
+
+    @page("GET /openapi.json", Right.OPEN)
+    async def document() -> dict[str, Any]:
+        return app.openapi()
+
+    app.router.routes += [*route, *page]
 
 
 async def _puna_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PunaError)  # registered for no other
-    reply = told(request.url.path, error.as_json(), error.http_status)
+    reply = error_response(request.url.path, error.as_json(), error.http_status)
     if isinstance(error, QueueFullError):
         reply.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     return reply
@@ -133,7 +138,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     problem = UsageError(f"`{where or 'body'}`: {first['msg']}", "see /api/docs")
-    return told(request.url.path, problem.as_json(), problem.http_status)
+    return error_response(request.url.path, problem.as_json(), problem.http_status)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
@@ -146,7 +151,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     body = {"error": {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": "see `puna logs`"}}
-    return told(request.url.path, body, 500)
+    return error_response(request.url.path, body, 500)
 
 
 def _docs(schema: dict[str, Any]) -> str:

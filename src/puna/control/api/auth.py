@@ -1,15 +1,16 @@
-"""Who may call the control plane's API: an ASGI layer in front of every handler, in one place.
+"""Authorization: an ASGI layer that asks, before any handler, for the key that the request's route declares.
 
 The control socket is 0600: whoever opens it is the local administrator and needs no key. Requests that the gateway
-passes on carry `x-puna-forwarded: 1`; they never reach /internal, need a bearer key of the right scope wherever
-nothing else is said here, and bring no body that would fill the memory. A browser page of another origin cannot
-change anything, whichever way it comes.
+passes on carry `x-puna-forwarded: 1`; they need a key as `routing.Right` says, one for all endpoints where no route
+is found, and bring no body that would fill the memory. A browser page of another origin cannot change anything,
+whichever way it comes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,6 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from puna.control.api.bodies import reads_itself
+from puna.control.api.routing import Right, Route, find
 from puna.control.domain import api_keys
 from puna.control.domain.records import Key
 from puna.control.operations.context import Control
@@ -25,25 +28,12 @@ from puna.errors import ForbiddenError, NotFoundError, PunaError, TooLargeError
 FORWARDED = "x-puna-forwarded"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-OPEN = {"/api/v1/health", "/api/v1/console/sessions", "/api/docs", "/api/openapi.json"}
-HOOK = re.compile(r"/api/v1/hooks/[^/]+$")
-"""Webhooks come without a key: what they send is signed, or has their endpoint's secret beside it."""
-PAGES = re.compile(r"/(console/.*)?")
-"""The console's own page and files, for reading; what they show they ask for with a key."""
-UPLOADS = re.compile(r"/api/v1/(sources|volumes/[^/]+/files/.*|hooks/[^/]+)", re.DOTALL)
-"""What takes long bodies has limits of its own."""
 MAX_BODY_BYTES = 4 << 20
-ADMIN = re.compile(r"/api/v1/(keys|secrets)(/|$)")
 PLATFORM = re.compile(r"/rest(/|$)")
-"""The Inferless platform's own calls, which have its own errors."""
-ENDPOINT = re.compile(r"/api/v1/endpoints/([^/]+)")
-FOR_SOME = re.compile(r"/api/v1/(endpoints|sources|builds|usage|whoami|machine|lint|events/stream)(?=[/.]|$)")
-"""Where a key for some endpoints only may ask: each handler there sees to it that it concerns them."""
-CATALOGUE = re.compile(r"/api/v1/(models|runtimes)/?")
-"""What belongs to all, and may be looked at by all; anything else of that kind is not for such a key."""
+"""The Inferless platform's own calls, which send the key alone and have their own errors."""
 EVERYWHERE = {"0.0.0.0", "::"}
 NOBODY = Key("", "nobody", "", "", (), (), None, 0.0)
-"""Whom a request comes from that needs no key: not the local administrator, whose requests have None."""
+"""The caller of a request that needs no key: not the local administrator, whose requests have None."""
 
 
 def foreign(origin: str | None, base_url: str, host: str = "") -> bool:
@@ -68,48 +58,40 @@ def _port(scheme: str, port: int | None) -> int:
     return port or (443 if scheme == "https" else 80)
 
 
-def scope_of(path: str) -> str:
-    """The scope that a path under /api/v1 or /rest needs."""
-    return "admin" if ADMIN.match(path) else "deploy"
-
-
-def is_open(path: str) -> bool:
-    """Whether a path of the API needs no key."""
-    return path in OPEN or HOOK.match(path) is not None
-
-
-def is_upload(path: str) -> bool:
-    """Whether a path takes files, as long as they like."""
-    return UPLOADS.fullmatch(path) is not None
-
-
 class Authorization:
     """Lets a request through, or answers it with the error."""
 
-    def __init__(self, app: ASGIApp, control: Control) -> None:
+    def __init__(self, app: ASGIApp, control: Control, routes: Collection[Route]) -> None:
         self.app = app
         self.control = control
+        self._routes = routes
         self._keys: tuple[int, dict[str, Key]] = (-1, {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check HTTP requests; everything else passes."""
+        """Check HTTP requests; lifespan passes, and there are no websockets."""
         if scope["type"] == "http":
             try:
-                scope["state"] = {**scope.get("state", {}), "key": self._check(scope)}
-                if FORWARDED in Headers(scope=scope) and not UPLOADS.fullmatch(scope["path"]):
+                route, names = find(self._routes, scope)
+                key = self._check(scope, Right.ALL if route is None else route.needs, names)
+                scope["state"] = {**scope.get("state", {}), "key": key, "route": route}
+                if FORWARDED in Headers(scope=scope) and not reads_itself(scope):
                     receive = _limited(scope, receive)
             except PunaError as error:
-                await told(scope["path"], error.as_json(), error.http_status)(scope, receive, send)
+                await error_response(scope["path"], error.as_json(), error.http_status)(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
             return
         await self.app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> Key | None:
-        """The key that a forwarded request came with; None for the local administrator, NOBODY for open paths."""
-        headers, path = Headers(scope=scope), scope["path"]
+    def _check(self, scope: Scope, needs: Right, names: Mapping[str, Any]) -> Key | None:
+        """The key that a forwarded request came with; None for the local administrator, NOBODY where none is needed.
+
+        Raises:
+            PunaError: its caller has no right to what it asks for.
+        """
+        headers = Headers(scope=scope)
         forwarded = FORWARDED in headers
-        if forwarded and re.match(r"/+internal(/|$)", path, re.IGNORECASE):
+        if forwarded and needs is Right.INTERNAL:
             raise NotFoundError("there is nothing at this address")
         if scope["method"] not in SAFE:
             for origin in headers.getlist("origin"):
@@ -117,16 +99,16 @@ class Authorization:
                     raise ForbiddenError(f"a page of {origin} may not change anything here")
         if not forwarded:
             return None
-        if is_open(path) or (PAGES.fullmatch(path) and scope["method"] in SAFE):
+        if needs is Right.OPEN:
             return NOBODY
-        given, is_platform = headers.get("authorization"), PLATFORM.match(path) is not None
-        # The platform's callers send the key alone; which endpoint they mean stands in the body.
-        text = api_keys.bearer(given) or (given if is_platform else None)
+        given = headers.get("authorization")
+        text = api_keys.bearer(given) or (given if PLATFORM.match(scope["path"]) else None)
         key = api_keys.identify(text, self._current_keys(), self.control.clock())
-        api_keys.require(key, scope_of(path), endpoint_in(path))
-        reads = scope["method"] in SAFE
-        is_for_some = is_platform or FOR_SOME.match(path) or (reads and CATALOGUE.fullmatch(path))
-        if key.endpoints is not None and not is_for_some:
+        endpoint = names.get("name") if needs is Right.ENDPOINT else None
+        api_keys.require(key, "admin" if needs is Right.ADMIN else "deploy", endpoint)
+        if needs is Right.LOCAL:
+            raise ForbiddenError("only this machine's own user may make links", "run `puna console` there")
+        if key.endpoints is not None and needs not in (Right.OWN, Right.ENDPOINT):
             raise ForbiddenError(
                 f"key {key.id} opens some endpoints only, and this belongs to all", "`puna key create`"
             )
@@ -160,14 +142,8 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     return counted
 
 
-def endpoint_in(path: str) -> str | None:
-    """The endpoint that a path names."""
-    match = ENDPOINT.match(path)
-    return match[1] if match else None
-
-
-def told(path: str, error: Mapping[str, object], status: int) -> JSONResponse:
-    """An error as whoever asks at `path` reads it: the platform's callers find it in `details`."""
+def error_response(path: str, error: Mapping[str, object], status: int) -> JSONResponse:
+    """An error as callers of `path` read it: the platform's find it in `details`."""
     if not PLATFORM.match(path):
         return JSONResponse(error, status)
     said = error["error"]

@@ -1,138 +1,32 @@
-"""The API's OpenAPI document: FastAPI's own, with what every operation answers, refuses and asks of its caller.
+"""The API's OpenAPI document: FastAPI's own, with what every route declares that it answers, refuses and asks.
 
-Handlers stand by noun in `api_*.py` and answer plain dicts. What they answer is written down here, in one table, and
-a test calls every operation and holds the answers to it.
+Models of answers are the return types of the handlers. They are documented, not validated; a test calls every route
+and holds the answers to them.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
+from starlette.responses import Response
+from typing_extensions import TypedDict, get_original_bases, is_typeddict
 
-from puna import names
 from puna.config.ranges import RANGES
-from puna.control.api import shapes, shapes_kept, shapes_made, shapes_traffic
+from puna.control.api.query import Listed
+from puna.control.api.routing import Right, Route, declared
 from puna.control.domain import records
 from puna.control.domain.records import Settings
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A page of a list of these."""
-
-    item: type[shapes.ApiShape]
-
-
-@dataclass(frozen=True)
-class PlainText:
-    """No JSON: what this media type says."""
-
-    media_type: str = "text/plain"
-    is_binary: bool = False
-
-
-# What an operation answers when all is well. Its id is the name of its handler.
-ANSWERS: dict[str, type[shapes.ApiShape] | Listed | PlainText] = {
-    "health": shapes.Health,
-    "list_endpoints": Listed(shapes.Endpoint),
-    "get_endpoint": shapes.Endpoint,
-    "post_endpoint": shapes.Deployed,
-    "patch_endpoint": shapes.PatchedEndpoint,
-    "post_activate": shapes.Endpoint,
-    "post_deactivate": shapes.Endpoint,
-    "post_rebuild": shapes.Deployed,
-    "post_rollback": shapes.Deployed,
-    "put_traffic": shapes_traffic.Traffic,
-    "post_promote": shapes_traffic.Traffic,
-    "get_revision_diff": shapes_traffic.RevisionDiff,
-    "delete_endpoint": shapes.Deleted,
-    "list_events": Listed(shapes.Event),
-    "get_logs": PlainText(),
-    "get_metrics": shapes.Metrics,
-    "get_stream": PlainText("text/event-stream"),
-    "post_hook": shapes.Taken,
-    "get_webhook": shapes.Webhook,
-    "list_deliveries": Listed(shapes.Delivery),
-    "post_replay": shapes.Delivery,
-    "put_source": shapes_made.SourceDigest,
-    "get_source": shapes_made.Source,
-    "post_from_git": shapes_made.PulledSource,
-    "post_from_model": shapes_made.MadeSource,
-    "post_runtime": shapes_made.RuntimeVersion,
-    "list_runtimes": Listed(shapes_made.RuntimeVersion),
-    "get_runtime": shapes_made.Runtime,
-    "get_diff": shapes_made.RuntimeDiff,
-    "delete_version": shapes_made.DeletedVersions,
-    "delete_runtime": shapes_made.DeletedVersions,
-    "post_lint": shapes_made.Linted,
-    "post_lint_settings": shapes_made.Judged,
-    "list_builds": Listed(shapes_made.Build),
-    "get_build": shapes_made.Build,
-    "get_build_log": PlainText(),
-    "post_cancel": shapes_made.Build,
-    "post_key": shapes_kept.NewKey,
-    "list_keys": Listed(shapes_kept.Key),
-    "delete_key": shapes.Deleted,
-    "post_secret": shapes_kept.Secret,
-    "list_secrets": Listed(shapes_kept.Secret),
-    "delete_secret": shapes.Deleted,
-    "post_volume": shapes_kept.MadeVolume,
-    "list_volumes": Listed(shapes_kept.Volume),
-    "get_volume": shapes_kept.Volume,
-    "delete_volume": shapes.Deleted,
-    "list_entries": Listed(shapes_kept.Entry),
-    "get_file": PlainText("application/octet-stream", is_binary=True),
-    "put_file": shapes_kept.Written,
-    "delete_file": shapes.Deleted,
-    "list_models": Listed(shapes_kept.ListedModel),
-    "put_model_alias": shapes_kept.ModelVersion,
-    "delete_model_alias": shapes.Deleted,
-    "delete_model_version": shapes.Deleted,
-    "list_runs": Listed(shapes_kept.ListedRun),
-    "get_run": shapes_kept.Run,
-    "post_merge": shapes_made.QueuedBuild,
-    "post_publish": shapes_made.QueuedBuild,
-    "post_link": shapes_kept.Link,
-    "post_session": shapes_kept.NewKey,
-    "get_whoami": shapes_kept.Caller,
-    "get_usage": shapes_made.Usage,
-    "get_usage_csv": PlainText("text/csv"),
-    "get_machine": shapes_kept.Machine,
-    "list_log_lines": Listed(shapes_kept.LogLine),
-}
-# Bodies that handlers read by themselves.
-BODIES = {
-    "put_source": ("application/octet-stream", "A project folder as tar.gz."),
-    "put_file": ("application/octet-stream", "The file's content."),
-    "post_hook": ("application/json", "What the sender says, signed with the endpoint's secret."),
-}
-ASKING = {"post_from_git", "post_from_model", "post_endpoint", "post_rebuild"}
-"""Operations that may ask other machines: not more than so many at once."""
-NAMING = {"get_machine"}
-"""Operations whose query names things that may not be there."""
 KEY = r"^[\x21-\x7e]{1,255}$"
-# What names in paths look like: nothing else can be found, and is answered with 404.
-PATTERNS = {
-    "/endpoints/{name}": names.pattern("endpoint"),
-    "/hooks/{name}": names.pattern("endpoint"),
-    "/runtimes/{name}": names.pattern("runtime"),
-    "/secrets/{name}": names.pattern("secret"),
-    "/volumes/{name}": names.pattern("volume"),
-    "/builds/{build_id}": "^[0-9a-f]{12}$",
-    "/keys/{key_id}": "^[0-9a-f]{8}$",
-    "/sources/{digest}": "^[0-9a-f]{16,64}$",
-}
 # Why each operation may be refused, by status.
 REFUSALS = {
     400: "What was sent makes no sense.",
@@ -169,21 +63,35 @@ keys and secrets. Lists come in pages: `next` is the `after` of the next one, an
 something take an `Idempotency-Key`: the same call with the same key within a day gets the first answer."""
 
 
-def complete(app: FastAPI, is_open: Callable[[str], bool]) -> None:
-    """Let an application serve the whole document; `is_open` says which paths need no key."""
+class Problem(TypedDict):
+    """What went wrong."""
+
+    code: str
+    """A stable name for programs, e.g. `not_found`."""
+    message: str
+    """What happened to which thing."""
+    hint: str
+    """What to do, e.g. the next command to type; may be empty."""
+    detail: NotRequired[str]
+    """More text, e.g. a traceback or the last lines of a log."""
+
+
+class Error(TypedDict):
+    """The body of every error."""
+
+    error: Problem
+
+
+def complete(app: FastAPI) -> None:
+    """Let an application make the whole document."""
     made = app.openapi
 
     def openapi() -> Json:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(made(), is_open)
+            app.openapi_schema = _completed(made(), declared(app.routes))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the document
-
-
-def operation_id(route: APIRoute) -> str:
-    """An operation's id: the name of its handler."""
-    return route.name
 
 
 def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
@@ -193,75 +101,90 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
             yield path, method, operation
 
 
-def _completed(document: Json, is_open: Callable[[str], bool]) -> Json:
+def _completed(document: Json, routes: list[Route]) -> Json:
+    shown = [route for route in routes if route.include_in_schema]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # FastAPI's own errors: ours have another shape
-    answers = _shapes(schemas)
+    schemas |= _schemas(frozenset([Error, *(_item(_model(route)) for route in shown)]))
     document["info"]["description"] = ABOUT
-    used = {tag for _, _, operation in operations(document) for tag in operation.get("tags", ())}
+    used = {tag for route in shown for tag in route.tags}
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     bearer = {"type": "http", "scheme": "bearer", "description": "A key: `puna key create` makes one."}
     document["components"]["securitySchemes"] = {"key": bearer}
-    for path, method, operation in operations(document):
-        operation["security"] = [] if is_open(path) else [{"key": []}]
-        _answer(operation, answers)
-        _ask(path, method, operation)
-        _refuse(path, method, operation)
+    for route in shown:
+        method = next(iter(route.methods or ())).lower()
+        operation = document["paths"][route.path_format][method]
+        operation["security"] = [] if route.needs is Right.OPEN else [{"key": []}]
+        _answer(route, operation)
+        _ask(route, method, operation)
+        _refuse(route, method, operation)
     _settings(schemas, document["paths"])
     return document
 
 
-def _shapes(schemas: Json) -> dict[type[shapes.ApiShape], Json]:
-    """Add every shape to the document; the schema of each answer by its type."""
-    wanted: set[type[shapes.ApiShape]] = {shapes.Error}
-    for answer in ANSWERS.values():
-        if not isinstance(answer, PlainText):
-            wanted.add(answer.item if isinstance(answer, Listed) else answer)
-    named = sorted(wanted, key=lambda kind: kind.__name__)
-    inputs: list[tuple[type[shapes.ApiShape], JsonSchemaMode, TypeAdapter[Any]]]
-    inputs = [(kind, "validation", TypeAdapter(kind)) for kind in named]
-    found, defined = TypeAdapter.json_schemas(inputs, ref_template=REF + "{model}")
-    schemas |= defined.get("$defs", {})
-    return {kind: schema for (kind, _), schema in found.items()}
+def _model(route: Route) -> Any:
+    """The type of a route's answer; a text is the media type of what is no JSON.
+
+    Raises:
+        TypeError: it declares none.
+    """
+    model = route.answer.model or get_type_hints(route.handler).get("return")
+    if model is None or (isinstance(model, type) and issubclass(model, Response)):
+        raise TypeError(f"{route.path} does not say what it answers: give its handler a return type, or its Answer")
+    return model
 
 
-def _answer(operation: Json, answers: dict[type[shapes.ApiShape], Json]) -> None:
+def _item(model: Any) -> Any:
+    """The model, or that of a list's items."""
+    return get_args(model)[0] if get_origin(model) is Listed else model
+
+
+@functools.cache
+def _schemas(models: frozenset[Any]) -> Json:
+    """The schema of each model, and of all in them, by its name; closed to other keys."""
+    kinds = sorted((model for model in models if not isinstance(model, str)), key=lambda model: model.__name__)
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]]
+    inputs = [(kind.__name__, "serialization", TypeAdapter(tuple[kind], config=config)) for kind in kinds]  # type: ignore[valid-type]
+    found: Json = TypeAdapter.json_schemas(inputs, ref_template=REF + "{model}")[1]["$defs"]
+    for kind in kinds:
+        for base in get_original_bases(kind):  # texts of inherited keys: pydantic reads those of the class alone
+            for key, text in _attribute_texts(base).items() if is_typeddict(base) and base.__doc__ else ():
+                found[kind.__name__]["properties"][key].setdefault("description", text)
+    for schema in found.values():
+        for key, value in schema.get("properties", {}).items():
+            if value.pop("default", ...) is not ...:  # of a record: it is always answered
+                schema["required"].append(key)
+    return found
+
+
+def _answer(route: Route, operation: Json) -> None:
     """Say what comes when all is well."""
-    answer = ANSWERS.get(operation["operationId"])
-    status = next(code for code in operation["responses"] if code.startswith("2"))
-    if answer is None:
-        return  # a test tells
-    content: Json
-    if isinstance(answer, PlainText):
-        schema = {"type": "string", "format": "binary"} if answer.is_binary else {"type": "string"}
-        content = {answer.media_type: {"schema": schema}}
-    elif isinstance(answer, Listed):
-        items = {"type": "array", "items": answers[answer.item]}
+    model, content = _model(route), {}
+    if isinstance(model, str):
+        schema = {"type": "string", "format": "binary"} if model.endswith("octet-stream") else {"type": "string"}
+        content = {model: {"schema": schema}}
+    elif get_origin(model) is Listed:
+        items = {"type": "array", "items": {"$ref": REF + _item(model).__name__}}
         following = {"type": ["string", "null"], "description": "The `after` of the next page; null at the end."}
         page: Json = {"type": "object", "properties": {"items": items, "next": following}}
         page |= {"required": ["items", "next"], "additionalProperties": False}
         content = {"application/json": {"schema": page}}
     else:
-        content = {"application/json": {"schema": answers[answer]}}
-    operation["responses"] = {status: {"description": "Done.", "content": content}}
-    if operation["operationId"] == "post_hook":
-        operation["responses"]["200"] = {"description": "Ignored; the message says why.", "content": content}
+        content = {"application/json": {"schema": {"$ref": REF + model.__name__}}}
+    said = {route.answer.status: "Done."} | dict(route.answer.also or {})
+    operation["responses"] = {str(status): {"description": text, "content": content} for status, text in said.items()}
 
 
-def _ask(path: str, method: str, operation: Json) -> None:
+def _ask(route: Route, method: str, operation: Json) -> None:
     """Say what a caller may send beside what FastAPI knows."""
     parameters = operation.setdefault("parameters", [])
-    for start, pattern in PATTERNS.items():
-        for parameter in parameters:
-            name = start[start.index("{") + 1 : -1]
-            if path.startswith(f"/api/v1{start}") and parameter["in"] == "path" and parameter["name"] == name:
-                parameter["schema"]["pattern"] = pattern
-    if operation["operationId"] in BODIES:
-        media_type, description = BODIES[operation["operationId"]]
+    if route.own_body is not None:
+        media_type = route.own_body.media_type
         schema: Json = {} if media_type == "application/json" else {"type": "string", "format": "binary"}
-        body = {"required": True, "description": description, "content": {media_type: {"schema": schema}}}
-        operation["requestBody"] = body
+        content = {media_type: {"schema": schema}}
+        operation["requestBody"] = {"required": True, "description": route.own_body.description, "content": content}
     if method != "get" and operation["security"]:
         schema = {"type": "string", "pattern": KEY}
         about = "The same call with the same key within a day gets the first answer, and is not done again."
@@ -271,21 +194,19 @@ def _ask(path: str, method: str, operation: Json) -> None:
         del operation["parameters"]
 
 
-def _refuse(path: str, method: str, operation: Json) -> None:
+def _refuse(route: Route, method: str, operation: Json) -> None:
     """Say which errors there may be."""
-    statuses = {500, 503}
+    statuses = {500, 503, *route.answer.refuses}
     if operation["security"]:
         statuses |= {401, 403}
     if operation.get("parameters") or "requestBody" in operation:
         statuses.add(400)
-    if "{" in path or "requestBody" in operation or operation["operationId"] in NAMING:
+    if "{" in route.path or "requestBody" in operation:
         statuses.add(404)
     if method != "get":
         statuses |= {401, 403, 409, 413, 507}
     if method != "get" and operation["security"]:
         statuses.add(422)
-    if operation["operationId"] in ASKING:
-        statuses.add(429)
     for status in sorted(statuses):
         error = {"application/json": {"schema": {"$ref": f"{REF}Error"}}}
         operation["responses"][str(status)] = {"description": REFUSALS[status], "content": error}
@@ -310,6 +231,8 @@ def _settings(schemas: Json, paths: Json) -> None:
     schemas["Settings"] = shown
     about = "Settings to change; null, or not there, is as it was."
     schemas["NewSettings"] = {"type": "object", "properties": sent, "additionalProperties": False, "description": about}
+    for model in ("Endpoint", "PatchedEndpoint"):
+        schemas[model]["properties"]["settings"] = {"$ref": f"{REF}Settings"}
     for body in ("Deploy", "PlannedDeploy"):
         schemas[body]["properties"]["settings"] = {"$ref": f"{REF}NewSettings"}
     patch = paths["/api/v1/endpoints/{name}"]["patch"]["requestBody"]["content"]["application/json"]

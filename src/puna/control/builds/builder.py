@@ -383,7 +383,7 @@ class _BuildWork:
         try:
             limit_s = settings.startup_timeout_s + settings.inference_time_s
             schema = self.tools.validate(launch, report, limit_s, self.cancelled)
-            told = views.concurrency_view(schema, settings.container_concurrency)
+            told = views.concurrency(schema, settings.container_concurrency)
             if told is not None:
                 self.log(f"concurrency: {told['text']}")
             return schema

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from puna.artifacts import SHORT, Source
 from puna.control.domain.records import Revision
+from puna.control.domain.states import RevisionState
 from puna.control.operations.context import Control
 from puna.control.resources.revision_files import find_source
 from puna.control.views import masked_env
@@ -17,6 +20,7 @@ from puna.errors import NotFoundError
 from puna.home import Home
 from puna.packaging import inventory
 from puna.packaging.environment import Environment
+from puna.packaging.inventory import Inventory
 
 Json = dict[str, Any]
 MAX_FILE_BYTES = 64 * 1024
@@ -25,7 +29,80 @@ MAX_LINES_BYTES = 256 * 1024
 MAX_FILES = 500
 
 
-def compare(control: Control, name: str, before: int, after: int) -> Json:
+class ComparedRevision(TypedDict):
+    """One of two revisions that were compared."""
+
+    revision: int
+    state: RevisionState
+    created: float
+    source: str
+    commit: str | None
+    runtime: str | None
+    runtime_version: int | None
+    environment: str
+
+
+class ChangedSetting(TypedDict):
+    """A setting, `env.NAME` for one of a mapping; null where it is not set."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+class Package(TypedDict):
+    """An installed package."""
+
+    name: str
+    version: str
+
+
+class ChangedPackage(TypedDict):
+    """A package whose version is another."""
+
+    name: str
+    before: str
+    after: str
+
+
+class ChangedPackages(TypedDict):
+    """What is different between two environments, as installed."""
+
+    added: list[Package]
+    removed: list[Package]
+    changed: list[ChangedPackage]
+
+
+class ChangedFile(TypedDict):
+    """A file that is different."""
+
+    path: str
+    change: str
+    """`added`, `removed` or `changed`."""
+    lines: str | None
+    """As `diff -u`; null where they are not shown."""
+    why: str
+    """Why they are not."""
+
+
+_From = TypedDict("_From", {"from": ComparedRevision})  # no name that a class can have
+
+
+class RevisionDiff(_From):
+    """What changed from one revision to another."""
+
+    endpoint: str
+    to: ComparedRevision
+    settings: list[ChangedSetting]
+    packages: ChangedPackages | None
+    """Null when one of the two environments is not there."""
+    files: list[ChangedFile] | None
+    """Null when one of the two sources has been cleared away."""
+    is_cut: bool
+    """More files differ than are told."""
+
+
+def compare(control: Control, name: str, before: int, after: int) -> RevisionDiff:
     """What changed from revision `before` to revision `after` of an endpoint.
 
     Raises:
@@ -44,7 +121,7 @@ def compare(control: Control, name: str, before: int, after: int) -> Json:
     }
 
 
-def _about(revision: Revision) -> Json:
+def _about(revision: Revision) -> ComparedRevision:
     return {
         "revision": revision.number,
         "state": revision.state,
@@ -57,12 +134,12 @@ def _about(revision: Revision) -> Json:
     }
 
 
-def _settings(old: Revision, new: Revision) -> list[Json]:
+def _settings(old: Revision, new: Revision) -> list[ChangedSetting]:
     """Those that differ; of `env` and `volumes` each name by itself. Values that sound like credentials are hidden."""
     was, now = _flat(old), _flat(new)
-    shown = {"before": _flat(old, hide=True), "after": _flat(new, hide=True)}
+    before, after = _flat(old, hide=True), _flat(new, hide=True)
     return [
-        {"name": name, **{side: values.get(name) for side, values in shown.items()}}
+        {"name": name, "before": before.get(name), "after": after.get(name)}
         for name in sorted({*was, *now})
         if was.get(name) != now.get(name)
     ]
@@ -79,20 +156,30 @@ def _flat(revision: Revision, *, hide: bool = False) -> Json:
     return flat
 
 
-def _packages(home: Home, old: Revision, new: Revision) -> Json | None:
+def _packages(home: Home, old: Revision, new: Revision) -> ChangedPackages | None:
     """None when one of the two environments is not there: not built yet, failed, or cleared away."""
     with contextlib.suppress(NotFoundError, FileNotFoundError):
         held = [inventory.take(Environment.open(home.environments / r.environment[:SHORT])) for r in (old, new)]
-        found = inventory.compare(held[0].packages, held[1].packages)
-        return {
-            "added": [{"name": name, "version": version} for name, version in found.added.items()],
-            "removed": [{"name": name, "version": version} for name, version in found.removed.items()],
-            "changed": [{"name": n, "before": was, "after": now} for n, (was, now) in found.changed.items()],
-        }
+        return changed_packages(held[0], held[1])
     return None
 
 
-def _files(home: Home, old: Revision, new: Revision) -> tuple[list[Json] | None, bool]:
+def packages(versions: Mapping[str, str]) -> list[Package]:
+    """Packages as the API shows them."""
+    return [{"name": name, "version": version} for name, version in versions.items()]
+
+
+def changed_packages(before: Inventory, after: Inventory) -> ChangedPackages:
+    """The packages that two environments do not have in common."""
+    found = inventory.compare(before.packages, after.packages)
+    return {
+        "added": packages(found.added),
+        "removed": packages(found.removed),
+        "changed": [{"name": name, "before": was, "after": now} for name, (was, now) in found.changed.items()],
+    }
+
+
+def _files(home: Home, old: Revision, new: Revision) -> tuple[list[ChangedFile] | None, bool]:
     """The files that differ, and whether there are more than are told; None when a source has been cleared away."""
     if old.source == new.source:
         return [], False
@@ -102,10 +189,11 @@ def _files(home: Home, old: Revision, new: Revision) -> tuple[list[Json] | None,
         return None, False
     was, now = sources[0].manifest.files, sources[1].manifest.files
     paths = sorted(path for path in {*was, *now} if was.get(path) != now.get(path))
-    told, left = [], MAX_LINES_BYTES
+    differing: list[ChangedFile] = []
+    left = MAX_LINES_BYTES
     for path in paths[:MAX_FILES]:
         change = "changed" if path in was and path in now else "added" if path in now else "removed"
-        one: Json = {"path": path.removeprefix("files/"), "change": change, "lines": None, "why": ""}
+        one: ChangedFile = {"path": path.removeprefix("files/"), "change": change, "lines": None, "why": ""}
         texts = [_text(source, path) if path in source.manifest.files else "" for source in sources]
         if None in texts:
             one["why"] = f"no text, or over {MAX_FILE_BYTES >> 10} KiB"
@@ -115,8 +203,8 @@ def _files(home: Home, old: Revision, new: Revision) -> tuple[list[Json] | None,
                 one["why"] = f"the lines of all files are over {MAX_LINES_BYTES >> 10} KiB"
             else:
                 one["lines"], left = lines, left - len(lines)
-        told.append(one)
-    return told, len(paths) > MAX_FILES
+        differing.append(one)
+    return differing, len(paths) > MAX_FILES
 
 
 def _text(source: Source, path: str) -> str | None:

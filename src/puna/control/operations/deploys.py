@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from puna import names
 from puna.backends import mounts
@@ -26,6 +28,18 @@ REPOSITORY = "repository"
 """The owner of builds that a repository asked for; the ids of keys are hex digits."""
 
 
+class Deployed(TypedDict):
+    """What a deploy, rebuild or rollback led to."""
+
+    endpoint: str
+    revision: int
+    build_id: str | None
+    unchanged: bool
+    """It is the newest revision already; nothing is built."""
+    commit: NotRequired[str]
+    """The commit that was fetched, for a repository."""
+
+
 @dataclass(frozen=True)
 class DeployRequest:
     """A deploy: of an uploaded `source`, or of what `git` or `model` names."""
@@ -41,7 +55,7 @@ class DeployRequest:
     """The share of the requests that it gets, when another revision serves."""
 
 
-def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> Json:
+def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> Deployed:
     """Queue a new revision, or find that the newest is the same; `key` is whose order it is.
 
     Raises:
@@ -149,7 +163,7 @@ def rebuild(
     only_changed: bool = False,
     key: Key | None = None,
     deliveries: Sequence[Delivery] = (),
-) -> Json:
+) -> Deployed:
     """Build an endpoint again as a new revision: the newest commit of its repository, or its newest source.
 
     With `only_changed` nothing is built when the newest revision is of the same source. Settings stay as they are.
@@ -178,8 +192,10 @@ def rebuild(
     asker, now = REPOSITORY if deliveries else owner(key), control.clock()
     queued = control.store.rebuild(name, order_of, now, only_changed=only_changed, owner=asker, deliveries=deliveries)
     # Of an older commit, perhaps, when it is unchanged: only files outside its folder have changed.
-    commit = {"commit": pulled.commit} if pulled is not None else {}
-    return _shown(control, queued) | commit
+    answer = _shown(control, queued)
+    if pulled is not None:
+        answer["commit"] = pulled.commit
+    return answer
 
 
 def patch(
@@ -246,13 +262,19 @@ def _revised(base: Revision | None, settings: Settings) -> Change:
     return Change(settings, order, base if base.bundle else None)
 
 
-def _shown(control: Control, queued: QueuedRevision) -> Json:
+def _shown(control: Control, queued: QueuedRevision) -> Deployed:
     revision = queued.revision
     if not queued.is_unchanged:
         control.wake()
-    commit = {"commit": revision.settings.git["commit"]} if revision.settings.git.get("commit") else {}
-    answer = {"endpoint": revision.endpoint, "revision": revision.number, "build_id": revision.build_id}
-    return answer | {"unchanged": queued.is_unchanged} | commit
+    answer: Deployed = {
+        "endpoint": revision.endpoint,
+        "revision": revision.number,
+        "build_id": revision.build_id,
+        "unchanged": queued.is_unchanged,
+    }
+    if revision.settings.git.get("commit"):
+        answer["commit"] = revision.settings.git["commit"]
+    return answer
 
 
 def _runtime_version(control: Control, name: str | None, version: int | None) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from puna.artifacts import ADAPTER_BASE, MANIFEST, SHORT
 from puna.control.domain.records import Revision
@@ -17,6 +18,13 @@ from puna.errors import NotFoundError
 from puna.home import Home
 from puna.publish.registry import RegisteredVersion, Registry, of_base
 from puna.train.reporting.record import Run, list_runs
+
+
+class ServedBy(TypedDict):
+    """An endpoint whose serving or pending revision holds a model."""
+
+    endpoint: str
+    revision: int
 
 
 def adapter_digest(run: Run) -> str:
@@ -34,13 +42,13 @@ def models_of(home: Home, bundle: str) -> list[dict[str, Any]]:
     return list(_manifest(home.bundles / bundle[:SHORT]).get("config", {}).get("models", ())) if bundle else []
 
 
-def users(home: Home, revisions: Iterable[Revision]) -> dict[str, list[dict[str, Any]]]:
-    """By a model's digest, who serves it or is about to: `{"endpoint", "revision"}`."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def users(home: Home, revisions: Iterable[Revision]) -> dict[str, list[ServedBy]]:
+    """By a model's digest, the revisions that serve it or are about to."""
+    found: dict[str, list[ServedBy]] = {}
     for revision in revisions:
         if revision.state in PENDING or revision.state is RevisionState.SERVING:
             for model in models_of(home, revision.bundle):
-                used = {"endpoint": revision.endpoint, "revision": revision.number}
+                used = ServedBy(endpoint=revision.endpoint, revision=revision.number)
                 found.setdefault(str(model["digest"]), []).append(used)
     return found
 
@@ -195,10 +203,6 @@ class Need:
         """All of it."""
         return self.weights_bytes + self.kv_cache_bytes + self.overhead_bytes
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self) | {"total_bytes": self.total_bytes}
-
     def describe(self) -> str:
         """The sum as a person reads it."""
         cache = f"{_gib(self.kv_cache_bytes)} KV cache ({self.requests} × {self.context} tokens)"
@@ -207,9 +211,23 @@ class Need:
         return f"{parts} = {_gib(self.total_bytes)}"
 
 
-def fit(need: Need, room_bytes: int, is_free: bool) -> dict[str, Any]:
+class Fit(TypedDict):
+    """Whether a model fits some room."""
+
+    verdict: Literal["fits", "tight", "does not fit"]
+    room_bytes: int
+    left_bytes: int
+    """Below 0: so much is missing."""
+    free_now: bool
+    """Nobody holds or uses that room."""
+    said: str
+    """The verdict with its sum, for people."""
+
+
+def fit(need: Need, room_bytes: int, is_free: bool) -> Fit:
     """`fits`, `tight` or `does not fit`, by how much, and whether that room is free now."""
     left = room_bytes - need.total_bytes
+    verdict: Literal["fits", "tight", "does not fit"]
     verdict = "does not fit" if left < 0 else "tight" if need.total_bytes > TIGHT * room_bytes else "fits"
     by = f", by {_gib(-left)}" if left < 0 else ""
     said = f"{verdict}{by}: {need.describe()} of {_gib(room_bytes)}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from puna.control.domain.records import Snapshot
 from puna.control.domain.states import ReplicaState
 from puna.control.telemetry.load import Loads
@@ -20,6 +22,24 @@ Json = dict[str, Any]
 EVERY_S = 5.0
 POINTS = 360  # half an hour
 WINDOW = 60  # of the counts behind the summary: five minutes
+
+
+class Rates(TypedDict):
+    """Figures of the requests in some time."""
+
+    at: float
+    requests_per_s: float
+    errors_per_s: float
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class Point(Rates):
+    """Figures of five seconds."""
+
+    in_flight: int
+    queued: int
+    replicas: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ def quantile_ms(bounds_s: Sequence[float], counts: Sequence[float], share: float
 
 @dataclass
 class _Series:
-    points: deque[Json] = field(default_factory=lambda: deque(maxlen=POINTS))
+    points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS))
     counted: deque[EndpointCounts] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
 
@@ -84,11 +104,11 @@ class History:
                 latest = now_counted.get(name, EndpointCounts())
                 before = series.counted[-1] if series.counted else latest
                 point = _point(now, before, latest)
-                point |= {"in_flight": load.in_flight, "queued": load.queued, "replicas": ready.get(name, 0)}
-                series.points.append(point)
+                here = ready.get(name, 0)
+                series.points.append({**point, "in_flight": load.in_flight, "queued": load.queued, "replicas": here})
                 series.counted.append(before if before == latest else latest)  # one object for as long as nothing comes
 
-    def points(self, endpoint: str) -> list[Json]:
+    def points(self, endpoint: str) -> list[Point]:
         """An endpoint's rows, oldest first."""
         with self._lock:
             series = self._series.get(endpoint)
@@ -113,7 +133,7 @@ class History:
         }
 
 
-def _point(at: float, before: EndpointCounts, latest: EndpointCounts, seconds: float = EVERY_S) -> Json:
+def _point(at: float, before: EndpointCounts, latest: EndpointCounts, seconds: float = EVERY_S) -> Rates:
     # Gateways that started anew count from 0 again.
     fresh = latest.requests < before.requests or len(before.buckets) != len(latest.buckets)
     base = EndpointCounts(buckets=(0.0,) * len(latest.buckets)) if fresh else before

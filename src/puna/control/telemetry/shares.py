@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from puna.control.telemetry.history import quantile_ms
 from puna.control.wire import REVISION_LATENCY, REVISION_REQUESTS, Memories, of, read
 
 
-def figures(memories: Memories, endpoint: str, revision: int) -> dict[str, Any]:
+class Answered(TypedDict):
+    """What one of two revisions answered since they share the requests."""
+
+    requests: int
+    errors: int
+    """Replies of 500 and above."""
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+def figures(memories: Memories, endpoint: str, revision: int) -> Answered:
     """Requests, errors (replies of 500 and above) and latencies of a revision, since the gateways started.
 
     What it answered while it served alone is not counted: both are to be judged by the same time and the same callers.

@@ -7,17 +7,17 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from puna.control.domain.records import UsageRow
 from puna.control.store.store import Store
 from puna.errors import UsageError
 
 LOG = logging.getLogger("puna.usage")
-Json = dict[str, Any]
 GROUPS = ("hour", "day", "endpoint", "key")
 SPANS_S = {"hour": 3600, "day": 86400}
 COLUMNS = ("start", "endpoint", "key", "key_name", "requests", "failed", "infer_s", "gpu_s")
@@ -27,6 +27,25 @@ PRUNE_EVERY_S = 3600.0
 NO_KEY, IDLE = "local", "idle"
 """Names of the empty key: requests without one, and GPU time in hours in which nobody called."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Sums(TypedDict):
+    """Requests and GPU-seconds, added up."""
+
+    requests: int
+    failed: int
+    infer_s: float
+    gpu_s: float
+
+
+class Used(Sums):
+    """What was used of one endpoint, key, hour or day; null is what was not asked for."""
+
+    start: float | None
+    endpoint: str | None
+    key: str | None
+    """A key's id; empty for requests without one."""
+    key_name: str | None
 
 
 def grouping(by: str) -> tuple[str, ...]:
@@ -41,23 +60,25 @@ def grouping(by: str) -> tuple[str, ...]:
     return words
 
 
-def add_up(rows: Iterable[UsageRow], by: Sequence[str]) -> list[Json]:
+def add_up(rows: Iterable[UsageRow], by: Sequence[str]) -> list[Used]:
     """The rows' sums, one for each endpoint, key, day or hour as `by` says; what it does not name is None."""
-    sums: dict[tuple[float, str, str], Json] = {}
+    sums: dict[tuple[float, str, str], Used] = {}
     span_s = next((SPANS_S[word] for word in by if word in SPANS_S), 0)
     for row in _shared(rows) if "key" in by else rows:
         start = row.hour // span_s * span_s if span_s else None
         endpoint = row.endpoint if "endpoint" in by else None
         key = row.key if "key" in by else None
         of = (start or 0, endpoint or "", key or "")
-        found = sums.get(of)
-        if found is None:
-            found = {"endpoint": endpoint, "key": key, "key_name": None, "start": start}
-            found = sums[of] = found | {"requests": 0, "failed": 0, "infer_s": 0.0, "gpu_s": 0.0}
+        none = Used(
+            start=start, endpoint=endpoint, key=key, key_name=None, requests=0, failed=0, infer_s=0.0, gpu_s=0.0
+        )
+        found = sums.setdefault(of, none)
         if key is not None:
             found["key_name"] = row.key_name or found["key_name"]
-        for name in ("requests", "failed", "infer_s", "gpu_s"):
-            found[name] += getattr(row, name)
+        found["requests"] += row.requests
+        found["failed"] += row.failed
+        found["infer_s"] += row.infer_s
+        found["gpu_s"] += row.gpu_s
     items = [sums[of] for of in sorted(sums)]
     for item in items:
         if item["key"] == "":
@@ -79,14 +100,17 @@ def _shared(rows: Iterable[UsageRow]) -> Iterator[UsageRow]:
                 )
 
 
-def total(items: Iterable[Mapping[str, Any]]) -> Json:
+def total(items: Sequence[Used]) -> Sums:
     """All of them together."""
-    shown = list(items)
-    sums: Json = {name: sum(item[name] for item in shown) for name in ("requests", "failed")}
-    return sums | {name: round(sum(item[name] for item in shown), 3) for name in ("infer_s", "gpu_s")}
+    return {
+        "requests": sum(item["requests"] for item in items),
+        "failed": sum(item["failed"] for item in items),
+        "infer_s": round(sum(item["infer_s"] for item in items), 3),
+        "gpu_s": round(sum(item["gpu_s"] for item in items), 3),
+    }
 
 
-def as_csv(items: Iterable[Mapping[str, Any]]) -> str:
+def as_csv(items: Iterable[Used]) -> str:
     """The items as a table for spreadsheets: times as ISO 8601 in UTC, every cell quoted, no cell a formula."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
@@ -94,7 +118,7 @@ def as_csv(items: Iterable[Mapping[str, Any]]) -> str:
     for item in items:
         start = item["start"]
         at = "" if start is None else datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        writer.writerow([at, *(_cell(item[name]) for name in COLUMNS[1:])])
+        writer.writerow([at, *(_cell(item.get(name)) for name in COLUMNS[1:])])
     return text.getvalue()
 
 

@@ -1,99 +1,115 @@
-"""The API's part about sources, runtimes and builds."""
+"""Builds: look, follow their logs, cancel."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
-from starlette.concurrency import run_in_threadpool
+from fastapi import Path, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from typing_extensions import TypedDict
 
-from puna import names
-from puna.config import runtime
-from puna.control import views
-from puna.control.api import bodies
-from puna.control.api.pagination import Paged, cursor
+from puna.control.api.query import Listed, Paged, cursor
+from puna.control.api.routes.logs import MAX_LINES, PLAIN, UNBUFFERED, Lines, Search
+from puna.control.api.routing import Right, Routes
+from puna.control.domain import records
 from puna.control.domain.api_keys import restrict
-from puna.control.domain.records import Build
+from puna.control.domain.records import Step
+from puna.control.domain.states import BuildState
 from puna.control.operations.context import Control
-from puna.packaging import source
+from puna.control.telemetry.log_files import build_log, follow, last_lines
+from puna.control.telemetry.log_lines import LineFilter
 
 Json = dict[str, Any]
-MAX_SOURCE_BYTES = 512 * 1024 * 1024
+BuildId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{12}$"})]
+UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
 
 
-class RuntimeUpload(BaseModel):
-    """What `POST /runtimes` takes."""
+class Build(TypedDict):
+    """One run of the builder."""
 
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    yaml: str
+    id: str
+    kind: str
+    """`revision`, `runtime`, `merge` or `publish`."""
+    subject: str
+    """The endpoint's, the runtime's or the training run's name."""
+    number: int
+    """The revision's number or the runtime's version; 0 for a run."""
+    status: BuildState
+    created: float
+    steps: list[Step]
+    error: str
+    hint: str
+    detail: str
+    arguments: Json
+    """What a merge or a publishing was told."""
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter()
-    _sources(router, control)
-    _runtimes(router, control)
-    _builds(router, control)
-    return router
+    route, store = Routes("builds"), control.store
 
-
-def _sources(router: APIRouter, control: Control) -> None:
-    @router.put("/sources", tags=["sources"])
-    async def put_source(request: Request) -> Json:
-        """Upload a project folder as tar.gz; the reply's digest is what a deploy names."""
-        body = await bodies.read(request, MAX_SOURCE_BYTES, "source", "weights belong in `puna publish`")
-        unpacked = await run_in_threadpool(source.unpack, body, control.home)
-        return {"digest": unpacked.digest}
-
-
-def _runtimes(router: APIRouter, control: Control) -> None:
-    store = control.store
-
-    @router.post("/runtimes", status_code=202, tags=["runtimes"])
-    def post_runtime(body: RuntimeUpload) -> Json:
-        """Upload a runtime file; the same content as the newest version makes no new one."""
-        names.check("runtime", body.name)
-        digest = runtime.parse_text(body.yaml).digest
-        made = store.add_runtime(body.name, digest, body.yaml, control.clock())
-        control.wake()
-        return views.runtime_view(made)
-
-    @router.get("/runtimes", tags=["runtimes"])
-    def list_runtimes(page: Paged) -> Json:
-        """Every version of every runtime, by name and newest first."""
-        return page.show(store.runtimes(), lambda r: (r.name, -r.version), views.runtime_view)
-
-
-def _builds(router: APIRouter, control: Control) -> None:
-    store = control.store
-
-    def _build(build_id: str, request: Request) -> Build:
+    def found(build_id: str, request: Request) -> records.Build:
         build = store.build(build_id)
         restrict(request.state.key, build.subject if build.kind == "revision" else "")
         return build
 
-    @router.get("/builds", tags=["builds"])
-    def list_builds(request: Request, page: Paged) -> Json:
+    @route("GET /builds", Right.OWN)
+    def list_builds(request: Request, page: Paged) -> Listed[Build]:
         """Every build, newest first."""
         key, position = request.state.key, page.position(float, str) if page.after else ()
         before = (float(position[0]), str(position[1])) if position else None
-        mine = None if key is None else key.endpoints
-        found = store.builds_page(before, page.limit + 1, mine)
-        last = found[page.limit - 1] if len(found) > page.limit else None
+        builds = store.builds_page(before, page.limit + 1, None if key is None else key.endpoints)
+        last = builds[page.limit - 1] if len(builds) > page.limit else None
         following = cursor(last.created, last.id) if last else None
-        return {"items": [views.build_view(b) for b in found[: page.limit]], "next": following}
+        return {"items": [build_view(b) for b in builds[: page.limit]], "next": following}
 
-    @router.get("/builds/{build_id}", tags=["builds"])
-    def get_build(build_id: str, request: Request) -> Json:
+    @route("GET /builds/{build_id}", Right.OWN)
+    def get_build(build_id: BuildId, request: Request) -> Build:
         """One build: status, steps with seconds, and the error with the failing line."""
-        return views.build_view(_build(build_id, request))
+        return build_view(found(build_id, request))
 
-    @router.post("/builds/{build_id}/cancel", tags=["builds"])
-    def post_cancel(build_id: str, request: Request) -> Json:
+    @route("POST /builds/{build_id}/cancel", Right.OWN)
+    def post_cancel(build_id: BuildId, request: Request) -> Build:
         """Cancel a build: a queued one ends at once, a running one within seconds."""
-        _build(build_id, request)
+        found(build_id, request)
         cancelled = store.cancel_build(build_id, control.clock())
         control.wake()
-        return views.build_view(cancelled)
+        return build_view(cancelled)
+
+    @route("GET /builds/{build_id}/log", Right.OWN, PLAIN)
+    def get_build_log(
+        build_id: BuildId, request: Request, follow: bool = False, search: Search = "", lines: Lines = MAX_LINES
+    ) -> Response:
+        """A build's output; with `follow=1` until the build ends, with `search` the lines that have it in them."""
+        found(build_id, request)
+        if follow and not search:
+            return StreamingResponse(_follow(control, build_id), media_type="text/plain", headers=UNBUFFERED)
+        path = build_log(control.home, build_id)
+        return PlainTextResponse(last_lines(path, lines, LineFilter(search)))
+
+    return route
+
+
+def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:
+    def ended() -> bool:
+        return control.store.build(build_id).state not in UNENDED
+
+    return follow(build_log(control.home, build_id), ended)
+
+
+def build_view(build: records.Build) -> Build:
+    """One build."""
+    return {
+        "id": build.id,
+        "kind": build.kind,
+        "subject": build.subject,
+        "number": build.number,
+        "status": build.state,
+        "created": build.created,
+        "steps": list(build.steps),
+        "error": build.error,
+        "hint": build.hint,
+        "detail": build.detail,
+        "arguments": dict(build.arguments),
+    }

@@ -7,9 +7,10 @@ import time
 from functools import partial
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from puna.control import views, wire
+from puna.control.api.routing import Right, Routes
 from puna.control.domain.records import Endpoint, Key, Replica, Revision
 from puna.control.domain.states import SERVING
 from puna.control.operations.context import Control
@@ -25,13 +26,13 @@ THREADS = 8
 """Of their own: whatever handlers of the API wait for, gateways are told of replicas and heard at once."""
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter()
+    route = Routes(prefix="/internal")
     adapters = Adapters(control.home)
     threads = CapacityLimiter(THREADS)
 
-    @router.get("/routes")
+    @route("GET /routes", Right.INTERNAL)
     async def get_routes(since: int = -1, wait_s: float = 0, gateway: str = "") -> Response:
         """The route table, once it is another than version `since`, which `gateway` has, or `wait_s` is over."""
         if gateway:
@@ -39,7 +40,7 @@ def routes(control: Control) -> APIRouter:
         await _changed(control, adapters, since, min(max(wait_s, 0.0), MAX_WAIT_S), threads)
         return Response(await to_thread.run_sync(_table, control, adapters, limiter=threads), media_type=JSON)
 
-    @router.post("/load")
+    @route("POST /load", Right.INTERNAL)
     async def post_load(request: Request) -> dict[str, int]:
         """Take a gateway's report."""
         try:
@@ -54,7 +55,7 @@ def routes(control: Control) -> APIRouter:
             await to_thread.run_sync(call, limiter=threads)
         return {"version": control.store.version}
 
-    return router
+    return route
 
 
 def _take_deaths(control: Control, report: LoadReport) -> None:

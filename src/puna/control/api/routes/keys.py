@@ -1,21 +1,55 @@
-"""The API's part about keys and secrets: values are taken in, and never given out again."""
+"""Keys and secrets: values are taken in, and never given out again."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, SecretStr
+from typing_extensions import TypedDict
 
-from puna.control import views
-from puna.control.api.pagination import Paged
-from puna.control.domain import api_keys
-from puna.control.domain import api_keys as key_limits
+from puna import names
+from puna.control.api.query import Listed, Paged
+from puna.control.api.routing import Answer, Deleted, Right, Routes
+from puna.control.domain import api_keys, records
 from puna.control.operations.context import Control
 
-Json = dict[str, Any]
+KeyId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{8}$"})]
+SecretName = Annotated[str, Path(json_schema_extra={"pattern": names.pattern("secret")})]
 TOLD_S = 1.0
 """A gateway that does not answer holds nobody up for longer."""
+
+
+class Key(TypedDict):
+    """One key, without its text."""
+
+    id: str
+    name: str
+    scope: list[str]
+    endpoints: list[str] | None
+    """The only endpoints it opens; null for all."""
+    expires: float | None
+    created: float
+    rate: str | None
+    """Calls that it may make, as `10/s`; null for any number, as with the other limits."""
+    tokens: str | None
+    """Tokens that it may have read and written on OpenAI's paths, as `100k/min`."""
+    concurrency: int | None
+    """Calls that it may have open."""
+
+
+class MadeKey(Key):
+    """A key that was made."""
+
+    key: str
+    """Its text: here, and nowhere else."""
+
+
+class Secret(TypedDict):
+    """A set of values, by their names."""
+
+    name: str
+    keys: list[str]
 
 
 class NewKey(BaseModel):
@@ -42,48 +76,63 @@ class NewSecret(BaseModel):
     values: dict[str, SecretStr]
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter()
-    store = control.store
+    route, store = Routes("keys"), control.store
 
-    @router.post("/keys", status_code=201, tags=["keys"])
-    def post_key(body: NewKey) -> Json:
+    @route("POST /keys", Right.ADMIN, Answer(201))
+    def post_key(body: NewKey) -> MadeKey:
         """Make a key, which every gateway knows by now; its text is in this reply and nowhere else."""
-        limits = key_limits.parse_limits(body.model_dump(include={"rate", "tokens", "concurrency"}))
+        limits = api_keys.parse_limits(body.model_dump(include={"rate", "tokens", "concurrency"}))
         key, text = api_keys.make(body.name, body.scope, body.endpoints, body.expires_s, control.clock(), limits)
         store.add_key(key)
         control.loads.wait_for_tables(store.version, TOLD_S)
-        return views.key_view(key) | {"key": text}
+        return {**key_view(key), "key": text}
 
-    @router.get("/keys", tags=["keys"])
-    def list_keys(page: Paged) -> Json:
+    @route("GET /keys", Right.ADMIN)
+    def list_keys(page: Paged) -> Listed[Key]:
         """Every key, oldest first, without its text."""
-        return page.show(store.keys(), lambda k: (k.created, k.id), views.key_view)
+        return page.show(store.keys(), lambda k: (k.created, k.id), key_view)
 
-    @router.delete("/keys/{key_id}", tags=["keys"])
-    def delete_key(key_id: str) -> Json:
+    @route("DELETE /keys/{key_id}", Right.ADMIN)
+    def delete_key(key_id: KeyId) -> Deleted:
         """Revoke a key; no gateway takes it any more."""
         store.delete_key(key_id)
         control.loads.wait_for_tables(store.version, TOLD_S)
         return {"deleted": key_id}
 
-    @router.post("/secrets", status_code=201, tags=["secrets"])
-    def post_secret(body: NewSecret) -> Json:
+    @route("POST /secrets", Right.ADMIN, Answer(201), tag="secrets")
+    def post_secret(body: NewSecret) -> Secret:
         """Keep a set of values, encrypted; replicas that start from now on get them."""
         values = {k: v.get_secret_value() for k, v in body.values.items()}
         control.secrets.save(body.name, values, control.clock())
         return {"name": body.name, "keys": sorted(values)}
 
-    @router.get("/secrets", tags=["secrets"])
-    def list_secrets(page: Paged) -> Json:
+    @route("GET /secrets", Right.ADMIN, tag="secrets")
+    def list_secrets(page: Paged) -> Listed[Secret]:
         """Names of the sets, and of the values in them."""
-        return page.show(store.secrets().items(), lambda s: (s[0],), lambda s: {"name": s[0], "keys": s[1]})
+        return page.show(store.secrets().items(), lambda s: (s[0],), lambda s: Secret(name=s[0], keys=s[1]))
 
-    @router.delete("/secrets/{name}", tags=["secrets"])
-    def delete_secret(name: str) -> Json:
+    @route("DELETE /secrets/{name}", Right.ADMIN, tag="secrets")
+    def delete_secret(name: SecretName) -> Deleted:
         """Forget a set."""
         store.delete_secret(name)
         return {"deleted": name}
 
-    return router
+    return route
+
+
+def key_view(key: records.Key) -> Key:
+    """One key, without salt and hash."""
+    limits = api_keys.parse_limits(key.limits).as_json()
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scope": list(key.scope),
+        "endpoints": None if key.endpoints is None else list(key.endpoints),
+        "expires": key.expires,
+        "created": key.created,
+        "rate": limits["rate"],
+        "tokens": limits["tokens"],
+        "concurrency": limits["concurrency"],
+    }

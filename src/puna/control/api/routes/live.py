@@ -1,4 +1,4 @@
-"""The API's part that tells of changes as they come: server-sent events of state, and figures over time."""
+"""Changes as they come: server-sent events with the state of endpoints and builds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from puna.control import views
+from puna.control.api.routes.builds import build_view
+from puna.control.api.routes.endpoints import divided
 from puna.control.api.routes.logs import UNBUFFERED
+from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain import api_keys
 from puna.control.domain.records import Endpoint, Key, Replica, Revision
 from puna.control.domain.states import label
 from puna.control.operations.context import Control
-from puna.control.telemetry.history import EVERY_S
 from puna.errors import PunaError, UnauthorizedError
 
 Json = dict[str, Any]
@@ -31,12 +33,12 @@ BREATH_S = 15.0
 BUILDS = 30
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter()
+    route = Routes("events")
     board = Board(control)
 
-    @router.get("/events/stream", tags=["events"])
+    @route("GET /events/stream", Right.OWN, Answer(model="text/event-stream"))
     async def get_stream(request: Request) -> StreamingResponse:
         """Server-sent events: `state` with endpoints and builds that are new or changed, and names of those gone.
 
@@ -45,14 +47,7 @@ def routes(control: Control) -> APIRouter:
         stream = _stream(control, board, request.state.key)
         return StreamingResponse(stream, media_type="text/event-stream", headers=UNBUFFERED)
 
-    @router.get("/endpoints/{name}/metrics", tags=["endpoints"])
-    def get_metrics(name: str) -> Json:
-        """The last half hour in figures: requests, errors, latency, queue, replicas; one point every 5 s."""
-        control.store.endpoint(name)
-        points = control.history.points(name) if control.history else []
-        return {"interval_s": EVERY_S, "items": points}
-
-    return router
+    return route
 
 
 class Board:
@@ -88,7 +83,7 @@ class Board:
             found = {}
             for build in self._control.store.builds(limit=BUILDS):
                 owner = build.subject if build.kind == "revision" else ""
-                found["builds", build.id, owner] = _json(views.build_view(build))
+                found["builds", build.id, owner] = _json(build_view(build))
             self._builds = writes, found
         return self._builds[1]
 
@@ -104,11 +99,12 @@ class Board:
             "active": endpoint.active,
             "reason": endpoint.reason or (newest.error if newest else ""),
             "revision": endpoint.serving,
-            "traffic": views.traffic_view(endpoint, revisions),
+            "traffic": divided(endpoint, revisions),
             "newest": newest.number if newest else None,
             "build_id": newest.build_id if newest else None,
             "wanted": endpoint.wanted,
-            "wish_reason": endpoint.scaling_reason,
+            "scaling_reason": endpoint.scaling_reason,
+            "wish_reason": endpoint.scaling_reason,  # as it was called before 0.2
             "replicas": [{"id": r.id, "state": r.state, "tier": r.tier, "revision": r.revision} for r in replicas],
             "in_flight": load.in_flight,
             "queued": load.queued,
@@ -117,7 +113,7 @@ class Board:
         }
 
 
-def _json(value: Json | list[str]) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -1,35 +1,91 @@
-"""The API's part about this machine: its GPUs, who holds and uses them, and whether a model fits."""
+"""This machine: its GPUs, who holds and uses them, and whether a model fits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
+from typing_extensions import TypedDict
 
 from puna.artifacts import Adapter
 from puna.backends import machine
 from puna.backends.base import GpuDevice
+from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain.api_keys import visible
 from puna.control.domain.records import Key, Snapshot
 from puna.control.operations.context import Control
 from puna.control.resources import models, revision_files
-from puna.control.resources.models import ModelSize, Need
+from puna.control.resources.models import Fit, ModelSize, Need
 from puna.errors import UsageError
 from puna.home import Home
 from puna.packaging import bundle
 from puna.publish.registry import RegisteredVersion, Registry
 
-Json = dict[str, Any]
-SHARES = {"whole": 1.0, "half": 0.5}
 NEAR_ZERO = 1e-6
 
 
-def routes(control: Control) -> APIRouter:
-    """The handlers under /api/v1."""
-    router = APIRouter(tags=["machine"])
+class Fits(TypedDict):
+    """Whether a model fits a whole GPU, and half of it."""
 
-    @router.get("/machine")
+    whole: Fit
+    half: Fit
+
+
+class GpuHolder(TypedDict):
+    """A replica, or a build, that a share of a GPU is kept for."""
+
+    endpoint: str | None
+    """Null for a build."""
+    replica: str | None
+    share: float
+    used_bytes: int | None
+    """What it used a moment ago; null where nobody knows."""
+    limit_bytes: int
+    """With more, it is ended."""
+
+
+class Gpu(TypedDict):
+    """One GPU, and the share of it that replicas and builds hold."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    held: float
+    holders: list[GpuHolder]
+    fit: Fits | None
+    """Null when no model was asked about."""
+
+
+class Sized(TypedDict):
+    """What a model takes while it serves so many requests of so many tokens."""
+
+    name: str
+    kv_bytes_per_token: int
+    """0: its config does not say."""
+    weights_bytes: int
+    kv_cache_bytes: int
+    overhead_bytes: int
+    total_bytes: int
+    requests: int
+    context: int
+
+
+class Machine(TypedDict):
+    """This machine."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: list[Gpu]
+    model: Sized | None
+    """Null when no model was asked about, or the source names none."""
+    fit: Fit | None
+    """Whether it fits the machine's own memory, for a replica on its CPUs."""
+
+
+def routes(control: Control) -> Routes:
+    """The handlers."""
+    route = Routes("machine")
+
+    @route("GET /machine", Right.OWN, Answer(refuses=(404,)))
     def get_machine(
         request: Request,
         model: str = "",
@@ -37,7 +93,7 @@ def routes(control: Control) -> APIRouter:
         weights_bytes: int = Query(0, ge=0),
         requests: int = Query(models.REQUESTS, ge=1, le=100_000),
         context: int = Query(0, ge=0, le=100_000_000),
-    ) -> Json:
+    ) -> Machine:
         """Cores, memory and GPUs, who holds which share of them, and whether a model fits a whole one or a half.
 
         A key for some endpoints sees that others hold a share, and not which.
@@ -51,15 +107,17 @@ def routes(control: Control) -> APIRouter:
         free = control.devices.free_bytes()
         gpus = []
         for gpu in found.gpus:
-            holders = [_named(holder, request.state.key) for holder in _holders(gpu, snapshot, control)]
-            gpus.append(_tile(gpu, free.get(gpu.index, 0), holders, need))
-        shown: Json = {"cpus": found.cpus, "memory_bytes": found.memory_bytes, "gpus": gpus, "model": None, "fit": None}
-        if wanted and need:
-            shown["model"] = {"name": wanted.name, "kv_bytes_per_token": wanted.kv_bytes_per_token} | need.as_dict()
-            shown["fit"] = models.fit(need, found.memory_bytes, is_free=True)
-        return shown
+            holders = _holders(gpu, snapshot, control, request.state.key)
+            gpus.append(_gpu(gpu, free.get(gpu.index, 0), holders, need))
+        return {
+            "cpus": found.cpus,
+            "memory_bytes": found.memory_bytes,
+            "gpus": gpus,
+            "model": _sized(wanted, need) if wanted and need else None,
+            "fit": models.fit(need, found.memory_bytes, is_free=True) if need else None,
+        }
 
-    return router
+    return route
 
 
 def _wanted(home: Home, model: str, source: str, weights_bytes: int) -> ModelSize | None:
@@ -89,41 +147,51 @@ def _parts(registry: Registry, version: RegisteredVersion) -> dict[str, ModelSiz
     return {base.digest: models.read_size(version.ref, base.path), version.digest: adapter}
 
 
-def _tile(gpu: GpuDevice, free_bytes: int, holders: Sequence[Json], need: Need | None) -> Json:
+def _sized(model: ModelSize, need: Need) -> Sized:
+    return {
+        "name": model.name,
+        "kv_bytes_per_token": model.kv_bytes_per_token,
+        "weights_bytes": need.weights_bytes,
+        "kv_cache_bytes": need.kv_cache_bytes,
+        "overhead_bytes": need.overhead_bytes,
+        "total_bytes": need.total_bytes,
+        "requests": need.requests,
+        "context": need.context,
+    }
+
+
+def _gpu(gpu: GpuDevice, free_bytes: int, holders: list[GpuHolder], need: Need | None) -> Gpu:
     held = min(1.0, sum(holder["share"] for holder in holders))
-    shown: Json = {
+
+    def fit(need: Need, share: float) -> Fit:
+        is_free = held + share <= 1 + NEAR_ZERO and need.total_bytes <= free_bytes
+        return models.fit(need, int(gpu.memory_bytes * share), is_free)
+
+    return {
         "index": gpu.index,
         "name": gpu.name,
         "memory_bytes": gpu.memory_bytes,
         "free_bytes": free_bytes,
         "held": held,
         "holders": holders,
-        "fit": None,
+        "fit": {"whole": fit(need, 1.0), "half": fit(need, 0.5)} if need else None,
     }
-    if need:
-        rooms = {name: int(gpu.memory_bytes * share) for name, share in SHARES.items()}
-        shown["fit"] = {
-            name: models.fit(need, rooms[name], held + share <= 1 + NEAR_ZERO and need.total_bytes <= free_bytes)
-            for name, share in SHARES.items()
-        }
-    return shown
 
 
-def _named(holder: Json, key: Key | None) -> Json:
-    """A holder as a request's key may see it."""
-    if holder["endpoint"] is None or visible(key, holder["endpoint"]):
-        return holder
-    return holder | {"endpoint": None, "replica": None}
-
-
-def _holders(gpu: GpuDevice, snapshot: Snapshot, control: Control) -> Sequence[Json]:
-    """Replicas and builds that a share of a GPU is kept for, and what they use of it where that is known."""
+def _holders(gpu: GpuDevice, snapshot: Snapshot, control: Control, key: Key | None) -> list[GpuHolder]:
+    """Replicas and builds that a share of a GPU is kept for, as a request's key may see them, and what they use."""
     use = control.gpu_use()
-    found: list[Json] = [
-        {"endpoint": r.endpoint, "replica": r.id, "share": r.fraction, "used_bytes": use.get(r.id)}
-        for r in snapshot.replicas
-        if r.gpu == str(gpu.index) and r.fraction
-    ]
-    builds = [share for index, share in snapshot.reserved if index == str(gpu.index)]
-    found += [{"endpoint": None, "replica": None, "share": share, "used_bytes": None} for share in builds]
-    return [holder | {"limit_bytes": int(gpu.memory_bytes * holder["share"])} for holder in found]
+
+    def holder(share: float, endpoint: str | None = None, replica: str | None = None) -> GpuHolder:
+        is_seen = endpoint is None or visible(key, endpoint)
+        return {
+            "endpoint": endpoint if is_seen else None,
+            "replica": replica if is_seen else None,
+            "share": share,
+            "used_bytes": use.get(replica) if replica else None,
+            "limit_bytes": int(gpu.memory_bytes * share),
+        }
+
+    mine = [r for r in snapshot.replicas if r.gpu == str(gpu.index) and r.fraction]
+    found = [holder(replica.fraction, replica.endpoint, replica.id) for replica in mine]
+    return found + [holder(share) for index, share in snapshot.reserved if index == str(gpu.index)]

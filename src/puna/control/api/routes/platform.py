@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
-from puna.control.api.moments import moment
+from puna.control.api.query import moment
+from puna.control.api.routing import Right, Routes
 from puna.control.domain.api_keys import restrict
 from puna.control.domain.records import Key
 from puna.control.operations import deploys
@@ -21,7 +22,6 @@ from puna.control.telemetry.log_lines import LineFilter
 from puna.errors import UsageError
 
 Json = dict[str, Any]
-PREFIX = "/rest/model"
 MANY, FEW = 1000, 100
 """Lines on a page of logs; `is_less_logs` asks for few."""
 
@@ -68,12 +68,12 @@ class LogsGet(BaseModel):
     next_token: str | None = None
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter(tags=["platform"])
+    route = Routes(prefix="/rest/model")
 
-    @router.post("/settings/update")
-    @router.post("/settings/update/")
+    @route("POST /settings/update", Right.OWN)
+    @route("POST /settings/update/", Right.OWN)
     def post_model_settings(body: SettingsUpdate, request: Request) -> Json:
         """Change a model's settings, as the Inferless platform does. No replicas at most means: deactivate."""
         restrict(request.state.key, body.model_id)
@@ -81,8 +81,8 @@ def routes(control: Control) -> APIRouter:
         _update(control, body.model_id, body.data, request.state.key)
         return {"status": "success", "details": "Model updated successfully"}
 
-    @router.post("/logs/get")
-    @router.post("/logs/get/")
+    @route("POST /logs/get", Right.OWN)
+    @route("POST /logs/get/", Right.OWN)
     def post_model_logs(body: LogsGet, request: Request) -> Json:
         """A model's logs between two times, the newest first; `next_token` of one page asks for the next."""
         restrict(request.state.key, body.model_id)
@@ -96,7 +96,7 @@ def routes(control: Control) -> APIRouter:
         details = [{"time": line.at, "log": line.text, "stream": line.stream} for line in lines]
         return {"status": "success", "details": details, "next_token": following}
 
-    return router
+    return route
 
 
 def _update(control: Control, name: str, data: ModelSettings, key: Key | None) -> None:

@@ -1,24 +1,52 @@
-"""The API's part about volumes: make, look, fill, empty, delete; one that an endpoint uses is not deleted."""
+"""Volumes: make, look, fill, empty, delete; one that an endpoint uses is not deleted."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Path, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from typing_extensions import TypedDict
 
-from puna.control.api.pagination import Paged
+from puna import names
+from puna.control.api.query import Listed, Paged
+from puna.control.api.routing import Answer, Body, Deleted, Right, Routes
 from puna.control.domain.states import PENDING, RevisionState
 from puna.control.operations.context import Control
-from puna.control.resources.volumes import DEFAULT_ROOT, Volumes
-from puna.errors import ConflictError, ForbiddenError
+from puna.control.resources.volumes import DEFAULT_ROOT, VolumeEntry, Volumes
+from puna.errors import ConflictError
 
-Json = dict[str, Any]
+VolumeName = Annotated[str, Path(json_schema_extra={"pattern": names.pattern("volume")})]
 CHUNK_BYTES = 1 << 20
+CONTENT = Body("application/octet-stream", "The file's content.")
+
+
+class Volume(TypedDict):
+    """A folder that outlives replicas."""
+
+    name: str
+    mount_path: str
+    path: str
+    """Where it lies on this machine."""
+    endpoints: list[str]
+    """Those that use it."""
+
+
+class MadeVolume(Volume):
+    """A volume that was asked for."""
+
+    created: bool
+    """False when it was there already."""
+
+
+class WrittenFile(TypedDict):
+    """A file that was written."""
+
+    path: str
+    bytes: int
 
 
 class NewVolume(BaseModel):
@@ -28,46 +56,43 @@ class NewVolume(BaseModel):
     name: str
 
 
-def routes(control: Control) -> APIRouter:
+def routes(control: Control) -> Routes:
     """The handlers."""
-    router = APIRouter(tags=["volumes"], dependencies=[Depends(all_endpoints)])
+    route = Routes("volumes")
     volumes = Volumes(control.home)
-    _volumes(router, control, volumes)
-    _files(router, volumes)
-    return router
+    _volumes(route, control, volumes)
+    _files(route, volumes)
+    return route
 
 
-def all_endpoints(request: Request) -> None:
-    """A key for some endpoints only may not see or change what belongs to all."""
-    key = request.state.key
-    if key is not None and key.endpoints is not None:
-        raise ForbiddenError(f"key {key.id} opens some endpoints only, and this belongs to all", "`puna key create`")
+def _volumes(route: Routes, control: Control, volumes: Volumes) -> None:
+    def view(name: str, used: Mapping[str, list[str]] | None = None) -> Volume:
+        return {
+            "name": name,
+            "mount_path": f"{DEFAULT_ROOT}/{name}",
+            "path": str(volumes.folder(name)),
+            "endpoints": (users(control) if used is None else used).get(name, []),
+        }
 
-
-def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
-    def view(name: str, used: Mapping[str, list[str]] | None = None) -> Json:
-        where = {"mount_path": f"{DEFAULT_ROOT}/{name}", "path": str(volumes.folder(name))}
-        return {"name": name, **where, "endpoints": (users(control) if used is None else used).get(name, [])}
-
-    @router.post("/volumes", status_code=201)
-    def post_volume(body: NewVolume) -> Json:
+    @route("POST /volumes", Right.ALL, Answer(201))
+    def post_volume(body: NewVolume) -> MadeVolume:
         """Make a volume; one that is there already stays as it is."""
         created = volumes.create(body.name)
-        return view(body.name) | {"created": created}
+        return {**view(body.name), "created": created}
 
-    @router.get("/volumes")
-    def list_volumes(page: Paged) -> Json:
+    @route("GET /volumes", Right.ALL)
+    def list_volumes(page: Paged) -> Listed[Volume]:
         """Every volume, and the endpoints that use it."""
         used = users(control)
         return page.show(volumes.names(), lambda name: (name,), lambda name: view(name, used))
 
-    @router.get("/volumes/{name}")
-    def get_volume(name: str) -> Json:
+    @route("GET /volumes/{name}", Right.ALL)
+    def get_volume(name: VolumeName) -> Volume:
         """One volume."""
         return view(name)
 
-    @router.delete("/volumes/{name}")
-    def delete_volume(name: str) -> Json:
+    @route("DELETE /volumes/{name}", Right.ALL)
+    def delete_volume(name: VolumeName) -> Deleted:
         """Delete a volume with all that is in it, unless an endpoint uses it."""
         volumes.folder(name)
         if used := users(control).get(name):
@@ -76,19 +101,19 @@ def _volumes(router: APIRouter, control: Control, volumes: Volumes) -> None:
         return {"deleted": name}
 
 
-def _files(router: APIRouter, volumes: Volumes) -> None:
-    @router.get("/volumes/{name}/entries")
-    def list_entries(name: str, page: Paged, path: str = "", recursive: bool = False) -> Json:
+def _files(route: Routes, volumes: Volumes) -> None:
+    @route("GET /volumes/{name}/entries", Right.ALL)
+    def list_entries(name: VolumeName, page: Paged, path: str = "", recursive: bool = False) -> Listed[VolumeEntry]:
         """What is in a folder of a volume; links are shown and never followed."""
-        return page.show(volumes.entries(name, path, recursive), lambda entry: (entry.path,), dataclasses.asdict)
+        return page.show(volumes.entries(name, path, recursive), lambda entry: (entry.path,), lambda entry: entry)
 
-    @router.get("/volumes/{name}/files/{path:path}")
-    def get_file(name: str, path: str) -> Response:
+    @route("GET /volumes/{name}/files/{path:path}", Right.ALL, Answer(model="application/octet-stream"))
+    def get_file(name: VolumeName, path: str) -> Response:
         """A file's content."""
         return StreamingResponse(_chunks(volumes.open(name, path)), media_type="application/octet-stream")
 
-    @router.put("/volumes/{name}/files/{path:path}", status_code=201)
-    async def put_file(name: str, path: str, request: Request) -> Json:
+    @route("PUT /volumes/{name}/files/{path:path}", Right.ALL, Answer(201), body=CONTENT)
+    async def put_file(name: VolumeName, path: str, request: Request) -> WrittenFile:
         """Write a file, folders above it included; it appears whole or not at all."""
         with volumes.writing(name, path) as file:
             async for chunk in request.stream():
@@ -96,8 +121,8 @@ def _files(router: APIRouter, volumes: Volumes) -> None:
             size = file.tell()
         return {"path": path, "bytes": size}
 
-    @router.delete("/volumes/{name}/files/{path:path}")
-    def delete_file(name: str, path: str) -> Json:
+    @route("DELETE /volumes/{name}/files/{path:path}", Right.ALL)
+    def delete_file(name: VolumeName, path: str) -> Deleted:
         """Remove a file, or a folder with all that is in it."""
         volumes.remove(name, path)
         return {"deleted": f"{name}:/{path}"}

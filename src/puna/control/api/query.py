@@ -1,4 +1,4 @@
-"""Lists in pages: how many items, after which one, and the cursor of the next page.
+"""Queries of requests: pages of lists, with the cursor of the next one, and moments as people write them.
 
 A cursor is where the last item of a page stands in the list's order, so a page stays right when items come or go.
 """
@@ -10,17 +10,32 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
+from typing_extensions import TypedDict
 
 from puna.errors import UsageError
 
 T = TypeVar("T")
+V = TypeVar("V")
 Position = tuple[str | float, ...]
 DEFAULT, MOST = 200, 1000
 MOST_NUMBER = 2**63 - 1
 """The largest number that the database knows."""
+
+AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+LATEST = 253_402_300_799  # the year 9999 ends
+
+
+class Listed(TypedDict, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    next: str | None
+    """The `after` of the next page; null at the end."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Page:
         found = ordered[: self.limit]
         return found, cursor(*position(found[-1])) if len(ordered) > self.limit else None
 
-    def show(self, items: Iterable[T], position: Callable[[T], Position], view: Callable[[T], Any]) -> dict[str, Any]:
+    def show(self, items: Iterable[T], position: Callable[[T], Position], view: Callable[[T], V]) -> Listed[V]:
         """The reply: only what is on the page is looked at any closer.
 
         Raises:
@@ -112,3 +127,27 @@ def _part(value: Any, kind: type) -> str | float:
 
 def _refuse(text: str) -> None:
     raise ValueError(text)
+
+
+def moment(text: str, now: float) -> float:
+    """The Unix seconds that `text` means; times without a zone are in UTC.
+
+    Raises:
+        UsageError: it means none.
+    """
+    word = text.strip()
+    ago = AGO.fullmatch(word)
+    if ago:
+        return now - float(ago[1]) * UNITS_S[ago[2]]
+    try:
+        if re.fullmatch(r"\d+(\.\d+)?", word):
+            at = float(word)
+        else:
+            # Digits behind the sixth of a second's are more than datetime reads.
+            read = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", word))
+            at = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        at = -1.0
+    if not 0 <= at <= LATEST:
+        raise UsageError(f"{text[:60]!r} is no time", "write 30m, 24h or 7d, 2026-11-25T12:00:00Z, or Unix seconds")
+    return at

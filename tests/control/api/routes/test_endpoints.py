@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 
 from control.conftest import World
 from puna.client import Client
 from puna.control.api.app import create_app
-from puna.control.api.shapes import Endpoint
-from puna.control.api.shapes_traffic import RevisionDiff, Traffic
+from puna.control.api.routes.endpoints import Endpoint, Traffic
 from puna.control.domain.states import BuildState, RevisionState
+from puna.control.operations.comparison import RevisionDiff
 from puna.control.telemetry.shares import figures
 from puna.control.wire import make
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
@@ -72,7 +73,7 @@ def two(client: Client, world: World, percent: int = 10) -> None:
 def test_a_deploy_with_a_share_joins_and_is_promoted(client: Client, world: World) -> None:
     two(client, world)
     shown = client.endpoint("app")
-    Endpoint.model_validate(shown)
+    TypeAdapter(Endpoint).validate_python(shown)
     assert (shown["revision"], shown["state"]) == (1, "ready")
     assert client.wait_for_endpoint("app", 2, 1)["traffic"][1] | {"requests": 0} == {
         "revision": 2,
@@ -84,7 +85,7 @@ def test_a_deploy_with_a_share_joins_and_is_promoted(client: Client, world: Worl
         "p95_ms": None,
     }
     told = client.promote("app")
-    Traffic.model_validate(told)
+    TypeAdapter(Traffic).validate_python(told)
     assert (told["revision"], told["percent"]) == (2, 100)
     assert [one["wanted"] for one in client.endpoint("app")["traffic"]] == [0, 100]
     world.settle(10)
@@ -273,7 +274,7 @@ def test_what_differs_is_told_by_setting_package_and_line(client: Client, world:
         world.store.move_revision("app", number, RevisionState.BUILDING, world.now)
         world.store.move_revision("app", number, RevisionState.BUILT, world.now, environment=digest * 64)
     found = client.diff("app", 1, 2)
-    RevisionDiff.model_validate(found)
+    TypeAdapter(RevisionDiff).validate_python(found)
     assert {one["name"]: (one["before"], one["after"]) for one in found["settings"]} == {
         "env.A": ("1", None),
         "env.B": (None, "2"),
@@ -325,3 +326,12 @@ def test_what_two_revisions_answered_is_read_from_what_the_gateways_count() -> N
     told = figures(memories, "app", 4)
     assert (told["requests"], told["errors"]) == (8, 2) and told["p95_ms"] is not None
     assert (figures(memories, "app", 3)["requests"], figures(memories, "nap", 3)["requests"]) == (12, 0)
+
+
+def test_names_of_before_are_answered_too_and_the_document_calls_them_deprecated(client: Client, world: World) -> None:
+    deploy(client, world, "one", min_replica=1)
+    world.settle(10)
+    shown = client.endpoint("app")
+    assert (shown["desired_replicas"], shown["scaling_reason"]) == (shown["wish"], shown["wish_reason"])
+    fields = TypeAdapter(Endpoint).json_schema(mode="serialization")["properties"]
+    assert {name for name, field in fields.items() if field.get("deprecated")} == {"wish", "wish_reason"}

@@ -1,4 +1,4 @@
-"""Lists in pages: 450 of everything, each seen once and in one order, whatever the page; and cursors that are none."""
+"""Lists in pages: 450 of everything, each seen once and in one order; cursors that are none; and moments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from fastapi.testclient import TestClient
 
 from control.conftest import World
 from puna.client import Client
-from puna.control.api import openapi, pagination
+from puna.control.api import openapi, query
 from puna.control.api.app import create_app
+from puna.control.api.query import moment
 from puna.control.domain.records import Delivery, Order, Settings
 from puna.control.domain.states import DeliveryState
 from puna.control.store import deliveries
 from puna.control.store.store import Store
 from puna.control.telemetry import log_files, log_lines
+from puna.errors import UsageError
 from puna.home import Home
 
 COUNT = 450
+NOW = 1_764_072_000.0  # 2025-11-25 12:00 UTC
 REPORTS = {"get_metrics", "get_usage"}
 """Series and sums, not lists of things: as long as their time is, and of no use in parts."""
 
@@ -122,7 +125,7 @@ def test_each_item_comes_once_and_in_one_order(full: tuple[World, TestClient], p
     default = walk(api, path)
     ids = [mark(item) for page in default for item in page]
     assert len(set(ids)) == len(ids) >= COUNT
-    assert [len(page) for page in default][:-1] == [pagination.DEFAULT] * (len(ids) // pagination.DEFAULT)
+    assert [len(page) for page in default][:-1] == [query.DEFAULT] * (len(ids) // query.DEFAULT)
     for limit in (149, len(ids), 1000):
         again = walk(api, path, limit=limit)
         assert [mark(item) for page in again for item in page] == ids
@@ -210,3 +213,26 @@ def test_the_client_gives_whole_lists(full: tuple[World, TestClient], monkeypatc
     assert builds == sorted(builds) and len(builds) == 2 * COUNT
     events = client.events("app-0")
     assert len(events) > COUNT and client.events("app-0", after=events[-2]["id"]) == events[-1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "ago_s"),
+    [
+        ("90s", 90),
+        ("1.5h", 5400),
+        ("7d", 7 * 86400),
+        ("2025-11-25", 43200),
+        ("2025-11-25T11:00:00Z", 3600),
+        ("2025-11-25T13:00:00+02:00", 3600),
+        ("2025-11-25T11:59:59.370369921Z", 0.62963),
+        ("1764071999.5", 0.5),
+    ],
+)
+def test_what_a_moment_means(text: str, ago_s: float) -> None:
+    assert NOW - moment(text, NOW) == pytest.approx(ago_s, abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "7 days", "1e400", "99999999999999", "2025-13-01"])
+def test_what_means_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        moment(text, NOW)
