@@ -403,6 +403,7 @@ def test_a_gateway_that_knows_no_table_yet_says_503_and_when_to_come_back(
     sockets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("puna.serve.gateway.FIRST_TABLE_S", 0.1)
+    monkeypatch.setattr(forward, "RESTART_S", 0.1)
 
     async def main() -> None:
         gateway = Gateway(GatewaySettings(sockets / "control"))
@@ -411,7 +412,7 @@ def test_a_gateway_that_knows_no_table_yet_says_503_and_when_to_come_back(
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
                 for path in (INFER, "/v1/chat/completions", "/api/v1/deploys"):
                     reply = await client.post(path, headers=KEY, content=b"{}")
-                    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1"), path
+                    assert reply.status_code == 503 and int(reply.headers["retry-after"]) >= 1, path
                     assert "control plane" in reply.text
                 assert (await client.get("/v2/health/ready")).status_code == 503
 

@@ -19,19 +19,18 @@ pytestmark = pytest.mark.process
 GATEWAY = """
     import os, signal, sys, time
     from puna.serve.dispatch.call import Call
-    from puna.control.wire import Memories
+    from puna.control.wire import EndpointLoad, EndpointRoute, Memories, ReplicaRoute, RouteTable
     from puna.serve.metrics import GatewayMetrics
-    from puna.control.wire import EndpointRoute, ReplicaRoute, RouteTable
 
     replicas = tuple(ReplicaRoute(f"r{n}", 1, "/s", 1, tier) for n, tier in enumerate(["awake", "awake", "asleep"]))
     metrics = GatewayMetrics(Memories(tuple(map(int, sys.argv[2].split(",")))), int(sys.argv[3]))
-    metrics.replicas(Table(1, {}, {"e": EndpointRoute("e", 1, True, "ready", "", 5, 5, 3, 0, None, replicas)}))
+    metrics.replicas(RouteTable(1, {}, {"e": EndpointRoute("e", 1, True, "ready", "", 5, 5, 3, 0, None, replicas)}))
     for _ in range(7):
         call = Call("e", "infer", b"", "t", tier="asleep", queued_s=0.0, wake_s=0.3, infer_s=20.0, sent=1.0)
         metrics.answered("e", 200, call, time.perf_counter() - 30)
     metrics.answered("e", 429, Call("e", "infer", b"", "t", tier="cold"), time.perf_counter())
     metrics.answered("", 404, Call("nope", "infer", b"", "t"), time.perf_counter())
-    metrics.loads({"e": {"queued": 2, "in_flight": 3}})
+    metrics.loads({"e": EndpointLoad(3, 2)})
     if sys.argv[1] == "dies":
         metrics.flush()
         os.kill(os.getpid(), signal.SIGKILL)

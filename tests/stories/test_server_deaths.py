@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -110,6 +111,28 @@ def test_without_a_control_plane_requests_never_notice(up: Up) -> None:
         callers.more(20)
     assert callers.failed() == [] and callers.broken == 0
     assert sorted(up.worker_pids()) == sorted(before), "the replicas went on and were found again"
+
+
+def test_who_asks_the_api_while_the_control_plane_is_replaced_waits_at_the_front_and_is_answered(up: Up) -> None:
+    """Without a client that knows what to do: as curl and the console ask, once."""
+    up.until(lambda: _answers(up), 30, "the control plane")
+    key = {"authorization": f"Bearer {up.client.create_key(['admin'])['key']}"}
+
+    def ask(number: int) -> httpx.Response:
+        if number % 2:
+            body = {"name": f"of-{number}", "scope": ["infer"]}
+            return httpx.post(f"{up.url}/api/v1/keys", json=body, headers=key, timeout=60)
+        return httpx.get(f"{up.url}/api/v1/endpoints", headers=key, timeout=60)
+
+    up.until(lambda: ask(0).status_code == 200, 10, "the key at both gateways")
+    control = up.pids("puna.server control")
+    kill(control[0])
+    up.until(lambda: not _alive(control[0]), 10, "its end")
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(ask, range(16)))
+    assert {r.status_code for r in replies} <= {200, 201}, [r.text for r in replies]
+    names = [item["name"] for item in up.client.keys()]
+    assert sorted(n for n in names if n.startswith("of-")) == sorted(f"of-{n}" for n in range(1, 16, 2)), "once each"
 
 
 def test_the_supervisors_death_leaves_no_process_two_seconds_later(up: Up) -> None:

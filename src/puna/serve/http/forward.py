@@ -1,7 +1,8 @@
 """Everything that is not inference goes to the control plane over its Unix socket, streaming both ways.
 
 What comes without a known key is read whole first, within limits of its own: whoever sends drop by drop, or very much,
-occupies a client's place here and nothing of the control plane.
+occupies a client's place here and nothing of the control plane. While that is being replaced, requests which it has not
+seen wait here, with bodies unread or within those limits, and so do those that it may see twice.
 """
 
 from __future__ import annotations
@@ -43,11 +44,10 @@ HOP_BY_HOP = frozenset(
 INTERNAL_TIMEOUT_S = 30.0
 CLIENT_GONE = 499
 HEALTH_TIMEOUT_S = 3.0
-DOWN = NotYetError(
-    "the control plane is restarting; inference goes on meanwhile", "try again in a second, or look at `puna up`"
-)
-
-
+HEALTH = "/api/v1/health"
+RESTART_S = 15.0
+"""A control plane that was killed, or hung, is there again within; nobody waits when it has been away for longer."""
+DOWN_RETRY_AFTER_S = 5
 STRANGER_BYTES = 5 << 20
 """The longest body of a request without a known key: a webhook's delivery."""
 ALL_STRANGERS_BYTES = 32 << 20
@@ -69,13 +69,18 @@ class ControlPlane:
 
     def __init__(self, socket: Path, knows: Callable[[str], bool], most_open: int = MOST_OPEN) -> None:
         """`knows` tells whether an `Authorization` header holds a good key; `most_open` requests are out at a time."""
-        self._knows, self._most_open = knows, most_open
+        self._knows, self.most_open = knows, most_open
+        self.waiting = 0
+        """Requests that wait for the control plane's successor."""
         self._open = self._held_bytes = 0
         # No connection is kept: one over a Unix socket costs 50 us, and a kept one may belong to a control plane
         # that has died meanwhile.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
         self._stopping = asyncio.Event()
+        self._up = asyncio.Event()
+        self._silent_since: float | None = None
+        """When it was first found not to answer, on the loop's clock; None: it does."""
 
     def wind_down(self) -> None:
         """End the replies that may never end by themselves (logs, events): the gateway is about to stop."""
@@ -102,7 +107,7 @@ class ControlPlane:
         Raises:
             OSError: it does not answer.
         """
-        return await self._ask("GET", "/api/v1/health", b"", HEALTH_TIMEOUT_S)
+        return await self._ask("GET", HEALTH, b"", HEALTH_TIMEOUT_S)
 
     async def _ask(self, method: str, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         request = httpx.Request(
@@ -119,8 +124,17 @@ class ControlPlane:
             finally:
                 await response.aclose()
         except httpx.TransportError as error:
+            self._missed()
             raise ConnectionError(str(error)) from None
+        self._silent_since = None
+        self._up.set()
         return response.status_code, content
+
+    def _missed(self) -> None:
+        """Note that it did not answer; the poll for the route table, which never rests, finds out when it does."""
+        self._up.clear()
+        if self._silent_since is None:
+            self._silent_since = asyncio.get_running_loop().time()
 
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Pass a client's request on and its reply back; returns the status."""
@@ -130,9 +144,10 @@ class ControlPlane:
             return 404
         try:
             if await self._is_known(scope):
-                return await self._out(_request(scope, _body(receive)), receive, send, self._most_open)
-            async with self._whole(scope, receive) as body:
-                return await self._out(_request(scope, body), receive, send, self._most_open // 2)
+                body = _body(receive) if _has_body(scope) else b""
+                return await self._out(_request(scope, body), receive, send, self.most_open)
+            async with self._whole(scope, receive) as held:
+                return await self._out(_request(scope, held), receive, send, self.most_open // 2)
         except Disconnected:
             return CLIENT_GONE
         except PunaError as error:
@@ -144,10 +159,7 @@ class ControlPlane:
             raise BUSY
         self._open += 1
         try:
-            try:
-                response = await self._transport.handle_async_request(request)
-            except httpx.TransportError:
-                raise DOWN from None
+            response = await self._answer(request, receive)
             try:
                 await self._pass_back(response, receive, send)
             finally:
@@ -155,6 +167,45 @@ class ControlPlane:
             return response.status_code
         finally:
             self._open -= 1
+
+    async def _answer(self, request: httpx.Request, receive: Receive) -> httpx.Response:
+        """The reply's beginning, from the control plane or from its successor.
+
+        Raises:
+            NotYetError: there is none, or the request was lost with the control plane and must not be repeated.
+            Disconnected: the client has left.
+        """
+        is_whole = isinstance(request.stream, httpx.SyncByteStream)  # nothing of it is still to be read
+        may_repeat = is_whole and (request.method in ("GET", "HEAD") or "idempotency-key" in request.headers)
+        until = asyncio.get_running_loop().time() + RESTART_S
+        while True:
+            try:
+                return await self._transport.handle_async_request(request)
+            except httpx.TransportError as error:
+                self._missed()
+                is_unsent = isinstance(error, httpx.ConnectError)
+                if not (is_unsent or may_repeat):
+                    raise _lost(request) from None
+                may_repeat = may_repeat and is_unsent  # once: it may be what the control plane dies of
+            await self._successor(until, receive if is_whole else None, wait=request.url.path != HEALTH)
+
+    async def _successor(self, until: float, receive: Receive | None, *, wait: bool) -> None:
+        """Return when the control plane answers; a client that leaves meanwhile is seen by `receive`."""
+        until = min(until, (self._silent_since or until) + RESTART_S)
+        left_s = until - asyncio.get_running_loop().time() if wait else 0.0
+        leaving = _disconnected(receive) if receive is not None else asyncio.Event().wait()
+        tasks = [asyncio.ensure_future(one) for one in (leaving, self._up.wait(), self._stopping.wait())]
+        self.waiting += 1
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=max(left_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.waiting -= 1
+            for task in tasks:
+                task.cancel()
+        if tasks[0] in done:
+            raise Disconnected
+        if tasks[1] not in done:
+            raise _down()
 
     async def _is_known(self, scope: Scope) -> bool:
         """Whether the request may be passed on as it comes: its key is good, or it has no body."""
@@ -247,6 +298,22 @@ def is_internal(path: str) -> bool:
     return posixpath.normpath("/" + path.lstrip("/")).split("/")[1].lower() == "internal"
 
 
+def _down() -> NotYetError:
+    error = NotYetError(
+        "the control plane does not answer; inference goes on meanwhile",
+        "`puna up` replaces one that died; if it stays away, read what that prints, then: puna down; puna up",
+    )
+    error.retry_after_s = DOWN_RETRY_AFTER_S
+    return error
+
+
+def _lost(request: httpx.Request) -> NotYetError:
+    return NotYetError(
+        f"the control plane went away while it had this {request.method}: it may have been done, or not",
+        "look whether it was done, then send it again; one with an `Idempotency-Key` is sent again here",
+    )
+
+
 def _has_body(scope: Scope) -> bool:
     return bool(header(scope, b"transfer-encoding")) or header(scope, b"content-length") not in ("", "0")
 
@@ -257,11 +324,9 @@ def _request(scope: Scope, body: bytes | AsyncIterator[bytes]) -> httpx.Request:
         for name, value in scope["headers"]
         if name not in HOP_BY_HOP and not name.startswith(b"x-puna-forwarded") and name != b"x-forwarded-for"
     ]
-    names = {name for name, _ in scope["headers"]}
     headers.append(FORWARDED)
     if scope.get("client"):
         headers.append((b"x-forwarded-for", str(scope["client"][0]).encode()))
-    has_body = b"content-length" in names or b"transfer-encoding" in names
     target = bytes(scope.get("raw_path") or scope["path"].encode())
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
@@ -271,7 +336,7 @@ def _request(scope: Scope, body: bytes | AsyncIterator[bytes]) -> httpx.Request:
         scope["method"],
         url,
         headers=headers,
-        content=body if has_body else None,
+        content=body,
         extensions={"timeout": httpx.Timeout(None).as_dict()},
     )
 
@@ -280,7 +345,7 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise httpx.WriteError("the client went away")
+            raise Disconnected
         yield message.get("body", b"")
         if not message.get("more_body"):
             return
