@@ -1,4 +1,4 @@
-"""The book of calls: order, cancelling, deadlines, draining; without processes."""
+"""The table of calls: order, cancelling, deadlines, draining; without processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from puna.worker.call_table import MIN_QUEUE, CallTable, WorkerCall
 
 
 class Desk:
-    """A book whose watcher runs, and everything that was sent or told."""
+    """A table whose watcher runs, and everything that was sent or told."""
 
     def __init__(self, threads: int = 1, grace_s: float = 0.05) -> None:
         self.sent: list[bytes] = []
@@ -17,9 +17,9 @@ class Desk:
         self.poisoned: list[int] = []
         self.refused: list[int] = []
         self.came = threading.Event()
-        self.book = CallTable(threads, lambda call: self.late.append(call.request_id), self._poisoned, self._refused)
-        self.book.overrun_grace_s = grace_s
-        threading.Thread(target=self.book.watch, daemon=True).start()
+        self.calls = CallTable(threads, lambda call: self.late.append(call.request_id), self._poisoned, self._refused)
+        self.calls.overrun_grace_s = grace_s
+        threading.Thread(target=self.calls.watch, daemon=True).start()
 
     def _refused(self, call: WorkerCall) -> None:
         self.refused.append(call.request_id)
@@ -32,19 +32,19 @@ class Desk:
         return WorkerCall((connection, request_id), head, b"", time.monotonic() + within_s, self.sent.append)
 
     def add(self, request_id: int, within_s: float = 60, connection: int = 1) -> str:
-        return self.book.add(self.call(request_id, within_s, connection))
+        return self.calls.add(self.call(request_id, within_s, connection))
 
     def run(self) -> int:
         """Take the next call and finish it."""
-        call = self.book.take()
+        call = self.calls.take()
         assert call is not None
         self.finish(call)
         return call.request_id
 
     def finish(self, call: WorkerCall) -> None:
         """Close a call and send what is to be sent."""
-        call.send(self.book.close(call, b"reply", b"over"))
-        self.book.sent(1)
+        call.send(self.calls.close(call, b"reply", b"over"))
+        self.calls.sent(1)
 
 
 def until(is_so: object) -> None:
@@ -65,15 +65,15 @@ def test_calls_run_in_order_and_an_id_is_free_again_at_once() -> None:
 def test_what_replicas_may_die_of_runs_alone_for_its_time_whoever_else_asks() -> None:
     desk = Desk(threads=3)
     assert desk.add(1) == "" and desk.add(2) == ""
-    first = desk.book.take()
+    first = desk.calls.take()
     assert first is not None and first.request_id == 1
-    assert desk.book.add(desk.call(3, connection=2, alone_s=0.1)) == ""
-    assert "alone" in desk.add(4) and "alone" in desk.book.add(desk.call(5, alone_s=9))
-    second = desk.book.take()
+    assert desk.calls.add(desk.call(3, connection=2, alone_s=0.1)) == ""
+    assert "alone" in desk.add(4) and "alone" in desk.calls.add(desk.call(5, alone_s=9))
+    second = desk.calls.take()
     assert second is not None and second.request_id == 2, "who was here before it goes first"
-    assert not desk.book.has_more, "others still run"
+    assert not desk.calls.has_more, "others still run"
     taken: list[WorkerCall | None] = []
-    waiter = threading.Thread(target=lambda: taken.append(desk.book.take()))
+    waiter = threading.Thread(target=lambda: taken.append(desk.calls.take()))
     waiter.start()
     desk.finish(first)
     time.sleep(0.05)
@@ -84,18 +84,18 @@ def test_what_replicas_may_die_of_runs_alone_for_its_time_whoever_else_asks() ->
     assert taken[0] is not None and "alone" in desk.add(6)
     time.sleep(0.15)
     assert "alone" in desk.add(6), "its time begins when it does"
-    desk.book.begins_alone(taken[0])
+    desk.calls.begins_alone(taken[0])
     assert "alone" in desk.add(6)
     until(lambda: desk.add(6) == "")
 
 
 def test_a_place_of_ones_own_is_given_back_by_who_leaves_it_or_never_took_it() -> None:
     desk = Desk()
-    desk.book.add(desk.call(1, alone_s=60))
-    desk.book.cancel((1, 1))
+    desk.calls.add(desk.call(1, alone_s=60))
+    desk.calls.cancel((1, 1))
     assert desk.add(2) == ""
     desk.run()
-    desk.book.add(desk.call(3, alone_s=60))
+    desk.calls.add(desk.call(3, alone_s=60))
     assert desk.run() == 3
     assert desk.add(4) == ""
 
@@ -104,7 +104,7 @@ def test_the_queue_is_bounded_and_cancelled_calls_take_no_place_in_it() -> None:
     desk = Desk()
     assert all(desk.add(n) == "" for n in range(MIN_QUEUE))
     assert "too many requests" in desk.add(999)
-    desk.book.cancel((1, 5))
+    desk.calls.cancel((1, 5))
     assert desk.add(999) == ""
 
 
@@ -112,13 +112,13 @@ def test_cancelling_drops_what_waits_and_hushes_what_runs() -> None:
     desk = Desk()
     for number in (1, 2, 3):
         desk.add(number, connection=number)
-    running = desk.book.take()
+    running = desk.calls.take()
     assert running is not None
     cancelled = threading.Event()
     running.cancel = cancelled.set
-    desk.book.cancel((1, 1))
-    desk.book.cancel_connection(2)
-    desk.book.cancel((9, 9))
+    desk.calls.cancel((1, 1))
+    desk.calls.cancel_connection(2)
+    desk.calls.cancel((9, 9))
     desk.finish(running)
     assert desk.run() == 3 and desk.sent == [b"over", b"reply"] and cancelled.is_set()
 
@@ -126,7 +126,7 @@ def test_cancelling_drops_what_waits_and_hushes_what_runs() -> None:
 def test_a_deadline_passes_for_what_waits_and_for_what_runs() -> None:
     desk = Desk(grace_s=5)
     desk.add(1, within_s=0.05)
-    running = desk.book.take()
+    running = desk.calls.take()
     assert running is not None
     desk.add(2, within_s=0.02)
     desk.add(3)
@@ -140,9 +140,9 @@ def test_an_overrun_waits_for_the_others_and_then_poisons() -> None:
     desk.add(1, within_s=0.01)
     desk.add(2)
     desk.add(3)
-    first, second = desk.book.take(), desk.book.take()
+    first, second = desk.calls.take(), desk.calls.take()
     assert first is not None and second is not None
-    until(lambda: not desk.book.accepts)
+    until(lambda: not desk.calls.accepts)
     assert desk.poisoned == [] and "restarts" in desk.add(4)
     until(lambda: desk.refused == [3])  # it would wait for a process that only ends
     desk.finish(second)
@@ -153,22 +153,22 @@ def test_the_page_holds_the_latest_time_of_what_runs_and_nothing_when_nothing_do
     desk = Desk(threads=2)
     desk.add(1, within_s=50)
     desk.add(2, within_s=20)
-    assert list(desk.book.until) == [0.0, 0.0]
-    first, second = desk.book.take(), desk.book.take()
-    assert first is not None and second is not None and desk.book.until[0] == first.deadline
-    desk.book.hold_deadline(second)
-    desk.book.restart_deadline(second, 90)
-    assert desk.book.until[0] == second.deadline
+    assert list(desk.calls.until) == [0.0, 0.0]
+    first, second = desk.calls.take(), desk.calls.take()
+    assert first is not None and second is not None and desk.calls.until[0] == first.deadline
+    desk.calls.hold_deadline(second)
+    desk.calls.restart_deadline(second, 90)
+    assert desk.calls.until[0] == second.deadline
     desk.finish(second)
-    assert desk.book.until[0] > 0
+    assert desk.calls.until[0] > 0
     desk.finish(first)
-    assert list(desk.book.until) == [0.0, 0.0]
+    assert list(desk.calls.until) == [0.0, 0.0]
 
 
 def test_a_process_that_stood_still_past_the_time_of_a_call_gives_it_its_grace_from_there() -> None:
     desk = Desk(grace_s=0.5)
     call = desk.call(1, within_s=0.3)
-    assert desk.book.add(call) == "" and desk.book.take() is call
+    assert desk.calls.add(call) == "" and desk.calls.take() is call
     call.deadline -= 100  # as after a suspension
     until(lambda: desk.late == [1])
     assert desk.poisoned == [] and desk.came.wait(5)
@@ -178,23 +178,23 @@ def test_draining_refuses_and_tells_when_all_is_out() -> None:
     desk = Desk()
     desk.add(1)
     told: list[bytes] = []
-    desk.book.drain("closed", lambda: told.extend(desk.sent))
+    desk.calls.drain("closed", lambda: told.extend(desk.sent))
     assert desk.add(2) == "closed" and told == []
     desk.run()
     assert told == [b"reply"]  # after the reply, not before
-    desk.book.stop()
-    assert desk.book.take() is None
+    desk.calls.stop()
+    assert desk.calls.take() is None
 
 
 def test_one_that_overran_ends_the_process_only_when_what_others_are_told_has_gone_out() -> None:
     desk = Desk(threads=2)
     desk.add(1, within_s=0.05)
     desk.add(2)
-    overruns, other = desk.book.take(), desk.book.take()
+    overruns, other = desk.calls.take(), desk.calls.take()
     assert overruns is not None and other is not None
-    reply = desk.book.close(other, b"reply", b"over")
+    reply = desk.calls.close(other, b"reply", b"over")
     until(lambda: desk.late == [1])
     assert not desk.came.wait(0.3), "the process ended beside a reply that was being written"
     other.send(reply)
-    desk.book.sent(1)
+    desk.calls.sent(1)
     assert desk.came.wait(5) and desk.poisoned == [1] and desk.sent == [b"reply"]

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from puna.worker import protocol
-from puna.worker.send_buffer import Post, SendBuffer
+from puna.worker.send_buffer import Flusher, SendBuffer
 from worker import wire
 
 Write = Callable[..., Path]
 Start = Callable[..., Any]
 
 
-def outbox(post: Post) -> tuple[SendBuffer, list[int]]:
+def buffer(flusher: Flusher) -> tuple[SendBuffer, list[int]]:
     told: list[int] = []
-    return post.outbox(told.append), told
+    return flusher.buffer(told.append), told
 
 
 def test_what_is_held_goes_out_in_one_write_for_each_connection_and_is_told_of_once() -> None:
-    mine, told = outbox(Post())
+    mine, told = buffer(Flusher())
     one: list[bytes] = []
     other: list[bytes] = []
     send_one, send_other = one.append, other.append
@@ -36,9 +36,9 @@ def test_what_is_held_goes_out_in_one_write_for_each_connection_and_is_told_of_o
 
 
 def test_what_nobody_flushes_goes_out_by_itself_also_after_a_pause() -> None:
-    post = Post()
-    mine, _ = outbox(post)
-    threading.Thread(target=post.run, daemon=True).start()
+    flusher = Flusher()
+    mine, _ = buffer(flusher)
+    threading.Thread(target=flusher.run, daemon=True).start()
     for wait_s in (0.0, 1.3):  # longer than the thread stays up without work
         time.sleep(wait_s)
         sent = threading.Event()

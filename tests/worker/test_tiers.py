@@ -11,7 +11,7 @@ import pytest
 from puna.worker import protocol
 from puna.worker.app.runner import App
 from puna.worker.engines import engine
-from puna.worker.tiers import ASLEEP, AWAKE, FALLING, WAKING, Nap
+from puna.worker.tiers import ASLEEP, AWAKE, FALLING, WAKING, SleepCycle
 
 NAPPER = """
     import os, time
@@ -54,19 +54,19 @@ class Sleeper:
         self.did.append("wake")
 
 
-def nap_of(sleeper: Sleeper, idle: bool = True) -> tuple[Nap, list[tuple[str, str]]]:
+def nap_of(sleeper: Sleeper, idle: bool = True) -> tuple[SleepCycle, list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
-    return Nap(sleeper, lambda: idle, lambda tier, _, reason: told.append((tier, reason))), told
+    return SleepCycle(sleeper, lambda: idle, lambda tier, _, reason: told.append((tier, reason))), told
 
 
 def test_a_nap_goes_down_and_up_again() -> None:
     sleeper = Sleeper()
     nap, told = nap_of(sleeper)
-    assert nap.be_awake() == 0.0
+    assert nap.ensure_awake() == 0.0
     nap.fall_asleep()
     assert (nap.state, nap.tier) == (ASLEEP, ASLEEP)
     nap.fall_asleep()  # once is enough
-    assert nap.be_awake() > 0
+    assert nap.ensure_awake() > 0
     assert nap.state == AWAKE and sleeper.did == ["prepare", "sleep", "wake"]
     assert told == [(ASLEEP, ""), (AWAKE, "")]
 
@@ -93,7 +93,7 @@ def test_twenty_who_come_at_once_wake_it_once() -> None:
     nap.fall_asleep()
     sleeper.gate.clear()
     waits: list[float] = []
-    threads = [threading.Thread(target=lambda: waits.append(nap.be_awake())) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: waits.append(nap.ensure_awake())) for _ in range(20)]
     for thread in threads:
         thread.start()
     while nap.state != WAKING:
@@ -238,7 +238,7 @@ def test_a_sleep_that_fails_leaves_a_working_engine_or_a_dead_one(
 ) -> None:
     one, deaths = Napping(fails), []
     monkeypatch.setattr(engine, "_engines", [one])
-    monkeypatch.setattr(engine, "_mourners", [deaths.append])
+    monkeypatch.setattr(engine, "_death_listeners", [deaths.append])
     made = App(str(tmp_path))
     made.model = model
     nap, told = nap_of(made)

@@ -16,7 +16,7 @@ Key = Tuple[int, int]  # connection, request id
 
 
 class WorkerCall:
-    """One request. The flags are guarded by the book's lock; `send` is its connection's."""
+    """One request. The flags are guarded by the table's lock; `send` is its connection's."""
 
     __slots__ = (
         "alone_s", "body", "cancel", "deadline", "head", "is_answered", "is_running", "key", "send", "stream_begun",
@@ -32,7 +32,7 @@ class WorkerCall:
 
     @property
     def request_id(self) -> int:
-        """What the other side calls it."""
+        """The other side's number of it."""
         return self.key[1]
 
     @property
@@ -103,7 +103,7 @@ class CallTable:
                 self._close(call)
 
     def cancel_connection(self, connection: int) -> None:
-        """Cancel every call of a connection that has gone."""
+        """Cancel every call of a connection that has ended."""
         with self._lock:
             for call in [c for c in self._live.values() if c.key[0] == connection]:
                 self._close(call)
@@ -149,7 +149,7 @@ class CallTable:
                 self._idle -= 1
 
     def lacking(self) -> int:
-        """How many calls wait for which no thread does."""
+        """The number of calls that wait for which no thread does."""
         with self._lock:
             return max(0, len(self._queue) - self._idle)
 
@@ -183,7 +183,7 @@ class CallTable:
                 self._alone_until = time.monotonic() + call.alone_s
 
     def close(self, call: WorkerCall, data: bytes, over: bytes) -> bytes:
-        """The call has ended: what must be sent, and then be told to `sent`.
+        """The call has ended: what must be sent, and then be counted by `sent`.
 
         That is `data`, or `over` when it was answered (504) or cancelled before. The other side counts on one of
         them: it holds the place until `infer` is really over.
@@ -200,7 +200,7 @@ class CallTable:
         return over if answered else data
 
     def sent(self, count: int) -> None:
-        """So many replies have gone out."""
+        """Count replies that have been sent."""
         with self._lock:
             self._sending -= count
             if not self.accepts:
@@ -262,7 +262,7 @@ class CallTable:
             self.until[process.CALLS] = deadline
 
     def _poison_queue(self) -> List[WorkerCall]:
-        """Nothing that waits will run; whoever asked for it is to be told, without the lock."""
+        """Empty the queue; the caller refuses what waited, without the lock."""
         self._poison = True
         waiting = list(self._queue)
         self._queue.clear()

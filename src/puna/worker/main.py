@@ -57,11 +57,11 @@ def main(arguments: List[str]) -> int:
 
 
 def serve(app: App, options: Dict[str, str]) -> None:
-    """Serve until told to stop. Ends the process itself: threads of the app may never end."""
+    """Serve until the end is asked for. Ends the process itself: threads of the app may never end."""
     share.settle()
     server = Server(app, os.path.abspath(options["socket"]), int(options.get("concurrency", "0")))
     server.born, server.asked = options.get("born", "spawn"), float(options.get("asked", "0"))
-    server.book.overrun_grace_s = float(options.get("overrun-grace-s", server.book.overrun_grace_s))
+    server.calls.overrun_grace_s = float(options.get("overrun-grace-s", server.calls.overrun_grace_s))
     if "busy-fd" in options:
         server.say_busy_on(process.shared_page(int(options["busy-fd"])))
     _on_sigterm(server)
@@ -78,7 +78,7 @@ def serve(app: App, options: Dict[str, str]) -> None:
 
 
 def _serve_fork(arguments: List[str], parent_fd: int, busy_fd: int) -> None:
-    """What a zygote's fork goes on with: all that `main` sets up is there, but for the eye on the guard."""
+    """Serve in a zygote's fork: all that `main` sets up is there, but for the watch on the guard."""
     _, options = parse(arguments)
     _watch_parent(parent_fd)
     serve(App(options["app"]), {**options, "born": "zygote", "busy-fd": str(busy_fd)})
@@ -99,7 +99,7 @@ def _watch_parent(fd: int) -> None:
 
 
 def _die_with_parent(fd: int) -> None:
-    """The guard holds the other end of a pipe: when that closes, the guard is gone and so is everything here."""
+    """The guard holds the other end of a pipe: when that closes, the guard is dead, and everything here ends."""
     while True:
         try:
             if not os.read(fd, 1):

@@ -71,7 +71,7 @@ class RenewedListener:
         """Listen at `path`; what was there goes."""
         self.path = path
         make_folder(os.path.dirname(path))
-        # Whoever finds it by its name finds it listening: one that refuses is taken for dead.
+        # It has its name once it listens: one that refuses is taken for dead.
         hidden = os.path.join(os.path.dirname(path), f".{os.getpid()}")  # short: a socket's path has 107 bytes
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)
@@ -91,7 +91,7 @@ class RenewedListener:
 
     @property
     def is_lost(self) -> bool:
-        """Whoever comes by the path finds nothing, or something else."""
+        """The path leads to nothing, or to something else."""
         return identity(self.path) != self._made
 
 

@@ -44,8 +44,8 @@ FAILED = 71  # initialize failed: JSON {"message", "traceback"}
 DRAINED = 72
 PONG = 73
 ASLEEP = 74  # to every connection: JSON {"tier", "seconds", "reason", "can_sleep"}
-AWAKE = 75  # as ASLEEP; "reason" says why it stays awake, when it was told to sleep
-# infer has been called for this request; of a short call it is told together with the reply. Empty, or of a request
+AWAKE = 75  # as ASLEEP; "reason" says why it stays awake, when it was asked to sleep
+# infer has been called for this request; for a short call it is sent together with the reply. Empty, or of a request
 # that woke the replica or waited for that: JSON {"tier": "asleep", "wake_ms": float}
 STARTED = 76
 BINARY_REPLY = 78  # as REPLY, between status and body `json_bytes: u32`: how much of the body is JSON
@@ -59,7 +59,7 @@ class ProtocolError(Exception):
 
 
 class TooLongError(Exception):
-    """What is to be sent does not fit into a frame: the other side would take it for garbage and hang up."""
+    """The payload does not fit into a frame: the other side would take it for garbage and hang up."""
 
 
 _write = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # made once: json.dumps makes one a call

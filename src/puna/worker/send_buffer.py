@@ -12,10 +12,10 @@ Send = Callable[[bytes], None]
 
 
 class SendBuffer:
-    """What one thread that runs calls has to say. `sent(n)` hears that n replies have gone out."""
+    """The frames of one thread that runs calls; calls `sent(n)` when n replies have gone out."""
 
-    def __init__(self, post: Post, sent: Callable[[int], None]) -> None:
-        self._post, self._sent = post, sent
+    def __init__(self, flusher: Flusher, sent: Callable[[int], None]) -> None:
+        self._flusher, self._sent = flusher, sent
         self._lock = threading.Lock()
         self._held: Dict[Send, List[bytes]] = {}
         self._replies = 0
@@ -25,7 +25,7 @@ class SendBuffer:
         with self._lock:
             self._held.setdefault(send, []).append(data)
             self._replies += replies
-        self._post.expect()
+        self._flusher.expect()
 
     def flush(self) -> None:
         """Send what is held, in order."""
@@ -40,21 +40,21 @@ class SendBuffer:
             self._sent(replies)
 
 
-class Post:
-    """Flushes all outboxes every few milliseconds while anything is held in them, in a thread of its own.
+class Flusher:
+    """Flushes all buffers every few milliseconds while anything is held in them, in a thread of its own.
 
     A call may take minutes when all before it took none: what others are waiting for must not wait for it.
     """
 
     def __init__(self) -> None:
-        self._outboxes: List[SendBuffer] = []
+        self._buffers: List[SendBuffer] = []
         self._expected = threading.Event()
         self._is_new = False
 
-    def outbox(self, sent: Callable[[int], None]) -> SendBuffer:
+    def buffer(self, sent: Callable[[int], None]) -> SendBuffer:
         """One for a thread."""
         made = SendBuffer(self, sent)
-        self._outboxes.append(made)
+        self._buffers.append(made)
         return made
 
     def expect(self) -> None:
@@ -74,5 +74,5 @@ class Post:
                 self._is_new, quiet_since = False, now
             elif now - quiet_since > 1.0:
                 self._expected.clear()  # before the last look: what is held from here on sets it again
-            for outbox in list(self._outboxes):
-                outbox.flush()
+            for buffer in list(self._buffers):
+                buffer.flush()

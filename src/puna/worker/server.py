@@ -17,11 +17,11 @@ from puna.worker.app import answers, calllog, concurrency, faults
 from puna.worker.app.runner import App
 from puna.worker.call_table import CallTable, WorkerCall
 from puna.worker.engines import engine
-from puna.worker.send_buffer import BRIEF_S, Post
-from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, Nap
+from puna.worker.send_buffer import BRIEF_S, Flusher
+from puna.worker.tiers import ASLEEP, AWAKE, REQUEST_CAME, SleepCycle
 
 DEFAULT_DEADLINE_S = 180.0  # the platform's inference_time, for a request whose head names none
-SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is gone
+SEND_TIMEOUT_S = 30  # a gateway that does not read for so long is dead
 EXIT_FAILED, EXIT_OVERRUN, EXIT_ENGINE, EXIT_CLOSED = 1, 70, 71, 72
 CLOSED = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)  # the listening socket's number is nobody's, or another file's
 
@@ -36,7 +36,7 @@ class GatewayConnection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
 
     def send(self, data: bytes) -> None:
-        """Send, or close: whoever reads notices the end of the connection."""
+        """Send, or close: the thread that reads notices the end of the connection."""
         with self._lock:
             try:
                 self.sock.sendall(data)
@@ -46,7 +46,7 @@ class GatewayConnection:
 
 
 class Server:
-    """Owns the socket and the book of calls; `run` is the life of a worker."""
+    """Owns the socket and the table of calls; `run` is the life of a worker."""
 
     def __init__(self, app: App, path: str, asked: int) -> None:
         """`asked` is the concurrency, 0 when nobody asked for one: then the app decides, once it is initialized."""
@@ -54,12 +54,12 @@ class Server:
         self.state, self.timings = "starting", {}  # type: str, Dict[str, float]
         self.born, self.asked = "spawn", 0.0  # or "zygote"; when the start was asked for, on the monotonic clock
         self.verdict = concurrency.Verdict(self.threads)
-        self.book = CallTable(self.threads, self._late, self._poisoned, self._refused)
-        self.post = Post()
+        self.calls = CallTable(self.threads, self._late, self._poisoned, self._refused)
+        self.flusher = Flusher()
         self._failed_to_sleep = False
-        self.nap = Nap(app, lambda: self.book.is_idle, self._tier_changed)
+        self.sleep_cycle = SleepCycle(app, lambda: self.calls.is_idle, self._tier_changed)
         self._connections: List[GatewayConnection] = []
-        self._hands: List[threading.Thread] = []
+        self._workers: List[threading.Thread] = []
         self._is_open = False
         self._lock = threading.Lock()
         self._someone_came = threading.Event()
@@ -68,7 +68,7 @@ class Server:
 
     def say_busy_on(self, page: process.Until) -> None:
         """Write on this page, from now on, until when calls and changes of tier may take."""
-        self.book.until = self.nap.until = page
+        self.calls.until = self.sleep_cycle.until = page
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
@@ -76,8 +76,8 @@ class Server:
         if self.asked:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
-        self._thread(self.book.watch)
-        self._thread(self.post.run)
+        self._thread(self.calls.watch)
+        self._thread(self.flusher.run)
 
     def start_app(self) -> bool:
         """Read the schema, import, initialize; tell everyone how it went."""
@@ -91,10 +91,10 @@ class Server:
                 begun = time.monotonic()
                 step()
                 self.timings[name + "_s"] = round(time.monotonic() - begun, 4)
-        except BaseException as error:  # noqa: BLE001 - whoever waits for READY sees FAILED
+        except BaseException as error:  # noqa: BLE001 - those who wait for READY see FAILED
             self._fail(name, error)
             return False
-        self.threads = self.book.threads = self._places()
+        self.threads = self.calls.threads = self._places()
         engine.on_death(self._engine_died)
         with self._lock:
             self.state = "ready"
@@ -102,12 +102,12 @@ class Server:
         return True
 
     def run(self) -> None:
-        """Run calls until the worker is told to stop; one of the threads is this one, which ran initialize."""
+        """Run calls until the worker is to stop; one of the threads is this one, which ran initialize."""
         self._is_open = True
-        self._hire(self.threads)
+        self._start_workers(self.threads)
         self._work()
-        while self._hands:
-            self._hands.pop().join()
+        while self._workers:
+            self._workers.pop().join()
         try:
             self.app.finalize()
         except BaseException as error:  # noqa: BLE001 - the platform ignores it too; the log has it
@@ -118,19 +118,19 @@ class Server:
     def shut_down(self, why: str) -> None:
         """Take no more requests; when the last is answered, `run` goes on to finalize."""
         self.state = "draining"
-        self.book.drain(why, self.book.stop)
+        self.calls.drain(why, self.calls.stop)
 
     def hello(self) -> Dict[str, Any]:
-        """What HELLO and READY say."""
+        """The content of HELLO and READY."""
         return {
             "state": self.state, "concurrency": self.threads, "schema": self.app.schema.as_json(), "pid": os.getpid(),
-            "tier": self.nap.tier, "can_sleep": self._can_sleep, "born": self.born, "timings": self.timings,
+            "tier": self.sleep_cycle.tier, "can_sleep": self._can_sleep, "born": self.born, "timings": self.timings,
             "streaming": self.app.passes_handler, "engine": engine.described(),
             "verdict": self.verdict.as_json(),
         }  # fmt: skip
 
     def _places(self) -> int:
-        """How many calls run at once."""
+        """The number of calls that run at once."""
         self.verdict = concurrency.verdict(self.app, self.concurrency)
         return self.verdict.limit
 
@@ -184,7 +184,7 @@ class Server:
             calllog.note("a connection ended: %s" % error)
         with self._lock:
             self._connections.remove(connection)
-        self.book.cancel_connection(connection.number)
+        self.calls.cancel_connection(connection.number)
         connection.sock.close()
 
     def _frame(self, connection: GatewayConnection, kind: int, request_id: int, payload: bytes) -> None:
@@ -194,11 +194,11 @@ class Server:
             connection.bodies.setdefault(request_id, []).append(payload)
         elif kind == protocol.CANCEL:
             connection.bodies.pop(request_id, None)
-            self.book.cancel((connection.number, request_id))
+            self.calls.cancel((connection.number, request_id))
         elif kind == protocol.DRAIN:
             self.state = "draining"
             drained = protocol.encode(protocol.DRAINED, request_id)
-            self.book.drain("the replica is draining", lambda: connection.send(drained))
+            self.calls.drain("the replica is draining", lambda: connection.send(drained))
         elif kind == protocol.SHUTDOWN:
             self.shut_down("the replica is shutting down")
         elif kind == protocol.PING:
@@ -206,7 +206,7 @@ class Server:
         elif kind == protocol.SLEEP:
             self._thread(self._sleep, connection)
         elif kind == protocol.WAKE:
-            self._thread(self._be_awake)
+            self._thread(self._ensure_awake)
 
     def _request(self, connection: GatewayConnection, request_id: int, payload: bytes) -> None:
         head, body = protocol.decode_request(payload)
@@ -215,45 +215,45 @@ class Server:
             body = b"".join([*before, body])
         deadline = time.monotonic() + float(head.get("deadline_s", DEFAULT_DEADLINE_S))
         call = WorkerCall((connection.number, request_id), head, body, deadline, connection.send)
-        refusal = self.book.add(call)
+        refusal = self.calls.add(call)
         if refusal:
             connection.send(answers.failure(call, 503, refusal))
-        elif len(self._hands) + 1 < self.threads:
-            self._hire(1)
+        elif len(self._workers) + 1 < self.threads:
+            self._start_workers(1)
 
     # -- calls
 
-    def _hire(self, most: int) -> None:
+    def _start_workers(self, most: int) -> None:
         """Start threads for calls that wait. One for each call that comes: a thread just born does not yet wait."""
         with self._lock:
-            for _ in range(min(most, self.book.lacking(), self.threads - 1 - len(self._hands))):
+            for _ in range(min(most, self.calls.lacking(), self.threads - 1 - len(self._workers))):
                 if self._is_open:
-                    self._hands.append(self._thread(self._work, name="puna-infer-%d" % (len(self._hands) + 1)))
+                    self._workers.append(self._thread(self._work, name="puna-infer-%d" % (len(self._workers) + 1)))
 
     def _work(self) -> None:
-        outbox, is_brief = self.post.outbox(self.book.sent), False
+        buffer, is_brief = self.flusher.buffer(self.calls.sent), False
 
         def emit(call: WorkerCall, data: bytes) -> None:
-            outbox.flush()  # STARTED comes first
+            buffer.flush()  # STARTED comes first
             if not call.is_answered:
                 call.send(data)
 
         while True:
-            call = self.book.take()
+            call = self.calls.take()
             if call is None:
                 return
             started = protocol.encode(protocol.STARTED, call.request_id, self._woken_for(call))
             if call.alone_s:
-                outbox.flush()  # it may end this process
-                self.book.begins_alone(call)
-            outbox.hold(call.send, started) if is_brief and not call.alone_s else call.send(started)
+                buffer.flush()  # it may end this process
+                self.calls.begins_alone(call)
+            buffer.hold(call.send, started) if is_brief and not call.alone_s else call.send(started)
             begun = time.monotonic()
             data = answers.answer(self.app, call, emit)
             is_brief = time.monotonic() - begun < BRIEF_S
             over = protocol.encode(protocol.END, call.request_id, b"{}")
-            outbox.hold(call.send, self.book.close(call, data, over), 1)
-            if not (is_brief and self.book.has_more):
-                outbox.flush()
+            buffer.hold(call.send, self.calls.close(call, data, over), 1)
+            if not (is_brief and self.calls.has_more):
+                buffer.flush()
 
     def _late(self, call: WorkerCall) -> None:
         what = "infer did not end" if call.is_running else "infer did not begin"
@@ -261,11 +261,11 @@ class Server:
         call.send(answers.failure(call, 504, what + " within the request's time (inference_time)"))
 
     def _refused(self, call: WorkerCall) -> None:
-        call.send(answers.failure(call, 503, self.book.refusal))
+        call.send(answers.failure(call, 503, self.calls.refusal))
 
     def _poisoned(self, call: WorkerCall) -> None:
         """A call goes on long after its time: its thread cannot be ended, so the process is, and gets replaced."""
-        late_s = self.book.overrun_grace_s
+        late_s = self.calls.overrun_grace_s
         why = "infer still runs %g s after its time; this worker ends so that a fresh one takes over" % late_s
         self._die(why, EXIT_OVERRUN, call.trace)
 
@@ -276,7 +276,7 @@ class Server:
             process.kill_descendants()
             os._exit(EXIT_ENGINE)
 
-        self.book.give_up("the replica restarts: " + why, end)
+        self.calls.give_up("the replica restarts: " + why, end)
 
     # -- tiers
 
@@ -289,23 +289,22 @@ class Server:
         if self.state != "ready":
             reason = "the replica is %s" % self.state
         if reason:
-            told = {"tier": AWAKE, "seconds": 0.0, "reason": reason, "can_sleep": self._can_sleep}
-            connection.send(protocol.encode(protocol.AWAKE, 0, told))
+            connection.send(protocol.encode(protocol.AWAKE, 0, self._tier_report(AWAKE, 0.0, reason)))
         else:
-            self.nap.fall_asleep()
+            self.sleep_cycle.fall_asleep()
 
     def _woken_for(self, call: WorkerCall) -> Any:
-        """What STARTED says of a call that found the replica asleep; no bytes for all others."""
-        if self.nap.state == AWAKE:
+        """The content of STARTED for a call that found the replica asleep; no bytes for all others."""
+        if self.sleep_cycle.state == AWAKE:
             return b""
-        self.book.hold_deadline(call)
-        woke_s = self._be_awake()
-        self.book.restart_deadline(call, float(call.head.get("deadline_s", DEFAULT_DEADLINE_S)))
+        self.calls.hold_deadline(call)
+        woke_s = self._ensure_awake()
+        self.calls.restart_deadline(call, float(call.head.get("deadline_s", DEFAULT_DEADLINE_S)))
         return {"tier": ASLEEP, "wake_ms": round(woke_s * 1000, 1)}
 
-    def _be_awake(self) -> float:
+    def _ensure_awake(self) -> float:
         try:
-            return self.nap.be_awake()
+            return self.sleep_cycle.ensure_awake()
         except BaseException as error:  # noqa: BLE001 - the log has it; the gateway tries the calls elsewhere
             self._die("this worker cannot wake up and ends, so that a fresh one takes over:\n" + faults.whole(error))
 
@@ -313,20 +312,23 @@ class Server:
         if reason and reason != REQUEST_CAME:
             calllog.note("this replica stays awake: %s" % reason)
             self._failed_to_sleep = True
-        told = {"tier": tier, "seconds": round(seconds, 4), "reason": reason, "can_sleep": self._can_sleep}
         with self._lock:
-            self._broadcast(protocol.ASLEEP if tier == ASLEEP else protocol.AWAKE, told)
+            kind = protocol.ASLEEP if tier == ASLEEP else protocol.AWAKE
+            self._broadcast(kind, self._tier_report(tier, seconds, reason))
+
+    def _tier_report(self, tier: str, seconds: float, reason: str) -> Dict[str, Any]:
+        return {"tier": tier, "seconds": round(seconds, 4), "reason": reason, "can_sleep": self._can_sleep}
 
     # -- the rest
 
     def _fail(self, phase: str, error: BaseException) -> None:
         self.state = "failed"
-        told = faults.describe(error, self.app.folder)
+        fault = faults.describe(error, self.app.folder)
         calllog.note("%s failed:\n%s" % (phase, faults.whole(error)))
-        self._someone_came.wait(1.0)  # the guard connects within milliseconds; let it hear why
+        self._someone_came.wait(1.0)  # the guard connects within milliseconds; let it get the reason
         with self._lock:
-            message = "%s failed: %s" % (phase, told["error"]) + (" (%s)" % told["line"] if told["line"] else "")
-            self._broadcast(protocol.FAILED, {"message": message, "traceback": told["traceback"], "phase": phase})
+            message = "%s failed: %s" % (phase, fault["error"]) + (" (%s)" % fault["line"] if fault["line"] else "")
+            self._broadcast(protocol.FAILED, {"message": message, "traceback": fault["traceback"], "phase": phase})
 
     @staticmethod
     def _die(why: str, status: int = EXIT_ENGINE, trace: str = "") -> NoReturn:

@@ -10,20 +10,20 @@ import pytest
 
 from puna.process import guard
 from puna.worker.app import calllog
-from puna.worker.app.calllog import LONGEST_LINE, CallLog, Voice, speaking
+from puna.worker.app.calllog import LONGEST_LINE, CallLog, LogScope, _current
 
 
 def written(parts: list[str], trace: str = "") -> str:
     """What reaches the descriptor."""
     read, write = os.pipe()
-    log, voice = CallLog(write, None), Voice(trace)
-    token = speaking.set(voice if trace else None)
+    log, scope = CallLog(write, None), LogScope(trace)
+    token = _current.set(scope if trace else None)
     try:
         for part in parts:
             assert log.write(part) == len(part)
-        log.end(voice)
+        log.end(scope)
     finally:
-        speaking.reset(token)
+        _current.reset(token)
         os.close(write)
     data = b""
     while piece := os.read(read, 65536):
@@ -72,10 +72,10 @@ def test_a_note_says_on_every_line_which_request_it_is_about(capfd: pytest.Captu
 def test_tasks_of_a_request_speak_for_it() -> None:
     async def heard() -> str:
         async def task() -> str:
-            voice = speaking.get()
-            return voice.trace if voice else ""
+            scope = _current.get()
+            return scope.trace if scope else ""
 
-        speaking.set(Voice("t9"))
+        _current.set(LogScope("t9"))
         return await asyncio.create_task(task())
 
     assert asyncio.run(heard()) == "t9"

@@ -73,7 +73,7 @@ def test_a_result_of_the_wrong_length_says_so(app: Write, start: Start) -> None:
 
 def test_a_leading_batch_dimension_is_accepted_and_a_cancelled_member_keeps_no_one(app: Write, start: Start) -> None:
     client = start(app(APP, SCHEMA % 400)).ready()
-    client.send(1, {"prompt": "gone"})
+    client.send(1, {"prompt": "abandoned"})
     client.socket.sendall(protocol.encode(protocol.CANCEL, 1))
     body = {"inputs": [{"name": "prompt", "shape": [1, 1], "datatype": "BYTES", "data": ["kept"]}]}
     client.send(2, json.dumps(body).encode())

@@ -56,8 +56,8 @@ def failure(call: WorkerCall, status: int, message: str, refusal: Optional[Refus
     if call.stream_begun:
         return protocol.encode(protocol.END, call.request_id, {"error": message})
     if call.head.get("path") in completions.PATHS:
-        told = refusal or Refusal(message, status=status)
-        return protocol.encode_reply(call.request_id, status, told.as_json())
+        refusal = refusal or Refusal(message, status=status)
+        return protocol.encode_reply(call.request_id, status, refusal.as_json())
     return protocol.encode_reply(call.request_id, status, json.dumps({"error": message}).encode())
 
 

@@ -17,8 +17,8 @@ from typing import Any, Dict, List, Optional, Tuple
 LONGEST_LINE = 8192  # characters; a longer line is written in parts, so that a lost newline costs no memory
 
 
-class Voice:
-    """Who writes: one request, and what it has written of a line so far, per stream."""
+class LogScope:
+    """The request that writes, and its unfinished line in each stream."""
 
     __slots__ = ("parts", "trace")
 
@@ -28,7 +28,7 @@ class Voice:
 
 
 # A context variable and not a thread-local: asyncio tasks made by a request inherit it.
-speaking: contextvars.ContextVar[Optional[Voice]] = contextvars.ContextVar("speaking", default=None)
+_current: contextvars.ContextVar[Optional[LogScope]] = contextvars.ContextVar("_current", default=None)
 
 
 class CallLog(io.TextIOBase):
@@ -45,11 +45,11 @@ class CallLog(io.TextIOBase):
     errors = "backslashreplace"
 
     def write(self, text: str) -> int:
-        voice = speaking.get()
-        if voice is None:
+        scope = _current.get()
+        if scope is None:
             self._out(self._begun(text) if _is_stamping else text)
             return len(text)
-        parts = voice.parts
+        parts = scope.parts
         pending = parts.get(self._fd, "") + text
         *lines, rest = pending.split("\n")
         if len(rest) > LONGEST_LINE:
@@ -57,7 +57,7 @@ class CallLog(io.TextIOBase):
             rest = ""
         parts[self._fd] = rest
         if lines:
-            begin = stamp(self._fd) + "[%s] " % voice.trace
+            begin = stamp(self._fd) + "[%s] " % scope.trace
             self._out("".join(begin + (line.rpartition("\r")[2] or line) + "\n" for line in lines))
         return len(text)
 
@@ -74,11 +74,11 @@ class CallLog(io.TextIOBase):
             self._is_at_start = False
         return "".join(parts)
 
-    def end(self, voice: Voice) -> None:
+    def end(self, scope: LogScope) -> None:
         """Write what a request left without a newline."""
-        rest = voice.parts.pop(self._fd, "")
+        rest = scope.parts.pop(self._fd, "")
         if rest:
-            self._out(stamp(self._fd) + "[%s] %s\n" % (voice.trace, rest.rstrip("\r").rpartition("\r")[2]))
+            self._out(stamp(self._fd) + "[%s] %s\n" % (scope.trace, rest.rstrip("\r").rpartition("\r")[2]))
 
     def _out(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -108,7 +108,7 @@ _second: Tuple[int, str] = (0, "")  # a second, and how it is written
 
 
 def stamp(fd: int) -> str:
-    """How a line begins that is written now."""
+    """The beginning of a line that is written now: its time and stream."""
     global _second
     if not _is_stamping:
         return ""
@@ -135,19 +135,19 @@ def install(is_stamping: bool = False) -> None:
 class during:  # reads as a function; a generator would cost each request a microsecond more
     """Lines written in this context (this thread, and tasks it makes) carry `trace`."""
 
-    __slots__ = ("_token", "_voice")
+    __slots__ = ("_token", "_scope")
 
     def __init__(self, trace: str) -> None:
-        self._voice = Voice(trace)
+        self._scope = LogScope(trace)
 
     def __enter__(self) -> None:
-        self._token = speaking.set(self._voice)
+        self._token = _current.set(self._scope)
 
     def __exit__(self, *_: Any) -> None:
-        speaking.reset(self._token)
-        if self._voice.parts:
+        _current.reset(self._token)
+        if self._scope.parts:
             for stream in _streams.values():
-                stream.end(self._voice)
+                stream.end(self._scope)
 
 
 def note(text: str, trace: str = "") -> None:

@@ -1,4 +1,4 @@
-"""How many calls of `infer` run at once, and why: as many as were asked for, as many as are proved safe, or one."""
+"""The number of calls of `infer` that run at once: as many as were asked for, as many as are proved safe, or one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAFE = "infer keeps nothing of a request"
 
 
 class Verdict:
-    """How many calls at once; `reason` says why, with file and line where one is to blame."""
+    """The number of calls at once; `reason` says why, with file and line where one is to blame."""
 
     def __init__(self, limit: int, reason: str = "", worth: int = 1) -> None:
         self.limit, self.reason = limit, reason

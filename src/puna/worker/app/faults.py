@@ -1,4 +1,4 @@
-"""What went wrong in the user's code, told with the user's lines: error, line, traceback. Prints nothing."""
+"""Errors of the user's code, described by the user's lines: error, line, traceback. Prints nothing."""
 
 from __future__ import annotations
 

@@ -57,17 +57,17 @@ class StreamHandler:
 class Member:
     """One request in a batch."""
 
-    __slots__ = ("done", "error", "is_gone", "result", "value")
+    __slots__ = ("done", "error", "is_abandoned", "result", "value")
 
     def __init__(self, value: Any) -> None:
         self.value, self.done = value, threading.Event()
         self.result: Any = None
         self.error: Optional[BaseException] = None
-        self.is_gone = False
+        self.is_abandoned = False
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """The client went: what has not begun need not."""
-        self.is_gone = True
+        self.is_abandoned = True
 
 
 class Batches:
@@ -84,7 +84,7 @@ class Batches:
         member = Member(value)
         request = scope.current()
         if request is not None:
-            request.on_cancel(member.leave)
+            request.on_cancel(member.abandon)
         with self._changed:
             batch = self._open
             is_first = batch is None
@@ -113,7 +113,7 @@ class Batches:
                     self._open = None
             # Not the first member's scope: its client may go, and the others stay.
             with scope.entered(scope.RequestScope()):
-                self._settle([m for m in batch if not m.is_gone])
+                self._settle([m for m in batch if not m.is_abandoned])
         for member in batch:
             member.done.set()
 
@@ -197,7 +197,7 @@ class App:
         self._call_once("initialize")
 
     def infer(self, values: Any, handler: Optional[StreamHandler] = None, started: Any = None) -> Any:
-        """What `infer` returns; `started` takes a function that cancels an async call."""
+        """Call `infer`; `started` takes a function that cancels an async call."""
         if self.schema.openai:
             values = decoded(values)
         if self.batches is not None:
@@ -208,7 +208,7 @@ class App:
         return self.typed.from_response(result) if self.typed else result
 
     def infer_batch(self, many: List[Any]) -> List[Any]:
-        """What `infer` returns for a list of requests.
+        """Call `infer` with a list of requests.
 
         Raises:
             BadOutput: it is no list of as many outputs.
@@ -234,7 +234,7 @@ class App:
         return all(own) or any(one.can_sleep for one in engine.all_engines())
 
     def prepare_sleep(self) -> None:
-        """What of sleeping can be done while calls run. Raises what says that it cannot sleep."""
+        """Do the part of sleeping that can be done while calls run. Raises what says that it cannot sleep."""
         for one in engine.all_engines():
             if one.can_sleep:
                 one.prepare_sleep()
@@ -260,7 +260,7 @@ class App:
     def _or_dies(change: Callable[[], None]) -> None:
         try:
             change()
-        except BaseException as error:  # raised again, after all who wait for the engine have been told
+        except BaseException as error:  # raised again, after all who wait for the engine have their error
             engine.died("its engine could not change between asleep and awake: %r" % error)
             raise
 
@@ -277,7 +277,7 @@ class App:
         self._call_once("finalize")
 
     def _read_types(self, path: str, module: Any) -> None:
-        """Where app.py has request and response classes, they are the schema and win over the files."""
+        """Let request and response classes of app.py, where there are any, be the schema instead of the files."""
         with open(path, "rb") as file:
             self.typed, flags = schema.find_typed(file.read(), module)
         if self.typed is not None:
@@ -351,14 +351,14 @@ def decoded(values: Any) -> Any:
 
 
 def _declared_outputs(schema: AppSchema) -> Tuple[str, ...]:
-    told = os.environ.get("PUNA_OUTPUTS")
+    seen = os.environ.get("PUNA_OUTPUTS")
     if schema.outputs is None:
-        return tuple(json.loads(told)) if told else ()
+        return tuple(json.loads(seen)) if seen else ()
     return tuple(str(output["name"]) for output in schema.outputs)
 
 
 def required_parameters(function: Callable[..., Any]) -> int:
-    """How many positional arguments a bound method must be given."""
+    """The number of positional arguments that a bound method must be given."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C

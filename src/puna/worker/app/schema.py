@@ -95,7 +95,7 @@ def _batch_window_ms(value: Any) -> float:
 
 
 def size_of(shape: List[int]) -> int:
-    """How many values a shape holds."""
+    """The number of values that a shape holds."""
     product = 1
     for n in shape:
         product *= n

@@ -1,4 +1,4 @@
-"""What belongs to one request while `infer` runs for it: whom to tell when its client goes."""
+"""The scope of one request while `infer` runs for it: functions to call when its client disconnects."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ class RequestScope:
         self.is_cancelled = False
 
     def on_cancel(self, function: Callable[[], Any]) -> None:
-        """Call `function` when the client goes; at once, when it is gone."""
+        """Call `function` when the client disconnects; at once, when it has."""
         with self._lock:
-            gone = self.is_cancelled
-            if not gone:
+            if not self.is_cancelled:
                 self._functions.append(function)
-        if gone:
-            function()
+                return
+        function()
 
     def forget(self, function: Callable[[], Any]) -> None:
         """That work is done."""
@@ -53,7 +52,7 @@ def current() -> Optional[RequestScope]:
 
 
 class entered:  # reads as a function; a generator would cost each request a microsecond more
-    """What runs in this context works for that request."""
+    """A context whose code works for that request."""
 
     __slots__ = ("_scope", "_token")
 

@@ -26,7 +26,7 @@ class BadRequest(Exception):
 
 
 class BadOutput(Exception):
-    """What `infer` returned cannot be sent: HTTP 500 with this text."""
+    """The outputs of `infer` cannot be sent: HTTP 500 with this text."""
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def _numpy_scalar(datatype: str, value: Any, numpy: Any) -> Any:
 
 
 def write_outputs(result: Any, strict: bool = False, declared: Sequence[str] = ()) -> List[Dict[str, Any]]:
-    """What `infer` returned, as KServe outputs; `strict` (validation) refuses empty lists, whose type is unknown.
+    """The result of `infer` as KServe outputs; `strict` (validation) refuses empty lists, whose type is unknown.
 
     `declared` are the outputs that must be there: those of output.json, and those that validation saw.
 
@@ -387,7 +387,7 @@ def _texts(name: str, raw: bytes, count: int) -> List[str]:
 
 
 def names_outputs(document: Any) -> bool:
-    """Whether a request says anything of its outputs; most want all of them, as JSON."""
+    """True when a request says anything of its outputs; most want all of them, as JSON."""
     return isinstance(document, dict) and ("outputs" in document or "parameters" in document)
 
 
@@ -424,15 +424,15 @@ class BinaryOutputs:
         """`(outputs, bytes)`: outputs that go as bytes have a size instead of `data`."""
         if not self._every and not any(self.binary.values()):
             return outputs, b""
-        told, parts = [], []
+        described, parts = [], []
         for output in outputs:
             if self.binary.get(output["name"], self._every):
                 part = _packed(output)
                 parts.append(part)
                 output = {k: v for k, v in output.items() if k != "data"}
                 output["parameters"] = {BINARY_SIZE: len(part)}
-            told.append(output)
-        return told, b"".join(parts)
+            described.append(output)
+        return described, b"".join(parts)
 
 
 def _flag(entry: Any, name: str, otherwise: bool) -> bool:

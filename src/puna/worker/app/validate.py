@@ -108,11 +108,11 @@ def _infer(app: App, schema: AppSchema) -> Any:
 
 
 def _note_engine(report: Report) -> None:
-    """What OpenAI's paths will find: the gateway lists only endpoints whose app holds an engine."""
+    """Report the engine for OpenAI's paths: the gateway lists only endpoints whose app holds one."""
     model = engine.current()
     if model is not None:
-        told = {"kind": model.kind, "model": model.model, "max_model_len": model.max_model_len}
-        report.fields["schema"]["engine"] = told
+        found = {"kind": model.kind, "model": model.model, "max_model_len": model.max_model_len}
+        report.fields["schema"]["engine"] = found
 
 
 def _finalize(app: App, report: Report) -> None:

@@ -25,7 +25,7 @@ def of(model: str) -> Optional[LoadedAdapter]:
 
 
 def vllm_options(given: Dict[str, Any]) -> Dict[str, Any]:
-    """What `LLM` needs to load the base of an adapter; what the app gave itself stays as it is."""
+    """The options that `LLM` needs to load the base of an adapter; the app's own stay as they are."""
     found = _named(given.get("model"))
     if found is None:
         return {}

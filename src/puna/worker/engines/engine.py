@@ -1,4 +1,4 @@
-"""What the worker knows of a shimmed engine: how a request gets in, what comes out, and how it sleeps."""
+"""The interface of a shimmed engine: requests in, deltas out, sleep; and the engines that the app holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Score = Tuple[float, List[Tuple[int, float]]]
 
 
 class Delta:
-    """What one step of the engine added to one choice of a reply."""
+    """The addition of one step of the engine to one choice of a reply."""
 
     __slots__ = ("finish_reason", "index", "prompt_scores", "scores", "text", "token_ids")
 
@@ -100,7 +100,7 @@ SAFE = "_puna_meets_nobody"
 
 _engines: List[Engine] = []
 _alone: List[bool] = []
-_mourners: List[Callable[[str], Any]] = []
+_death_listeners: List[Callable[[str], Any]] = []
 
 
 def register(engine: Engine) -> None:
@@ -124,7 +124,7 @@ def only_one_at_a_time() -> None:
 
 
 def concurrency() -> int:
-    """How many threads `infer` is worth, by the app's engine; 0 without one."""
+    """The number of threads that `infer` is worth, by the app's engine; 0 without one."""
     engine = current()
     if engine is None:
         return 0
@@ -139,17 +139,17 @@ def described() -> Optional[Dict[str, Any]]:
 
 def on_death(function: Callable[[str], Any]) -> None:
     """Call `function` with the reason when an engine is in no state to go on."""
-    _mourners.append(function)
+    _death_listeners.append(function)
 
 
 def died(why: str) -> None:
-    """An engine is in no state to go on; its callers have been told."""
-    for function in _mourners:
+    """Report that an engine is in no state to go on; its callers have their errors."""
+    for function in _death_listeners:
         function(why)
 
 
 def like_this_thread() -> Callable[[], None]:
-    """What makes another thread compute as this one: GPU and number of CPU threads are a thread's own in torch."""
+    """A function that makes another thread compute as this one: GPU and CPU threads are each thread's own in torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return lambda: None

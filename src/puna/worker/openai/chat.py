@@ -14,7 +14,7 @@ _lock = threading.Lock()  # fast tokenizers say "Already borrowed" when two thre
 
 
 def prompt_of(tokenizer: Any, body: Dict[str, Any], named: str = "") -> List[int]:
-    """The prompt of a chat completion; `named`: the template hears of that tool only.
+    """The prompt of a chat completion; `named`: the only tool that the template gets.
 
     Raises:
         Refusal: the messages make no sense, or the template refuses them.
@@ -75,12 +75,12 @@ def _message(number: int, message: Any) -> Dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise Refusal("`%s.role` is %s; it must be one of %s" % (where, shown(role), ", ".join(ROLES)), where + ".role")
-    told = dict(message, content=_content(where + ".content", message))
+    found = dict(message, content=_content(where + ".content", message))
     if role == "developer":
-        told["role"] = "system"  # OpenAI's newer name; templates know the older one
+        found["role"] = "system"  # OpenAI's newer name; templates know the older one
     if message.get("tool_calls"):
-        told["tool_calls"] = [_call(where + ".tool_calls", call) for call in _list(where, message["tool_calls"])]
-    return told
+        found["tool_calls"] = [_call(where + ".tool_calls", call) for call in _list(where, message["tool_calls"])]
+    return found
 
 
 def _content(where: str, message: Dict[str, Any]) -> str:

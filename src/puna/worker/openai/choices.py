@@ -12,7 +12,7 @@ LEAST = -9999.0  # in place of minus infinity, which JSON has no word for; vLLM'
 
 
 class Form:
-    """What a request's choices look like."""
+    """The form of a request's choices."""
 
     def __init__(self, is_chat: bool, tokenizer: Any, top: Optional[int], asked: tools.Tools) -> None:
         self.is_chat, self.tokenizer, self.top, self.tools = is_chat, tokenizer, top, asked
@@ -24,11 +24,11 @@ class Choice:
     def __init__(self, form: Form, index: int) -> None:
         self.form, self.index = form, index
         self.reason = ""
-        self._text, self._told = "", 0
+        self._text, self._sent = "", 0
         self._ids: List[int] = []
         self._scores: List[Optional[Score]] = []
         self._scored = self._offset = 0
-        """Of the tokens, those whose log-probabilities a stream has told; and the characters of those."""
+        """Of the tokens, those whose log-probabilities a stream has sent; and the characters of those."""
 
     def echo(self, text: str, ids: Sequence[int], scores: Optional[List[Score]]) -> None:
         """The prompt stands before the reply; `scores` are those of its second token and later ones."""
@@ -38,7 +38,7 @@ class Choice:
             self._ids, self._scores = list(ids) + self._ids, none + list(scores or none * (len(ids) - 1)) + self._scores
 
     def add(self, delta: Delta) -> None:
-        """What the engine's step added."""
+        """Add a step of the engine."""
         self._text += delta.text
         self.reason = delta.finish_reason or self.reason
         if self.form.top is not None:
@@ -51,14 +51,14 @@ class Choice:
         Raises:
             Refusal: a call of a tool was asked for, and the model made none.
         """
-        told = self._logprobs()
+        logprobs = self._logprobs()
         if not self.form.is_chat:
-            return {"text": self._text, "index": self.index, "logprobs": told, "finish_reason": self.reason}
+            return {"text": self._text, "index": self.index, "logprobs": logprobs, "finish_reason": self.reason}
         content, calls, reason = self._read()
         message: Dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message["tool_calls"] = tools.as_json(calls)
-        return {"index": self.index, "message": message, "logprobs": told, "finish_reason": reason}
+        return {"index": self.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     def pieces(self) -> List[Dict[str, Any]]:
         """The choices of the chunks that a stream sends now.
@@ -67,17 +67,17 @@ class Choice:
             Refusal: a call of a tool was asked for, and the model made none.
         """
         if not self.form.is_chat:
-            text, self._told = self._text[self._told :], len(self._text)
+            text, self._sent = self._text[self._sent :], len(self._text)
             if not text and not self.reason and self._scored == len(self._ids):
                 return []
             return [self._piece("text", text, self.reason or None)]
         if not self.reason:
-            text, self._told = self._text[self._told : self._certain()], max(self._told, self._certain())
+            text, self._sent = self._text[self._sent : self._certain()], max(self._sent, self._certain())
             if not text and (self.form.tools.is_read or self._scored == len(self._ids)):
                 return []
             return [self._piece("delta", {"content": text}, None)]
         content, calls, reason = self._read()
-        rest = (content or "")[self._told :]
+        rest = (content or "")[self._sent :]
         found = [self._piece("delta", {"content": rest}, None)] if rest or self._scored < len(self._ids) else []
         if calls:
             found.append(self._piece("delta", {"tool_calls": tools.as_json(calls, streams=True)}, None))
@@ -92,7 +92,7 @@ class Choice:
         """Characters that are no part of a call, whatever comes."""
         if not self.form.tools.is_read:
             return len(self._text)
-        if self.form.tools.must or (not self._told and tools.may_begin(self._text)):
+        if self.form.tools.must or (not self._sent and tools.may_begin(self._text)):
             return 0
         place = self._text.find(tools.OPEN)
         if place < 0:
@@ -101,7 +101,7 @@ class Choice:
         return len(self._text[:place].rstrip())
 
     def _logprobs(self) -> Optional[Dict[str, Any]]:
-        """Of the tokens that no chunk has told of."""
+        """Of the tokens that no chunk has sent."""
         top = self.form.top
         if top is None:
             return None
@@ -109,13 +109,13 @@ class Choice:
         self._scored = len(self._ids)
         if self.form.is_chat:
             return _in_chat(self.form.tokenizer, ids, [score for score in scores if score is not None], top)
-        told = _in_text(self.form.tokenizer, ids, scores, self._offset)
-        self._offset += sum(map(len, told["tokens"]))
-        return told
+        found = _in_text(self.form.tokenizer, ids, scores, self._offset)
+        self._offset += sum(map(len, found["tokens"]))
+        return found
 
     def _piece(self, key: str, what: Any, reason: Optional[str]) -> Dict[str, Any]:
-        told = self._logprobs() if self._scored < len(self._ids) else None
-        return {"index": self.index, key: what, "logprobs": told, "finish_reason": reason}
+        logprobs = self._logprobs() if self._scored < len(self._ids) else None
+        return {"index": self.index, key: what, "logprobs": logprobs, "finish_reason": reason}
 
 
 def _in_chat(tokenizer: Any, ids: Sequence[int], scores: List[Score], top: int) -> Dict[str, Any]:
@@ -130,24 +130,24 @@ def _in_chat(tokenizer: Any, ids: Sequence[int], scores: List[Score], top: int) 
 
 def _in_text(tokenizer: Any, ids: Sequence[int], scores: Sequence[Optional[Score]], offset: int) -> Dict[str, Any]:
     """The `logprobs` of a completion's choice; a prompt's first token has no score. `offset`: characters before it."""
-    told: Dict[str, List[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    found: Dict[str, List[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for place, token in enumerate(ids):
         text, score = tokenizer.decode([token]), scores[place]
-        told["tokens"].append(text)
-        told["text_offset"].append(offset)
+        found["tokens"].append(text)
+        found["text_offset"].append(offset)
         offset += len(text)
         if score is None:
-            told["token_logprobs"].append(None)
-            told["top_logprobs"].append(None)
+            found["token_logprobs"].append(None)
+            found["top_logprobs"].append(None)
             continue
         own, best = score
         around: Dict[str, float] = {}
         for other, value in best:  # two tokens may read alike: the likelier one counts
             around.setdefault(tokenizer.decode([other]), _finite(value))
         around.setdefault(text, _finite(own))
-        told["token_logprobs"].append(_finite(own))
-        told["top_logprobs"].append(around if best else None)
-    return told
+        found["token_logprobs"].append(_finite(own))
+        found["top_logprobs"].append(around if best else None)
+    return found
 
 
 def _entry(tokenizer: Any, token: int, value: float) -> Dict[str, Any]:

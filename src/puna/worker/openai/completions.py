@@ -177,7 +177,7 @@ class CompletionJob:
         return limit - longest if asked is None else asked
 
     def gains(self) -> Iterator[Gain]:
-        """What the choices gain, as it comes; counts the reply's tokens.
+        """Yield the choices' deltas as they come, and count the reply's tokens.
 
         Raises:
             RuntimeError: the engine left a reply without an end; what the engine raises goes through.
@@ -283,8 +283,8 @@ def _whole(job: CompletionJob) -> bytes:
         choices[index].add(delta)
     for index, choice in enumerate(choices):
         job.echo(choice, index)
-    told = [choice.whole() for choice in choices] if not job.call.is_answered else []
-    reply = job.document("chat.completion" if job.is_chat else "text_completion", told)
+    choices_now = [choice.whole() for choice in choices] if not job.call.is_answered else []
+    reply = job.document("chat.completion" if job.is_chat else "text_completion", choices_now)
     reply["usage"] = job.usage()
     return protocol.encode_reply(job.call.request_id, 200, protocol.dumps(reply))
 
@@ -296,8 +296,8 @@ def _stream(job: CompletionJob, emit: Emit) -> bytes:
     first = next(gains, None)
     choices = [Choice(job.form, index) for index in range(job.choices)]
 
-    def send(told: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
-        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", told)
+    def send(choices_now: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
+        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", choices_now)
         if job.tells_usage:
             chunk["usage"] = usage
         emit(call, protocol.encode(protocol.CHUNK, call.request_id, chunk))

@@ -94,7 +94,7 @@ ALL: Dict[str, Parameter] = {name: parameter for parameter in TABLE for name in 
 
 
 def asks(name: str, value: Any) -> bool:
-    """Whether the value asks for anything: clients send neutral ones too."""
+    """True when the value asks for anything: clients send neutral ones too."""
     if name == "response_format" and value == {"type": "text"}:
         return False
     if name in ("skip_special_tokens", "spaces_between_special_tokens"):
@@ -224,7 +224,7 @@ def read(body: Dict[str, Any], path: str, extras: Collection[str]) -> Dict[str, 
 
 
 def max_tokens(body: Dict[str, Any]) -> Optional[int]:
-    """How long the reply may be, by either of its names; None when the request does not say; 0 only with `echo`."""
+    """The most tokens of the reply, by either name; None when the request does not say; 0 only with `echo`."""
     least = 0 if body.get("echo") is True else 1
     found = [number(body, name, least, 2**31 - 1, True) for name in ("max_completion_tokens", "max_tokens")]
     return next((int(value) for value in found if value is not None), None)
@@ -302,7 +302,7 @@ def _formed(name: str, body: Dict[str, Any], path: str) -> Any:
 
 
 def _constraint(name: str, value: Any) -> Dict[str, Any]:
-    """What holds the reply to a form, by vLLM's keys."""
+    """The form that the reply is held to, by vLLM's keys."""
     if name == "response_format":
         return _response_format(value)
     if name == "structured_outputs":

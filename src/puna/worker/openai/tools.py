@@ -46,7 +46,7 @@ class Tools:
         return bool(self.schemas) and self.choice != "none"
 
     def constraint(self) -> Optional[Dict[str, Any]]:
-        """What holds a reply to the choice, for engines that can."""
+        """The form that holds a reply to the choice, for engines that can."""
         if not self.is_held:
             return None
         if self.named:
@@ -68,7 +68,7 @@ class Tools:
         return {"json": held}
 
     def read(self, text: str, reason: str) -> Tuple[Optional[str], List[Call], str]:
-        """What a whole reply says, calls, and why it ended: `(content, calls, finish reason)`.
+        """Read a whole reply: `(content, calls, finish reason)`.
 
         Raises:
             Refusal: a call was asked for, and this is none.
@@ -105,7 +105,7 @@ def as_json(calls: List[Call], streams: bool = False) -> List[Dict[str, Any]]:
 
 
 def find(text: str, known: Collection[str]) -> Tuple[str, List[Call]]:
-    """What a text says before its calls, and the calls, when all that it calls is known; else the text and none."""
+    """The text before the calls, and the calls, when all that is called is known; else all the text and none."""
     before, marker, rest = text.partition(OPEN)
     if marker:
         documents = [_parsed(part.partition(CLOSE)[0]) for part in rest.split(OPEN)]
@@ -121,7 +121,7 @@ def find(text: str, known: Collection[str]) -> Tuple[str, List[Call]]:
 
 
 def may_begin(text: str) -> bool:
-    """Whether a reply that begins so may be a call: until that is known, a stream holds it back."""
+    """True when a reply that begins so may be a call: until that is known, a stream holds it back."""
     bare = text.lstrip()
     return any(bare.startswith(b) or b.startswith(bare) for b in BEGINNINGS)
 

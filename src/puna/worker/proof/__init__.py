@@ -1,1 +1,1 @@
-"""Whether calls of an app's `infer` can meet: its source read as syntax trees, over the objects that are there."""
+"""The proof that no two calls of `infer` meet: its source read as syntax trees, over the objects that are there."""

@@ -1,4 +1,4 @@
-"""What reading an attribute or an element of a value gives."""
+"""Attributes and elements of values, read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Attributes:
     # -- what the call makes
 
     def make(self, node: Any, holds: Value = NOTHING, kind: str = "", cls: Any = None) -> Own:
-        """What this place makes."""
+        """The object that this place makes."""
         key = (self.path, node if isinstance(node, tuple) else id(node), kind)
         made = self._made.get(key)
         if made is None:
@@ -190,7 +190,7 @@ class Attributes:
         return value(of(found))
 
     def _bound(self, found: Any, atom: Atom, cls: Any, name: str, node: Any) -> Value:
-        """What a class's attribute is for an object of it."""
+        """A class's attribute, bound to an object of it."""
         if isinstance(found, types.FunctionType):
             return value(Method(atom, name, library.torch_decorated(found) or found))
         if isinstance(found, staticmethod):
@@ -215,7 +215,7 @@ class Attributes:
     # -- elements
 
     def elements(self, whole: Value, node: Any) -> Value:
-        """What iterating over a value, or an index of it, may give."""
+        """The values that iterating over a value, or an index of it, may give."""
         found: Set[Atom] = set()
         for atom in whole:
             if isinstance(atom, Plain) or is_own_method(atom):

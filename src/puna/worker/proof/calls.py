@@ -1,4 +1,4 @@
-"""What a call does: of the app's own functions by reading them, of others by what is known of them."""
+"""The effects of calls: of the app's own functions by reading them, of others by what is known of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Calls(Attributes):
         raise NotImplementedError
 
     def call(self, callee: Value, arguments: Arguments, node: Any) -> Value:
-        """What the call gives, whichever of the functions is meant."""
+        """The result of a call, whichever of the functions is meant."""
         found: Set[Atom] = set()
         functions = frozenset(a for a in callee if not isinstance(a, (Plain, Own)))
         for atom in functions or callee:  # what a call has made of texts, lists and tensors cannot be called
@@ -166,7 +166,7 @@ class Calls(Attributes):
         return frozenset(a for a in arguments.all() if not _is_type(a))
 
     def _inside(self, arguments: Arguments) -> Value:
-        """What a new object keeps of what it was given: not the things that cannot be changed through it."""
+        """The part of the arguments that a new object keeps: not the things that cannot be changed through it."""
         return frozenset(a for a in arguments.all() if not self.is_inert(a) and not _is_type(a))
 
     def _copied(self, arguments: Arguments, node: Any) -> Value:
@@ -474,7 +474,7 @@ def _is_description(schema: Any) -> bool:
 
 
 def _changed(node: Any) -> str:
-    """What a call of a method changes."""
+    """The text of what a call of a method changes."""
     func = getattr(node, "func", node)
     return shown(getattr(func, "value", func))
 

@@ -1,4 +1,4 @@
-"""What is known of libraries: functions that keep nothing of what they are given, and the objects that are there."""
+"""Knowledge of libraries: functions that keep nothing of their arguments, and the objects that are there."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ MOST_WRAPPED = 20
 
 
 class Known:
-    """What the objects that are there now are known for."""
+    """The objects that are there now, by what they are known for."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -243,7 +243,7 @@ class Known:
                 self._by_id[id(found)] = found, effect
 
     def effect(self, it: Any) -> str:
-        """How a function treats what it is given; empty when that is not known."""
+        """A function's treatment of its arguments; empty when that is not known."""
         module = getattr(it, "__module__", None)
         if id(it) not in self._by_id and module in FUNCTIONS:
             self.learn(module)  # it was imported since
@@ -315,7 +315,7 @@ def is_shimmed(kind: Any) -> bool:
 
 
 def is_shared_engine(it: Any) -> bool:
-    """What stands where vLLM's LLM keeps its engine."""
+    """The object that stands where vLLM's LLM keeps its engine."""
     return type(it) is SharedEngine
 
 
@@ -327,7 +327,7 @@ def is_marked(it: Any, name: str) -> bool:
 
 
 def static(kind: Any, name: str) -> Any:
-    """What a class says of a name, without running anything."""
+    """A class's attribute of that name, looked up without running anything."""
     for one in kind.__mro__:
         if name in vars(one):
             return vars(one)[name]
@@ -370,7 +370,7 @@ def is_pipeline(it: Any) -> bool:
 
 
 def is_async_engine(it: Any) -> bool:
-    """vLLM's own engine for asyncio; each request is told by its id."""
+    """vLLM's own engine for asyncio; each request is known by its id."""
     return any(base_named(it, name, "vllm") is not None for name in ("AsyncLLM", "AsyncLLMEngine"))
 
 

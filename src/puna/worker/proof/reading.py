@@ -371,7 +371,7 @@ class Reading(Calls):
     # -- expressions
 
     def read(self, node: Any, scope: NameScope) -> Value:
-        """What an expression gives."""
+        """The value of an expression."""
         self._steps += 1
         act = getattr(self, "_e_" + type(node).__name__, None)
         if act is None:

@@ -1,4 +1,4 @@
-"""What an expression of the app may be: plain, made by this call, or there before it and shared with other calls."""
+"""The values of the app's expressions: plain, made by this call, or there before it and shared with other calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Unique(Plain):
 
 
 class Own:
-    """What one place in the source has made during this call, and everything inside it.
+    """The object that one place in the source has made during this call, and everything inside it.
 
     `holds` is what was put into it and is not its own. `cls` is its class, when that is the app's.
     """
@@ -174,7 +174,7 @@ def is_own_method(atom: Atom) -> bool:
 
 
 def is_readable(atom: Atom) -> bool:
-    """Whoever only reads it keeps nothing and runs nothing of the app's."""
+    """Reading it keeps nothing and runs nothing of the app's."""
     return isinstance(atom, (Plain, Own)) or is_own_method(atom) or (isinstance(atom, Live) and is_table(atom.it))
 
 
@@ -200,7 +200,7 @@ def children(it: Any) -> Value:
 
 
 class Arguments:
-    """What a call is given. `rest` and `named_rest` are elements of which the place is not known."""
+    """The arguments of a call. `rest` and `named_rest` are elements of which the place is not known."""
 
     __slots__ = ("named", "named_rest", "positional", "rest")
 

@@ -19,7 +19,7 @@ from puna.worker.proof.source import Sources
 from puna.worker.proof.values import PLAIN, Arguments, NotProved, Own, value
 
 MOST_STEPS = 6
-# What only passes on: whoever holds it is the one to look at.
+# These only pass on: their holder is the one to look at.
 BETWEEN = (dict, list, tuple, set, frozenset, types.MethodType, staticmethod, classmethod, property, functools.partial)
 BETWEEN_NAMES = {"cell", "_lru_cache_wrapper", "cached_property", "OrderedDict", "deque", "mappingproxy", "defaultdict"}
 STREAMS = (logging.NullHandler, logging.StreamHandler)
@@ -65,7 +65,7 @@ def must_be_at_home(known: Known, reads_files: bool) -> None:
 
 
 def _goes_out(stream: Any) -> bool:
-    """What is printed leaves by the process's own descriptors."""
+    """The stream's text leaves by the process's own descriptors."""
     try:
         return stream.fileno() in (1, 2)
     except (OSError, ValueError):  # a StringIO, or closed
@@ -136,7 +136,7 @@ def _which(holder: Any, targets: List[Any], names: Dict[int, str]) -> str:
 
 
 def why_not(app: App) -> str:
-    """Where calls of `infer` could meet, as `app.py:14 keeps self.prompt`; empty when they cannot.
+    """The place where calls of `infer` could meet, as `app.py:14 keeps self.prompt`; empty when they cannot.
 
     Where validation has proved the same bundle (PUNA_PROVED), only the reading is done again, against what this
     process's `initialize` has made (10 ms): the search takes a second where vLLM is loaded, and would be on each start.
@@ -149,7 +149,7 @@ def why_not(app: App) -> str:
         if not os.environ.get("PUNA_PROVED"):
             must_be_at_home(reading.known, reading.reads_files)  # last, because it looks at every object there is
     except NotProved as fault:
-        return _told(fault, reading, app)
+        return _sentence(fault, reading, app)
     return ""
 
 
@@ -162,7 +162,7 @@ def _arguments(app: App, reading: Reading) -> Arguments:
     return Arguments(given)
 
 
-def _told(fault: NotProved, reading: Reading, app: App) -> str:
+def _sentence(fault: NotProved, reading: Reading, app: App) -> str:
     line = getattr(fault.node, "lineno", 0)
     path = reading.files[-1] if reading.files else ""
     if not line or not path:

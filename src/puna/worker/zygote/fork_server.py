@@ -54,7 +54,7 @@ class ForkClient:
         return self.decoder.feed(data)
 
     def send(self, kind: int, payload: Dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # who asked has gone
+        with contextlib.suppress(OSError):  # the client has disconnected
             self.sock.sendall(protocol.encode(kind, 0, payload))
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class ForkServer:
         self._loop()
 
     def _listen(self) -> None:
-        """Before the imports, so that the guard needs to knock only once; it is let in after them."""
+        """Before the imports, so that the guard needs to connect only once; it is accepted after them."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -121,7 +121,7 @@ class ForkServer:
         while True:
             for fd, _ in self.poll.poll():
                 if fd == self.parent_fd:
-                    os._exit(128 + signal.SIGKILL)  # its guard is gone; what was forked has guards of its own
+                    os._exit(128 + signal.SIGKILL)  # its guard is dead; what was forked has guards of its own
                 elif fd == self.wake.fileno():
                     self.wake.recv(4096)
                     self._reap()

@@ -1,4 +1,4 @@
-"""What a zygote imports ahead of its forks, and whether it may fork at all afterwards.
+"""The imports of a zygote ahead of its forks, and the reasons why it may not fork afterwards.
 
 It imports what app.py imports at top level, in the same order and with the same environment variables set, and stops
 where a statement comes that may change what a later import does: the rest is imported by the fork, as always.
@@ -57,7 +57,7 @@ Step = Tuple[str, str, Tuple[str, ...]]
 
 
 class PreloadPlan:
-    """What app.py says at its top: steps in order, and the line that ends what may be done ahead."""
+    """The imports at the top of an app.py: steps in order, and the line that ends what may be done ahead."""
 
     def __init__(self) -> None:
         self.variables = dict(os.environ)
@@ -93,7 +93,7 @@ def read(source: bytes) -> PreloadPlan:
 
 
 def _steps(node: ast.stmt, variables: Dict[str, str]) -> Optional[List[Step]]:
-    """What one statement asks for; None when nothing is known of what it does."""
+    """The steps of one statement; None when nothing is known of what it does."""
     if isinstance(node, ast.Import):
         return [("import", alias.name, ()) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -221,7 +221,7 @@ class Preload:
         self.seconds[name] = round(time.monotonic() - begun, 3)
 
     def why_not(self) -> str:
-        """Why this process must not be forked for an app; empty when it may."""
+        """The reason why this process must not be forked for an app; empty when it may."""
         mine = {name.split(".")[0] for name in sys.modules} - self.before
         hidden = sorted(name for name in mine if is_of_app(name, self.folder))
         if hidden:

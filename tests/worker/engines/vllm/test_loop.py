@@ -65,39 +65,39 @@ def loop(engine: Steps, deaths: list[str]) -> Iterator[EngineLoop]:
 
 def test_a_paused_engine_is_not_stepped_and_its_requests_wait(engine: Steps, loop: EngineLoop) -> None:
     loop.call(lambda: loop.pause(True))
-    loop.desk.add("1", ("hi",), {})
+    loop.handle.add("1", ("hi",), {})
     for _ in range(50):
         loop.call(lambda: None)
     assert engine.steps == 0 and list(engine.requests) == ["1"]
-    loop.post(LoopJob(lambda: loop.pause(False)))
-    assert [request_id for request_id, _ in loop.desk.receive()] == ["1"] and engine.steps == 1
+    loop.submit(LoopJob(lambda: loop.pause(False)))
+    assert [request_id for request_id, _ in loop.handle.receive()] == ["1"] and engine.steps == 1
 
 
 def test_a_requests_own_option_wins_over_the_default_and_none_is_no_option(engine: Steps, loop: EngineLoop) -> None:
     loop.defaults["lora_request"] = "default"
     for number, options in enumerate(({"lora_request": "own"}, {"lora_request": None}, {})):
-        loop.desk.add(str(number), ("hi",), options)
-        loop.desk.receive()
+        loop.handle.add(str(number), ("hi",), options)
+        loop.handle.receive()
     assert [options["lora_request"] for options in engine.seen] == ["own", "default", "default"]
 
 
 def test_what_needs_an_idle_engine_waits_for_the_requests_before_it(engine: Steps, loop: EngineLoop) -> None:
     found = []
     loop.call(lambda: loop.pause(True))
-    loop.desk.add("1", ("hi",), {})
-    loop.post(LoopJob(lambda: loop.pause(False)))
-    loop.post(LoopJob(lambda: found.append(engine.steps), needs_idle=True))
-    loop.desk.receive()
+    loop.handle.add("1", ("hi",), {})
+    loop.submit(LoopJob(lambda: loop.pause(False)))
+    loop.submit(LoopJob(lambda: found.append(engine.steps), needs_idle=True))
+    loop.handle.receive()
     loop.call(lambda: None)
     assert found == [1]
 
 
 def test_a_refusal_is_the_callers_and_leaves_the_others_their_requests(engine: Steps, loop: EngineLoop) -> None:
-    loop.desk.add("1", ("refuse",), {})
+    loop.handle.add("1", ("refuse",), {})
     with pytest.raises(ValueError, match="refused"):
-        loop.desk.receive()
-    loop.desk.add("2", ("hi",), {})
-    assert [request_id for request_id, _ in loop.desk.receive()] == ["2"] and engine.aborted == []
+        loop.handle.receive()
+    loop.handle.add("2", ("hi",), {})
+    assert [request_id for request_id, _ in loop.handle.receive()] == ["2"] and engine.aborted == []
 
 
 def test_an_engine_that_failed_is_never_stepped_again_and_everybody_hears(
@@ -107,9 +107,9 @@ def test_an_engine_that_failed_is_never_stepped_again_and_everybody_hears(
     heard: list[BaseException] = []
 
     def ask(name: str) -> None:
-        loop.desk.add(name, ("hi",), {})
+        loop.handle.add(name, ("hi",), {})
         try:
-            loop.desk.receive()
+            loop.handle.receive()
         except EngineDied as error:
             heard.append(error)
 
@@ -127,7 +127,6 @@ def test_an_engine_that_failed_is_never_stepped_again_and_everybody_hears(
     assert len(heard) == 4 and engine.steps == 1 and len(deaths) == 1
 
 
-pytestmark = pytest.mark.process
 Write = Callable[..., Path]
 Start = Callable[..., Any]
 
@@ -171,6 +170,7 @@ def texts(client: Any, count: int) -> dict[int, Any]:
     }
 
 
+@pytest.mark.process
 def test_blocking_calls_meet_in_one_engine_under_every_python(ready: Any, python: str) -> None:
     _, client, said = ready(python=python)
     assert said["concurrency"] == 8
@@ -180,6 +180,7 @@ def test_blocking_calls_meet_in_one_engine_under_every_python(ready: Any, python
     assert texts(client, 5) == {number: (200, ["together:w0 w1 w2"]) for number in range(5)}
 
 
+@pytest.mark.process
 def test_a_list_comes_back_in_order_while_others_run(ready: Any) -> None:
     _, client, _ = ready()
     for number in range(6):
@@ -188,6 +189,7 @@ def test_a_list_comes_back_in_order_while_others_run(ready: Any) -> None:
     assert texts(client, 6) == expected
 
 
+@pytest.mark.process
 def test_what_the_engine_refuses_reaches_its_caller_only(ready: Any) -> None:
     worker, client, _ = ready()
     for number, prompt in enumerate(["x", "y|refuse", "z"]):
@@ -199,6 +201,7 @@ def test_what_the_engine_refuses_reaches_its_caller_only(ready: Any) -> None:
     assert texts(client, 1) == {4: (200, ["x:w0 w1 w2"])}  # and the refused call has left nothing behind
 
 
+@pytest.mark.process
 def test_a_client_that_hangs_up_ends_its_request_in_the_engine(ready: Any, tmp_path: Path) -> None:
     _, client, _ = ready()
     client.send(1, {"prompt": "forever"})
@@ -209,6 +212,7 @@ def test_a_client_that_hangs_up_ends_its_request_in_the_engine(ready: Any, tmp_p
     assert client.call({"prompt": "x"})[0] == 200
 
 
+@pytest.mark.process
 def test_other_calls_of_the_engine_wait_until_nothing_runs(ready: Any) -> None:
     _, client, _ = ready()
     for number, prompt in enumerate(["a|b|c", "reset", "d|e|f"]):
@@ -217,6 +221,7 @@ def test_other_calls_of_the_engine_wait_until_nothing_runs(ready: Any) -> None:
     assert replies[1] == (200, ["True"]) and {status for status, _ in replies.values()} == {200}
 
 
+@pytest.mark.process
 def test_the_death_of_an_engine_reaches_all_who_wait_and_ends_the_worker(ready: Any) -> None:
     worker, client, _ = ready()
     for number, prompt in enumerate(["forever", "forever", "explode"]):
@@ -226,11 +231,13 @@ def test_the_death_of_an_engine_reaches_all_who_wait_and_ends_the_worker(ready: 
     assert worker.process.wait(5) == 71 and "this worker ends so that a fresh one takes over" in worker.text()
 
 
+@pytest.mark.process
 def test_an_explicit_concurrency_wins(ready: Any) -> None:
     _, _, said = ready(APP, "--concurrency", "3")
     assert said["concurrency"] == 3
 
 
+@pytest.mark.process
 def test_the_class_stays_the_one_class_for_subclasses_isinstance_and_every_import(ready: Any) -> None:
     source = """
         import vllm, vllm.entrypoints.llm
@@ -252,6 +259,7 @@ def test_the_class_stays_the_one_class_for_subclasses_isinstance_and_every_impor
     assert said["concurrency"] == 8 and client.call({"prompt": "x"})[1]["outputs"][0]["data"] == ["w0"]
 
 
+@pytest.mark.process
 def test_an_unknown_engine_is_used_as_it_is_and_the_log_says_so(ready: Any) -> None:
     plain = """
         class LLM:

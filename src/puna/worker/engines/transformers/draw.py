@@ -1,4 +1,4 @@
-"""How each row of a batch gets its next token: its own penalties, limits and seed, and the form that it is held to."""
+"""The next token of each row of a batch: its own penalties, limits and seed, and the form that it is held to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puna.worker.engines.engine import EngineRefusal, Score
 
 
 def can_hold() -> bool:
-    """Whether the environment has the library; nothing is imported for the answer."""
+    """True when the environment has xgrammar; nothing is imported for the answer."""
     return importlib.util.find_spec("xgrammar") is not None
 
 
@@ -34,8 +34,8 @@ class Forms:
             try:
                 if self._compiler is None:
                     info = library.TokenizerInfo
-                    told = info.from_huggingface(tokenizer, vocab_size=vocabulary, stop_token_ids=ends or None)
-                    self._compiler = library.GrammarCompiler(told)
+                    described = info.from_huggingface(tokenizer, vocab_size=vocabulary, stop_token_ids=ends or None)
+                    self._compiler = library.GrammarCompiler(described)
                 return _compile(self._compiler, dict(constraint))
             except EngineRefusal:
                 raise
@@ -63,7 +63,7 @@ def _compile(compiler: Any, form: Dict[str, Any]) -> Any:
 
 
 class Matcher:
-    """How far one row has come in its form."""
+    """The state of one row in its form."""
 
     def __init__(self, grammar: Any, vocabulary: int) -> None:
         library = importlib.import_module("xgrammar")
@@ -123,13 +123,13 @@ class Draw:
     def edited(self, torch: Any, scores: Any, prompt: Any, reply: List[int], ends: FrozenSet[int]) -> Any:
         """The scores [vocabulary] after penalties and limits; OpenAI's and vLLM's definitions."""
         scores = scores.clone()
-        told = torch.tensor(reply, dtype=torch.long, device=scores.device)
+        replied = torch.tensor(reply, dtype=torch.long, device=scores.device)
         if self.repetition != 1.0:
-            seen = torch.unique(torch.cat([prompt.to(scores.device), told]))
+            seen = torch.unique(torch.cat([prompt.to(scores.device), replied]))
             held = scores[seen]
             scores[seen] = torch.where(held > 0, held / self.repetition, held * self.repetition)
         if reply and (self.presence or self.frequency):
-            tokens, counts = torch.unique(told, return_counts=True)
+            tokens, counts = torch.unique(replied, return_counts=True)
             scores[tokens] -= self.presence + self.frequency * counts.to(scores.dtype)
         for token, bias in self.bias.items():
             if token < scores.shape[0]:

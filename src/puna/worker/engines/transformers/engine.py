@@ -90,15 +90,15 @@ class TransformersEngine(Engine):
                 if texts[index].is_stopped:
                     delta.finish_reason = "stop"
                 if delta.finish_reason is not None:
-                    rows[index].leave()
+                    rows[index].abandon()
                     living.discard(index)
                 yield delta
-        except Unlike:  # of the first step: nothing has been told yet
+        except Unlike:  # of the first step: nothing has been yielded yet
             self._shared.loop, self.extras = None, ()
             yield from self._as_they_come(prompt, params, most)
         finally:
             for row in rows:
-                row.leave()
+                row.abandon()
 
     def _rows(
         self,
@@ -106,7 +106,7 @@ class TransformersEngine(Engine):
         prompt: List[int],
         params: Dict[str, Any],
         most: int,
-        told: Callable[[Tuple[int, RowStep]], Any],
+        on_step: Callable[[Tuple[int, RowStep]], Any],
     ) -> List[BatchRow]:
         torch = importlib.import_module("torch")
         ids = torch.tensor(prompt, device=self._model.device)
@@ -114,7 +114,7 @@ class TransformersEngine(Engine):
         ends = frozenset(self._ends(params)) | frozenset(params.get("stop_token_ids") or ())
         rows = []
         for index in range(int(params.get("n", 1))):
-            row = BatchRow(ids, _draw(params, index), most, ends, lambda step, index=index: told((index, step)))  # type: ignore[misc]
+            row = BatchRow(ids, _draw(params, index), most, ends, lambda step, index=index: on_step((index, step)))  # type: ignore[misc]
             row.draw.form = None if grammar is None else Matcher(grammar, words)
             row.wants_prompt = bool(params.get("echo")) and params.get("top") is not None and index == 0
             rows.append(row)
@@ -180,7 +180,7 @@ class TransformersEngine(Engine):
                 if reason is not None:
                     return
         finally:
-            part.leave()
+            part.abandon()
 
     def _part(self, prompt: List[int], params: Dict[str, Any], most: int) -> Any:
         torch = importlib.import_module("torch")
@@ -222,7 +222,7 @@ class TextDecoder:
         self._tokenizer, self._stops = tokenizer, stops
         self._hold = max(map(len, stops), default=1) - 1
         self._ids: List[int] = []
-        self._from = self._read = 0  # tokens before `_from` are told; those before `_read` are decoded
+        self._from = self._read = 0  # tokens before `_from` are returned; those before `_read` are decoded
         self._held = ""
         self.is_stopped = False
         self.skips_special, self.has_stop = True, False
@@ -245,5 +245,5 @@ class TextDecoder:
             place, stop = min(places)
             return self._held[: place + len(stop) * self.has_stop]
         size = len(self._held) if is_last else max(0, len(self._held) - self._hold)
-        told, self._held = self._held[:size], self._held[size:]
-        return told
+        text, self._held = self._held[:size], self._held[size:]
+        return text

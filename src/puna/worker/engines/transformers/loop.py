@@ -104,21 +104,23 @@ PREFILL_TOKENS = 8192  # of newcomers' prompts in one step, padding too: those w
 class BatchRow:
     """One sequence: a prompt, and the tokens that come after it."""
 
-    def __init__(self, ids: Any, draw: Draw, most: int, ends: FrozenSet[int], told: Callable[[RowStep], Any]) -> None:
-        """`ids` [length] on the model's device; `told` hears of each token, in the loop's thread."""
-        self.ids, self.draw, self.most, self.ends, self.told = ids, draw, most, ends, told
+    def __init__(
+        self, ids: Any, draw: Draw, most: int, ends: FrozenSet[int], on_step: Callable[[RowStep], Any]
+    ) -> None:
+        """`ids` [length] on the model's device; `on_step` is called with each token, in the loop's thread."""
+        self.ids, self.draw, self.most, self.ends, self.on_step = ids, draw, most, ends, on_step
         self.tokens: List[int] = []
         self.wants_prompt = False
         """Tell the log-probabilities of the prompt's tokens with the first step."""
-        self.is_gone = False
+        self.is_abandoned = False
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Nobody waits for it any more."""
-        self.is_gone = True
+        self.is_abandoned = True
 
 
 class RowStep:
-    """What one row gained: a token, or the reason why there are no more."""
+    """One row's gain: a token, or the reason why there are no more."""
 
     __slots__ = ("error", "prompt", "reason", "score", "token")
 
@@ -139,8 +141,8 @@ class BatchLoop:
         self._rows: List[BatchRow] = []
         self._held: Optional[Held] = None
         self._thread: Optional[threading.Thread] = None
-        self._guests: Deque[object] = collections.deque()
-        self._is_stepping = self._has_guest = False
+        self._exclusive: Deque[object] = collections.deque()
+        self._is_stepping = self._has_exclusive = False
         self._inside = 0
         self._owed_s = 0.0
         self.widest = 0
@@ -151,7 +153,7 @@ class BatchLoop:
     # -- for the callers
 
     def add(self, rows: List[BatchRow]) -> None:
-        """Let them run; each is told of its own end."""
+        """Let them run; each has its own end."""
         with self._changed:
             self._waiting.extend(rows)
             if self._thread is None:
@@ -161,24 +163,24 @@ class BatchLoop:
             self._changed.notify_all()
 
     def alone(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, between two steps; within another such call, at once.
+        """Run `function` between two steps; within another such call, at once.
 
         Afterwards the batch may go on for as long as this took before another such call comes.
         """
         if self.is_inside:
             return function()
-        ticket = object()
+        waiter = object()
         with self._changed:
-            self._guests.append(ticket)
-            self._changed.wait_for(lambda: self._guests[0] is ticket and self._is_guests_turn())
-            self._guests.popleft()
-            self._has_guest, self._inside = True, threading.get_ident()
+            self._exclusive.append(waiter)
+            self._changed.wait_for(lambda: self._exclusive[0] is waiter and self._may_run_exclusive())
+            self._exclusive.popleft()
+            self._has_exclusive, self._inside = True, threading.get_ident()
         began = time.monotonic()
         try:
             return function()
         finally:
             with self._changed:
-                self._has_guest, self._inside = False, 0
+                self._has_exclusive, self._inside = False, 0
                 self._owed_s = time.monotonic() - began
                 self._changed.notify_all()
 
@@ -187,8 +189,8 @@ class BatchLoop:
         """This thread is within `alone`: it must not wait for the batch, which waits for it."""
         return self._inside == threading.get_ident()
 
-    def _is_guests_turn(self) -> bool:
-        return not self._has_guest and not self._is_stepping and (self._owed_s <= 0 or not self._is_busy())
+    def _may_run_exclusive(self) -> bool:
+        return not self._has_exclusive and not self._is_stepping and (self._owed_s <= 0 or not self._is_busy())
 
     def _is_busy(self) -> bool:
         return bool(self._waiting or self._rows)
@@ -213,7 +215,7 @@ class BatchLoop:
         """One step's time, with the rows that come in; waits for something to do."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_busy() and not self._has_guest and (self._owed_s > 0 or not self._guests)
+                lambda: self._is_busy() and not self._has_exclusive and (self._owed_s > 0 or not self._exclusive)
             )
             self._is_stepping = True
             new = self._admitted()
@@ -224,17 +226,17 @@ class BatchLoop:
             with self._changed:
                 self._is_stepping = False
                 self._owed_s -= time.monotonic() - began
-                if self._guests:
+                if self._exclusive:
                     self._changed.notify_all()
 
     def _admitted(self) -> List[BatchRow]:
-        """Who comes in now, in order; those that nobody waits for any more are told so."""
+        """The rows that come in now, in order; those that nobody waits for any more end."""
         new: List[BatchRow] = []
         width = 0
         while self._waiting and len(self._rows) + len(new) < MAX_ROWS:
             row = self._waiting[0]
-            if row.is_gone:
-                self._waiting.popleft().told(RowStep(None, "gone"))
+            if row.is_abandoned:
+                self._waiting.popleft().on_step(RowStep(None, "abandoned"))
                 continue
             width = max(width, int(row.ids.shape[0]))
             apart = row.wants_prompt or (new and new[0].wants_prompt)  # all logits of a prompt: no padding among them
@@ -277,7 +279,7 @@ class BatchLoop:
             if isinstance(error, Unlike):
                 calllog.note("calls of this model run one after the other: %s" % error)
             for row in new:
-                row.told(RowStep(None, None, error))
+                row.on_step(RowStep(None, None, error))
 
     def _step(self, torch: Any) -> None:
         """One token more for each row."""
@@ -300,7 +302,7 @@ class BatchLoop:
         except BaseException as error:  # noqa: BLE001 - raised in each caller's thread
             rows, self._rows, self._held = self._rows, [], None
             for row in rows:
-                row.told(RowStep(None, None, error))
+                row.on_step(RowStep(None, None, error))
 
     def _forward(self, ids: Any, mask: Any, place: Any, cache: Any, keep: Dict[str, Any]) -> Any:
         out = self.model(
@@ -329,11 +331,11 @@ class BatchLoop:
                 row.draw.form.take(token)
             is_end = token in row.ends or (row.draw.form is not None and row.draw.form.is_over)
             reason = "stop" if is_end else "length" if len(row.tokens) >= row.most else None
-            step = RowStep(token, "gone" if row.is_gone else reason)
+            step = RowStep(token, "abandoned" if row.is_abandoned else reason)
             if row.draw.top is not None:
                 (step.score,) = scored(logits[at : at + 1], [token], row.draw.top)
             step.prompt = prompts
-            row.told(step)
+            row.on_step(step)
             if step.reason is None:
                 alive.append(at)
         return alive

@@ -31,12 +31,12 @@ class Part:
         self.ends: List[int] = []
         self.tokens: Any = None
         self.error: Optional[BaseException] = None
-        self.is_gone = False
+        self.is_abandoned = False
         self.done = threading.Event()
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Nobody waits for it any more."""
-        self.is_gone = True
+        self.is_abandoned = True
 
 
 class GenerateRows:
@@ -53,7 +53,7 @@ class GenerateRows:
         """The tokens of one call. Raises what its batch raises."""
         request = scope.current()
         if request is not None:
-            request.on_cancel(part.leave)
+            request.on_cancel(part.abandon)
         with self._changed:
             self._waiting.append(part)
             self._changed.notify_all()
@@ -64,7 +64,7 @@ class GenerateRows:
         while not part.done.is_set():
             self._lead(part)
         if request is not None:
-            request.forget(part.leave)
+            request.forget(part.abandon)
             if request.is_cancelled:
                 raise scope.Cancelled
         if part.error is not None:
@@ -72,7 +72,7 @@ class GenerateRows:
         return part.tokens
 
     def alone(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, while no batch runs; within another such call, at once."""
+        """Run `function` while no batch runs; within another such call, at once."""
         if self.is_inside:
             return function()
         with self._changed:
@@ -136,7 +136,7 @@ class SharedModel:
         """No loop: the model's cache is nothing that rows can be joined in."""
 
     def alone(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, while nothing else runs on the model; within another such call, at once."""
+        """Run `function` while nothing else runs on the model; within another such call, at once."""
         return self._rows.alone(function) if self.loop is None else self.loop.alone(function)
 
     @property
@@ -180,13 +180,13 @@ def wait_for(loop: BatchLoop, rows: List[BatchRow], inbox: Any) -> None:
     """
     request = scope.current()
 
-    def leave() -> None:
+    def abandon() -> None:
         for row in rows:
-            row.leave()
+            row.abandon()
         inbox.put(None)
 
     if request is not None:
-        request.on_cancel(leave)
+        request.on_cancel(abandon)
     try:
         loop.add(rows)
         left = len(rows)
@@ -199,6 +199,6 @@ def wait_for(loop: BatchLoop, rows: List[BatchRow], inbox: Any) -> None:
             left -= step.reason is not None
     finally:
         for row in rows:
-            row.leave()
+            row.abandon()
         if request is not None:
-            request.forget(leave)
+            request.forget(abandon)

@@ -120,8 +120,8 @@ def _rope_kind(config: Any) -> str:
 
 
 def _keeps_by_position(model: Any) -> bool:
-    """Whether the model's cache is keys and values of every token, so that rows can be joined; else calls are batched
-    as they come."""
+    """True when the model's cache is keys and values of every token: rows can be joined. Else calls are batched as they
+    come."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -184,7 +184,7 @@ def _effective(model: Any, config: Any, given: Dict[str, Any]) -> Any:
 
 
 def _said(config: Any) -> Dict[str, Any]:
-    """What a generation configuration says beyond its defaults."""
+    """The settings of a generation configuration beyond its defaults."""
     said = config.to_diff_dict()
     # False switches off what a part of a batch cannot have: scores, attentions and the like.
     return {n: v for n, v in said.items() if v is not None and n not in REMARKS and (v is not False or n in PLAIN)}
@@ -192,7 +192,7 @@ def _said(config: Any) -> Dict[str, Any]:
 
 def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
     torch = importlib.import_module("torch")
-    parts = [part for part in batch if not part.is_gone]
+    parts = [part for part in batch if not part.is_abandoned]
     if not parts:
         return
     width = max(int(part.ids.shape[1]) for part in parts)
@@ -204,11 +204,11 @@ def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
     transformers = importlib.import_module("transformers")
     by_row = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 39)
 
-    def gone(input_ids: Any, _scores: Any, **_: Any) -> Any:
-        left = [owner.is_gone for owner in owners]
+    def abandoned(input_ids: Any, _scores: Any, **_: Any) -> Any:
+        left = [owner.is_abandoned for owner in owners]
         return torch.tensor(left, device=input_ids.device) if by_row else all(left)
 
-    criteria = transformers.StoppingCriteriaList([gone])
+    criteria = transformers.StoppingCriteriaList([abandoned])
     streamer = {"streamer": StreamListener(parts)} if listens else {}
     with _drawn_from(torch, parts[0].seed, ids.device):
         result = generate(model, input_ids=ids, attention_mask=mask, stopping_criteria=criteria, **streamer, **options)
@@ -249,7 +249,7 @@ def _length(tokens: List[int], ends: List[int]) -> int:
 
 
 class StreamListener:
-    """transformers' streamer for many rows: each part hears of its own."""
+    """transformers' streamer for many rows: each part gets its own."""
 
     def __init__(self, parts: List[Part]) -> None:
         self._parts, self._has_prompt = parts, False
@@ -261,12 +261,12 @@ class StreamListener:
             return
         tokens, first = value.reshape(-1).tolist(), 0
         for part in self._parts:
-            if part.on_tokens is not None and not part.is_gone:
+            if part.on_tokens is not None and not part.is_abandoned:
                 part.on_tokens(tokens[first])
             first += int(part.ids.shape[0])
 
     def end(self) -> None:
-        """The parts hear it by the end of their call."""
+        """The parts notice it by the end of their call."""
 
 
 PREFIX = "base_model.model."

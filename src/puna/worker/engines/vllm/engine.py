@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
 from puna.worker.engines.vllm import sleep as vllm_sleep
-from puna.worker.engines.vllm.loop import Desk, EngineLoop
+from puna.worker.engines.vllm.loop import EngineLoop, RequestHandle
 from puna.worker.engines.vllm.options import MAX_CONCURRENCY, is_cuda
 from puna.worker.openai.parameters import FORMS
 
@@ -161,24 +161,24 @@ class VllmEngine(Engine):
                     yield copy
 
     def _deltas(self, prompt: List[int], sampling: Any, options: Dict[str, Any]) -> Iterator[Delta]:
-        desk = Desk(self._loop, wants_all=True)
+        handle = RequestHandle(self._loop, wants_all=True)
         # Without deltas in the engine (before 2025), each output repeats all text so far.
         sent: Optional[Dict[int, List[int]]] = None if hasattr(sampling, "output_kind") else {}
-        told, top = 0, getattr(sampling, "logprobs", None)
+        replied, top = 0, getattr(sampling, "logprobs", None)
         try:
             arguments = self._arguments(prompt, sampling)
-            desk.add("%d" % next(self._llm.request_counter), arguments, options)
-            while desk.pending:
-                for _, output in desk.receive():
-                    asked = _prompt_scores(prompt, output, top) if told == 0 else None
+            handle.add("%d" % next(self._llm.request_counter), arguments, options)
+            while handle.pending:
+                for _, output in handle.receive():
+                    asked = _prompt_scores(prompt, output, top) if replied == 0 else None
                     for choice in output.outputs:
                         delta = _delta(choice, sent)
                         delta.prompt_scores = asked
                         if top is not None and choice.logprobs:
                             delta.scores = [_score(choice.logprobs[at], t, top) for at, t in enumerate(delta.token_ids)]
-                        told += len(delta.token_ids)
+                        replied += len(delta.token_ids)
                         if delta.finish_reason == ERROR:
-                            raise _given_up(sampling, told)
+                            raise _given_up(sampling, replied)
                         if delta.text or delta.token_ids or delta.finish_reason:
                             yield delta
         except Exception as error:  # the caller sees it
@@ -186,10 +186,10 @@ class VllmEngine(Engine):
                 raise
             raise EngineRefusal(str(error)) from error
         finally:
-            desk.withdraw()
+            handle.withdraw()
 
     def _arguments(self, prompt: List[int], sampling: Any) -> Any:
-        """What follows the id in `add_request`: rendered by vLLM where it wants to, raw ids where it does not."""
+        """The arguments after the id in `add_request`: rendered by vLLM where it wants to, else raw ids."""
         if not hasattr(sampling, "output_kind"):
             return (None, sampling, list(prompt))
         tokens = {"prompt_token_ids": list(prompt)}
@@ -227,7 +227,7 @@ class VllmEngine(Engine):
         if getattr(config, "lora_config", None) is None:
             raise EngineRefusal("this engine takes no adapters: load it with LLM(..., enable_lora=True)")
         if not os.path.isdir(adapter.path):
-            raise EngineRefusal("adapter %s is gone: %s" % (adapter.name, adapter.path))
+            raise EngineRefusal("adapter %s has no files any more: %s" % (adapter.name, adapter.path))
         make = importlib.import_module("vllm.lora.request").LoRARequest
         # Called by its folder: vLLM's prefix cache tells adapters apart by what they are called, and the name may mean
         # a newer version by now.
@@ -281,10 +281,10 @@ def _prompt_scores(prompt: List[int], output: Any, top: Optional[int]) -> Option
     return [_score(found[place], prompt[place], top) for place in range(1, len(prompt))]
 
 
-def _given_up(sampling: Any, told: int) -> Exception:
-    """Why vLLM gave a request up: before its first token, a form that cannot be compiled, which the caller wrote."""
+def _given_up(sampling: Any, replied: int) -> Exception:
+    """The reason why vLLM gave a request up: before its first token, a form of the caller's that cannot be compiled."""
     form = next((form for form in (getattr(sampling, f, None) for f, _ in FORM_FIELDS) if form is not None), None)
-    if form is None or told:
+    if form is None or replied:
         return RuntimeError("the engine gave this request up; the replica's log says why")
     broken = "; ".join("%s is no expression: %s" % pair for pair in _broken(getattr(form, "json", None)))
     return EngineRefusal(

@@ -109,7 +109,7 @@ def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
         if only_adds:
             with loop.rendering:
                 return method(self, *arguments, **options)
-        with loop.at_a_desk():
+        with loop.own_handle():
             return method(self, *arguments, **options)
 
     setattr(call, engines.SAFE, not only_adds)

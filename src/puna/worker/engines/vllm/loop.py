@@ -1,4 +1,4 @@
-"""The one thread that steps a vLLM engine, the desks at which threads hand requests in, and each one's view of it."""
+"""The one thread that steps a vLLM engine, the handles at which threads hand requests in, and each one's view of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set,
 
 from puna.worker.app import scope
 
-Mail = List[Tuple[str, Any]]  # request id, output or error
-GONE = ""  # in place of a request id: the client of a scope went
+Outputs = List[Tuple[str, Any]]  # request id, output or error
+CANCELLED = ""  # in place of a request id: the client of a scope went
 
 
 class EngineDied(RuntimeError):
     """A step of the engine failed; it is in no state to go on, and this replica is replaced."""
 
 
-class Desk:
-    """What one caller has in the engine. Used by one thread; the loop puts mail into it."""
+class RequestHandle:
+    """The requests that one caller has in the engine. Used by one thread; the loop puts outputs into it."""
 
     def __init__(self, loop: EngineLoop, wants_all: bool = False) -> None:
         self._loop, self.wants_all = loop, wants_all
@@ -30,10 +30,10 @@ class Desk:
     def add(self, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> str:
         """Hand a request in. What the engine says against it is raised by `receive`, so that nobody waits here."""
         self.pending.add(request_id)
-        self._loop.post(LoopJob(lambda: self._loop.enter(self, request_id, arguments, options)))
+        self._loop.submit(LoopJob(lambda: self._loop.enter(self, request_id, arguments, options)))
         return request_id
 
-    def receive(self) -> Mail:
+    def receive(self) -> Outputs:
         """Outputs of at least one pending request.
 
         Raises:
@@ -53,11 +53,11 @@ class Desk:
             if request is not None:
                 request.forget(self._cancel)
 
-    def _receive(self, request: Optional[scope.RequestScope]) -> Mail:
+    def _receive(self, request: Optional[scope.RequestScope]) -> Outputs:
         while self.pending:
-            mail: Mail = []
+            outputs: Outputs = []
             for request_id, item in self.inbox.get():
-                if request_id == GONE and request is not None and request.is_cancelled:
+                if request_id == CANCELLED and request is not None and request.is_cancelled:
                     raise scope.Cancelled
                 if request_id not in self.pending:
                     continue
@@ -65,9 +65,9 @@ class Desk:
                     raise item
                 if item.finished:
                     self.pending.discard(request_id)
-                mail.append((request_id, item))
-            if mail:
-                return mail
+                outputs.append((request_id, item))
+            if outputs:
+                return outputs
         return []
 
     def withdraw(self) -> None:
@@ -83,7 +83,7 @@ class Desk:
             self._loop.rendering.release()
 
     def _cancel(self) -> None:
-        self.inbox.put([(GONE, None)])
+        self.inbox.put([(CANCELLED, None)])
 
 
 class LoopJob:
@@ -106,7 +106,7 @@ class EngineLoop:
         self.rendering = threading.Lock()
         self._jobs: Any = queue.SimpleQueue()
         self._kept: Optional[LoopJob] = None
-        self._owners: Dict[str, Desk] = {}
+        self._owners: Dict[str, RequestHandle] = {}
         self._local = threading.local()
         self._ids = itertools.count()
         self._is_paused = False
@@ -117,41 +117,41 @@ class EngineLoop:
     # -- for the callers
 
     @property
-    def desk(self) -> Desk:
-        """This thread's desk."""
-        found: Optional[Desk] = getattr(self._local, "desk", None)
+    def handle(self) -> RequestHandle:
+        """This thread's handle."""
+        found: Optional[RequestHandle] = getattr(self._local, "handle", None)
         if found is None:
-            found = self._local.desk = Desk(self)
+            found = self._local.handle = RequestHandle(self)
         return found
 
     @contextlib.contextmanager
-    def at_a_desk(self) -> Iterator[None]:
-        """A desk for one call of `generate` and the like; calls that it makes itself share it."""
-        before = getattr(self._local, "desk", None)
+    def own_handle(self) -> Iterator[None]:
+        """A handle for one call of `generate` and the like; calls that it makes itself share it."""
+        before = getattr(self._local, "handle", None)
         if before is not None and getattr(self._local, "is_in_call", False):
             yield
             return
-        desk = self._local.desk = Desk(self)
+        handle = self._local.handle = RequestHandle(self)
         self._local.is_in_call = True
         self.rendering.acquire()
-        desk.is_rendering = True
+        handle.is_rendering = True
         try:
             yield
         finally:
-            desk.rendered()
-            desk.withdraw()
-            self._local.desk, self._local.is_in_call = before, False
+            handle.rendered()
+            handle.withdraw()
+            self._local.handle, self._local.is_in_call = before, False
 
     def next_id(self) -> int:
         """A request id that no other has; threads share the count."""
         return next(self._ids)
 
-    def post(self, job: LoopJob) -> None:
+    def submit(self, job: LoopJob) -> None:
         """Let the loop do it, without waiting."""
         self._jobs.put(job)
 
     def call(self, function: Callable[[], Any], needs_idle: bool = False) -> Any:
-        """What `function` returns when the loop runs it; with `needs_idle`, when nothing else is in the engine."""
+        """Have the loop run `function`, and return its result; with `needs_idle`, once nothing is in the engine."""
         if threading.current_thread() is self._thread:
             return function()
         done: Any = queue.SimpleQueue()
@@ -162,7 +162,7 @@ class EngineLoop:
             except BaseException as error:  # noqa: BLE001 - raised in the thread that called
                 done.put((None, error))
 
-        self.post(LoopJob(run, needs_idle))
+        self.submit(LoopJob(run, needs_idle))
         result, error = done.get()
         if error is not None:
             raise error
@@ -176,22 +176,24 @@ class EngineLoop:
             if known and not self._death:
                 self.engine.abort_request(known)
 
-        self.post(LoopJob(run))
+        self.submit(LoopJob(run))
 
     # -- in the loop's thread
 
-    def enter(self, desk: Desk, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]) -> None:
-        """Give a desk's request to the engine; the desk hears when the engine refuses."""
+    def enter(
+        self, handle: RequestHandle, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]
+    ) -> None:
+        """Give a handle's request to the engine; the handle hears when the engine refuses."""
         if self._death:
-            desk.inbox.put([(request_id, EngineDied(self._death))])
+            handle.inbox.put([(request_id, EngineDied(self._death))])
             return
-        self._owners[request_id] = desk
+        self._owners[request_id] = handle
         options = dict(options, **{n: value for n, value in self.defaults.items() if options.get(n) is None})
         try:
             self.engine.add_request(request_id, *arguments, **options)
         except Exception as error:  # noqa: BLE001 - the caller sees it
             del self._owners[request_id]
-            desk.inbox.put([(request_id, error)])
+            handle.inbox.put([(request_id, error)])
 
     def pause(self, is_paused: bool) -> None:
         """A sleeping engine is not stepped; its requests wait."""
@@ -230,25 +232,25 @@ class EngineLoop:
         except BaseException as error:  # noqa: BLE001 - all who wait see it, and the replica ends
             self._die(error)
             return
-        mail: Dict[Desk, Mail] = {}
+        received: Dict[RequestHandle, Outputs] = {}
         for output in outputs:
             request_id = output.request_id
-            desk = self._owners.get(request_id)
-            if desk is None or not (output.finished or desk.wants_all):
+            handle = self._owners.get(request_id)
+            if handle is None or not (output.finished or handle.wants_all):
                 continue
             if output.finished:
                 del self._owners[request_id]
-            mail.setdefault(desk, []).append((request_id, output))
-        for desk, letters in mail.items():
-            desk.inbox.put(letters)
+            received.setdefault(handle, []).append((request_id, output))
+        for handle, found in received.items():
+            handle.inbox.put(found)
 
     def _die(self, error: BaseException) -> None:
         self._death = "the engine failed in a step: %s: %s" % (type(error).__name__, error)
         owners, self._owners = self._owners, {}
-        for request_id, desk in owners.items():
+        for request_id, handle in owners.items():
             died = EngineDied(self._death)
             died.__cause__ = error
-            desk.inbox.put([(request_id, died)])
+            handle.inbox.put([(request_id, died)])
         self._on_death(self._death)
 
 
@@ -270,7 +272,7 @@ class SharedEngine:
 
     def add_request(self, request_id: str, *arguments: Any, **options: Any) -> str:
         """Hand a request in; the engine's errors come with the first `step`."""
-        return str(self._loop.desk.add(request_id, arguments, options))
+        return str(self._loop.handle.add(request_id, arguments, options))
 
     def has_unfinished_requests(self) -> bool:
         """This caller's."""
@@ -278,18 +280,18 @@ class SharedEngine:
 
     def get_num_unfinished_requests(self) -> int:
         """This caller's."""
-        desk = self._loop.desk
-        desk.rendered()
-        return len(desk.pending)
+        handle = self._loop.handle
+        handle.rendered()
+        return len(handle.pending)
 
     def step(self) -> List[Any]:
         """Wait for outputs of this caller's requests."""
-        return [output for _, output in self._loop.desk.receive()]
+        return [output for _, output in self._loop.handle.receive()]
 
     def abort_request(self, request_ids: Union[str, Iterable[str]], internal: bool = False) -> None:
         """End requests by the ids that `add_request` returned."""
         ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
-        self._loop.desk.pending.difference_update(ids)
+        self._loop.handle.pending.difference_update(ids)
         self._loop.abort(ids)
 
     def __getattr__(self, name: str) -> Any:

@@ -34,7 +34,7 @@ def in_process() -> Iterator[None]:
 
 
 class Asked:
-    """What was asked of this worker. Set when it begins to serve, which is after the imports in a zygote's fork."""
+    """Settings of this worker, set when it begins to serve: in a zygote's fork that is after the imports."""
 
     concurrency = 0
     """0 when nobody asked."""
@@ -76,7 +76,7 @@ def capture_sizes(largest: int) -> List[int]:
 
 
 def measures_memory(init: Callable[..., Any]) -> bool:
-    """This vLLM measures at each start what is left for its KV cache, and can be told instead."""
+    """This vLLM measures at each start what is left for its KV cache, and can be given it instead."""
     return is_cuda() and "kv_cache_memory_bytes" in _known(init)
 
 
@@ -101,8 +101,8 @@ FILE = "puna-kv-cache.json"
 KV_CACHE_BYTES = "kv_cache_memory_bytes"
 SLACK_BYTES = 64 * 2**20  # free memory varies a little from start to start, by drivers' doing
 FREE, CACHE, ROOM = "free_bytes", "kv_cache_bytes", "full_length_requests"
-# Without a wish of the endpoint's: more room than this many requests of the greatest length only lengthens waking, by
-# 3.4 ms a GiB (H200), and takes memory that another engine on this GPU could have. More requests run, if shorter.
+# Where the endpoint asks for no concurrency: more room than for so many requests of the greatest length only lengthens
+# waking, by 3.4 ms a GiB (H200), and takes memory that another engine on this GPU could have. More run, if shorter.
 FULL_LENGTH_REQUESTS = 64
 
 
@@ -172,7 +172,7 @@ def kv_cache_of(options: Dict[str, Any], given: Dict[str, Any]) -> Optional[KvCa
 def hash_without_size(module: Any) -> None:
     """Let the name of a compiled graph not depend on `kv_cache_memory_bytes`, which does not change the graph.
 
-    vLLM leaves `gpu_memory_utilization` out of it but not this; the first start that is told the size would compile
+    vLLM leaves `gpu_memory_utilization` out of it but not this; the first start that is given the size would compile
     again what the one before has compiled (14 s for 8 B). `module` is vllm.config.cache.
     """
     config: Any = getattr(module, "CacheConfig", None)

@@ -14,4 +14,5 @@ class InferlessPythonModel:
         for word in inputs["prompt"].split():
             self.out.write(word + " ")
             await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
         return {"text": self.out.getvalue()}
