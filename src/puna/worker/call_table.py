@@ -66,7 +66,7 @@ class CallTable:
         self._sending = self._idle = self._running = 0
         self._alone: Optional[WorkerCall] = None
         self._alone_until = float("inf")
-        self._stopped = self._poison = False
+        self._stopped = False
         self.accepts = True
         self.refusal = ""
         self.overrun_grace_s = OVERRUN_GRACE_S
@@ -119,7 +119,7 @@ class CallTable:
         """Run nothing more; call `then` when what runs has ended."""
         with self._lock:
             self.accepts, self.refusal = False, refusal
-            waiting = self._poison_queue()
+            waiting = self._empty_queue()
         for call in waiting:
             self._refused(call)
         self.drain(refusal, then)
@@ -136,7 +136,7 @@ class CallTable:
         """The next call, marked as running; None when the worker stops."""
         with self._lock:
             while True:
-                if self.has_more and not self._poison:
+                if self.has_more:
                     call = self._queue.popleft()
                     call.is_running = True
                     self._running += 1
@@ -243,7 +243,7 @@ class CallTable:
         if not over:
             return []
         self.accepts, self.refusal = False, "the replica restarts: a call overran its time"
-        waiting = self._poison_queue()
+        waiting = self._empty_queue()
         if not waiting and all(c.is_answered for c in running) and not self._sending:
             self._poisoned(over[0])
         return waiting
@@ -261,9 +261,8 @@ class CallTable:
         if deadline > self.until[process.CALLS]:  # never earlier while any call runs: the latest deadline counts
             self.until[process.CALLS] = deadline
 
-    def _poison_queue(self) -> List[WorkerCall]:
-        """Empty the queue; the caller refuses what waited, without the lock."""
-        self._poison = True
+    def _empty_queue(self) -> List[WorkerCall]:
+        """Take out what waits; the caller refuses it, without the lock."""
         waiting = list(self._queue)
         self._queue.clear()
         for call in waiting:

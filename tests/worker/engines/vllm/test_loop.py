@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from puna.worker import protocol
-from puna.worker.engines.vllm.loop import EngineDied, EngineLoop, LoopJob
+from puna.worker.app import scope
+from puna.worker.engines.vllm.loop import EngineDied, EngineLoop, LoopJob, RequestHandle, SharedEngine
 from worker import fake_vllm
 from worker.test_server import wait_for
 
@@ -23,7 +25,7 @@ class Steps:
         self.requests: dict[str, dict[str, Any]] = {}
         self.seen: list[dict[str, Any]] = []
         self.steps = 0
-        self.is_broken = False
+        self.is_broken = self.is_endless = False
         self.aborted: list[str] = []
 
     def add_request(self, request_id: str, prompt: str, **options: Any) -> None:
@@ -40,10 +42,22 @@ class Steps:
     def has_unfinished_requests(self) -> bool:
         return bool(self.requests)
 
+    def get_metrics(self) -> int:
+        return threading.get_ident()
+
+    def list_loras(self) -> int:
+        return threading.get_ident()
+
+    def reset_prefix_cache(self) -> int:
+        assert not self.requests, "requests run"
+        return threading.get_ident()
+
     def step(self) -> list[Any]:
         self.steps += 1
         if self.is_broken:
             raise RuntimeError("illegal memory access")
+        if self.is_endless:
+            return []
         ended, self.requests = list(self.requests), {}
         return [SimpleNamespace(request_id=request_id, finished=True) for request_id in ended]
 
@@ -125,6 +139,130 @@ def test_an_engine_that_failed_is_never_stepped_again_and_everybody_hears(
     assert len(heard) == 3 and len(deaths) == 1 and "illegal memory access" in deaths[0]
     ask("4")
     assert len(heard) == 4 and engine.steps == 1 and len(deaths) == 1
+
+
+def until(is_so: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """The result of a function that must not hang, or what it raises."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found, "it hangs"
+    return found[0]
+
+
+def test_a_client_that_disconnects_ends_its_requests_in_the_engine(engine: Steps, loop: EngineLoop) -> None:
+    engine.is_endless = True
+    request = scope.RequestScope()
+
+    def ask() -> None:
+        with scope.entered(request):
+            loop.handle.add("1", ("hi",), {})
+            loop.handle.receive()
+
+    def leave() -> None:
+        until(lambda: engine.requests)
+        request.cancel()
+
+    threading.Thread(target=leave, daemon=True).start()
+    assert isinstance(in_thread(ask), scope.Cancelled)
+    loop.call(lambda: None)
+    assert engine.aborted == ["1"] and not engine.requests
+
+
+def test_a_client_that_disconnects_after_its_reply_reaches_no_later_request(engine: Steps, loop: EngineLoop) -> None:
+    request = scope.RequestScope()
+    with scope.entered(request):
+        loop.handle.add("1", ("hi",), {})
+        loop.handle.receive()
+    request.cancel()
+    assert loop.handle.inbox.empty() and engine.aborted == []
+
+
+def test_an_error_of_one_request_ends_the_callers_others_for_good(engine: Steps, loop: EngineLoop) -> None:
+    engine.is_endless = True
+    shared = SharedEngine(engine, loop)
+    shared.add_request("1", "hi")
+    shared.add_request("2", "refuse")
+    with pytest.raises(ValueError, match="refused"):
+        shared.step()
+    assert not shared.has_unfinished_requests() and in_thread(shared.step) == []
+    loop.call(lambda: None)
+    assert engine.aborted == ["1"] and not engine.requests
+
+
+def test_requests_and_calls_join_an_engine_that_is_busy(engine: Steps, loop: EngineLoop) -> None:
+    engine.is_endless = True
+    loop.handle.add("1", ("hi",), {})
+    until(lambda: "1" in engine.requests)
+    loop.handle.add("2", ("hi",), {})
+    until(lambda: "2" in engine.requests)
+    assert in_thread(lambda: loop.call(lambda: "called")) == "called"
+    engine.is_endless = False
+    received = {request_id for _ in range(2) if loop.handle.pending for request_id, _ in loop.handle.receive()}
+    assert received == {"1", "2"}
+
+
+def test_a_request_that_is_withdrawn_before_its_turn_never_enters_the_engine(engine: Steps, loop: EngineLoop) -> None:
+    engine.is_endless = True
+    loop.handle.add("1", ("hi",), {})
+    until(lambda: engine.requests)
+    loop.submit(LoopJob(lambda: None, needs_idle=True))
+    other = RequestHandle(loop)
+    other.add("2", ("hi",), {})
+    other.withdraw()
+    loop.handle.withdraw()
+    loop.call(lambda: None)
+    assert engine.aborted == ["1"] and len(engine.seen) == 1
+
+
+def test_one_caller_at_a_time_renders_its_prompts_and_lets_the_next_before_it_waits(loop: EngineLoop) -> None:
+    with loop.own_handle():
+        assert loop.rendering.locked()
+        loop.handle.add("1", ("hi",), {})
+        with loop.own_handle():  # a call that the first one makes
+            loop.handle.receive()
+        assert not loop.rendering.locked()
+    with loop.own_handle():
+        assert loop.rendering.locked()
+    assert not loop.rendering.locked()
+
+
+def test_a_shared_engine_reads_here_calls_in_the_loops_thread_and_waits_where_it_must(
+    engine: Steps, loop: EngineLoop
+) -> None:
+    shared, mine = SharedEngine(engine, loop), threading.get_ident()
+    loops = loop.call(threading.get_ident)
+    assert isinstance(shared, Steps) and shared.requests is engine.requests and shared.get_metrics() == mine
+    engine.is_endless = True
+    shared.add_request("1", "hi")
+    until(lambda: engine.requests)
+    assert in_thread(shared.list_loras) == loops, "it may run between two steps"
+    waiting: list[int] = []
+    thread = threading.Thread(target=lambda: waiting.append(shared.reset_prefix_cache()), daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert waiting == [], "it waits for the requests"
+    shared.abort_request("1")
+    assert not shared.has_unfinished_requests()
+    thread.join(10)
+    assert waiting == [loops] and engine.aborted == ["1"]
+    shared.steps = 7
+    assert engine.steps == 7
 
 
 Write = Callable[..., Path]

@@ -73,8 +73,8 @@ class RequestHandle:
     def withdraw(self) -> None:
         """End whatever is pending, in the engine too."""
         if self.pending:
-            self._loop.abort(list(self.pending))
-            self.pending.clear()
+            withdrawn, self.pending = list(self.pending), set()
+            self._loop.abort(withdrawn)
 
     def rendered(self) -> None:
         """The caller's prompts are tokens now: let the next one use the tokenizer."""
@@ -106,6 +106,8 @@ class EngineLoop:
         self.rendering = threading.Lock()
         self._jobs: Any = queue.SimpleQueue()
         self._kept: Optional[LoopJob] = None
+        """It waits until nothing is in the engine, and all jobs behind it wait with it."""
+        self._aborted: Any = queue.SimpleQueue()
         self._owners: Dict[str, RequestHandle] = {}
         self._local = threading.local()
         self._ids = itertools.count()
@@ -169,14 +171,9 @@ class EngineLoop:
         return result
 
     def abort(self, request_ids: List[str]) -> None:
-        """End those requests, without waiting."""
-
-        def run() -> None:
-            known = [i for i in request_ids if self._owners.pop(i, None) is not None]
-            if known and not self._death:
-                self.engine.abort_request(known)
-
-        self.submit(LoopJob(run))
+        """End those requests, without waiting; they are pending no more."""
+        self._aborted.put(request_ids)
+        self.submit(LoopJob(self._end_aborted))
 
     # -- in the loop's thread
 
@@ -184,6 +181,8 @@ class EngineLoop:
         self, handle: RequestHandle, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]
     ) -> None:
         """Give a handle's request to the engine; the handle hears when the engine refuses."""
+        if request_id not in handle.pending:
+            return  # withdrawn before its turn
         if self._death:
             handle.inbox.put([(request_id, EngineDied(self._death))])
             return
@@ -194,6 +193,13 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the caller sees it
             del self._owners[request_id]
             handle.inbox.put([(request_id, error)])
+
+    def _end_aborted(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                known = [i for i in self._aborted.get_nowait() if self._owners.pop(i, None) is not None]
+                if known and not self._death:
+                    self.engine.abort_request(known)
 
     def pause(self, is_paused: bool) -> None:
         """A sleeping engine is not stepped; its requests wait."""
@@ -207,6 +213,7 @@ class EngineLoop:
             while job is not None:
                 if job.needs_idle and self._is_busy():
                     self._kept = job
+                    self._end_aborted()  # else it would wait for those to their ends
                     break
                 job.run()
                 job = self._take(block=False)
