@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"control"},
     {"serve"},
+    {"control_plane"},
     {"client", "supervisor"},
     {"pipeline", "server"},
     {"cli"},

@@ -26,9 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puna.backends.base import Phase
 from puna.control import wire
-from puna.control.domain.states import REPLICA_MOVES, ReplicaState
 from puna.control.wire import Memories
 from puna.errors import PunaError
 from puna.front import Front, Tls
@@ -43,17 +41,12 @@ from puna.supervisor import Spec, Supervisor, listen
 if TYPE_CHECKING:
     from types import FrameType
 
-    from puna.backends.local import LocalBackend
-    from puna.control.builds.builder import Builder
-    from puna.control.store.store import Store
-    from puna.control.telemetry.vitals import Vitals
     from puna.serve.http.acceptor import ClientCounts
 
 GATEWAY_GRACE_S = 30.0
 """Requests in flight when `puna up` is told to stop have so long."""
 REPLICA_GRACE_S = 10.0
 """Then replicas have so long for `finalize`."""
-LOOP_AGAIN_S = 1.0
 STATE_EVERY_S = 1.0
 """How often it is looked whether clients can find us."""
 BACKLOG = 256
@@ -239,145 +232,19 @@ def watch_owner(fd: int) -> None:
 
 def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: HeartbeatSender) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
-    from puna.backends.local import LocalBackend
-    from puna.control.api.app import create_app
-    from puna.control.domain.timeline import Timeline
-    from puna.control.operations import origins as model_sources
-    from puna.control.operations.context import Control
-    from puna.control.operations.origins import Repositories
-    from puna.control.operations.rebuilds import Rebuilds
-    from puna.control.reconcile.autoscaler import Autoscaler
-    from puna.control.reconcile.launch import Launching
-    from puna.control.reconcile.loop import Reconciler
-    from puna.control.reconcile.zygotes import ZygoteKeeper
-    from puna.control.resources.secrets import Secrets
-    from puna.control.store.store import Store
-    from puna.control.telemetry import log_limits
-    from puna.control.telemetry.history import History
-    from puna.control.telemetry.load import Loads
-    from puna.control.telemetry.usage_report import metering
-    from puna.control.telemetry.vitals import Vitals
+    from puna.control_plane import ControlPlane
 
-    store = Store(os.environ.get("PUNA_DATABASE_URL") or f"sqlite:///{home.database}")
-    store.timeline = Timeline()
-    backend = LocalBackend(home, owner_fd)
-    _bury(store, backend, time.time())
-    loads = Loads()
-    autoscaler = Autoscaler(store, loads)
-    loads.on_waiting = autoscaler.poke
-    secrets = Secrets(store, home.key)
-    launching = Launching(store, home, secrets)
-    zygotes = ZygoteKeeper(store, backend, launching)
-    reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
-    builder, models = _builders(store, home)
-    history = History(memories, loads, store.snapshot)
-    logs = log_limits.LogKeeper(home, partial(_alive, store, backend), store.timeline)
-
-    def wake() -> None:
-        builder.wake()
-        models.wake()
-
-    repositories = Repositories(secrets, home)
-    made = Control(store, home, loads, secrets, url, wake, repositories.pull, repositories.head)
-    make = partial(model_sources.make_app, home, secrets.open)
-    made = dataclasses.replace(made, warm=zygotes.view, history=history, memories=memories, make=make)
-    rebuilds = Rebuilds(made)
-    made = dataclasses.replace(made, gpu_use=backend.watch.use, wake_rebuilds=rebuilds.wake)
-    vitals = Vitals(store, home, loads, [_name(autoscaler.run), _name(reconciler.run)])
-    vitals.silent_guards = backend.silent
-    app = create_app(store, home, control=dataclasses.replace(made, vitals=vitals))
-    loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
+    plane = ControlPlane(home, owner_fd, url, memories)
+    plane.start()
     try:
-        loops += [backend.watch.run, partial(metering, store), logs.run]
-        _run_control(home, app, backend, loops, vitals, heart)
+        _serve(plane.app, KeptNames(home), Front(), partial(plane.beat, heart), grace_s=1, on_stop=_hush)
     finally:
-        store.close()
-
-
-def _run_control(
-    home: Home, app: object, backend: LocalBackend, loops: Sequence[Loop], vitals: Vitals, heart: HeartbeatSender
-) -> None:
-    """Serve until SIGTERM, the loops beside; the first two start replicas."""
-    stopped = threading.Event()
-    turns = [(loop, vitals.turns(_name(loop), stopped)) for loop in loops]
-    threads = [threading.Thread(target=keep_on, args=turn, daemon=True) for turn in turns]
-    threads.append(threading.Thread(target=keep_on, args=(vitals.run, stopped), daemon=True))
-    for thread in threads:
-        thread.start()
-    try:
-        _serve(app, KeptNames(home), Front(), partial(_beat, vitals, heart), grace_s=1, on_stop=_hush)
-    finally:
-        stopped.set()
-        for thread in threads[:2]:
-            thread.join(REPLICA_GRACE_S / 2)  # neither may start a replica that nobody would stop
-        _stop_replicas(backend)
-
-
-def _beat(vitals: Vitals, heart: HeartbeatSender) -> None:
-    """From the event loop: say how it is, and see whether handlers still get a thread."""
-    from starlette.concurrency import run_in_threadpool
-
-    now = time.monotonic()
-    heart.beat(vitals.illness(now))
-    if vitals.handlers_asked(now):
-        asked = asyncio.get_running_loop().create_task(run_in_threadpool(vitals.handlers_answered))
-        _asked.add(asked)
-        asked.add_done_callback(_asked.discard)
-
-
-_asked: set[asyncio.Task[None]] = set()
-"""Kept: the loop itself does not."""
-
-
-def _name(loop: Loop) -> str:
-    owner = getattr(loop, "__self__", None)
-    return type(owner).__name__.lower() if owner is not None else getattr(loop, "__name__", "metering")
-
-
-def _builders(store: Store, home: Home) -> tuple[Builder, Builder]:
-    """One for endpoints and runtimes; one for models: a merge of minutes keeps no deploy waiting."""
-    from puna.control.builds.builder import MODELS, Builder
-    from puna.control.builds.cleanup import Sweeper
-    from puna.control.operations.turns import Slots
-    from puna.packaging import limits
-
-    slots, sweeper = Slots(building=limits.slots()), Sweeper(store, home)
-    return Builder(store, home, between=sweeper.look, slots=slots), Builder(store, home, slots=MODELS)
-
-
-def keep_on(loop: Loop, stopped: threading.Event) -> None:
-    """Run one of the control plane's loops until `stopped`: no error of its own ends it for good."""
-    while not stopped.is_set():
-        try:
-            loop(stopped)
-            return
-        except Exception:  # the log has it, and the loop begins anew
-            LOG.exception(
-                "a loop of the control plane ended (%s) and begins again", getattr(loop, "__qualname__", loop)
-            )
-            stopped.wait(LOOP_AGAIN_S)
-
-
-def _alive(store: Store, backend: LocalBackend) -> set[str]:
-    """The replicas and zygotes whose logs stay."""
-    return {replica.id for replica in store.replicas()} | {zygote.name for zygote in backend.zygotes()}
+        plane.stop(REPLICA_GRACE_S)
 
 
 def _hush() -> None:
     """What is cut off from here on are long polls of gateways that have gone: no news for the log."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-
-
-def _bury(store: Store, backend: LocalBackend, now: float) -> None:
-    """Put right what the last `puna up` left half done; replicas that ended with it have not failed."""
-    for line in store.heal(now):
-        logging.getLogger("puna.store").warning("healed: %s", line)
-    alive = {seen.replica_id for seen in backend.list()}
-    replicas = store.replicas()
-    store.skip_usage([replica.id for replica in replicas if replica.id not in alive], now)
-    for replica in replicas:
-        if replica.id not in alive and ReplicaState.STOPPING in REPLICA_MOVES[replica.state]:
-            store.move_replica(replica.id, ReplicaState.STOPPING, now, reason="`puna up` had ended")
 
 
 class KeptNames:
@@ -502,17 +369,6 @@ def _serve(
 
     server.handle_exit = handle_exit
     server.run(sockets=kept.sockets)
-
-
-def _stop_replicas(backend: LocalBackend) -> None:
-    """Let every replica run `finalize`; what takes longer ends with the supervisor's pipe."""
-    deadline = time.monotonic() + REPLICA_GRACE_S
-    for seen in backend.list():
-        backend.stop(seen.replica_id, REPLICA_GRACE_S)
-    while time.monotonic() < deadline:
-        if all(seen.phase is Phase.EXITED for seen in backend.list()):
-            return
-        time.sleep(0.05)
 
 
 def main(arguments: list[str]) -> None:

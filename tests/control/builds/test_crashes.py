@@ -81,7 +81,7 @@ class Life:
     """Endpoint -> the last deploy that somebody tried."""
 
     def begin(self, database: Path) -> None:
-        """As `server.control`."""
+        """As `control_plane.ControlPlane`."""
         self.database = database
         self.store = WatchedStore(f"sqlite:///{database}")
         self.healed = self.store.heal(self.now)

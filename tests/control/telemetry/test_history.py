@@ -12,9 +12,9 @@ from puna.control.domain.records import Snapshot
 from puna.control.telemetry.history import EndpointCounts, History, _point, counted, quantile_ms
 from puna.control.telemetry.load import Loads
 from puna.control.wire import Memories, make
+from puna.control_plane import keep_on
 from puna.serve.dispatch.call import Call
 from puna.serve.metrics import GatewayMetrics
-from puna.server import keep_on
 
 INF = float("inf")
 

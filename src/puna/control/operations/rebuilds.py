@@ -24,10 +24,10 @@ AT_ONCE, OF_ONE_HOST = 16, 4
 class Rebuilds:
     """Takes queued deliveries, and asks repositories that no webhook tells of; `run` is its thread."""
 
-    def __init__(self, control: Control) -> None:
-        """Over the control plane's parts."""
+    def __init__(self, control: Control, woken: threading.Event | None = None) -> None:
+        """Over the control plane's parts; `woken` is set by whoever writes a delivery down."""
         self._control = control
-        self._woken = threading.Event()
+        self._woken = woken or threading.Event()
         self._busy: set[str] = set()
         self._hosts: dict[str, str] = {}
         """Endpoint -> the host that is asked for it."""
