@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from load import load_factor
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
 from puna.instance import sole
@@ -164,7 +165,7 @@ def test_a_killed_child_is_back_within_300_ms_and_the_others_never_notice(
     killed = time.monotonic()
     after = pids(folder, 4)
     # Starting Python is part of it; 0.3 s are the supervisor's share on an idle machine.
-    assert time.monotonic() - killed < 1.5
+    assert time.monotonic() - killed < 1.5 * load_factor()
     assert after["gateway 0"] != before["gateway 0"]
     assert {n: p for n, p in after.items() if n != "gateway 0"} == {n: p for n, p in before.items() if n != "gateway 0"}
 

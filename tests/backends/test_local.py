@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.replicas import FAMILY, processes_with, wait_for
+from load import load_factor
 from puna.backends.base import Launch, Phase
 from puna.backends.local import LocalBackend, validate
 from puna.home import Home
@@ -33,7 +34,7 @@ def test_a_validation_that_never_ends_is_ended_and_says_where(launch: Make, tmp_
     for limit_s in (0.8, 3.0, 12.0, 48.0):  # a busy machine may need longer than the limit to get as far as infer
         begun = time.monotonic()
         validate(launch(source=source), tmp_path / "report.json", limit_s)
-        assert time.monotonic() - begun < 2 * limit_s + 2 and not processes_with(mark)
+        assert time.monotonic() - begun < 2 * limit_s + 2 * load_factor() and not processes_with(mark)
         report = json.loads((tmp_path / "report.json").read_text())
         assert not report["ok"] and report["error"] == f"it did not end within {limit_s:g} s"
         if report["phase"] == "infer":
@@ -53,7 +54,7 @@ def test_a_validation_can_be_cancelled(launch: Make, tmp_path: Path) -> None:
     source = "import time; time.sleep(60)"
     validate(launch(source=source), tmp_path / "report.json", 30, cancelled=lambda: time.monotonic() > end)
     assert json.loads((tmp_path / "report.json").read_text())["error"] == "it was cancelled"
-    assert time.monotonic() - end < 2
+    assert time.monotonic() - end < 2 * load_factor()
 
 
 def test_a_no_op_app_is_ready_soon(local: LocalBackend, launch: Make) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from environments import leftovers
+from load import load_factor
 from puna.artifacts import SHORT
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, NotFoundError
@@ -44,7 +45,7 @@ def test_an_environment_holds_what_was_asked_for_and_is_built_once(home: Home) -
     assert (built.path / "build.log").read_text().splitlines() == lines
     started = time.monotonic()
     assert build(TINY, home, lines.append) == built == Environment.open(built.path)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.5 * load_factor()
 
 
 def test_installed_programs_start(home: Home) -> None:
@@ -126,7 +127,7 @@ def test_a_cancelled_build_stops_within_five_seconds_and_leaves_nothing(home: Ho
 
     with pytest.raises(BuildCancelledError):
         build(RuntimeSpec(run=("echo begun; sleep 60",)), home, log, cancelled=cancelled)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * load_factor()
     assert leftovers(home) == []
 
 

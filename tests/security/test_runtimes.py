@@ -194,9 +194,9 @@ def test_no_text_does_more_than_say_what_is_wrong_with_it(tally: Tally, tmp_path
     os.chdir(tmp_path)
     try:
         for name, text in TEXTS.items():
-            began = time.monotonic()
+            began = time.process_time()
             is_refused = refused(text)
-            tally(name, refused=is_refused and time.monotonic() - began < 10 and list(tmp_path.iterdir()) == [])
+            tally(name, refused=is_refused and time.process_time() - began < 10 and list(tmp_path.iterdir()) == [])
     finally:
         os.chdir(here)
 

@@ -294,13 +294,13 @@ def test_a_client_that_hangs_up_is_cancelled_or_leaves_the_queue(sockets: Path) 
     async def play(world: World) -> None:
         worker = await world.serve(forever)
         with pytest.raises(httpx.ReadTimeout):
-            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=0.2)
+            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=httpx.Timeout(20.0, read=0.2))
         await worker.until_seen(protocol.CANCEL)
         world.control.set(state="idle")
         lane = world.gateway.lanes.by_name["e"]
         await until(lambda: not lane.ready)
         with pytest.raises(httpx.ReadTimeout):
-            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=0.2)
+            await world.client.post(INFER, headers=KEY, content=b"{}", timeout=httpx.Timeout(20.0, read=0.2))
         await until(lambda: len(lane.room) == 0)
 
     story(sockets, play)

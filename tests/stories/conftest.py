@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from load import load_factor
 from puna.client import Client
 from puna.errors import ConflictError, PunaError
 from puna.home import Home
@@ -70,7 +71,13 @@ class Up:
             if files is not None:
                 command = ["prlimit", f"--nofile={files[0]}:{files[1]}", *command]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env)
-        self._wait_until_up()
+        try:
+            self._wait_until_up()
+        except BaseException:  # pytest says so; nobody else could end what has been started
+            for pid in [self.process.pid, *family(self.home.root)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise
         self.client = Client(home=self.home)
         self.url = str(self.client.health()["url"])
         self.key = str(self.client.create_key(["infer"])["key"])
@@ -82,14 +89,14 @@ class Up:
             if state.get("pid") == self.process.pid:
                 return
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() - began < 60 * crowd(), self.log.read_text()
+            assert time.monotonic() - began < 60 * load_factor(), self.log.read_text()
             time.sleep(0.02)
 
     def deploy(self, folder: Path, name: str = "app", **settings: Any) -> int:
         """Deploy and wait until the revision serves; returns its number."""
         deployed = self.client.deploy(folder, name, settings={"gpu_type": "cpu", **settings})
-        self.client.wait_for_build(deployed["build_id"], 120 * crowd())
-        self.client.wait_for_endpoint(name, deployed["revision"], 60 * crowd())
+        self.client.wait_for_build(deployed["build_id"], 120 * load_factor())
+        self.client.wait_for_endpoint(name, deployed["revision"], 60 * load_factor())
         return int(deployed["revision"])
 
     def call(self, text: str = "hi", name: str = "app", key: str = "") -> httpx.Response:
@@ -100,7 +107,7 @@ class Up:
 
     def puna(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command of the command line, ended."""
-        return commands.run(words, self.env, 120 * crowd())
+        return commands.run(words, self.env, 120 * load_factor())
 
     def pids(self, role: str) -> list[int]:
         """Processes of this home whose command line has `role`: `server control`, `server gateway`, `guard`."""
@@ -127,7 +134,7 @@ class Up:
         """Wait until `condition()` holds; longer where others use the machine too."""
         began = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < within_s * crowd(), f"{what} did not happen\n{self.evidence()}"
+            assert time.monotonic() - began < within_s * load_factor(), f"{what} did not happen\n{self.evidence()}"
             time.sleep(0.05)
 
     def evidence(self) -> str:
@@ -170,7 +177,7 @@ class Up:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60 * crowd())
+        self.process.wait(60 * load_factor())
 
 
 class Callers:
@@ -220,11 +227,6 @@ class Callers:
         """Wait for `count` more answers."""
         target = len(self.answers) + count
         self.up.until(lambda: len(self.answers) >= target, 60, f"{count} more answers")
-
-
-def crowd() -> float:
-    """How much longer than on an idle machine something may take here and now: from 1 to 4."""
-    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 4.0)
 
 
 def family(root: Path) -> list[int]:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import httpx
 
+from load import load_factor
 from puna.errors import PunaError
-from stories.conftest import SCHEMA, Callers, Up, crowd
+from stories.conftest import SCHEMA, Callers, Up
 
 KINDS = {
     "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
@@ -67,7 +68,7 @@ class Recovery:
 
 def limit_s(role: str) -> float:
     """How long a recovery may take, here and now: starting Python takes longer where others use the machine too."""
-    return WITHIN_S[role] * crowd()
+    return WITHIN_S[role] * load_factor()
 
 
 @contextlib.contextmanager

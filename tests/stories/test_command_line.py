@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from config import tutorial_files
+from load import load_factor
 from puna.cli.main import run
-from stories.conftest import crowd, family, write_app
+from stories.conftest import family, write_app
 
 pytestmark = pytest.mark.process
 
@@ -56,7 +57,7 @@ class Shell:
 
     def run(self, *words: str, code: int = 0) -> str:
         process = self.start(*words)
-        out, err = process.communicate(timeout=180 * crowd())
+        out, err = process.communicate(timeout=180 * load_factor())
         assert process.returncode == code, f"puna {' '.join(words)} exited {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 
@@ -116,10 +117,10 @@ def test_ctrl_c_saves_and_the_run_goes_on(shell: Shell) -> None:
     checkpoints = shell.home / "runs" / "long-1" / "checkpoints"
     began = time.monotonic()
     while not any(checkpoints.glob("step-*")):
-        assert process.poll() is None and time.monotonic() - began < 60 * crowd()
+        assert process.poll() is None and time.monotonic() - began < 60 * load_factor()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60 * crowd())
+    _, err = process.communicate(timeout=60 * load_factor())
     assert process.returncode != 0 and "--resume long-1" in err and "Traceback" not in err, err
     (row,) = [r for r in shell.json("runs") if r["name"] == "long-1"]
     assert row["state"] == "interrupted"

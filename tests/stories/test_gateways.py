@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from load import load_factor
 from stories.conftest import Up, write_app
 
 pytestmark = pytest.mark.process
@@ -81,4 +82,4 @@ def test_a_revoked_key_is_refused_by_both_within_a_second(up: Up) -> None:
             pass
         took_s = time.monotonic() - revoked
     print(f"\nrefused everywhere after {took_s:.3f} s")
-    assert took_s < 1.0, "the promise; it takes some 20 ms on an idle machine"
+    assert took_s < 1.0 * load_factor(), "the promise; it takes some 20 ms on an idle machine"

@@ -210,7 +210,7 @@ def test_a_client_that_hangs_up_at_once_is_found_out_all_the_same(sockets: Path)
         for count in (1, 2):
             await world.connected(1)
             with pytest.raises(httpx.ReadTimeout):
-                await world.client.post(INFER, headers=KEY, content=b"poison", timeout=0.01)
+                await world.client.post(INFER, headers=KEY, content=b"poison", timeout=httpx.Timeout(20.0, read=0.01))
             await until(lambda: len(replicas.deaths) == count)  # noqa: B023
             await until(lambda: replicas.living)
         await until(lambda: len(deaths_told(world)) == 2)

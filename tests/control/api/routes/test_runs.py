@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from control.conftest import World
 from control.runs import PASSED, make_run, merge
+from load import load_factor
 from puna.artifacts import Adapter, drafting
 from puna.control.api.app import create_app
 from puna.control.builds import jobs
@@ -97,7 +98,7 @@ def test_a_merge_that_runs_is_cancelled_within_seconds_and_its_process_is_gone(
     began = time.monotonic()
     api.post(f"/api/v1/builds/{made['build_id']}/cancel")
     thread.join(20)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * load_factor()
     assert api.get(f"/api/v1/builds/{made['build_id']}").json()["status"] == "cancelled"
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"sleep\0007531" in _read(p)]
 
