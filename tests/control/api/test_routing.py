@@ -12,6 +12,7 @@ from control.conftest import World
 from puna.control.api import openapi
 from puna.control.api.app import create_app
 from puna.control.api.routing import Json, Right, Routes, declared
+from puna.control.domain.records import Step
 
 MACHINE_WIDE = ("/runtimes", "/models", "/runs", "/volumes")
 
@@ -97,6 +98,8 @@ def test_a_handler_that_does_not_say_what_it_answers_is_told_by_the_document(
         ({"loss": float("nan"), "n": [float("inf")]}, b'{"loss":null,"n":[null]}'),
         ({"big": 2**70}, b'{"big":%d}' % 2**70),
         ({1: "one"}, b'{"1":"one"}'),
+        ([Step("bundle")], b'[{"name":"bundle","state":"pending","seconds":null}]'),
+        ([2**64, Step("bundle")], b'[%d,{"name":"bundle","state":"pending","seconds":null}]' % 2**64),
         ({"text": "\u00e9"}, '{"text":"\u00e9"}'.encode()),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -69,15 +70,25 @@ class Answer:
     refuses: tuple[int, ...] = ()
 
 
+def encode(content: Any) -> bytes:
+    """JSON of an answer, records included; numbers that JSON does not have become null."""
+    try:
+        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS, default=str)
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(content, default=_plain, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    is_record = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if is_record else str(value)
+
+
 class Json(JSONResponse):
     """JSON as it is: nothing is validated, so a row of an older version is shown rather than refused."""
 
     def render(self, content: Any) -> bytes:
-        """The body; numbers that JSON does not have become null."""
-        try:
-            return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS, default=str)
-        except TypeError:  # an integer of more than 64 bits
-            return json.dumps(content, default=str, separators=(",", ":")).encode()
+        """The body."""
+        return encode(content)
 
 
 class Route(APIRoute):

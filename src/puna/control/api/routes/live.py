@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +15,7 @@ from puna.control import views
 from puna.control.api.routes.builds import build_view
 from puna.control.api.routes.endpoints import divided
 from puna.control.api.routes.logs import UNBUFFERED
-from puna.control.api.routing import Answer, Right, Routes
+from puna.control.api.routing import Answer, Right, Routes, encode
 from puna.control.domain import api_keys
 from puna.control.domain.records import Endpoint, Key, Replica, Revision
 from puna.control.domain.states import label
@@ -73,7 +72,9 @@ class Board:
     def _endpoints(self, now: float) -> Texts:
         found = {}
         for endpoint, revisions, replicas in views.by_endpoint(self._control.store.snapshot()):
-            found["endpoints", endpoint.name, endpoint.name] = _json(self._summary(endpoint, revisions, replicas, now))
+            found["endpoints", endpoint.name, endpoint.name] = encode(
+                self._summary(endpoint, revisions, replicas, now)
+            ).decode()
         return found
 
     def _latest_builds(self) -> Texts:
@@ -83,7 +84,7 @@ class Board:
             found = {}
             for build in self._control.store.builds(limit=BUILDS):
                 owner = build.subject if build.kind == "revision" else ""
-                found["builds", build.id, owner] = _json(build_view(build))
+                found["builds", build.id, owner] = encode(build_view(build)).decode()
             self._builds = writes, found
         return self._builds[1]
 
@@ -111,10 +112,6 @@ class Board:
             "created": endpoint.created,
             "figures": figures,
         }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 async def _stream(control: Control, board: Board, key: Key | None) -> AsyncIterator[bytes]:
@@ -170,4 +167,4 @@ def _difference(board: Board, key: Key | None, sent: Texts | None) -> tuple[byte
     if sent is not None and not (new["endpoints"] or new["builds"] or gone):
         return None, now
     parts = [f'"{kind}":[{",".join(texts)}]' for kind, texts in new.items()]
-    return ("{" + ",".join([*parts, f'"gone":{_json(gone)}']) + "}").encode(), now
+    return ("{" + ",".join([*parts, f'"gone":{encode(gone).decode()}']) + "}").encode(), now
