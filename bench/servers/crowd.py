@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from puna.control.domain.records import Order, Settings
+from puna.config.settings import Settings
+from puna.control.domain.records import Order
 from puna.control.domain.states import BuildState, RevisionState, StepState
 from puna.control.store.builds import STEPS
 from puna.control.store.store import Store

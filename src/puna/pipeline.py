@@ -272,14 +272,10 @@ def deploy_model(
         engine = template.chosen(recipe.serve.engine)
         template.init(folder, model.name, name=recipe.endpoint, engine=engine, published=model.ref)
     runtime_file = folder / (project.load(folder).runtime_file or "inferless-runtime-config.yaml")
-    settings, name = _settings_of(recipe), recipe.endpoint
+    settings, name = recipe.serve.settings, recipe.endpoint
     client.check_settings(name, settings)  # before an environment is built for them
     upload_runtime(client, runtime_file, name, progress)
     return deploy(client, folder, name, runtime=name, settings=settings, progress=progress)
-
-
-def _settings_of(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(recipe.serve).items() if key != "engine"}
 
 
 def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: float = 900) -> Validation:
@@ -304,7 +300,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     wanted = project.load(folder)
     spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()
     source.check(folder)
-    mounted = Volumes(home).mounted(wanted.volumes)
+    mounted = Volumes(home).mounted(wanted.settings["volumes"])
     mounts.check(mounted)
     snapshot = source.snapshot(folder, home)
     built = environment.build(spec, home, progress.note, cancelled=lambda: False)
@@ -313,7 +309,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     try:
         with tempfile.TemporaryDirectory() as scratch:
             report, log = Path(scratch) / "report.json", Path(scratch) / "app.log"
-            env = bundles.app_env(bundle, extra=volume_env(wanted.volumes) | dict(wanted.env))
+            env = bundles.app_env(bundle, extra=volume_env(wanted.settings["volumes"]) | wanted.settings["env"])
             app, private = workspace.prepare(bundle, run, home), mounts.place(mounted)
             launch = Launch(run, built.python, app, home.replica_socket(run), log, env, mounts=private)
             local.validate(launch, report, timeout_s)
@@ -333,7 +329,7 @@ def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Pro
     from puna.packaging import template
 
     # What can be known now is said now, and not after hours of training.
-    client.check_settings(recipe.endpoint, _settings_of(recipe))
+    client.check_settings(recipe.endpoint, recipe.serve.settings)
     if (folder / "app.py").exists():
         template.check_update(folder, recipe.model)
     run = train(prepare(recipe, home, progress), home, progress)

@@ -21,9 +21,10 @@ from load import load_factor
 from puna import errors, instance
 from puna.backends.memory import MemoryBackend
 from puna.client import Client
+from puna.config.settings import Settings
 from puna.control.api import openapi
 from puna.control.api.app import create_app
-from puna.control.domain.records import Order, Settings
+from puna.control.domain.records import Order
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home

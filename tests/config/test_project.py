@@ -18,13 +18,18 @@ def load(folder: Path, text: str) -> project.Project:
 
 def test_the_tutorials_file_is_read(tutorial: Path) -> None:
     found = project.load(tutorial)
-    assert (found.name, found.version, found.gpu_type) == ("llama-3", "1.0.0", "A100")
-    assert (found.min_replica, found.max_replica) == (0, 1)
-    assert (found.scale_down_delay_s, found.evict_after_s, found.inference_time_s) == (600, 3600, 180)
-    assert found.is_dedicated and found.container_concurrency is None
-    assert found.runtime_name is None and found.volumes == {}
+    said = found.settings
+    assert (found.name, found.version, said["gpu_type"]) == ("llama-3", "1.0.0", "A100")
+    assert (said["min_replica"], said["max_replica"]) == (0, 1)
+    assert (
+        said["scale_down_delay_s"],
+        said["evict_after_s"],
+        said["inference_time_s"],
+    ) == (600, 3600, 180)
+    assert said["is_dedicated"] and said["container_concurrency"] == 0
+    assert found.runtime_name is None and said["volumes"] == {}
     assert found.runtime_file == "inferless-runtime-config.yaml"
-    assert found.env == {} and found.secrets == () and found.warnings == ()
+    assert said["env"] == {} and said["secrets"] == [] and found.warnings == ()
 
 
 def test_a_file_of_version_2_has_the_defaults(tmp_path: Path) -> None:
@@ -32,7 +37,13 @@ def test_a_file_of_version_2_has_the_defaults(tmp_path: Path) -> None:
         tmp_path,
         "version: 2.0.0\nname: a\nimport_source: LOCAL\nsource_framework_type: PYTORCH\nsecrets: [{name: hf}]\n",
     )
-    assert (found.name, found.version, found.max_replica, found.secrets) == ("a", "2.0.0", 1, ("hf",))
+    said = found.settings
+    assert (found.name, found.version, said["max_replica"], said["secrets"]) == (
+        "a",
+        "2.0.0",
+        1,
+        ["hf"],
+    )
     assert found.warnings == ()
 
 
@@ -64,21 +75,31 @@ secrets: [one, one, two]
 models: acme/chat
 """
     found = load(tmp_path, text)
+    said = found.settings
     assert (found.runtime_name, found.runtime_version) == ("rt", 3)
-    assert (found.container_concurrency, found.min_replica, found.max_replica) == (8, 1, 4)
-    assert (found.is_dedicated, found.scale_down_delay_s, found.inference_time_s) == (False, 5, 7200)
-    assert (found.vcpu, found.ram_gib, found.evict_after_s) == (20, 200, 0)
-    assert found.env == {"A": "1", "B": "true", "C": "", "D": "x"}
-    assert found.secrets == ("one", "two") and found.models == ("acme/chat",)
+    assert (said["container_concurrency"], said["min_replica"], said["max_replica"]) == (
+        8,
+        1,
+        4,
+    )
+    assert (
+        said["is_dedicated"],
+        said["scale_down_delay_s"],
+        said["inference_time_s"],
+    ) == (False, 5, 7200)
+    assert (said["vcpu"], said["ram_gib"], said["evict_after_s"]) == (20, 200, 0)
+    assert said["env"] == {"A": "1", "B": "true", "C": "", "D": "x"}
+    assert said["secrets"] == ["one", "two"] and found.models == ("acme/chat",)
 
 
 def test_env_may_be_a_list_of_pairs(tmp_path: Path) -> None:
-    assert load(tmp_path, "name: a\nenv: [A=1, B=x=y]\n").env == {"A": "1", "B": "x=y"}
+    assert load(tmp_path, "name: a\nenv: [A=1, B=x=y]\n").settings["env"] == {"A": "1", "B": "x=y"}
 
 
 def test_null_means_empty_everywhere(tmp_path: Path) -> None:
     found = load(tmp_path, "name:\nconfiguration:\nenv:\nsecrets:\noptional:\nmodels:\n")
-    assert found.name == names.normalise(tmp_path.name) and found.max_replica == 1
+    said = found.settings
+    assert found.name == names.normalise(tmp_path.name) and said["max_replica"] == 1
 
 
 def test_near_misspellings_warn_and_strangers_do_not(tmp_path: Path) -> None:
@@ -89,7 +110,8 @@ def test_near_misspellings_warn_and_strangers_do_not(tmp_path: Path) -> None:
 
 def test_a_setting_outside_its_section_warns(tmp_path: Path) -> None:
     found = load(tmp_path, "name: a\nmax_replica: 3\n")
-    assert "under `configuration:`" in found.warnings[0] and found.max_replica == 1
+    said = found.settings
+    assert "under `configuration:`" in found.warnings[0] and said["max_replica"] == 1
 
 
 def test_a_name_becomes_fit_for_an_address(tmp_path: Path) -> None:
@@ -168,7 +190,8 @@ def test_serve_is_model_or_adapter(tmp_path: Path) -> None:
 def test_volumes_in_the_platforms_words_and_in_ours(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
     (tmp_path / "inferless.yaml").write_text(text)
     found = project.load(tmp_path)
-    assert dict(found.volumes) == expected and not [w for w in found.warnings if "volume" in w]
+    said = found.settings
+    assert said["volumes"] == expected and not [w for w in found.warnings if "volume" in w]
 
 
 @pytest.mark.parametrize("text", ["volumes: 3", "volumes: [3]", "volumes: [{data: [x]}]"])

@@ -95,6 +95,11 @@ def test_the_defaults_survive_being_written_down() -> None:
     assert parse(recipe.as_dict()).digest == recipe.digest == Recipe(**LEAST).digest
 
 
+def test_a_run_of_version_0_1_is_known_by_its_digest_still() -> None:
+    before = "7981242f2a5a3e14f7aac7bdcae724543b80eb5da3b1be4133aa78069bcaebb2"
+    assert parse({"name": "a", "base": "demo"}).digest == before
+
+
 def test_every_value_counts_in_the_digest() -> None:
     digests = {parse(with_key("training", "seed", seed)).digest for seed in (1, 2)} | {parse(LEAST).digest}
     assert len(digests) == 3

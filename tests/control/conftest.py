@@ -12,7 +12,8 @@ import pytest
 from puna.artifacts import Source, drafting
 from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.backends.memory import MemoryBackend
-from puna.control.domain.records import Endpoint, Order, Replica, Revision, Settings
+from puna.config.settings import Settings
+from puna.control.domain.records import Endpoint, Order, Replica, Revision
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import Action
 from puna.control.reconcile.loop import Reconciler

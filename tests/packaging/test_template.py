@@ -24,7 +24,7 @@ def test_the_four_files_pass_every_check(tmp_path: Path, engine: Literal["vllm",
     source.check(folder)
     settings = project.load(folder)
     assert settings.name == "my-app" and settings.warnings == () and settings.version == "1.0.0"
-    assert (settings.gpu_type is None) == (engine == "transformers")
+    assert (settings.settings["gpu_type"] == "") == (engine == "transformers")
     assert settings.runtime_file == "inferless-runtime-config.yaml" and settings.runtime_name is None
     spec = runtime.load(folder / settings.runtime_file)
     assert all("==" in package for package in spec.requirements())

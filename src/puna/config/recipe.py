@@ -5,31 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from puna import names
-from puna.config import fields, ranges
+from puna.config import settings
+from puna.config.reading import Number, Origin, Whole, read_yaml
 from puna.errors import RecipeError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-AT_LEAST_ONE = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "per_device_eval_batch_size",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "eval_steps",
-    "max_steps",
-    "tokens_per_batch",
-)
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+SERVE = Origin(RecipeError, {name: f"serve.{name}" for name in settings.Settings.model_fields})
+Positive = Annotated[int, Field(ge=1), Whole]
+NotNegative = Annotated[int, Field(ge=0), Whole]
+Fraction = Annotated[FiniteFloat, Field(ge=0, lt=1), Number]
+Flag = Annotated[bool, Field(strict=True)]
 NAMES = ("demo", "chatml", "llama3")  # never paths, whatever lies beside the recipe
 FILES = (".json", ".jsonl", ".parquet", ".csv", ".jinja", ".jinja2", ".j2")  # always paths, even of nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataRecipe:
     """What to learn from."""
 
@@ -39,121 +38,99 @@ class DataRecipe:
     """The split of a hub dataset; local files have none."""
     revision: str | None = None
     """The hub dataset's commit, for a run that can be repeated exactly."""
-    take: int | None = 10_000
+    take: Annotated[int, Field(ge=2), Whole] | None = 10_000
     """How many rows to use, after shuffling; all when null."""
-    shuffle_seed: int = 42
-    test_fraction: float = 0.01
+    shuffle_seed: NotNegative = 42
+    test_fraction: Fraction = 0.01
     """The share of rows held out for evaluation."""
     template: str = "chatml"
     """`chatml`, `llama3`, or a Jinja file (relative to the recipe)."""
     loss_on: Literal["assistant", "all"] = "assistant"
     """Which tokens are learnt: assistant turns with their end token, or every token."""
-    max_length: int = 2024
+    max_length: Annotated[int, Field(ge=8), Whole] = 2024
     """Tokens a row is cut at."""
-    skip_bad_rows: bool = False
+    skip_bad_rows: Flag = False
     """Skip and count malformed rows instead of stopping at the first."""
-    processes: int | None = None
+    processes: Positive | None = None
     """Processes that tokenise; the number of cores when null."""
 
     def __post_init__(self) -> None:
-        check(self.max_length >= 8, "data.max_length must be at least 8")
-        check(0 <= self.test_fraction < 1, "data.test_fraction must lie in 0 to 1")
-        check(self.take is None or self.take >= 2, "data.take must be at least 2")
-        check(self.processes is None or self.processes >= 1, "data.processes must be at least 1")
-        check(self.shuffle_seed >= 0, "data.shuffle_seed must be at least 0")
         check(self.dataset != "", "data.dataset is empty")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class QuantizationRecipe:
     """How the frozen base is held."""
 
-    load_in_4bit: bool = True
+    load_in_4bit: Flag = True
     bnb_4bit_quant_type: Literal["nf4"] = "nf4"
     """The one that there is."""
-    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_use_double_quant: Flag = True
     bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """float16 is accepted for the tutorial's sake; bf16 has its speed without its overflow."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LoraRecipe:
     """What is trained."""
 
-    lora_r: int = 16
-    lora_alpha: float = 64.0
-    lora_dropout: float = 0.05
-    use_rslora: bool = False
+    lora_r: Positive = 16
+    lora_alpha: Annotated[FiniteFloat, Field(gt=0), Number] = 64.0
+    lora_dropout: Fraction = 0.05
+    use_rslora: Flag = False
     """Scale by lora_alpha / sqrt(lora_r) instead of lora_alpha / lora_r (rsLoRA): for high ranks."""
     bias: Literal["none"] = "none"
     target_modules: tuple[str, ...] = PROJECTIONS
-    train_chat_tokens: bool = True
+    train_chat_tokens: Flag = True
     """Also train the embedding and head rows of the template's new tokens: Llama-3's reserved rows are empty."""
 
     def __post_init__(self) -> None:
-        check(self.lora_r >= 1, "lora.lora_r must be at least 1")
-        check(self.lora_alpha > 0, "lora.lora_alpha must be over 0")
         check(len(self.target_modules) > 0, f"lora.target_modules is empty; valid: {', '.join(PROJECTIONS)}")
-        check(0 <= self.lora_dropout < 1, "lora.lora_dropout must lie in 0 to 1")
         for name in self.target_modules:
             check(name in PROJECTIONS, f"lora.target_modules has `{name}`; valid: {', '.join(PROJECTIONS)}")
         check(len({*self.target_modules}) == len(self.target_modules), "lora.target_modules names one twice")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainingRecipe:
     """How it is trained."""
 
-    per_device_train_batch_size: int = 8
-    gradient_accumulation_steps: int = 2
-    per_device_eval_batch_size: int = 8
+    per_device_train_batch_size: Positive = 8
+    gradient_accumulation_steps: Positive = 2
+    per_device_eval_batch_size: Positive = 8
     """The tutorial's; changes nothing: held-out rows go through in passes of as many tokens as fit."""
-    num_train_epochs: float = 1.0
-    max_steps: int | None = None
+    num_train_epochs: Annotated[FiniteFloat, Field(gt=0), Number] = 1.0
+    max_steps: Positive | None = None
     """Stop after this many optimiser steps, whatever the epochs."""
-    learning_rate: float = 8e-6
+    learning_rate: Annotated[FiniteFloat, Field(gt=0), Number] = 8e-6
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: int = 30
+    warmup_steps: NotNegative = 30
     optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
-    save_steps: int = 50
-    save_total_limit: int = 2
+    weight_decay: Annotated[FiniteFloat, Field(ge=0), Number] = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: Annotated[FiniteFloat, Field(gt=0), Number] = 1e-8
+    max_grad_norm: Annotated[FiniteFloat, Field(ge=0), Number] = 1.0
+    save_steps: Positive = 50
+    save_total_limit: Positive = 2
     """Checkpoints kept; older ones go."""
-    logging_steps: int = 50
-    eval_steps: int = 10
-    seed: int = 42
-    neftune_noise_alpha: float | None = None
+    logging_steps: Positive = 50
+    eval_steps: Positive = 10
+    seed: NotNegative = 42
+    neftune_noise_alpha: Annotated[FiniteFloat, Field(ge=0), Number] | None = None
     """Noise on the embeddings of each document while training (NEFTune), uniform in alpha / sqrt(length x width)."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    tokens_per_batch: int | None = None
+    tokens_per_batch: Positive | None = None
     """Token budget of one forward pass; chosen from the GPU's memory when null."""
-    recompute_layers: int | None = None
+    recompute_layers: NotNegative | None = None
     """Layers whose activations are recomputed; chosen from the GPU's memory when null."""
     memory: str | None = None
     """The most device memory to use, such as `16GiB`; all that is free when null."""
     precision: Literal["bf16", "fp8"] = "bf16"
     """`fp8` multiplies by the frozen matrices in 8 bits: faster, less exact; LoRA and the head stay in 16."""
 
-    def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"training.{name} must be at least 1")
-        at_least_zero = ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "recompute_layers")
-        for name in (*at_least_zero, "neftune_noise_alpha"):
-            value = getattr(self, name)
-            check(value is None or value >= 0, f"training.{name} must be at least 0")
-        for name in ("adam_beta1", "adam_beta2"):
-            check(0 <= getattr(self, name) < 1, f"training.{name} must lie in 0 to 1")
-        check(self.adam_epsilon > 0, "training.adam_epsilon must be over 0")
-        check(self.learning_rate > 0, "training.learning_rate must be over 0")
-        check(self.num_train_epochs > 0, "training.num_train_epochs must be over 0")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MergeRecipe:
     """How adapter and base become one model."""
 
@@ -161,7 +138,7 @@ class MergeRecipe:
     """Which base the adapter is added to; `auto` measures both on the held-out rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PublishRecipe:
     """Where the model goes."""
 
@@ -177,25 +154,32 @@ class PublishRecipe:
             names.check("hub", self.name, what="publish.name", error=RecipeError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ServeRecipe:
     """How `puna ship` deploys it."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vllm where there is a GPU, else transformers."""
-    min_replica: int = 0
-    max_replica: int = 1
-    scale_down_delay_s: float = 600.0
-    inference_time_s: float = 180.0
+    min_replica: Annotated[int, Whole] = settings.DEFAULTS.min_replica
+    max_replica: Annotated[int, Whole] = settings.DEFAULTS.max_replica
+    scale_down_delay_s: Annotated[FiniteFloat, Number] = settings.DEFAULTS.scale_down_delay_s
+    inference_time_s: Annotated[FiniteFloat, Number] = settings.DEFAULTS.inference_time_s
 
     def __post_init__(self) -> None:
-        check(0 <= self.min_replica <= self.max_replica, "serve: 0 <= min_replica <= max_replica must hold")
-        check(self.max_replica >= 1, "serve.max_replica must be at least 1")
-        check(self.scale_down_delay_s >= 0, "serve.scale_down_delay_s must be at least 0")
-        check(self.inference_time_s > 0, "serve.inference_time_s must be over 0")
+        # The runs of older versions are read again, which allowed more.
+        settings.check(settings.at_most(self.settings), SERVE)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The endpoint's settings, by their names in the API."""
+        return {name: value for name, value in vars(self).items() if name in settings.Settings.model_fields}
 
 
-@dataclass(frozen=True)
+EMPTY = BeforeValidator(lambda section: {} if section is None else section)
+"""A section with nothing under it is as one that is not there."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything about one run."""
 
@@ -204,13 +188,13 @@ class Recipe:
     base: str
     """A hub id, a local folder, a published `owner/name`, or `demo` (the tiny Llama that ships with Puna)."""
     base_revision: str | None = None
-    data: DataRecipe = field(default_factory=DataRecipe)
-    quantization: QuantizationRecipe = field(default_factory=QuantizationRecipe)
-    lora: LoraRecipe = field(default_factory=LoraRecipe)
-    training: TrainingRecipe = field(default_factory=TrainingRecipe)
-    merge: MergeRecipe = field(default_factory=MergeRecipe)
-    publish: PublishRecipe = field(default_factory=PublishRecipe)
-    serve: ServeRecipe = field(default_factory=ServeRecipe)
+    data: Annotated[DataRecipe, EMPTY] = field(default_factory=DataRecipe)
+    quantization: Annotated[QuantizationRecipe, EMPTY] = field(default_factory=QuantizationRecipe)
+    lora: Annotated[LoraRecipe, EMPTY] = field(default_factory=LoraRecipe)
+    training: Annotated[TrainingRecipe, EMPTY] = field(default_factory=TrainingRecipe)
+    merge: Annotated[MergeRecipe, EMPTY] = field(default_factory=MergeRecipe)
+    publish: Annotated[PublishRecipe, EMPTY] = field(default_factory=PublishRecipe)
+    serve: Annotated[ServeRecipe, EMPTY] = field(default_factory=ServeRecipe)
 
     def __post_init__(self) -> None:
         check(self.base != "", "base is empty: a hub id, a folder, a published name or `demo`")
@@ -253,7 +237,10 @@ def parse(values: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: an unknown or missing key, or a value that makes no sense.
     """
-    return fields.build(Recipe, values, "", RecipeError)
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as problem:
+        raise Origin(RecipeError).refusal(problem, Recipe) from None
 
 
 def load(path: Path) -> Recipe:
@@ -263,11 +250,10 @@ def load(path: Path) -> Recipe:
         RecipeError: the file is missing, is not YAML, or says something that makes no sense, or that would be refused
             by a later stage.
     """
-    recipe = parse(fields.read_yaml(path, RecipeError))
+    recipe = parse(read_yaml(path, RecipeError))
     # Here and not where it is parsed: the recipes of runs that older versions made are read again.
     names.check("model", recipe.model, what="publish.name", error=RecipeError)
-    serve = dataclasses.asdict(recipe.serve)
-    ranges.check(serve, RecipeError, {key: f"serve.{key}" for key in serve})
+    settings.check(recipe.serve.settings, SERVE)
     data = recipe.data
     return dataclasses.replace(
         recipe,

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from puna.config import fields
+from puna.config.reading import MAX_YAML_BYTES, parse_yaml, read_yaml, shown
 from puna.errors import RuntimeSpecError, nearest
 
 FILE_NAMES = ("inferless-runtime-config.yaml", "inferless-runtime.yaml", "runtime.yaml", "config.yaml")
@@ -124,7 +124,7 @@ def find(folder: Path, name: str | None = None) -> Path | None:
 
 def _says_build(path: Path) -> bool:
     with path.open(errors="replace") as file:
-        return bool(re.search(r"(?m)^build\s*:", file.read(fields.MAX_YAML_BYTES)))
+        return bool(re.search(r"(?m)^build\s*:", file.read(MAX_YAML_BYTES)))
 
 
 def load(path: Path) -> RuntimeSpec:
@@ -133,7 +133,7 @@ def load(path: Path) -> RuntimeSpec:
     Raises:
         RuntimeSpecError: the file is missing, is not YAML, or asks for something that is no package.
     """
-    return parse(fields.read_yaml(path, RuntimeSpecError))
+    return parse(read_yaml(path, RuntimeSpecError))
 
 
 def parse_text(text: str) -> RuntimeSpec:
@@ -142,7 +142,7 @@ def parse_text(text: str) -> RuntimeSpec:
     Raises:
         RuntimeSpecError: as `load`.
     """
-    value = fields.parse_yaml(text, "the runtime", RuntimeSpecError)
+    value = parse_yaml(text, "the runtime", RuntimeSpecError)
     if not isinstance(value, dict | None):
         raise RuntimeSpecError(f"the runtime must hold keys and values, not a {type(value).__name__}")
     return parse(value or {})
@@ -176,13 +176,6 @@ def parse(values: Mapping[str, Any]) -> RuntimeSpec:
         pip_options=tuple(options),
         run=tuple(line for line in (*_strings(build, "run"), *_strings(build, "run_commands")) if line.strip()),
     )
-
-
-def shown(value: object) -> str:
-    """A value for a message; a list or mapping by its kind, as YAML's aliases make a page whose repr fills memory."""
-    if isinstance(value, Mapping | list | tuple):
-        return "a list" if not isinstance(value, Mapping) else "keys and values"
-    return repr(value)[:200]
 
 
 def _strings(build: Mapping[str, Any], key: str) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from puna.control.domain.records import MASK, Endpoint, Replica, Revision, Snapshot
+from puna.config.settings import MASK
+from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
 from puna.control.domain.states import PENDING, EndpointState, RevisionState, endpoint_state
 
 Json = dict[str, Any]

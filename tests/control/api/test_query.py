@@ -12,10 +12,11 @@ from fastapi.testclient import TestClient
 
 from control.conftest import World
 from puna.client import Client
+from puna.config.settings import Settings
 from puna.control.api import openapi, query
 from puna.control.api.app import create_app
 from puna.control.api.query import moment
-from puna.control.domain.records import Delivery, Order, Settings
+from puna.control.domain.records import Delivery, Order
 from puna.control.domain.states import DeliveryState
 from puna.control.store import deliveries
 from puna.control.store.store import Store

@@ -18,9 +18,10 @@ from control.conftest import gpus, make_source
 from puna.artifacts import Bundle, Source, drafting
 from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.config.runtime import RuntimeSpec
+from puna.config.settings import Settings
 from puna.control.builds import builder
 from puna.control.builds.builder import Builder, RealTools
-from puna.control.domain.records import Build, Order, Settings
+from puna.control.domain.records import Build, Order
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.actions import Drain

@@ -9,8 +9,9 @@ from pathlib import Path
 from control.conftest import make_source
 from puna.artifacts import SHORT, Source
 from puna.config.runtime import RuntimeSpec
+from puna.config.settings import Settings
 from puna.control.builds.cleanup import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, Sweeper
-from puna.control.domain.records import Order, Settings
+from puna.control.domain.records import Order
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState
 from puna.control.resources import revision_files as uploads
 from puna.control.store.store import Store

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from control.conftest import World, gpu_world
-from puna.control.domain.records import Endpoint, Settings, TrafficSplit
+from puna.config.settings import Settings
+from puna.control.domain.records import Endpoint, TrafficSplit
 from puna.control.domain.states import RevisionState
 from puna.errors import ConflictError
 
@@ -94,7 +93,7 @@ def test_both_keep_a_replica_where_one_must_stay_and_a_patch_of_the_limits_acts_
         world.store.scale("app", 0, "nobody calls", world.now, revision)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (1, 1)
-    settings = dataclasses.replace(world.endpoint().settings, min_replica=5, max_replica=10)
+    settings = world.endpoint().settings.replaced(min_replica=5, max_replica=10)
     world.store.save_endpoint("app", settings, world.now)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (4, 1)

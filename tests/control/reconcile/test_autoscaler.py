@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from puna.config.settings import parse
 from puna.control.domain.records import Order
-from puna.control.domain.settings import parse
 from puna.control.domain.states import RevisionState
 from puna.control.reconcile.autoscaler import Autoscaler, Decision, Load, ScalingLimits, State, decide
 from puna.control.store.store import Store

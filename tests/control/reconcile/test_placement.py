@@ -10,7 +10,8 @@ import pytest
 from control.conftest import World, gpus
 from puna.backends.base import Observed, Phase
 from puna.backends.memory import SCHEMA, MemoryBackend
-from puna.control.domain.records import Endpoint, Replica, Settings
+from puna.config.settings import Settings
+from puna.control.domain.records import Endpoint, Replica
 from puna.control.domain.states import EndpointState, ReplicaState
 from puna.control.reconcile import placement
 from puna.control.reconcile.placement import Sleepers

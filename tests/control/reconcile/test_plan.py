@@ -11,7 +11,8 @@ import pytest
 from control.conftest import gpus
 from control.reconcile.walk import Walk
 from puna.backends.base import Capacity, Observed, Phase
-from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Settings, Snapshot
+from puna.config.settings import Settings
+from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import Action, Drain
 from puna.control.reconcile.plan import Actual, back_off_s, plan

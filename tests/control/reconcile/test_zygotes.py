@@ -9,7 +9,8 @@ import pytest
 
 from control.conftest import World, launch
 from puna.backends.base import Launch, Phase, Zygote
-from puna.control.domain.records import Endpoint, Replica, Revision, Settings, Snapshot
+from puna.config.settings import Settings
+from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.launch import told_by_validation
 from puna.control.reconcile.plan import BACK_OFF_S

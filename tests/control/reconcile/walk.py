@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puna.backends.base import Capacity, Observed, Phase
-from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Settings, Snapshot, TrafficSplit
+from puna.config.settings import Settings
+from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Snapshot, TrafficSplit
 from puna.control.domain.states import ALIVE, CRASH_LOOP, REPLICA_MOVES, REVISION_MOVES, ReplicaState, RevisionState
 from puna.control.domain.timeline import Timeline
 from puna.control.reconcile import actions as a

@@ -20,8 +20,8 @@ from puna.backends import mounts
 from puna.cli.commands import volumes as command
 from puna.cli.main import run
 from puna.client import Client
+from puna.config.settings import Settings
 from puna.control.api.app import create_app
-from puna.control.domain.records import Settings
 from puna.control.resources.volumes import Volumes
 from puna.errors import ConflictError, MachineError, NotFoundError, UsageError
 from puna.home import Home

@@ -14,8 +14,9 @@ from sqlalchemy.schema import CreateTable
 from control.builds.test_builder import FakeTools
 from control.conftest import World, make_source
 from puna.backends.memory import MemoryBackend
+from puna.config.settings import Settings
 from puna.control.builds.builder import Builder
-from puna.control.domain.records import WHOLE, Order, Settings
+from puna.control.domain.records import WHOLE, Order
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.store.schema import METADATA, MIGRATIONS, migrate, schema_number
 from puna.control.store.store import Store

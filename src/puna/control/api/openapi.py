@@ -18,11 +18,9 @@ from pydantic.json_schema import JsonSchemaMode
 from starlette.responses import Response
 from typing_extensions import TypedDict, get_original_bases, is_typeddict
 
-from puna.config.ranges import RANGES
+from puna.config.settings import GIT, Settings
 from puna.control.api.query import Listed
 from puna.control.api.routing import Right, Route, declared
-from puna.control.domain import records
-from puna.control.domain.records import Settings
 
 Json = dict[str, Any]
 REF = "#/components/schemas/"
@@ -214,19 +212,15 @@ def _refuse(route: Route, method: str, operation: Json) -> None:
 
 def _settings(schemas: Json, paths: Json) -> None:
     """Settings as they are shown, and as they are sent: any of them, null for what stays as it is."""
-    shown: Json = TypeAdapter(Settings).json_schema()
-    said = _attribute_texts(Settings)
-    for name, schema in shown["properties"].items():
+    shown: Json = Settings.model_json_schema()
+    for schema in shown["properties"].values():
+        del schema["title"]
         schema.pop("default", None)
-        schema.pop("title", None)
-        if name in said:
-            schema["description"] = said[name]
-        if name in RANGES:
-            schema["minimum"], schema["maximum"] = RANGES[name]
-    shown |= {"required": list(shown["properties"]), "additionalProperties": False}
-    shown |= {"description": "Scaling, limits, machine and environment of one endpoint."}
+        if "description" in schema:
+            schema["description"] = " ".join(schema["description"].split())
+    shown |= {"required": list(shown["properties"])}
     sent = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in shown["properties"].items()}
-    git = {name: {"type": "string"} for name in sorted(records.GIT - {"commit"})}
+    git = {name: {"type": "string"} for name in sorted(GIT - {"commit"})}
     sent["git"] = {"anyOf": [{"type": "object", "properties": git, "additionalProperties": False}, {"type": "null"}]}
     schemas["Settings"] = shown
     about = "Settings to change; null, or not there, is as it was."

@@ -8,12 +8,15 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from puna import names
 from puna.config.repository import address
-from puna.control.domain.records import Endpoint, Key, Settings
+from puna.control.domain.records import Endpoint, Key
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
+
+if TYPE_CHECKING:  # the gateway checks keys too, and does without pydantic
+    from puna.config.settings import Settings
 
 PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 WRITTEN = {"s": "s", "sec": "s", "second": "s", "min": "min", "m": "min", "minute": "min", "h": "h", "hour": "h"}

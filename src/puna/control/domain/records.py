@@ -1,19 +1,18 @@
 """What the store hands out: frozen rows of endpoints, revisions, replicas, builds, runtimes, keys, events, deliveries.
 
-`Settings` and `Order` are also what it takes in.
+`Order` is also what it takes in.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from puna import names
-from puna.config import ranges
 from puna.control.domain.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
-from puna.errors import UsageError
+
+if TYPE_CHECKING:  # the gateway reads rows too, and does without pydantic
+    from puna.config.settings import Settings
 
 WHOLE = 100
 """Percent: the share of a revision that serves alone."""
@@ -32,111 +31,6 @@ class TrafficSplit:
     def part(self, total: int) -> int:
         """Its places of so many: its share of them, but one at least, and all but one at most."""
         return min(max(1, round(total * self.percent / WHOLE)), max(1, total - 1)) if total else 0
-
-
-# These act at once; a change of any other setting is a new revision, rolled out like a deploy.
-LIVE = frozenset(
-    "min_replica max_replica scale_down_delay_s evict_after_s inference_time_s max_queue replace zygote "
-    "git auto_rebuild poll_s".split()
-)
-NO_GPU = frozenset({"cpu", "none"})
-GIT = frozenset("url branch folder credential commit".split())
-MASK = "***"
-"""Stands for a value of `env` that is not shown; sent back, it means the value as it is."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Scaling, limits, machine and environment of one endpoint."""
-
-    min_replica: int = 0
-    max_replica: int = 1
-    scale_down_delay_s: float = 600
-    """Idle time after which a replica above `min_replica` goes."""
-    evict_after_s: float = 3600
-    """How long a replica sleeps before it goes, when its app can sleep; 0: none sleeps, it goes at once."""
-    inference_time_s: float = 180
-    """Time limit of one request, and of the drain of a replica."""
-    container_concurrency: int = 0
-    """Requests that one replica runs at once; 0 lets the worker choose."""
-    max_queue: int = 100
-    """Requests that may wait; more are refused with 429."""
-    is_dedicated: bool = True
-    """A whole GPU; half of one when false."""
-    gpu_type: str = ""
-    """`cpu` or `none`: no GPU. Anything else: one of the machine's GPUs, or the CPU where there is none."""
-    vcpu: float = 0
-    """Cores of one replica; 0: those that come with its part of a GPU, or all."""
-    ram_gib: float = 0
-    """Host memory of one replica, which is ended when it has more; 0: what comes with its part of a GPU, or all."""
-    startup_timeout_s: float = 900
-    """Time limit of a replica's start, and of `initialize` when the app is tried."""
-    env: dict[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
-    """Names of secret sets whose values join the app's environment."""
-    volumes: dict[str, str] = field(default_factory=dict)
-    """Volume -> where the app finds it; empty for `/var/nfs-mount/<name>`."""
-    zygote: bool = True
-    """A process with the app's imports done is kept, which replicas are forked from: memory for faster cold starts."""
-    replace: bool = False
-    """The serving revision may be stopped first when there is no room for both."""
-    git: dict[str, str] = field(default_factory=dict)
-    """Where its source comes from, when that is a repository: `url`, `branch`, `folder`, `credential` (a secret set's
-    name) and the `commit` that was fetched last."""
-    auto_rebuild: bool = False
-    """A push to the repository, told by a webhook or found by asking, is fetched, built and rolled out."""
-    poll_s: float = 0
-    """How often the repository is asked for a new commit; 0: never, a webhook tells."""
-
-    def __post_init__(self) -> None:
-        ranges.check(vars(self))
-        _check(self.min_replica <= self.max_replica, "min_replica must lie in 0 to max_replica")
-        _check(not self.git or set(self.git) <= GIT and bool(self.git.get("url")), "git must have a `url`")
-        for name, path in self.volumes.items():
-            names.check("volume", name)
-            _check(
-                _mountable(str(path or "")), f"a volume cannot be mounted at {path!r}", "e.g. /var/nfs-mount/my-volume"
-            )
-        for name, value in self.env.items():
-            names.check("variable", name, what="env:")
-            _check("\0" not in str(value), f"env: the value of `{name}` has a character that no environment can hold")
-
-    @classmethod
-    def from_row(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings as the store keeps them; keys of another version of Puna, and what was allowed there, do no harm."""
-        known = ranges.clamped({k: v for k, v in values.items() if k in cls.__dataclass_fields__})
-        return cls(**known | {"secrets": tuple(known.get("secrets", ()))})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**dataclasses.asdict(self), "secrets": list(self.secrets)}
-
-    @property
-    def launch(self) -> dict[str, Any]:
-        """The settings that belong to a revision: those that a running replica cannot change."""
-        return {key: value for key, value in self.as_dict().items() if key not in LIVE}
-
-    @property
-    def needs_gpu(self) -> bool:
-        """Whether it asks for a GPU where there is one."""
-        return self.gpu_type.lower() not in NO_GPU
-
-    @property
-    def gpu_fraction(self) -> float:
-        """The share of a GPU that one replica takes."""
-        return 1.0 if self.is_dedicated else 0.5
-
-
-def _mountable(path: str) -> bool:
-    """An absolute path outside the kernel's own folders, or empty for the platform's place."""
-    parts = path.split("/")
-    own = {"", "proc", "sys", "dev"}
-    return not path or (len(parts) > 1 and not parts[0] and parts[1] not in own and not {"..", "."} & set(parts))
-
-
-def _check(condition: bool, message: str, hint: str = "") -> None:
-    if not condition:
-        raise UsageError(message, hint)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing_extensions import TypedDict
 
 from puna import names
 from puna.backends import mounts
+from puna.config import settings as reading
+from puna.config.settings import Settings
 from puna.control.domain import api_keys
-from puna.control.domain import settings as reading
 from puna.control.domain.api_keys import owner
-from puna.control.domain.records import WHOLE, Delivery, Endpoint, Key, Order, Revision, Settings
+from puna.control.domain.records import WHOLE, Delivery, Endpoint, Key, Order, Revision
 from puna.control.domain.states import PAST, PENDING, BuildState
 from puna.control.operations.context import Control
 from puna.control.operations.origins import WantedModel
@@ -118,12 +119,12 @@ def settings_of(wanted: DeployRequest, before: Endpoint | None) -> Settings:
     Raises:
         UsageError: a setting that makes no sense.
     """
-    kept = dataclasses.replace(before.settings, replace=False) if before else None
+    kept = before.settings.replaced(replace=False) if before else None
     settings = reading.parse({key: value for key, value in wanted.settings.items() if key != "git"}, kept)
-    settings = dataclasses.replace(settings, git=dict(wanted.git or {}))
+    settings = settings.replaced(git=dict(wanted.git or {}))
     if settings.git:
         return settings
-    return dataclasses.replace(settings, auto_rebuild=False, poll_s=0.0)  # a folder is none, whatever was there before
+    return settings.replaced(auto_rebuild=False, poll_s=0.0)  # a folder is none, whatever was there before
 
 
 def _pulled(control: Control, wanted: DeployRequest, git: Mapping[str, str]) -> DeployRequest:
@@ -185,7 +186,7 @@ def rebuild(
             raise nothing
         settings, source = current.settings, newest.source
         if pulled is not None and settings.git:
-            settings = dataclasses.replace(settings, git={**settings.git, "commit": pulled.commit})
+            settings = settings.replaced(git={**settings.git, "commit": pulled.commit})
             source = pulled.source
         return Order(source, newest.runtime, newest.runtime_version, settings)
 

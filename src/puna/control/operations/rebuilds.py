@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from urllib.parse import urlsplit
 
-from puna.control.domain.records import Delivery, Endpoint, Settings
+from puna.config.settings import Settings
+from puna.control.domain.records import Delivery, Endpoint
 from puna.control.domain.states import DeliveryState
 from puna.control.operations import deploys
 from puna.control.operations.context import Control

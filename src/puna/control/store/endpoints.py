@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, select
 
-from puna.control.domain.records import WHOLE, Endpoint, Event, Order, Revision, Settings, TrafficSplit
+from puna.config.settings import Settings
+from puna.control.domain.records import WHOLE, Endpoint, Event, Order, Revision, TrafficSplit
 from puna.control.domain.states import REVISION_MOVES, RevisionState
 from puna.control.store.database import Database, check_move
 from puna.control.store.schema import ENDPOINTS, EVENTS, REVISIONS, SCALING, SPLITS

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from puna.control.domain.records import Build, Delivery, Endpoint, Order, Revision, Settings
+from puna.config.settings import Settings
+from puna.control.domain.records import Build, Delivery, Endpoint, Order, Revision
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState, StepState
 from puna.control.store.builds import BuildStore
 from puna.control.store.deliveries import DeliveryStore

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from puna.config.project import FLAGS, plain
+from puna.config.settings import FILE_KEYS
 from puna.control.api.query import moment
 from puna.control.api.routing import Right, Routes
 from puna.control.domain.api_keys import restrict
@@ -19,43 +22,23 @@ from puna.control.operations.context import Control
 from puna.control.telemetry import log_lines
 from puna.control.telemetry.log_files import View
 from puna.control.telemetry.log_lines import LineFilter
-from puna.errors import UsageError
+from puna.errors import UsageError, nearest
 
 Json = dict[str, Any]
 MANY, FEW = 1000, 100
 """Lines on a page of logs; `is_less_logs` asks for few."""
 
-# The platform's word -> ours.
-SETTINGS = {
-    "min_replica": "min_replica",
-    "max_replica": "max_replica",
-    "scale_down_delay": "scale_down_delay_s",
-    "inference_time": "inference_time_s",
-    "is_dedicated": "is_dedicated",
-    "machine_type": "gpu_type",
-    "container_concurrency": "container_concurrency",
-}
-
-
-class ModelSettings(BaseModel):
-    """What may be changed; all of it may be left out."""
-
-    model_config = ConfigDict(extra="forbid")
-    min_replica: int | None = None
-    max_replica: int | None = None
-    scale_down_delay: float | None = None
-    inference_time: float | None = None
-    is_dedicated: bool | None = None
-    machine_type: str | None = None
-    container_concurrency: int | None = None
-    is_input_output_enabled: bool | None = None
+SETTINGS = {**FILE_KEYS, "machine_type": "gpu_type"}
+"""The platform's word -> ours."""
+NONE = ("0", "0.0")
 
 
 class SettingsUpdate(BaseModel):
     """What `settings/update/` takes."""
 
     model_id: str
-    data: ModelSettings
+    data: dict[str, Any]
+    """Settings to change, by the platform's words."""
 
 
 class LogsGet(BaseModel):
@@ -99,14 +82,18 @@ def routes(control: Control) -> Routes:
     return route
 
 
-def _update(control: Control, name: str, data: ModelSettings, key: Key | None) -> None:
-    if data.is_input_output_enabled:
+def _update(control: Control, name: str, data: Mapping[str, Any], key: Key | None) -> None:
+    asked = {word: value for word, value in data.items() if value is not None}
+    if FLAGS.get(str(asked.pop("is_input_output_enabled", "no")).lower(), True):
         raise UsageError("inputs and outputs of calls are not kept", "leave out `is_input_output_enabled`, or false")
-    asked = data.model_dump(exclude_none=True, exclude={"is_input_output_enabled"})
-    is_off = asked.get("max_replica") == 0
+    for word in asked:
+        if word not in SETTINGS:
+            raise UsageError(f"unknown key `data.{word}`", nearest(word, SETTINGS))
+    changes = {SETTINGS[word]: plain(SETTINGS[word], value) for word, value in asked.items()}
+    is_off = changes.get("max_replica") in NONE
     if is_off:
-        if asked.pop("min_replica", 0) > 0:
+        if changes.pop("min_replica", "0") not in NONE:
             raise UsageError("min_replica must lie in 0 to max_replica")
-        del asked["max_replica"]
-    changes = {SETTINGS[word]: value for word, value in asked.items()}
-    deploys.patch(control, name, changes, key, active=False if is_off else True if "max_replica" in asked else None)
+        del changes["max_replica"]
+    active = False if is_off else True if "max_replica" in changes else None
+    deploys.patch(control, name, changes, key, active=active)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -13,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from typing_extensions import TypedDict
 
 from puna.config import schema
+from puna.config.settings import parse_git
 from puna.control.api import bodies
 from puna.control.api.openapi import Problem
 from puna.control.api.routing import Answer, Body, Right, Routes
 from puna.control.domain import api_keys
 from puna.control.domain.api_keys import owner
 from puna.control.domain.records import Key
-from puna.control.domain.settings import parse_git
 from puna.control.operations.context import Control
 from puna.control.operations.origins import WantedModel
 from puna.control.resources import revision_files
@@ -159,7 +157,7 @@ def _uploaded(route: Routes, control: Control) -> None:
             settings = source.check(folder)
             inputs = schema.read_literal(folder / "input_schema.py")
             shown["schema"] = None if inputs is None else inputs.describe().splitlines()
-            shown["project"] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+            shown["project"] = settings.as_dict()
             if settings.runtime_file:
                 shown["runtime"] = (folder / settings.runtime_file).read_text(errors="replace")
         except PunaError as error:
