@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict
 
 from puna.worker import share
 from puna.worker.app import calllog, faults, imports
@@ -36,8 +36,8 @@ def install(concurrency: int = 0) -> None:
     if not any(isinstance(finder, ShareFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, ShareFinder({name: functools.partial(_apply, hook) for name, hook in hooks.items()}))
     for name, hook in hooks.items():
-        module = _imported(name)
-        if module is not None:
+        module = sys.modules.get(name)
+        if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
             _apply(hook, module)
 
 
@@ -46,9 +46,3 @@ def _apply(hook: Hook, module: Any) -> None:
         hook(module)
     except Exception as error:  # noqa: BLE001 - the app goes on with the library as it is; the log says why
         calllog.note("%s is used as it is, calls run one at a time:\n%s" % (module.__name__, faults.whole(error)))
-
-
-def _imported(name: str) -> Optional[Any]:
-    module = sys.modules.get(name)
-    spec = getattr(module, "__spec__", None)
-    return None if getattr(spec, "_initializing", False) else module

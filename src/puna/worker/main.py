@@ -72,7 +72,10 @@ def serve(app: App, options: Dict[str, str]) -> None:
         process.kill_descendants()
         os._exit(EXIT_FAILED)
     server.run()
-    _run_exit_functions()
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:  # noqa: BLE001 - the app's exit functions are best effort; the log has it
+        calllog.note("an exit function raised:\n" + faults.whole(error))
     process.kill_descendants()
     os._exit(0)
 
@@ -144,13 +147,6 @@ def _on_sigterm(server: Server) -> None:
     os.register_at_fork(after_in_child=leave)
     threading.Thread(target=listen, daemon=True).start()
     _kept.extend((reader, writer))
-
-
-def _run_exit_functions() -> None:
-    try:
-        atexit._run_exitfuncs()
-    except BaseException as error:  # noqa: BLE001 - the app's exit functions are best effort; the log has it
-        calllog.note("an exit function raised:\n" + faults.whole(error))
 
 
 _kept: List[socket.socket] = []  # a socket that is collected closes

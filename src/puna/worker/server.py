@@ -94,7 +94,8 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - those who wait for READY see FAILED
             self._fail(name, error)
             return False
-        self.threads = self.calls.threads = self._places()
+        self.verdict = concurrency.verdict(self.app, self.concurrency)
+        self.threads = self.calls.threads = self.verdict.limit
         engine.on_death(self._engine_died)
         with self._lock:
             self.state = "ready"
@@ -128,11 +129,6 @@ class Server:
             "streaming": self.app.passes_handler, "engine": engine.described(),
             "verdict": self.verdict.as_json(),
         }  # fmt: skip
-
-    def _places(self) -> int:
-        """The number of calls that run at once."""
-        self.verdict = concurrency.verdict(self.app, self.concurrency)
-        return self.verdict.limit
 
     # -- connections
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 from puna.worker import protocol
 from puna.worker.app import calllog, faults, scope, tensors
@@ -107,8 +107,8 @@ def _run(app: App, call: WorkerCall, values: Dict[str, Any], handler: Optional[S
 
 
 def _model(call: WorkerCall) -> Dict[str, Any]:
-    names: List[str] = ["model_name", "model_version"]
-    return {name: str(call.head.get(name, "1" if name == "model_version" else "")) for name in names}
+    head = call.head
+    return {"model_name": str(head.get("model_name", "")), "model_version": str(head.get("model_version", "1"))}
 
 
 def _document(call: WorkerCall) -> Any:

@@ -92,9 +92,6 @@ class CallLog(io.TextIOBase):
     def fileno(self) -> int:
         return self._fd
 
-    def isatty(self) -> bool:
-        return False
-
     def writable(self) -> bool:
         return True
 

@@ -31,7 +31,6 @@ class StreamHandler:
 
     def __init__(self, send: Callable[[Dict[str, Any]], None]) -> None:
         self._send = send
-        self.events = 0
         self.is_ended = False
 
     def send_streamed_output(self, output: Any) -> Done:
@@ -42,7 +41,6 @@ class StreamHandler:
         """
         event = write_event(output)
         if not self.is_ended:
-            self.events += 1
             self._send(event)
         return Done()
 

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import os
-from typing import Any, Dict, List, Optional, Tuple, Union, get_type_hints
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_type_hints
 
 KINDS = {
     "STRING": "text", "BYTES": "text", "BOOL": "bool", "INT8": "number", "INT16": "number", "INT32": "number",
@@ -27,30 +27,25 @@ class SchemaFault(Exception):
     """The schema file is wrong; the text is the platform's where the platform has one."""
 
 
-class AppInput:
+class AppInput(NamedTuple):
     """One declared input."""
 
-    __slots__ = ("datatype", "example", "name", "required", "shape")
-
-    def __init__(
-        self, name: str, datatype: str, shape: List[int], required: bool, example: Optional[List[Any]]
-    ) -> None:
-        self.name, self.datatype, self.shape = name, datatype, shape
-        self.required, self.example = required, example
-
-    def as_json(self) -> Dict[str, Any]:
-        return {key: getattr(self, key) for key in ("name", "datatype", "shape", "required", "example")}
+    name: str
+    datatype: str
+    shape: List[int]
+    required: bool
+    example: Optional[List[Any]]
 
     def sample(self) -> List[Any]:
         """The example, or a made-up value where there is none: what the platform takes for a field without default."""
         if self.example is not None:
             return self.example
         made_up: Any = {"text": "A sample line", "bool": True, "number": 1}[KINDS[self.datatype]]
-        return [made_up] * size_of([abs(n) for n in self.shape])
+        return [made_up] * math.prod([abs(n) for n in self.shape])
 
     def concrete(self, size: int) -> List[int]:
         """The declared shape with its -1 filled in for `size` values, or as it is when that does not go."""
-        fixed = size_of([n for n in self.shape if n != -1])
+        fixed = math.prod([n for n in self.shape if n != -1])
         if self.shape.count(-1) != 1 or fixed == 0 or size % fixed:
             return self.shape if -1 not in self.shape else [size]
         return [size // fixed if n == -1 else n for n in self.shape]
@@ -75,7 +70,7 @@ class AppSchema:
         """The schema as the contract between worker and control plane has it."""
         flags = {"batch_size": self.batch_size, "batch_window_ms": self.batch_window_ms}
         flags.update(streaming=self.streaming, openai=self.openai)
-        return {"inputs": [i.as_json() for i in self.inputs], "flags": flags, "outputs": self.outputs}
+        return {"inputs": [i._asdict() for i in self.inputs], "flags": flags, "outputs": self.outputs}
 
 
 def _batch_size(value: Any) -> int:
@@ -92,14 +87,6 @@ def _batch_window_ms(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise SchemaFault("BATCH_WINDOW is %r: it must be milliseconds, 0 or more" % (value,))
     return float(value)
-
-
-def size_of(shape: List[int]) -> int:
-    """The number of values that a shape holds."""
-    product = 1
-    for n in shape:
-        product *= n
-    return product
 
 
 def read(folder: str) -> AppSchema:

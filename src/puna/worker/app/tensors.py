@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from puna.worker import protocol
-from puna.worker.app.schema import KINDS, NUMPY_NAMES, AppInput, AppSchema, size_of
+from puna.worker.app.schema import KINDS, NUMPY_NAMES, AppInput, AppSchema
 
 NOT_SUPPORTED = "Output %s is of type dictionary or tuple which is currently not supported. You can try json.dumps(%s)"
 MISSING = "Requried Output %s not found in the inference response; infer returned %s"  # the platform's spelling
@@ -110,8 +111,10 @@ def _shape(declared: AppInput, tensor: Dict[str, Any], size: int, batched: bool)
         shape = declared.concrete(size)
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise BadRequest("input '%s': the shape must be a list of numbers" % declared.name)
-    if size_of(shape) != size:
-        raise BadRequest("input '%s': shape %s takes %d values, %d sent" % (declared.name, shape, size_of(shape), size))
+    if math.prod(shape) != size:
+        raise BadRequest(
+            "input '%s': shape %s takes %d values, %d sent" % (declared.name, shape, math.prod(shape), size)
+        )
     if batched and len(shape) == len(declared.shape) + 1 and shape[0] == 1:
         shape = shape[1:]  # clients of batched apps send a leading batch dimension
     if len(shape) != len(declared.shape) or any(declared.shape[i] not in (-1, n) for i, n in enumerate(shape)):
@@ -352,7 +355,7 @@ def _unpacked(tensor: Dict[str, Any], raw: bytes) -> List[Any]:
     name, datatype, shape = tensor["name"], tensor.get("datatype"), tensor.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise BadRequest("input '%s': the shape must be a list of numbers" % name)
-    count = size_of(shape)
+    count = math.prod(shape)
     if datatype in ("BYTES", "STRING"):
         return _texts(name, raw, count)
     if datatype not in FORMATS:

@@ -82,7 +82,10 @@ def validate(app: App, path: str) -> bool:
         report.fields["outputs"] = outputs
         kinds = [{key: o[key] for key in ("name", "datatype", "shape")} for o in outputs]
         report.fields["schema"]["outputs"] = kinds
-        _note_engine(report)
+        model = engine.current()
+        if model is not None:  # for OpenAI's paths: the gateway lists only endpoints whose app holds an engine
+            found_engine = {"kind": model.kind, "model": model.model, "max_model_len": model.max_model_len}
+            report.fields["schema"]["engine"] = found_engine
         report.phase("bake", engine.bake)
         _finalize(app, report)
         report.write(ok=True, unfinished=False, line="")
@@ -105,14 +108,6 @@ def _infer(app: App, schema: AppSchema) -> Any:
     if not first:
         raise BadOutput("infer ended without a call of send_streamed_output")
     return first[0]
-
-
-def _note_engine(report: Report) -> None:
-    """Report the engine for OpenAI's paths: the gateway lists only endpoints whose app holds one."""
-    model = engine.current()
-    if model is not None:
-        found = {"kind": model.kind, "model": model.model, "max_model_len": model.max_model_len}
-        report.fields["schema"]["engine"] = found
 
 
 def _finalize(app: App, report: Report) -> None:

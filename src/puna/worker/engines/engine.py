@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 Score = Tuple[float, List[Tuple[int, float]]]
 """The log-probability of a token, and the likeliest tokens at its place with theirs, the likeliest first."""
@@ -24,13 +26,35 @@ class Delta:
         """Of the prompt's second token and those after it; once, where `echo` asked for them."""
 
 
-class LoadedAdapter:
+class LoadedAdapter(NamedTuple):
     """A LoRA adapter in PEFT's file format, by the name that requests use."""
 
-    __slots__ = ("name", "path")
+    name: str
+    path: str
 
-    def __init__(self, name: str, path: str) -> None:
-        self.name, self.path = name, path
+
+def adapter_of(model: str) -> Optional[LoadedAdapter]:
+    """The adapter that a model's name means; None when it means a whole model."""
+    found = adapter_entry(model)
+    return found and LoadedAdapter(model, os.path.join(os.path.dirname(os.environ["PUNA_ADAPTERS"]), found["path"]))
+
+
+def adapter_entry(model: Any) -> Any:
+    """The entry of a model's name in the bundle's adapters.json, which PUNA_ADAPTERS names; None when it has none.
+
+    An app loads `owner/name`, and gets the base below it, whose files stand under the same name in the bundle's Hugging
+    Face cache, and the adapter on every request.
+    """
+    return adapter_table().get("adapters", {}).get(model) if isinstance(model, str) else None
+
+
+def adapter_table() -> Dict[str, Any]:
+    """The bundle's adapters.json; empty when it has none."""
+    if not os.environ.get("PUNA_ADAPTERS"):
+        return {}
+    with open(os.environ["PUNA_ADAPTERS"], encoding="utf-8") as file:
+        found: Dict[str, Any] = json.load(file)
+    return found
 
 
 class EngineRefusal(Exception):

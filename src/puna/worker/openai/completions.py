@@ -21,91 +21,11 @@ from puna.worker.openai.choices import Choice, Form
 from puna.worker.openai.parameters import Refusal
 from puna.worker.openai.tools import Tools
 
-Gain = Tuple[int, Delta]  # choice of the reply, and what it gains
-
-
-class Generation:
-    """One request: `prompts` with `n` choices each; `is_over()` says that nobody waits for more."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        prompts: List[List[int]],
-        params: Dict[str, Any],
-        adapter: Optional[LoadedAdapter],
-        is_over: Callable[[], bool],
-    ) -> None:
-        self._engine, self._prompts, self._params, self._adapter = engine, prompts, params, adapter
-        self._is_over = is_over
-        self._n = int(params.get("n", 1))
-
-    def run(self) -> Iterator[Gain]:
-        """Yield until every choice has ended, or nobody waits. Raises what the engine raises."""
-        if len(self._prompts) == 1:
-            return self._one(0)
-        return self._many()
-
-    def _one(self, number: int) -> Iterator[Gain]:
-        stream = self._engine.stream(self._prompts[number], self._params, self._adapter)
-        try:
-            for delta in stream:
-                if self._is_over():
-                    return
-                yield number * self._n + delta.index, delta
-        finally:
-            _close(stream)
-
-    def _many(self) -> Iterator[Gain]:
-        """A thread a prompt, as many at once as the engine likes: it is the engine that batches them."""
-        gains = queue.Queue()  # type: queue.Queue[Any]
-        waiting = iter(range(len(self._prompts)))
-        lock, stopped = threading.Lock(), threading.Event()
-
-        def work() -> None:
-            try:
-                while not stopped.is_set():
-                    with lock:
-                        number = next(waiting, None)
-                    if number is None:
-                        break
-                    for gain in self._one(number):
-                        gains.put(gain)
-                        if stopped.is_set():
-                            break
-            except BaseException as error:  # noqa: BLE001 - raised again where the gains are read
-                gains.put(error)
-            gains.put(None)
-
-        count = max(1, min(len(self._prompts), self._engine.concurrency))
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        try:
-            left = count
-            while left:
-                gain = gains.get()
-                if gain is None:
-                    left -= 1
-                elif isinstance(gain, BaseException):
-                    raise gain
-                else:
-                    yield gain
-        finally:
-            stopped.set()
-            for thread in threads:
-                thread.join()
-
-
-def _close(stream: Any) -> None:
-    """End it in the engine too; an iterator without `close` has nothing to end."""
-    with contextlib.suppress(AttributeError):
-        stream.close()
-
-
 PATHS = ("chat", "completion")
 COMPLETION_TOKENS = 16  # OpenAI's own default
 MAX_PROMPTS = 1024
 Emit = Callable[[WorkerCall, bytes], None]
+Gain = Tuple[int, Delta]  # choice of the reply, and what it gains
 
 
 def answer(call: WorkerCall, emit: Emit) -> bytes:
@@ -142,9 +62,9 @@ class CompletionJob:
         self.params = parameters.read(body, call.head["path"], model.extras)
         asked = Tools(body, model.extras)
         constraint = asked.constraint()
-        if constraint is not None and "constraint" in self.params:
-            raise Refusal("`tool_choice` and another parameter both hold the reply to a form", "tool_choice")
         if constraint is not None:
+            if "constraint" in self.params:
+                raise Refusal("`tool_choice` and another parameter both hold the reply to a form", "tool_choice")
             self.params["constraint"] = constraint
         tokenizer = model.tokenizer()
         named = "" if asked.is_held else asked.named
@@ -182,9 +102,8 @@ class CompletionJob:
         Raises:
             RuntimeError: the engine left a reply without an end; what the engine raises goes through.
         """
-        work = Generation(self.model, self.prompts, self.params, self.adapter, lambda: self.call.is_answered)
         ended = 0
-        for index, delta in work.run():
+        for index, delta in self._of_prompt(0) if len(self.prompts) == 1 else self._of_all():
             if delta.prompt_scores is not None:
                 self.scores[index * len(self.prompts) // self.choices] = delta.prompt_scores
             if self.only_echoes:
@@ -194,6 +113,56 @@ class CompletionJob:
             yield index, delta
         if ended < self.choices and not self.call.is_answered:
             raise RuntimeError("the engine ended %d of %d replies without a reason" % (self.choices - ended, ended))
+
+    def _of_prompt(self, number: int) -> Iterator[Gain]:
+        """Yield one prompt's deltas until its choices have ended, or nobody waits for more."""
+        stream: Any = self.model.stream(self.prompts[number], self.params, self.adapter)
+        try:
+            for delta in stream:
+                if self.call.is_answered:
+                    return
+                yield number * (self.choices // len(self.prompts)) + delta.index, delta
+        finally:
+            with contextlib.suppress(AttributeError):  # an iterator without `close` has nothing to end in the engine
+                stream.close()
+
+    def _of_all(self) -> Iterator[Gain]:
+        """Run each prompt in a thread, as many at once as the engine likes: it is the engine that batches them."""
+        gains: Any = queue.SimpleQueue()
+        waiting = iter(range(len(self.prompts)))
+        lock, stopped = threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                while not stopped.is_set():
+                    with lock:
+                        number = next(waiting, None)
+                    if number is None:
+                        break
+                    for gain in self._of_prompt(number):
+                        gains.put(gain)
+                        if stopped.is_set():
+                            break
+            except BaseException as error:  # noqa: BLE001 - raised again where the gains are read
+                gains.put(error)
+            gains.put(None)
+
+        left = max(1, min(len(self.prompts), self.model.concurrency))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(left)]
+        for thread in threads:
+            thread.start()
+        try:
+            while left:
+                gain = gains.get()
+                if isinstance(gain, BaseException):
+                    raise gain
+                left -= gain is None
+                if gain is not None:
+                    yield gain
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
 
     def echo(self, choice: Choice, index: int) -> None:
         """Put the prompt before its choice, where that was asked for."""

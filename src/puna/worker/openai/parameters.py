@@ -27,6 +27,8 @@ CHAT, TEXT = ("chat",), ("completion",)
 BOTH = CHAT + TEXT
 URLS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 EVERY, ENGINE, NOTHING, REFUSED = "every engine", "engines that can", "changes no answer", "refused"
+FORMS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+FORMS_HINT = ": to hold a reply to a form, add xgrammar to the runtime's packages, or load the model with vLLM"
 NEUTRAL: Tuple[Any, ...] = (None, False, "", [], {})
 """Values by which clients say that they ask for nothing."""
 
@@ -70,8 +72,8 @@ TABLE = (
         BOTH, ENGINE, "vLLM's own, as its server has them", (0,),
     ),
     Parameter(
-        ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-        BOTH, ENGINE, "hold the reply to a form; one of them at a time (transformers: with xgrammar in the runtime)",
+        FORMS, BOTH, ENGINE,
+        "hold the reply to a form; one of them at a time (transformers: with xgrammar in the runtime)",
     ),
     Parameter(("logprobs",), BOTH, ENGINE, "of each token of the reply"),
     Parameter(("top_logprobs",), CHAT, ENGINE, "of the likeliest tokens beside it, 20 at most", (0,)),
@@ -129,21 +131,11 @@ def check(body: Dict[str, Any], path: str, extras: Collection[str]) -> List[str]
             raise Refusal("`%s` is not supported: %s" % (name, parameter.what), name, "unsupported_parameter")
         if parameter.who == ENGINE:
             if name not in extras:
-                raise Refusal(
-                    "`%s` is not supported by this endpoint's engine%s" % (name, _instead(name)), name,
-                    "unsupported_parameter",
-                )  # fmt: skip
+                hint = FORMS_HINT if name in FORMS else "; vLLM has it"
+                message = "`%s` is not supported by this endpoint's engine%s" % (name, hint)
+                raise Refusal(message, name, "unsupported_parameter")
             used.append(name)
     return used
-
-
-def _instead(name: str) -> str:
-    if name in FORMS:
-        return ": to hold a reply to a form, add xgrammar to the runtime's packages, or load the model with vLLM"
-    return "; vLLM has it"
-
-
-FORMS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
 def _meant(name: str, path: str) -> str:

@@ -157,11 +157,8 @@ def _call(document: Any, known: Collection[str]) -> Optional[Call]:
 def _bare(text: str, name: str, schemas: Dict[str, Any]) -> List[Call]:
     """A reply that is nothing but the arguments of the function that was asked for."""
     documents = _parsed(text)
-    required = schemas[name].get("required") or []
-    if len(documents) != 1 or not isinstance(documents[0], dict) or not set(required) <= set(documents[0]):
-        return []
-    properties = schemas[name].get("properties") or {}
-    if not set(documents[0]) <= set(properties):
+    required, properties = (set(schemas[name].get(key) or ()) for key in ("required", "properties"))
+    if len(documents) != 1 or not isinstance(documents[0], dict) or not required <= set(documents[0]) <= properties:
         return []
     return [(name, json.dumps(documents[0], ensure_ascii=False))]
 

@@ -10,19 +10,20 @@ import types
 from typing import Any, Dict, List, Optional, Set
 
 from puna.worker.proof import library
-from puna.worker.proof.attributes import HARMLESS, MISSING, Attributes
-from puna.worker.proof.source import shown
+from puna.worker.proof.source import NotProved, shown
 from puna.worker.proof.values import (
+    HARMLESS,
+    MISSING,
     NOTHING,
     PLAIN,
     PLAINLY,
     UNIQUE,
     Arguments,
     Atom,
+    Attributes,
     Live,
     Local,
     Method,
-    NotProved,
     Own,
     Parent,
     Plain,
@@ -49,11 +50,9 @@ class Calls(Attributes):
 
     def call(self, callee: Value, arguments: Arguments, node: Any) -> Value:
         """The result of a call, whichever of the functions is meant."""
-        found: Set[Atom] = set()
+        # What a call has made of texts, lists and tensors cannot be called.
         functions = frozenset(a for a in callee if not isinstance(a, (Plain, Own)))
-        for atom in functions or callee:  # what a call has made of texts, lists and tensors cannot be called
-            found |= self._call(atom, arguments, node)
-        return frozenset(found)
+        return frozenset().union(*(self._call(atom, arguments, node) for atom in functions or callee))
 
     def _call(self, atom: Atom, arguments: Arguments, node: Any) -> Value:
         if isinstance(atom, Local):
@@ -120,11 +119,10 @@ class Calls(Attributes):
             return self._with_functions(functions, arguments, node)
         if it in (isinstance, issubclass, callable, id):
             return PLAINLY
+        self.must_be_readable(arguments, node)
         if effect == library.SCALAR:
-            self.must_be_readable(arguments, node)
             is_unique = arguments.positional[:1] == [value(UNIQUE)] and it in (str, repr, format)
             return value(UNIQUE) if is_unique else PLAINLY
-        self.must_be_readable(arguments, node)
         if effect in (library.PURE, library.CALLS):
             return self._alike(arguments, node)
         kind = effect if effect in (*library.BY_KIND, library.CONTEXT) else ""
@@ -150,12 +148,10 @@ class Calls(Attributes):
 
     def _is_function(self, atom: Atom) -> bool:
         """An app's function, or a class of the app's; a library's class is only a value here."""
-        if not isinstance(atom, Live):
-            return False
-        it = atom.it
-        if isinstance(it, type):
-            return self.known.is_apps_class(it)
-        return isinstance(it, (types.FunctionType, types.MethodType, types.BuiltinFunctionType))
+        if _is_type(atom):
+            return self.known.is_apps_class(atom.it)  # type: ignore[union-attr]
+        functions = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+        return isinstance(atom, Live) and isinstance(atom.it, functions)
 
     def _alike(self, arguments: Arguments, node: Any) -> Value:
         """A new thing that may hold what was given and what is in it, or one of these."""
@@ -279,11 +275,10 @@ class Calls(Attributes):
         if type(cls) is not type:
             raise NotProved("makes a %s, whose class is made by %s" % (cls.__name__, type(cls).__name__), node)
         for one in cls.__mro__:
-            if one is object or (issubclass(one, BaseException) and not self.known.is_apps_class(one)):
+            is_apps = self.known.is_apps_class(one)
+            if one is object or (issubclass(one, BaseException) and not is_apps):
                 continue
-            if not self.known.is_apps_class(one):
-                if issubclass(one, BaseException):
-                    continue
+            if not is_apps:
                 raise NotProved("makes a %s, which is a %s" % (cls.__name__, one.__name__), node)
             for name, found in vars(one).items():
                 is_pythons = isinstance(found, types.FunctionType) and not self._is_apps(found)

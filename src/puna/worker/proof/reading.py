@@ -9,10 +9,10 @@ import types
 from typing import Any, Dict, List, Optional, Set
 
 from puna.worker.proof import library
-from puna.worker.proof.attributes import MISSING
 from puna.worker.proof.calls import Calls
-from puna.worker.proof.source import Names, Sources, defaulted, runs_in_annotations, shown, targets
+from puna.worker.proof.source import Names, NotProved, Sources, defaulted, runs_in_annotations, shown, targets
 from puna.worker.proof.values import (
+    MISSING,
     NOTHING,
     PLAIN,
     PLAINLY,
@@ -22,7 +22,6 @@ from puna.worker.proof.values import (
     Live,
     Local,
     Method,
-    NotProved,
     Own,
     Parent,
     Plain,
@@ -142,19 +141,16 @@ class Reading(Calls):
         places = [a.arg for a in [*args.posonlyargs, *args.args]]
         scope.first = places[0] if places else ""
         more = given.rest | given.named_rest
-        for place, name in enumerate(places):
-            if place < len(given.positional):
-                self._set(scope, name, given.positional[place])
-            else:
-                self._set(scope, name, given.named.get(name, NOTHING) | more | late.get(name, NOTHING))
-        for one in args.kwonlyargs:
-            self._set(scope, one.arg, given.named.get(one.arg, NOTHING) | more | late.get(one.arg, NOTHING))
+        for name, what in zip(places, given.positional):
+            self._set(scope, name, what)
+        named = [*places[len(given.positional) :], *(one.arg for one in args.kwonlyargs)]
+        for name in named:
+            self._set(scope, name, given.named.get(name, NOTHING) | more | late.get(name, NOTHING))
         if args.vararg:
             rest = frozenset().union(more, *given.positional[len(places) :])
             self._set(scope, args.vararg.arg, value(self.make((key, "args"), rest)))
         if args.kwarg:
-            known_names = {*places, *(a.arg for a in args.kwonlyargs)}
-            rest = frozenset().union(more, *(v for n, v in given.named.items() if n not in known_names))
+            rest = frozenset().union(more, *(v for n, v in given.named.items() if n not in {*places, *named}))
             self._set(scope, args.kwarg.arg, value(self.make((key, "options"), rest)))
 
     # -- variables
@@ -249,8 +245,8 @@ class Reading(Calls):
         self.grow(scope.of_function.returns, self.read(node.value, scope) if node.value else PLAINLY)
 
     def _s_Assign(self, node: Any, scope: NameScope) -> None:
-        pairs = [(t, node.value) for t in node.targets]
-        for target, source in pairs:
+        source = node.value
+        for target in node.targets:
             if isinstance(target, ast.Tuple) and isinstance(source, ast.Tuple) and len(target.elts) == len(source.elts):
                 if not any(isinstance(one, ast.Starred) for one in [*target.elts, *source.elts]):
                     for one, part in zip(target.elts, source.elts):
@@ -348,10 +344,9 @@ class Reading(Calls):
 
     def _s_Import(self, node: Any, scope: NameScope) -> None:
         for alias in node.names:
-            module = self._module(alias.name, node)
-            if not alias.asname:
-                module = sys.modules[alias.name.split(".")[0]]
-            self._store_name(alias.asname or alias.name.split(".")[0], value(of(module)), scope, node)
+            module, top = self._module(alias.name, node), alias.name.split(".")[0]
+            found = module if alias.asname else sys.modules[top]
+            self._store_name(alias.asname or top, value(of(found)), scope, node)
 
     def _s_ImportFrom(self, node: Any, scope: NameScope) -> None:
         if node.level or any(alias.name == "*" for alias in node.names):
@@ -422,12 +417,10 @@ class Reading(Calls):
         return PLAINLY
 
     def _e_Tuple(self, node: Any, scope: NameScope) -> Value:
-        found: Set[Atom] = set()
-        for one in node.elts:
-            found |= self.read(one, scope)
+        found = frozenset().union(*(self.read(one, scope) for one in node.elts))
         if isinstance(node, ast.Tuple) and all(isinstance(a, Plain) for a in found):
             return PLAINLY
-        return value(self.make(node, frozenset(found)))
+        return value(self.make(node, found))
 
     _e_List = _e_Set = _e_Tuple
 
@@ -454,10 +447,8 @@ class Reading(Calls):
         for atom in reached(operands):
             if not (is_readable(atom) or self.is_inert(atom) or isinstance(atom, (Local, Method))):
                 raise NotProved("computes with something that other calls share", node)
-        if UNIQUE in operands and all(isinstance(a, Plain) for a in operands):
-            return value(UNIQUE) if isinstance(getattr(node, "op", None), ast.Add) else PLAINLY
         if all(isinstance(a, Plain) for a in operands):
-            return PLAINLY
+            return value(UNIQUE) if UNIQUE in operands and isinstance(getattr(node, "op", None), ast.Add) else PLAINLY
         return value(self.make(node, operands | self.elements(operands, node)), PLAIN)
 
     def _e_BoolOp(self, node: Any, scope: NameScope) -> Value:
@@ -493,15 +484,14 @@ class Reading(Calls):
         self.must_be_readable(Arguments([what]), node)
         return value(UNIQUE) if what == value(UNIQUE) and node.format_spec is None else PLAINLY
 
-    def _e_Lambda(self, node: Any, scope: NameScope) -> Value:
-        return self._defined(node, scope)
-
     def _defined(self, node: Any, scope: NameScope) -> Value:
         if runs_in_annotations(node):
             raise NotProved("has an annotation that runs code", node)
         defaults = [self.read(one, scope) for one in node.args.defaults]
         defaults += [self.read(one, scope) if one is not None else NOTHING for one in node.args.kw_defaults]
         return value(Local(node, scope, tuple(defaults)))
+
+    _e_Lambda = _defined
 
     def _e_Await(self, node: Any, scope: NameScope) -> Value:
         found: Set[Atom] = set()
@@ -547,10 +537,7 @@ class Reading(Calls):
         if isinstance(node.func, ast.Attribute):
             whole = self.read(node.func.value, scope)
             arguments = self._arguments(node, scope)
-            found: Set[Atom] = set()
-            for atom in whole:
-                found |= self._call_attribute(atom, node.func, arguments, node)
-            return frozenset(found)
+            return frozenset().union(*(self._call_attribute(atom, node.func, arguments, node) for atom in whole))
         callee = self.read(node.func, scope)
         return self.call(callee, self._arguments(node, scope), node)
 
@@ -570,9 +557,7 @@ class Reading(Calls):
     def _arguments(self, node: Any, scope: NameScope) -> Arguments:
         made = Arguments()
         for one in node.args:
-            if isinstance(one, ast.Starred):
-                made.rest = made.rest | self.read(one, scope)
-            elif made.rest:
+            if isinstance(one, ast.Starred) or made.rest:
                 made.rest = made.rest | self.read(one, scope)
             else:
                 made.positional.append(self.read(one, scope))

@@ -8,12 +8,19 @@ import types
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
 from puna.worker.app import faults
-from puna.worker.proof.values import NotProved
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 SCOPES = (*FUNCTIONS, ast.ClassDef)
 CODE = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Lambda, ast.ListComp, ast.GeneratorExp)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+class NotProved(Exception):
+    """Calls may meet, or what is read is not understood; the text says what the line does."""
+
+    def __init__(self, what: str, node: Any = None) -> None:
+        super().__init__(what)
+        self.what, self.node = what, node
 
 
 class Sources:

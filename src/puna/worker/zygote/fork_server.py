@@ -92,15 +92,8 @@ class ForkServer:
 
     def _listen(self) -> None:
         """Before the imports, so that the guard needs to connect only once; it is accepted after them."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            self.listener.bind(self.path)
-        finally:
-            os.umask(before)
-        self.listener.listen(64)
+        self.listener = process.RenewedListener(self.path).socket
+        self.listener.settimeout(None)
 
     def _refuse(self, why: str) -> None:
         calllog.note("zygote: no forks, each start imports for itself: " + why)

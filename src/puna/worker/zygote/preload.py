@@ -233,12 +233,8 @@ class Preload:
 def is_of_app(name: str, folder: str) -> bool:
     """True when the app's folder has a module of that name, which then wins over a library's."""
     path = os.path.join(folder, name.split(".")[0])
-    return os.path.isdir(path) and _has_python(path) or any(os.path.isfile(path + end) for end in _ENDINGS)
-
-
-def _has_python(path: str) -> bool:
-    """A folder without any Python file is data: it would make a namespace package, which a library's module beats."""
-    return os.path.isfile(os.path.join(path, "__init__.py"))
+    # A folder without __init__.py is data: it would make a namespace package, which a library's module beats.
+    return any(os.path.isfile(path + end) for end in (os.sep + "__init__.py", *_ENDINGS))
 
 
 def why_threads() -> str:

@@ -144,9 +144,6 @@ class TransformersEngine(Engine):
         beyond = sorted(set(params) & {"constraint", "top", *EXTRAS})
         if beyond:
             raise EngineRefusal("this model's cache cannot be joined, and so it takes no `%s`: use vLLM" % beyond[0])
-        return self._deltas(prompt, params, most)
-
-    def _deltas(self, prompt: List[int], params: Dict[str, Any], most: int) -> Iterator[Delta]:
         for index in range(int(params.get("n", 1))):
             yield from self._choice(index, prompt, params, most)
 

@@ -13,7 +13,6 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.app import calllog, scope
-from puna.worker.engines import adapters
 from puna.worker.engines import engine as engines
 from puna.worker.engines.engine import SAFE, LoadedAdapter
 from puna.worker.engines.transformers.draw import Draw
@@ -283,7 +282,7 @@ def shim_loading(module: Any) -> None:
     @functools.wraps(original)
     def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
         loaded = original(cls, name, *arguments, **options)
-        adapter = adapters.of(name)
+        adapter = engines.adapter_of(name)
         if adapter is not None:
             add_adapter(loaded[0] if isinstance(loaded, tuple) else loaded, adapter)
         share_model(loaded[0] if isinstance(loaded, tuple) else loaded, str(name))

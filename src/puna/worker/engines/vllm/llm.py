@@ -8,11 +8,10 @@ import os
 from typing import Any, Callable
 
 from puna.worker.app import calllog
-from puna.worker.engines import adapters
 from puna.worker.engines import engine as engines
 from puna.worker.engines.vllm.engine import VllmEngine
 from puna.worker.engines.vllm.loop import EngineLoop, SharedEngine
-from puna.worker.engines.vllm.options import added_options, in_process, kv_cache_of, measures_memory
+from puna.worker.engines.vllm.options import adapter_options, added_options, in_process, kv_cache_of, measures_memory
 
 # Each adds requests and then waits for them; those that vLLM has, by version.
 CALLS = ("generate", "chat", "encode", "embed", "classify", "score", "reward", "beam_search", "enqueue", "enqueue_chat")
@@ -44,7 +43,7 @@ def _init(original: Callable[..., None]) -> Callable[..., None]:
         given = dict(signature.bind_partial(self, *arguments, **options).arguments)
         given.update(given.pop("kwargs", {}))
         options.update(added_options(original, given))
-        options.update(adapters.vllm_options(given))
+        options.update(adapter_options(given))
         found = kv_cache_of(dict(given, **options), given) if measures_memory(original) else None
         if found is not None:
             options.update(found.option())
@@ -74,7 +73,7 @@ def _share(llm: Any, model: str) -> None:
     llm.llm_engine = SharedEngine(engine, loop)
     llm.request_counter = SharedCounter(loop)
     setattr(llm, LOOP, loop)
-    adapter = adapters.of(model)
+    adapter = engines.adapter_of(model)
     if adapter is not None:
         loop.defaults["lora_request"] = shared._lora(adapter)
     if getattr(getattr(llm, "model_config", None), "runner_type", "generate") == "generate":

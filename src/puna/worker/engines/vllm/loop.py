@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from puna.worker.app import scope
 
@@ -86,13 +86,11 @@ class RequestHandle:
         self.inbox.put([(CANCELLED, None)])
 
 
-class LoopJob:
+class LoopJob(NamedTuple):
     """Something for the loop to do between two steps, or when nothing runs."""
 
-    __slots__ = ("needs_idle", "run")
-
-    def __init__(self, run: Callable[[], Any], needs_idle: bool = False) -> None:
-        self.run, self.needs_idle = run, needs_idle
+    run: Callable[[], Any]
+    needs_idle: bool = False
 
 
 class EngineLoop:

@@ -12,9 +12,15 @@ import os
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
+from puna.worker.engines.engine import adapter_entry, adapter_table
+
 MAX_CONCURRENCY = 256
 PROMPT_TOKENS = 256  # prompts of this size, alone or among others, are worth a CUDA graph at any concurrency
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+# With adapters that requests bring: so many in one step, each of them memory on the GPU (84 MB at rank 16 on 8 B), and
+# so many in host memory before the one that was used longest ago is read from disk again.
+SHARED_IN_STEP, SHARED_IN_MEMORY = 8, 32
 
 
 @contextlib.contextmanager
@@ -73,6 +79,18 @@ def capture_sizes(largest: int) -> List[int]:
         sizes.update({size, min(size * 3 // 2, end) if size > 8 else size})
         size *= 2
     return sorted(sizes)
+
+
+def adapter_options(given: Dict[str, Any]) -> Dict[str, Any]:
+    """The options that `LLM` needs to load the base of an adapter; the app's own stay as they are."""
+    found = adapter_entry(given.get("model"))
+    if found is None:
+        return {}
+    rank = next((r for r in RANKS if r >= max(found["rank"], RANKS[0])), RANKS[-1])
+    wanted = {"enable_lora": True, "max_lora_rank": rank}
+    if adapter_table().get("takes_others"):
+        wanted.update(max_loras=SHARED_IN_STEP, max_cpu_loras=SHARED_IN_MEMORY)
+    return {name: value for name, value in wanted.items() if name not in given}
 
 
 def measures_memory(init: Callable[..., Any]) -> bool:
