@@ -121,7 +121,7 @@ class Sleeper(StubWorker):
         await self.awake(worker, request_id, head, body)
 
 
-async def until(condition: Callable[[], Any], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], within_s: float = 30.0) -> None:
     """Wait until `condition()` holds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

@@ -154,11 +154,11 @@ def story(
             running(gateway, http, host="127.0.0.1", port=0) as server,
         ):
             port = server.servers[0].sockets[0].getsockname()[1]
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 world = World(folder, control, client, gateway)
                 world.server = server
                 try:
-                    await asyncio.wait_for(play(world), 20)
+                    await asyncio.wait_for(play(world), 90)
                 finally:
                     for worker in world.workers:
                         worker.die()
@@ -218,13 +218,17 @@ def test_keys_names_and_methods_are_checked(sockets: Path) -> None:
     story(sockets, play)
 
 
-def test_a_request_to_a_sleeping_endpoint_waits_asks_for_a_replica_at_once_and_is_answered(sockets: Path) -> None:
+def test_a_request_to_a_sleeping_endpoint_waits_asks_for_a_replica_at_once_and_is_answered(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puna.serve.gateway.REPORT_EVERY_S", 600.0)  # none comes but at once
+
     async def play(world: World) -> None:
         world.control.set(state="idle")
         await until(lambda: "e" in world.gateway.lanes.by_name)
         reports = len(world.control.loads)
         asking = [asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"%d" % n)) for n in range(5)]
-        await until(lambda: any(r["endpoints"]["e"]["queued"] for r in world.control.loads[reports:]), 0.4)
+        await until(lambda: any(r["endpoints"]["e"]["queued"] for r in world.control.loads[reports:]))
         world.control.set(await world.worker(concurrency=1))
         replies = await asyncio.gather(*asking)
         assert [r.content for r in replies] == [b"0", b"1", b"2", b"3", b"4"]
@@ -515,7 +519,7 @@ def test_who_has_a_key_is_passed_on_as_it_comes_however_long_and_an_unknown_one_
         async def pieces() -> AsyncIterator[bytes]:
             for _ in range(20):
                 yield b"x" * (1 << 20)
-            assert world.gateway.control._open == 1, "it is on its way already"
+            await until(lambda: world.gateway.control._open == 1)  # it is on its way already
             assert world.gateway.control._held_bytes == 0
 
         reply = await world.client.put("/api/v1/sources", headers=KEY, content=pieces())

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from puna.control.domain import api_keys
 from puna.control.wire import KeyRoute
 from puna.errors import NotYetError
+from puna.serve.counts import RequestCounts
 from puna.serve.dispatch.call import Call
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.endpoint_pool import EndpointPool
 from puna.serve.limits import KeyLimiter
-from puna.serve.metrics import GatewayMetrics
-from puna.serve.usage import UsageMeter
 
 REMEMBERED = 4096  # verified tokens; each costs one SHA-256 to verify again, so the bound is only about memory
 
@@ -33,35 +32,20 @@ class Keyring:
         if table != self._keys:
             self._keys, self._verified = table, {}
 
-    def check(self, authorization: str, now: float, *, endpoint: str | None, scope: str = "infer") -> KeyRoute:
-        """The key of an `Authorization` header that may use `endpoint` (None: something about all of them).
+    def check(self, authorization: str, now: float, endpoint: str | None = None) -> KeyRoute:
+        """The key of an `Authorization` header, if it may call `endpoint`; empty: all of them, None: any at all.
 
         Raises:
             UnauthorizedError: no key, an unknown, revoked or expired one.
             ForbiddenError: a good key without the right to this.
             NotYetError: there has been no table yet, so nobody knows which keys are good.
         """
-        key = self._current(authorization, now)
-        api_keys.require(key, scope, endpoint or "")
-        return key
-
-    def holder(self, authorization: str, now: float, *, scope: str = "infer") -> KeyRoute:
-        """The key of an `Authorization` header, for whichever endpoints it is.
-
-        Raises:
-            UnauthorizedError: no key, an unknown, revoked or expired one.
-            ForbiddenError: a good key without the scope.
-            NotYetError: there has been no table yet.
-        """
-        key = self._current(authorization, now)
-        api_keys.require(key, scope)
-        return key
-
-    def _current(self, authorization: str, now: float) -> KeyRoute:
         key = self._verified.get(authorization)
         if key is None:
-            return self._verify(authorization, now)
-        api_keys.check_expiry(key, now)
+            key = self._verify(authorization, now)
+        else:
+            api_keys.check_expiry(key, now)
+        api_keys.require(key, "infer", endpoint)
         return key
 
     def _verify(self, authorization: str, now: float) -> KeyRoute:
@@ -78,9 +62,9 @@ class Keyring:
 class Admission:
     """Lets calls in, and counts them out."""
 
-    def __init__(self, lanes: EndpointPool, limits: KeyLimiter, metrics: GatewayMetrics, usage: UsageMeter) -> None:
+    def __init__(self, lanes: EndpointPool, limits: KeyLimiter, counts: RequestCounts) -> None:
         self.access = Keyring()
-        self.lanes, self.limits, self.metrics, self.usage = lanes, limits, metrics, usage
+        self.lanes, self.limits, self.counts = lanes, limits, counts
 
     def enter(self, call: Call, key: KeyRoute) -> None:
         """Let a call in, whose key may use its endpoint.
@@ -115,6 +99,4 @@ class Admission:
         """Count an answered call that came at `began`, on `time.perf_counter`'s clock; 499: its client left."""
         # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
         known = call.endpoint in self.lanes.by_name
-        self.metrics.answered(call.endpoint if known else "", status, call, began)
-        if known and call.key:
-            self.usage.count(call, status)
+        self.counts.answered(call.endpoint if known else "", status, call, began)

@@ -28,6 +28,7 @@ from puna.errors import (
     UsageError,
 )
 from puna.serve.admission import Admission
+from puna.serve.counts import CONTENT_TYPE, RequestCounts
 from puna.serve.dispatch.call import REVISION, Call, ClientGone
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.endpoint_pool import EndpointPool
@@ -41,10 +42,8 @@ from puna.serve.http.health import PATHS as PROBES
 from puna.serve.http.health import HealthCheck
 from puna.serve.http.spool import MOST_FILES, Spool
 from puna.serve.limits import KeyLimiter
-from puna.serve.metrics import CONTENT_TYPE, GatewayMetrics
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
-from puna.serve.usage import UsageMeter
 
 OWN = ("/v2", OPENAI)
 METRICS = "/metrics"
@@ -90,13 +89,13 @@ class Gateway:
         self.settings = settings
         self.id = settings.id or uuid.uuid4().hex[:8]
         self.spool = Spool(settings.spool or Path(tempfile.gettempdir()), settings.most_spooled)
-        self.metrics = GatewayMetrics(settings.memories, settings.index)
+        self.counts = RequestCounts(settings.memories, settings.index)
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = cors.allowing(self._own, settings.cors_origins)
         self.lanes = EndpointPool(self._report_soon, settings.startup_allowance_s)
         self.limits = KeyLimiter(settings.limits_fd, settings.index)
-        self.admission = Admission(self.lanes, self.limits, self.metrics, UsageMeter())
+        self.admission = Admission(self.lanes, self.limits, self.counts)
         self.openai = OpenAI(self.admission, self.spool, settings.max_body_bytes)
         self.health = HealthCheck(self.control.health, self.lanes)
         self._follower: Follower | None = None
@@ -174,7 +173,7 @@ class Gateway:
     def _use(self, table: RouteTable) -> None:
         self.admission.access.use(table.keys)
         self.lanes.update(table)
-        self.metrics.replicas(table)
+        self.counts.replicas(table)
 
     def _report_soon(self) -> None:
         self._report_now.set()
@@ -186,8 +185,8 @@ class Gateway:
             self.lanes.sweep(loop.time())
             self.health.look(loop.time())
             loads = self.lanes.load()
-            self.metrics.loads(loads)
-            self.metrics.flush()
+            self.counts.loads(loads)
+            self.counts.flush()
             self._report_now.clear()
             try:
                 await self._tell(loads)
@@ -202,11 +201,11 @@ class Gateway:
 
     async def _tell(self, loads: Mapping[str, EndpointLoad], *, at_once: bool = False) -> None:
         now = time.time()
-        usage = self.admission.usage.report(now, at_once=at_once)
+        usage = self.counts.usage(now, at_once=at_once)
         report = LoadReport(self.id, time.monotonic(), loads, usage)
         await self.control.fetch("POST", "/internal/load", wire.encode(report))
         if usage is not None:
-            self.admission.usage.arrived()
+            self.counts.usage_arrived()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -250,7 +249,7 @@ class Gateway:
             self.admission.count(call, status, began)
 
         try:
-            key = self.admission.access.check(request.authorization, time.time(), endpoint=call.endpoint)
+            key = self.admission.access.check(request.authorization, time.time(), call.endpoint)
             if len(call.body) > self.settings.max_body_bytes:
                 raise asgi.too_large(self.settings.max_body_bytes)
             lane = self.admission.lane(call, request.header(REVISION))
@@ -264,9 +263,9 @@ class Gateway:
         self._numbers += 1
         return given if given and TRACE.fullmatch(given) else f"{self._trace_prefix}-{self._numbers:x}"
 
-    def _permit(self, scope: Scope, endpoint: str | None) -> KeyRoute:
-        """The request's key, which may use `endpoint`."""
-        return self.admission.access.check(asgi.header(scope, b"authorization"), time.time(), endpoint=endpoint)
+    def _permit(self, scope: Scope, endpoint: str) -> KeyRoute:
+        """The request's key, which may use `endpoint`; empty: all of them."""
+        return self.admission.access.check(asgi.header(scope, b"authorization"), time.time(), endpoint)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
@@ -300,7 +299,7 @@ class Gateway:
     def _knows(self, authorization: str) -> bool:
         """Whether this is a key, whatever it may do."""
         try:
-            self.admission.access.holder(authorization, time.time())
+            self.admission.access.check(authorization, time.time())
         except ForbiddenError:
             return True
         except UnauthorizedError:
@@ -325,9 +324,9 @@ class Gateway:
             extensions = ["generate_stream", "binary_tensor_data"]
             return await _say(send, 200, {"name": "puna", "version": __version__, "extensions": extensions})
         if path == METRICS:
-            self._permit(scope, None)
-            self.metrics.flush()
-            text = await asyncio.to_thread(self.metrics.written)
+            self._permit(scope, "")
+            self.counts.flush()
+            text = await asyncio.to_thread(self.counts.written)
             await asgi.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         self._permit(scope, name)

@@ -89,7 +89,7 @@ class OpenAI:
             if scope["method"] == "OPTIONS" and (takes := _takes(path)):
                 await asgi.options(send, takes)
                 return
-            key = self.access.holder(asgi.header(scope, b"authorization"), time.time())
+            key = self.access.check(asgi.header(scope, b"authorization"), time.time())
             if call.path and scope["method"] == "POST":
                 status = await self._complete(scope, receive, send, call)
             else:
@@ -118,13 +118,13 @@ class OpenAI:
     ) -> int:
         """A request that has arrived, to the endpoint that its `model` means; returns the status."""
         authorization, now = asgi.header(scope, b"authorization"), time.time()
-        key = self.access.holder(authorization, now)
+        key = self.access.check(authorization, now)
         # A key for some endpoints hears nothing of the others, not even which there are.
         target = find(model, [lane.route for lane in self._open_to(key)])
         if target is None and (key.endpoints is None or _is_adapters(model, key)):
             raise self._unknown(model, key)
         asked = target.endpoint if target else model
-        key = self.access.check(authorization, now, endpoint=asked)
+        key = self.access.check(authorization, now, asked)
         if target is None:
             raise self._unknown(model, key)
         call.endpoint = target.endpoint

@@ -13,8 +13,8 @@ from puna.control.telemetry.history import EndpointCounts, History, _point, coun
 from puna.control.telemetry.load import Loads
 from puna.control.wire import Memories, make
 from puna.control_plane import keep_on
+from puna.serve.counts import RequestCounts
 from puna.serve.dispatch.call import Call
-from puna.serve.metrics import GatewayMetrics
 
 INF = float("inf")
 
@@ -38,9 +38,9 @@ def test_gateways_that_count_from_nought_again_give_no_negative_rate() -> None:
     assert point["requests_per_s"] == 2 and point["errors_per_s"] == 0 and point["p50_ms"] is not None
 
 
-def count(memories: Memories, index: int, name: str) -> GatewayMetrics:
+def count(memories: Memories, index: int, name: str) -> RequestCounts:
     """A gateway that answers, as far as its figures go."""
-    metrics = GatewayMetrics(memories, index)
+    metrics = RequestCounts(memories, index)
     for number in range(30):
         call = Call("app", "infer", b"", "trace", "1")
         call.tier, call.sent = "awake", 1.0

@@ -21,8 +21,8 @@ from puna.control.operations.comparison import RevisionDiff
 from puna.control.telemetry.shares import figures
 from puna.control.wire import make
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
+from puna.serve.counts import RequestCounts
 from puna.serve.dispatch.call import Call
-from puna.serve.metrics import GatewayMetrics
 
 APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return {'out': 'VERSION'}\n"
 
@@ -318,7 +318,7 @@ def test_what_two_revisions_answered_is_read_from_what_the_gateways_count() -> N
     memories = make(2)
     assert figures(memories, "app", 3) == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
     for index in range(2):
-        metrics = GatewayMetrics(memories, index)
+        metrics = RequestCounts(memories, index)
         for split, status, count in ((0, 200, 3), (3, 200, 6), (4, 200, 3), (4, 503, 1)):
             for _ in range(count):
                 metrics.answered("app", status, Call("app", "infer", b"", "t", split=split), 0.0)

@@ -1,10 +1,12 @@
-"""What `/metrics` tells Prometheus: requests, what they waited for by tier, queues and replicas, for all gateways."""
+"""The requests that a gateway has answered, counted once; `/metrics` for Prometheus, and use by key and hour."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
@@ -14,14 +16,30 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from puna.control import wire
-from puna.control.wire import ASLEEP, AWAKE, EndpointLoad, Family, GatewayMemory, Key, Kind, Memories, RouteTable
+from puna.control.wire import (
+    ASLEEP,
+    AWAKE,
+    EndpointLoad,
+    Family,
+    GatewayMemory,
+    Key,
+    Kind,
+    Memories,
+    RouteTable,
+    UsageCount,
+    UsageReport,
+)
 
+HOUR_S = 3600
+USAGE_EVERY_S = 1.0
+"""Use is reported so often; a gateway that is killed takes at most so much with it."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Waited(Protocol):
-    """An answered request as the histograms see it: a call."""
+class Counted(Protocol):
+    """An answered request: a call."""
 
+    key: str
     tier: str
     cold: bool
     queued_s: float
@@ -29,6 +47,7 @@ class Waited(Protocol):
     infer_s: float
     sent: float
     first_byte: float
+    broke_off: bool
     split: int
 
 
@@ -40,9 +59,9 @@ class Series:
     def __init__(self, family: Family, values: Sequence[float] | None = None) -> None:
         self.bounds, self.values, self.is_new = family.bounds_s, list(values or [0.0] * family.width), True
 
-    def add(self) -> None:
-        """Count one more."""
-        self.values[0] += 1
+    def add(self, count: float = 1) -> None:
+        """Count so many more."""
+        self.values[0] += count
         self.is_new = True
 
     def put(self, value: float) -> None:
@@ -57,11 +76,25 @@ class Series:
         self.is_new = True
 
 
-class GatewayMetrics:
-    """One gateway's figures, and the text of all gateways'.
+@dataclass(eq=False, slots=True)
+class Row:
+    """Requests since the last look that have endpoint, key, status and tier in common."""
 
-    With `memories` the gateways share figures through them (control/wire.py): each can answer for all,
-    and counts outlive a gateway that was killed. `index` is this one's.
+    latency: Series
+    waits: Sequence[Series]
+    """Of those that found out what serves them: queue, wake, infer, first byte."""
+    requests: int = 0
+    broke_off: int = 0
+    infer_s: float = 0.0
+
+
+class RequestCounts:
+    """The requests that one gateway has answered, each counted once: use, and `/metrics`, are views of these counts.
+
+    With `memories` the gateways share series through them (control/wire.py): each can answer for all, and counts
+    outlive a gateway that was killed. `index` is this one's. Use goes to the control plane in reports with numbers that
+    rise. A report is kept, and given again with its number, until its arrival is known: the control plane passes over
+    one that it has had.
     """
 
     def __init__(self, memories: Memories = wire.NONE, index: int = 0) -> None:
@@ -71,11 +104,12 @@ class GatewayMetrics:
         if self._memory is not None:
             for key, values in self._memory.found.items():
                 self._series[key] = Series(wire.FAMILIES[key[0]], values)
-        # What a request needs, without a key to be made for it.
-        self._requests_of: dict[tuple[str, int], Series] = {}
-        self._latency_of: dict[str, Series] = {}
-        self._waits_of: dict[tuple[str, str], list[Series]] = {}
+        self._rows: dict[tuple[str, str, int, str], Row] = {}
         self._endpoints: set[str] = set()
+        self._process = uuid.uuid4().hex  # a successor reports from number 1, under another name
+        self._hours: dict[tuple[int, str, str], tuple[int, int, float]] = {}
+        self._report: UsageReport | None = None
+        self._reported_at, self._number = 0.0, 0
 
     def _of(self, family: Family, *labels: str) -> Series:
         key = (family.name, *labels)
@@ -84,22 +118,26 @@ class GatewayMetrics:
             found = self._series[key] = Series(family)
         return found
 
-    def answered(self, endpoint: str, status: int, call: Waited, began: float) -> None:
-        """A request that came at `began`, on `time.perf_counter`'s clock, has had its reply; 499: its client left."""
+    def answered(self, endpoint: str, status: int, call: Counted, began: float) -> None:
+        """Count a request that came at `began`, on `time.perf_counter`'s clock; 499: its client left before the reply.
+
+        This runs for every request. `endpoint` is empty where there is none of the name that was asked for.
+        """
         now = time.perf_counter()
-        requests = self._requests_of.get((endpoint, status))
-        if requests is None:
-            requests = self._requests_of[endpoint, status] = self._of(wire.REQUESTS, endpoint, str(status))
-            self._latency_of[endpoint] = self._of(wire.LATENCY, endpoint)
-        requests.add()
-        self._latency_of[endpoint].observe(now - began)
+        kind = endpoint, call.key, status, call.tier
+        row = self._rows.get(kind)
+        if row is None:
+            row = self._rows[kind] = self._row(endpoint, call.tier)
+        row.requests += 1
+        row.broke_off += call.broke_off
+        row.infer_s += call.infer_s
+        row.latency.observe(now - began)
         if call.split:
             revision = str(call.split)
             self._of(wire.REVISION_REQUESTS, endpoint, revision, str(status)).add()
             self._of(wire.REVISION_LATENCY, endpoint, revision).observe(now - began)
-        if call.tier:
-            waits = self._waits_of.get((endpoint, call.tier)) or self._new_waits(endpoint, call.tier)
-            queue, wake, infer, first_byte = waits
+        if row.waits:
+            queue, wake, infer, first_byte = row.waits
             queue.observe(call.queued_s)
             if call.cold:
                 self._of(wire.COLD_WAITS, endpoint).observe(call.queued_s)
@@ -109,21 +147,42 @@ class GatewayMetrics:
                 infer.observe(call.infer_s)
                 first_byte.observe((call.first_byte or now) - began)
 
-    def _new_waits(self, endpoint: str, tier: str) -> list[Series]:
-        waits = self._waits_of[endpoint, tier] = [self._of(family, endpoint, tier) for family in wire.WAITS]
-        return waits
+    def _row(self, endpoint: str, tier: str) -> Row:
+        waits = [self._of(family, endpoint, tier) for family in wire.WAITS] if tier else ()
+        return Row(self._of(wire.LATENCY, endpoint), waits)
 
-    def flush(self) -> None:
-        """Write down what is new since the last time."""
-        if self._memory is None:
-            return
-        new = [(key, series) for key, series in self._series.items() if series.is_new]
-        for _, series in new:
-            series.is_new = False
-        self._memory.write((key, series.values) for key, series in new)
+    def _settle(self, now: float) -> None:
+        """Add what was counted since the last time to the series and to the hour of `now`."""
+        rows, self._rows = self._rows, {}
+        hour = int(now) // HOUR_S * HOUR_S
+        for (endpoint, key, status, _), row in rows.items():
+            self._of(wire.REQUESTS, endpoint, str(status)).add(row.requests)
+            if endpoint and key:
+                requests, failed, infer_s = self._hours.get((hour, endpoint, key), (0, 0, 0.0))
+                failed += row.requests if status >= 400 else row.broke_off
+                self._hours[hour, endpoint, key] = requests + row.requests, failed, infer_s + row.infer_s
+
+    # -- use ---------------------------------------------------------------------------------------------------------
+
+    def usage(self, now: float, *, at_once: bool = False) -> UsageReport | None:
+        """The report that is due at `now` (Unix seconds); None: nothing is new, or one was due just now."""
+        self._settle(now)
+        if self._report is None:
+            if not self._hours or (not at_once and 0 <= now - self._reported_at < USAGE_EVERY_S):
+                return None
+            self._number, self._reported_at = self._number + 1, now
+            rows = (UsageCount(*of, n, failed, round(s, 6)) for of, (n, failed, s) in self._hours.items())
+            self._report, self._hours = UsageReport(self._process, self._number, tuple(rows)), {}
+        return self._report
+
+    def usage_arrived(self) -> None:
+        """The last report is in the books."""
+        self._report = None
+
+    # -- /metrics ----------------------------------------------------------------------------------------------------
 
     def replicas(self, table: RouteTable) -> None:
-        """Take the figures of a new route table."""
+        """Take the gauges of a new route table."""
         for name in self._endpoints | set(table.endpoints):
             route = table.endpoints.get(name)
             both = [one for one in (route, route.split) if one] if route else []
@@ -133,10 +192,20 @@ class GatewayMetrics:
         self._endpoints = set(table.endpoints)
 
     def loads(self, loads: Mapping[str, EndpointLoad]) -> None:
-        """Take the figures of a load report."""
+        """Take the gauges of a load report."""
         for endpoint, load in loads.items():
             self._of(wire.QUEUE, endpoint).put(load.queued)
             self._of(wire.IN_FLIGHT, endpoint).put(load.in_flight)
+
+    def flush(self) -> None:
+        """Write down what is new since the last time."""
+        self._settle(time.time())
+        if self._memory is None:
+            return
+        new = [(key, series) for key, series in self._series.items() if series.is_new]
+        for _, series in new:
+            series.is_new = False
+        self._memory.write((key, series.values) for key, series in new)
 
     def text(self) -> bytes:
         """Prometheus' text format."""
