@@ -20,7 +20,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from puna import demo
-from puna.backends.pack import worker_pyz
+from puna.backends.local import worker_folder
 from puna.worker import protocol
 
 EQUAL, UNEQUAL = [64] * 8, list(range(60, 68))
@@ -97,7 +97,16 @@ def worker() -> Iterator[Client]:
         (folder / "app").mkdir()
         (folder / "app" / "app.py").write_text(APP.format(folder=os.fspath(folder / "model")))
         read, write = os.pipe()
-        argv = [sys.executable, "-I", str(worker_pyz(folder)), "serve", "--parent-fd", str(read), "--concurrency", "16"]
+        argv = [
+            sys.executable,
+            "-I",
+            str(worker_folder(folder)),
+            "serve",
+            "--parent-fd",
+            str(read),
+            "--concurrency",
+            "16",
+        ]
         argv += ["--socket", f"{place}/w", "--app", f"{place}/app"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=(read,))

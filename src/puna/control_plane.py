@@ -36,7 +36,7 @@ from puna.control.telemetry.usage_report import metering
 from puna.control.telemetry.vitals import Vitals
 from puna.control.wire import Memories
 from puna.home import Home
-from puna.packaging import limits
+from puna.packaging import command
 from puna.process.liveness import HeartbeatSender
 
 LOOP_AGAIN_S = 1.0
@@ -65,7 +65,7 @@ class ControlPlane:
         zygotes = ZygoteKeeper(store, backend, launching)
         reconciler = Reconciler(store, backend, home, loads=loads, prepare=launching, zygotes=zygotes)
         # One builder for endpoints and runtimes, one for models: a merge of minutes keeps no deploy waiting.
-        builder = Builder(store, home, between=Sweeper(store, home).look, slots=Slots(building=limits.slots()))
+        builder = Builder(store, home, between=Sweeper(store, home).look, slots=Slots(building=command.slots()))
         models = Builder(store, home, slots=MODELS)
         history, repositories = History(memories, loads, store.snapshot), Repositories(secrets, home)
         self.vitals = Vitals(store, home, loads, [_name(autoscaler.run), _name(reconciler.run)])

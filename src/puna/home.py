@@ -16,6 +16,26 @@ from puna.errors import MachineError
 SOCKET_PATH_BYTES = 107
 
 
+class _Folder:
+    """A folder of a home, of the attribute's name; made when it is asked for, since somebody may have deleted it."""
+
+    def __set_name__(self, owner: type[Home], name: str) -> None:
+        self._name = name
+
+    def __get__(self, home: Home, owner: type[Home]) -> Path:
+        return home.folder(self._name)
+
+
+class _File:
+    """A file of a home, whose folder is there when it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, home: Home, owner: type[Home]) -> Path:
+        return home.folder() / self._name
+
+
 @dataclass(frozen=True)
 class Home:
     """`$PUNA_HOME`, default `~/.puna`; every folder in it is made on first use, readable by its owner only."""
@@ -35,65 +55,38 @@ class Home:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
 
-    @property
-    def datasets(self) -> Path:
-        """Tokenised datasets, a folder each, named by digest."""
-        return self.folder("datasets")
-
-    @property
-    def runs(self) -> Path:
-        """Training runs, a folder each, named `<recipe>-<n>`."""
-        return self.folder("runs")
-
-    @property
-    def models(self) -> Path:
-        """Models, a folder each, named by digest."""
-        return self.folder("models")
-
-    @property
-    def registry(self) -> Path:
-        """What names point to which model: `<owner>/<name>.json`."""
-        return self.folder("registry")
-
-    @property
-    def bundles(self) -> Path:
-        """Bundles, a folder each, named by digest."""
-        return self.folder("bundles")
-
-    @property
-    def environments(self) -> Path:
-        """Virtual environments, a folder each, named by the digest of what was asked for."""
-        return self.folder("environments")
-
-    @property
-    def sources(self) -> Path:
-        """Source snapshots, a folder each, named by digest."""
-        return self.folder("sources")
-
-    @property
-    def volumes(self) -> Path:
-        """Named volumes."""
-        return self.folder("volumes")
-
-    @property
-    def workspaces(self) -> Path:
-        """Writable working copies of an app, one a replica."""
-        return self.folder("workspaces")
-
-    @property
-    def caches(self) -> Path:
-        """Compile caches that belong to bundles, a folder each, named by the bundle's digest."""
-        return self.folder("caches")
-
-    @property
-    def spool(self) -> Path:
-        """Large bodies of requests while those wait: files without names, gone with their process."""
-        return self.folder("spool")
-
-    @property
-    def logs(self) -> Path:
-        """Build logs and call logs."""
-        return self.folder("logs")
+    datasets = _Folder()
+    """Tokenised datasets, a folder each, named by digest."""
+    runs = _Folder()
+    """Training runs, a folder each, named `<recipe>-<n>`."""
+    models = _Folder()
+    """Models, a folder each, named by digest."""
+    registry = _Folder()
+    """What names point to which model: `<owner>/<name>.json`."""
+    bundles = _Folder()
+    """Bundles, a folder each, named by digest."""
+    environments = _Folder()
+    """Virtual environments, a folder each, named by the digest of what was asked for."""
+    sources = _Folder()
+    """Source snapshots, a folder each, named by digest."""
+    volumes = _Folder()
+    """Named volumes."""
+    workspaces = _Folder()
+    """Writable working copies of an app, one a replica."""
+    caches = _Folder()
+    """Compile caches that belong to bundles, a folder each, named by the bundle's digest."""
+    spool = _Folder()
+    """Large bodies of requests while those wait: files without names, gone with their process."""
+    logs = _Folder()
+    """Build logs and call logs."""
+    key = _File("key")
+    """The key that encrypts secrets at rest (mode 0600)."""
+    credentials = _File("credentials.json")
+    """The endpoint keys that this user's CLI was given (mode 0600)."""
+    state = _File("up.json")
+    """What a running `puna up` writes about itself: address and process id."""
+    lock = _File("up.lock")
+    """Locked (flock) by the one `puna up` that may run in this home."""
 
     @property
     def database(self) -> Path:
@@ -103,30 +96,6 @@ class Home:
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         return path
-
-    @property
-    def key(self) -> Path:
-        """The key that encrypts secrets at rest (mode 0600)."""
-        self.folder()
-        return self.root / "key"
-
-    @property
-    def credentials(self) -> Path:
-        """The endpoint keys that this user's CLI was given (mode 0600)."""
-        self.folder()
-        return self.root / "credentials.json"
-
-    @property
-    def state(self) -> Path:
-        """What a running `puna up` writes about itself: address and process id."""
-        self.folder()
-        return self.root / "up.json"
-
-    @property
-    def lock(self) -> Path:
-        """Locked (flock) by the one `puna up` that may run in this home."""
-        self.folder()
-        return self.root / "up.lock"
 
     @property
     def sockets(self) -> Path:

@@ -288,7 +288,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     import os
     import tempfile
 
-    from puna.backends import local, mounts, workspace
+    from puna.backends import local, workspace
     from puna.backends.base import Launch
     from puna.config import project, runtime
     from puna.control.builds.builder import RealTools
@@ -301,7 +301,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     spec = runtime.load(folder / wanted.runtime_file) if wanted.runtime_file else runtime.default()
     source.check(folder)
     mounted = Volumes(home).mounted(wanted.settings["volumes"])
-    mounts.check(mounted)
+    workspace.check_volumes(mounted)
     snapshot = source.snapshot(folder, home)
     built = environment.build(spec, home, progress.note, cancelled=lambda: False)
     bundle = RealTools().bundle(snapshot, built, home, progress.note)
@@ -310,9 +310,9 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
         with tempfile.TemporaryDirectory() as scratch:
             report, log = Path(scratch) / "report.json", Path(scratch) / "app.log"
             env = bundles.app_env(bundle, extra=volume_env(wanted.settings["volumes"]) | wanted.settings["env"])
-            app, private = workspace.prepare(bundle, run, home), mounts.place(mounted)
+            app, private = workspace.prepare(bundle, run, home), workspace.place_volumes(mounted)
             launch = Launch(run, built.python, app, home.replica_socket(run), log, env, mounts=private)
-            local.validate(launch, report, timeout_s)
+            local.validate(launch, home, report, timeout_s)
             for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
                 progress.note(line)
             return validation.read(report, log)

@@ -63,10 +63,10 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         MachineError: the port is in use, or a process does not start.
         ConflictError: another `puna up` runs in this home.
     """
-    from puna.packaging import limits
+    from puna.packaging import command
 
-    limits.slots()
-    limits.BuildLimits.of_environment()
+    command.slots()
+    command.BuildLimits.of_environment()
     progress, gateways, front = progress or Silent(), max(gateways, 1), front or Front()
     front.check()
     public, host, tls = front.public_url, front.host, front.tls

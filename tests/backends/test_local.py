@@ -23,7 +23,7 @@ Make = Callable[..., Launch]
 
 
 def test_a_validation_writes_its_report(launch: Make, tmp_path: Path) -> None:
-    validate(launch(), tmp_path / "report.json", 20)
+    validate(launch(), Home(tmp_path), tmp_path / "report.json", 20)
     told = json.loads((tmp_path / "report.json").read_text())
     assert told["ok"] and told["outputs"][0]["data"] == ["you said hi"] and "unfinished" not in told
 
@@ -33,7 +33,7 @@ def test_a_validation_that_never_ends_is_ended_and_says_where(launch: Make, tmp_
     source = f"MARK = {mark!r}\n" + textwrap.dedent(FAMILY).replace('return {"text": "x"}', "while True: pass")
     for limit_s in (0.8, 3.0, 12.0, 48.0):  # a busy machine may need longer than the limit to get as far as infer
         begun = time.monotonic()
-        validate(launch(source=source), tmp_path / "report.json", limit_s)
+        validate(launch(source=source), Home(tmp_path), tmp_path / "report.json", limit_s)
         assert time.monotonic() - begun < 2 * limit_s + 2 * load_factor() and not processes_with(mark)
         report = json.loads((tmp_path / "report.json").read_text())
         assert not report["ok"] and report["error"] == f"it did not end within {limit_s:g} s"
@@ -43,7 +43,13 @@ def test_a_validation_that_never_ends_is_ended_and_says_where(launch: Make, tmp_
 
 
 def test_a_validation_that_crashes_says_how(launch: Make, tmp_path: Path) -> None:
-    validate(launch(source="import os; print('so far', flush=True); os.abort()"), tmp_path / "report.json", 20)
+    source = "import os; print('so far', flush=True); os.abort()"
+    validate(
+        launch(source=source),
+        Home(tmp_path),
+        tmp_path / "report.json",
+        20,
+    )
     told = json.loads((tmp_path / "report.json").read_text())
     assert (told["phase"], told["error"]) == ("import", "killed by SIGABRT")
     assert "so far" in told["traceback"]
@@ -52,7 +58,13 @@ def test_a_validation_that_crashes_says_how(launch: Make, tmp_path: Path) -> Non
 def test_a_validation_can_be_cancelled(launch: Make, tmp_path: Path) -> None:
     end = time.monotonic() + 0.3
     source = "import time; time.sleep(60)"
-    validate(launch(source=source), tmp_path / "report.json", 30, cancelled=lambda: time.monotonic() > end)
+    validate(
+        launch(source=source),
+        Home(tmp_path),
+        tmp_path / "report.json",
+        30,
+        cancelled=lambda: time.monotonic() > end,
+    )
     assert json.loads((tmp_path / "report.json").read_text())["error"] == "it was cancelled"
     assert time.monotonic() - end < 2 * load_factor()
 

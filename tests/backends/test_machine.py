@@ -10,8 +10,7 @@ import pytest
 
 import fake_gpu.pynvml
 from puna.backends.base import GpuDevice
-from puna.backends.devices import Nvml
-from puna.backends.machine import capacity
+from puna.backends.machine import Nvml, capacity
 
 
 def test_devices_come_from_the_driver(driver: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from puna.backends import shares, watch
+from puna.backends import shares
 from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.backends.shares import Cores, ResourceShare
 
@@ -122,13 +122,13 @@ def test_cores_are_those_that_fewest_are_held_to(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_is_too_much(mine: dict[int, int], why: str) -> None:
-    assert watch.excess(share(ONE, fraction=0.5).as_dict(), mine) == why
+    assert shares.gpu_excess(share(ONE, fraction=0.5).as_dict(), mine) == why
 
 
 def test_a_replica_without_a_gpu_may_use_none() -> None:
-    assert watch.excess(ResourceShare().as_dict(), {0: GIB}) == "used 1.0 GiB of GPU 0, which is not its own"
+    assert shares.gpu_excess(ResourceShare().as_dict(), {0: GIB}) == "used 1.0 GiB of GPU 0, which is not its own"
 
 
 def test_processes_of_another_namespace_say_that_nobody_can_be_told_apart() -> None:
-    assert watch.is_foreign({0: {999_999_999: GIB}})
-    assert not watch.is_foreign({0: {999_999_999: GIB, os.getpid(): GIB}}) and not watch.is_foreign({0: {}})
+    assert shares.is_foreign({0: {999_999_999: GIB}})
+    assert not shares.is_foreign({0: {999_999_999: GIB, os.getpid(): GIB}}) and not shares.is_foreign({0: {}})

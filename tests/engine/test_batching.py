@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from config import tutorial_files
 from engine.test_tutorial_app import ENV, MODEL
 from puna import demo
-from puna.backends.pack import worker_pyz
+from puna.backends.local import worker_folder
 from puna.worker import protocol
 from worker.conftest import Client, Worker
 
@@ -55,7 +55,7 @@ def serve(vllm_python: str, hub: Path, tmp_path: Path, monkeypatch: pytest.Monke
         folder.mkdir()
         (folder / "app.py").write_text(source)
         (folder / "input_schema.py").write_text(tutorial_files.SCHEMA)
-        worker = Worker(vllm_python, worker_pyz(tmp_path), folder, f"{tmp_path}/w.sock", "--concurrency", "0")
+        worker = Worker(vllm_python, worker_folder(tmp_path), folder, f"{tmp_path}/w.sock", "--concurrency", "0")
         workers.append(worker)
         client = worker.client()
         client.socket.settimeout(600)  # vLLM compiles

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.test_tutorial_app import ENV
-from puna.backends.pack import worker_pyz
+from puna.backends.local import worker_folder
 from worker.conftest import Worker
 from worker.hazards import copying_llama
 from worker.hazards.corpus import INIT, TUTORIAL, Story
@@ -42,7 +42,7 @@ def serve(vllm_python: str, hub: Path, tmp_path: Path, monkeypatch: pytest.Monke
         folder = tmp_path / f"{story}, {concurrency}"
         story.write(folder / "app")
         options = ("--concurrency", str(concurrency))
-        workers.append(Worker(vllm_python, worker_pyz(tmp_path), folder / "app", str(tmp_path / "w.sock"), *options))
+        workers.append(Worker(vllm_python, worker_folder(tmp_path), folder / "app", str(tmp_path / "w.sock"), *options))
         client = workers[-1].client()
         client.socket.settimeout(600)  # vLLM's import and start
         return Callers(story, client, workers[-1].log)

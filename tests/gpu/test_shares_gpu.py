@@ -15,9 +15,9 @@ import pytest
 
 from backends.replicas import SCHEMA, Owner, call, wait_for, wait_until
 from puna.backends.base import Launch, Phase
-from puna.backends.devices import NVML
 from puna.backends.local import LocalBackend
-from puna.backends.watch import GpuEnforcer
+from puna.backends.machine import NVML
+from puna.backends.shares import GpuEnforcer
 from puna.home import Home
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

@@ -14,6 +14,7 @@ import pytest
 from puna.backends import local
 from puna.backends.base import Launch
 from puna.errors import AppError
+from puna.home import Home
 from puna.packaging import validation
 
 pytestmark = pytest.mark.process
@@ -159,7 +160,7 @@ def fails(folder: Path, tmp_path: Path, limit_s: float) -> AppError:
     log, report = tmp_path / "app.log", tmp_path / "report.json"
     env = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
     launch = Launch("broken", Path(sys.executable), folder, tmp_path / "s", log, env)
-    local.validate(launch, report, limit_s)
+    local.validate(launch, Home(tmp_path / "home"), report, limit_s)
     with pytest.raises(AppError) as caught:
         validation.read(report, log)
     return caught.value

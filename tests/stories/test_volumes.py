@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from puna.backends import mounts
+from puna.backends import workspace
 from stories.conftest import SCHEMA, Up
 
 pytestmark = pytest.mark.process
@@ -29,7 +29,7 @@ class InferlessPythonModel:
 
 def test_an_app_finds_its_volume_and_its_secret_at_import(shared_up: Up, tmp_path: Path) -> None:
     path = str(tmp_path / "mnt" / "data")
-    why = mounts._refusal(json.dumps({path: str(tmp_path)}))
+    why = workspace._refusal(json.dumps({path: str(tmp_path)}))
     if why:
         pytest.skip(f"this kernel lets nobody mount for himself: {why}")
     folder = tmp_path / "app"

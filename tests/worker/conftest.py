@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from puna.backends.pack import worker_folder
+from puna.backends.local import worker_folder
 from puna.worker import protocol
 from worker import wire
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puna.backends.base import Launch
 from puna.errors import MachineError
 from puna.process import descriptors, guard, tree
 
@@ -24,6 +25,27 @@ SILENT_S, MOST_OF_A_TURN_S = 12.0, 2.0
 """One that has been silent for so long is ended. Between two askings no more than that counts: who asks may be late."""
 SILENT = f"its guard did not answer for {SILENT_S:g} s (stopped or deadlocked) and was ended"
 ASK_TIMEOUT_S = 5.0  # a guard that kills a tree whose processes hang in a driver answers late
+
+
+def worker_command(launch: Launch, worker: Path, mode: str, *options: str) -> list[str]:
+    """The command line of the worker in the folder `worker`; `mode` is `serve`, `validate` or `zygote`."""
+    return [str(launch.python), "-I", str(worker), mode, "--app", str(launch.app), *options]
+
+
+def config(launch: Launch, mode: str, argv: list[str], owner_fd: int) -> dict[str, Any]:
+    """Everything that a guard is told of its worker; `mode` is `serve`, `run` or `zygote`."""
+    return {
+        "mode": mode,
+        "replica_id": launch.replica_id,
+        "argv": argv,
+        "cwd": str(launch.app),
+        "env": dict(launch.env),
+        "log": str(launch.log),
+        "socket": str(launch.socket),
+        "owner_fd": owner_fd,
+        "startup_timeout_s": launch.startup_timeout_s,
+        "inference_time_s": launch.inference_time_s,
+    }
 
 
 def begin(config: dict[str, Any], *, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:

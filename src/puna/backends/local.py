@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from puna.artifacts import write_json
-from puna.backends import guards, machine, mounts, shares, workspace
+from puna.backends import guards, machine, shares, workspace
 from puna.backends.base import Capacity, Launch, Observed, Phase, Zygote
-from puna.backends.devices import NVML, Devices
-from puna.backends.pack import worker_folder, worker_pyz
-from puna.backends.shares import ResourceShare
-from puna.backends.watch import LOOK_EVERY_S, GpuEnforcer, excess, of_tree
+from puna.backends.machine import NVML, Devices
+from puna.backends.shares import LOOK_EVERY_S, GpuEnforcer, ResourceShare, gpu_excess, used_by
 from puna.backends.zygotes import Zygotes
 from puna.home import Home
 from puna.process import tree
@@ -29,6 +29,8 @@ from puna.process.guard import tail
 from puna.process.tree import Process, descendants
 
 LOG = logging.getLogger("puna.backend")
+WORKER = Path(__file__).parent.parent / "worker"
+WORKER_ENTRY = "import sys\nfrom puna.worker.main import main\nsys.exit(main(sys.argv[1:]))\n"
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -67,28 +69,14 @@ class LocalBackend:
         if not REPLICA_ID.fullmatch(launch.replica_id):
             raise ValueError(f"{launch.replica_id!r} cannot be a replica's id")
         worker = worker_folder(self._home.folder("worker"))
-        argv = [
-            str(launch.python),
-            "-I",
-            str(worker),
-            "serve",
-            "--socket",
-            str(launch.socket),
-            "--app",
-            str(launch.app),
-        ]
+        argv = guards.worker_command(launch, worker, "serve", "--socket", str(launch.socket))
         argv += ["--concurrency", str(launch.concurrency), "--asked", str(time.monotonic()), "--log", "cri"]
         others = [i for i, one in self._last_seen.items() if one.phase is not Phase.EXITED and i != launch.replica_id]
         share = shares.of(launch, self._capacity, 1 + len(others))
-        config = _config(launch, argv, share, self._choose_cores(launch.replica_id, share)) | {
-            "mode": "serve",
-            "owner_fd": self._owner_fd,
-            "startup_timeout_s": launch.startup_timeout_s,
-            "inference_time_s": launch.inference_time_s,
-        }
-        config |= self._files(launch.replica_id)
+        config = guards.config(launch, "serve", argv, self._owner_fd) | self._files(launch.replica_id)
+        config |= _limits(launch, share, self._choose_cores(launch.replica_id, share))
         if not (launch.warm and self._zygotes.fork(launch.warm, config)):
-            guards.start(config | {"argv": mounts.wrapped(launch.mounts, argv)})
+            guards.start(config | {"argv": workspace.with_volumes(launch.mounts, argv)})
 
     def _choose_cores(self, replica_id: str, share: ResourceShare) -> Sequence[int]:
         if not share.cores:
@@ -227,30 +215,51 @@ class LocalBackend:
         return [path.stem for path in self._guards.silent if path.suffix == ".guard"]
 
 
+@cache
+def _worker_files() -> Mapping[str, bytes]:
+    files = {f"puna/worker/{path.relative_to(WORKER).as_posix()}": path.read_bytes() for path in WORKER.rglob("*.py")}
+    return {"__main__.py": WORKER_ENTRY.encode(), "puna/__init__.py": b"", **dict(sorted(files.items()))}
+
+
+def worker_folder(folder: Path) -> Path:
+    """The worker's sources alone in `folder/worker-<digest>`, written once; any CPython from 3.8 on runs that folder.
+
+    An interpreter keeps its compiled modules beside them, and could not inside a zip: 40 ms a start.
+    """
+    files = _worker_files()
+    digest = hashlib.sha256(json.dumps([(name, data.decode()) for name, data in files.items()]).encode()).hexdigest()
+    path = folder / f"worker-{digest[:16]}"
+    if not path.exists():
+        temporary = folder / f".{uuid.uuid4().hex}"
+        for name, data in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_bytes(data)
+        try:
+            temporary.rename(path)
+        except OSError:  # another process was faster
+            shutil.rmtree(temporary)
+    return path
+
+
 def validate(
     launch: Launch,
+    home: Home,
     report: Path,
     timeout_s: float,
     *,
     cancelled: Callable[[], bool] = lambda: False,
     devices: Devices = NVML,
 ) -> None:
-    """Run the worker's `validate` to its end, to `timeout_s` or to cancellation; nothing of it is left.
+    """Run the `validate` of `home`'s worker to its end, to `timeout_s` or to cancellation; nothing of it is left.
 
     The report is there afterwards in every case: where the run was ended, it names the phase and says why.
     """
     report.unlink(missing_ok=True)
     launch.log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="puna-") as folder:
-        argv = [str(launch.python), "-I", str(worker_pyz(Path(folder))), "validate"]
-        argv += ["--app", str(launch.app), "--report", str(report)]
-        share = shares.of(launch, machine.capacity(devices), 1)
-        config = _config(launch, mounts.wrapped(launch.mounts, argv), share) | {
-            "mode": "run",
-            "owner_fd": 0,
-            "timeout_s": timeout_s,
-        }
-        result = _run_guarded(config, cancelled, devices)
+    argv = guards.worker_command(launch, worker_folder(home.folder("worker")), "validate", "--report", str(report))
+    config = guards.config(launch, "run", workspace.with_volumes(launch.mounts, argv), 0) | {"timeout_s": timeout_s}
+    config |= _limits(launch, shares.of(launch, machine.capacity(devices), 1))
+    result = _run_guarded(config, cancelled, devices)
     _finish_report(report, result.get("reason") or "its guard was killed", result.get("last_lines", []))
 
 
@@ -263,7 +272,9 @@ def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool], devices:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
             if time.monotonic() >= next_look:
-                why = excess(config["share"], of_tree(devices.used_bytes() or {}, descendants(process.pid, quick=True)))
+                why = gpu_excess(
+                    config["share"], used_by(devices.used_bytes() or {}, descendants(process.pid, quick=True))
+                )
                 next_look = time.monotonic() + LOOK_EVERY_S
         if process.poll() is not None:
             result = json.loads(process.stdout.read() or b"{}")
@@ -284,17 +295,10 @@ def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
     write_json(report, told)
 
 
-def _config(launch: Launch, argv: list[str], share: ResourceShare, cores: Sequence[int] = ()) -> dict[str, Any]:
-    return {
-        "replica_id": launch.replica_id,
-        "argv": argv,
-        "cwd": str(launch.app),
-        "env": shares.environment(share, launch.env, cores),
-        "log": str(launch.log),
-        "socket": str(launch.socket),
-        "share": share.as_dict(),
-        "memory_bytes": share.memory_bytes,
-    }
+def _limits(launch: Launch, share: ResourceShare, cores: Sequence[int] = ()) -> dict[str, Any]:
+    """What a guard's config says of its worker's share of the machine."""
+    env = shares.environment(share, launch.env, cores)
+    return {"env": env, "share": share.as_dict(), "memory_bytes": share.memory_bytes}
 
 
 def _process(record: Mapping[str, Any], role: str) -> Process:

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from puna.backends import guards, mounts
+from puna.backends import guards, workspace
 from puna.backends.base import Launch, Phase, Zygote
 from puna.home import Home
 from puna.process import liveness, tree
@@ -36,20 +36,10 @@ class Zygotes:
             MachineError: the guard could not be started.
         """
         path = self._home.zygote_socket(launch.warm)
-        argv = [str(launch.python), "-I", str(worker), "zygote", "--socket", str(path), "--app", str(launch.app)]
-        argv += ["--log", "cri"]
-        config: dict[str, Any] = {
-            "mode": "zygote",
-            "replica_id": launch.warm,
-            "argv": mounts.wrapped(launch.mounts, argv),
-            "cwd": str(launch.app),
-            "env": dict(launch.env),
-            "log": str(launch.log),
-            "socket": str(path),
-            "owner_fd": self._owner_fd,
-            "startup_timeout_s": launch.startup_timeout_s,
-            "inference_time_s": FORK_TIMEOUT_S,  # whoever asks it for something waits no longer
-        }
+        argv = guards.worker_command(launch, worker, "zygote", "--socket", str(path), "--log", "cri")
+        config = guards.config(launch, "zygote", workspace.with_volumes(launch.mounts, argv), self._owner_fd)
+        config |= {"replica_id": launch.warm, "socket": str(path)}
+        config["inference_time_s"] = FORK_TIMEOUT_S  # who asks it for something waits no longer
         guards.start(config | guards.files(self._guard(launch.warm)))
 
     def list(self) -> tuple[Zygote, ...]:

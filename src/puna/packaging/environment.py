@@ -20,11 +20,10 @@ from puna.artifacts import SHORT, write_json, write_text
 from puna.config.runtime import RuntimeSpec, has_nvidia
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
-from puna.packaging import builder_user, command, integrity, surroundings, system
-from puna.packaging.builder_user import BuilderUser
-from puna.packaging.command import BuildCancelledError
-from puna.packaging.integrity import Damage
-from puna.packaging.limits import BuildLimits, BuildWatch
+from puna.packaging import command, inventory, surroundings, system
+from puna.packaging.command import BuildCancelledError, BuildLimits, BuildWatch
+from puna.packaging.inventory import Damage
+from puna.packaging.surroundings import BuilderUser
 from puna.process.locks import locked
 
 MARKER = "environment.json"
@@ -99,7 +98,7 @@ def build(
     path = home.environments / spec.digest[:SHORT]
     with locked(home.environments / f".{path.name}.lock", waiting=_wait(log, cancelled)):
         if (path / MARKER).is_file():
-            found = integrity.damage(path)
+            found = inventory.damage(path)
             if found:
                 log(f"environment {path.name} is damaged: {found}; it is built again")
                 return _mend(spec, path, found, log, cancelled)
@@ -139,7 +138,7 @@ def _mend(
 
 def _forget_cached(path: Path, changed: tuple[str, ...], log: Callable[[str], None]) -> None:
     """What was changed in place was changed in uv's cache as well, where it is one file with two names."""
-    if packages := sorted(integrity.owners(path, changed)):
+    if packages := sorted(inventory.owners(path, changed)):
         log(f"taken out of the cache, which has the same files: {', '.join(packages)}")
         env = {**os.environ, "UV_CACHE_DIR": surroundings.uv_cache(), "NO_COLOR": "1"}
         subprocess.run([*find_uv(), "cache", "clean", "-q", *packages], env=env, capture_output=True, check=False)
@@ -179,12 +178,12 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         scratch = path / "scratch"  # HOME and TMPDIR; inside, so that a crash leaves nothing elsewhere
         limits = BuildLimits.of_environment()
         watch, env = BuildWatch(path, limits, cancelled), surroundings.build_environment(scratch, path / "venv")
-        user = builder_user.chosen()
+        user = surroundings.build_user()
         if user is not None:
             both(f"this build runs as {user.name}")
             env = _workplaces(user, path, env)
         elif os.geteuid() == 0:
-            both(f"this build runs as root; {builder_user.USER}=nobody for `puna up` gives it a user without rights")
+            both(f"this build runs as root; {surroundings.USER}=nobody for `puna up` gives it a user without rights")
         work = _Build(spec, path, env, both, watch, limits.words(own_user=user is not None), find_uv(), user)
         if not work.limits:
             both("warning: no prlimit here, so nothing limits what files this build opens and writes")
@@ -202,7 +201,7 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         seconds = time.monotonic() - started
         both(f"environment {path.name}: {len(packages)} packages in {seconds:.1f} s")
     about = {"digest": spec.digest, "seconds": seconds, "packages": len(packages), "cuda_version": spec.cuda_version}
-    integrity.record(path)
+    inventory.record(path)
     write_json(path / MARKER, about)
     return Environment.open(path)
 

@@ -1,7 +1,7 @@
 """This process's share of a machine: its cores, and the part of a GPU that torch and vLLM may take.
 
 The launcher says how much in the environment (backends/shares.py). This is polite: a library gets its limit, and says
-in its own words when an app wants more. An app that goes around it is ended from outside (backends/watch.py).
+in its own words when an app wants more. An app that goes around it is ended from outside (backends/shares.py).
 """
 
 from __future__ import annotations

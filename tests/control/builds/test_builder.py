@@ -69,7 +69,7 @@ class FakeTools:
         return Bundle.open(draft.final)
 
     def validate(
-        self, launch: Launch, report: Path, timeout_s: float, cancelled: Callable[[], bool]
+        self, launch: Launch, home: Home, report: Path, timeout_s: float, cancelled: Callable[[], bool]
     ) -> Mapping[str, Any]:
         self.launches.append(launch)
         assert (launch.app / "app.py").exists() and timeout_s > 0

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from control.conftest import World
 from puna.artifacts import Source
-from puna.backends import mounts
+from puna.backends import workspace
 from puna.cli.commands import volumes as command
 from puna.cli.main import run
 from puna.client import Client
@@ -42,7 +42,7 @@ def api(world: World) -> Iterator[TestClient]:
 
 @pytest.fixture(autouse=True)
 def no_links_in_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(mounts, "LINKABLE", (str(tmp_path / "mnt"),))
+    monkeypatch.setattr(workspace, "LINKABLE", (str(tmp_path / "mnt"),))
     monkeypatch.setattr("puna.control.resources.volumes.DEFAULT_ROOT", str(tmp_path / "mnt"))
     monkeypatch.setattr("puna.control.reconcile.launch.DEFAULT_ROOT", str(tmp_path / "mnt"))
 
@@ -195,7 +195,7 @@ def test_where_nothing_can_be_mounted_a_deploy_ends_with_the_command_to_type(
     api: TestClient, source: Source, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Volumes(world.home).create("data")
-    monkeypatch.setattr(mounts, "_refusal", lambda wanted: "unshare: Operation not permitted")
+    monkeypatch.setattr(workspace, "_refusal", lambda wanted: "unshare: Operation not permitted")
     body = {"name": "app", "source": source.digest, "settings": {"volumes": {"data": "/srv/data"}}}
     refused = api.post("/api/v1/endpoints", json=body)
     told = refused.json()["error"]
@@ -208,9 +208,9 @@ def test_a_link_of_another_home_is_left_alone(tmp_path: Path) -> None:
     mine, theirs, path = tmp_path / "mine", tmp_path / "theirs", tmp_path / "mnt" / "data"
     path.parent.mkdir()
     path.symlink_to(theirs)
-    assert mounts.place({str(path): mine}) == {str(path): str(mine)}
+    assert workspace.place_volumes({str(path): mine}) == {str(path): str(mine)}
     assert os.readlink(path) == str(theirs)
-    mounts.unlink(mine)
+    workspace.unlink_volume(mine)
     assert path.is_symlink()
 
 
@@ -218,7 +218,7 @@ def test_the_real_refusal_names_what_only_root_can_make(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root can make every path")
     with pytest.raises(MachineError, match="only root can make"):
-        mounts.check({"/no-such-folder-at-the-root": tmp_path})
+        workspace.check_volumes({"/no-such-folder-at-the-root": tmp_path})
 
 
 class Command:

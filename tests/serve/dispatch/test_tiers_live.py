@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from puna.backends.pack import worker_pyz
+from puna.backends.local import worker_folder
 from puna.worker import protocol
 from serve.conftest import until
 from serve.test_gateway import INFER, KEY, World, story
@@ -47,7 +47,7 @@ def test_again_and_again_twenty_requests_at_once_wake_a_worker_once_and_each_has
     folder.mkdir()
     (folder / "app.py").write_text(textwrap.dedent(NAPPER))
     (folder / "input_schema.py").write_text(textwrap.dedent(PROMPT_SCHEMA))
-    pyz = worker_pyz(tmp_path)
+    pyz = worker_folder(tmp_path)
     worker = Worker(sys.executable, pyz, folder, str(sockets / "w"), "--concurrency", str(PLACES))
 
     async def play(world: World) -> None:

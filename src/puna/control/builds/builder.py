@@ -26,7 +26,7 @@ from puna.control.domain import api_keys
 from puna.control.domain.records import Build, Revision, Snapshot
 from puna.control.domain.states import BuildState, StepState
 from puna.control.operations.turns import Slots, is_free, next_build, subject
-from puna.control.reconcile.launch import environment_of, mounts_of
+from puna.control.reconcile.launch import launch_of
 from puna.control.reconcile.placement import Room, Sleepers
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
@@ -65,7 +65,9 @@ class BuildTools(Protocol):
     def bundle(self, source: Source, environment: Environment, home: Home, log: Log) -> Bundle:
         """What a replica runs."""
 
-    def validate(self, launch: Launch, report: Path, timeout_s: float, cancelled: Cancelled) -> Mapping[str, Any]:
+    def validate(
+        self, launch: Launch, home: Home, report: Path, timeout_s: float, cancelled: Cancelled
+    ) -> Mapping[str, Any]:
         """Run the app once on its examples; returns its schema."""
 
 
@@ -86,9 +88,11 @@ class RealTools:
         models: Sequence[ModelRef] = [_ref(registry, version) for version in found]
         return bundles.bundle(source, environment, models, home)
 
-    def validate(self, launch: Launch, report: Path, timeout_s: float, cancelled: Cancelled) -> Mapping[str, Any]:
+    def validate(
+        self, launch: Launch, home: Home, report: Path, timeout_s: float, cancelled: Cancelled
+    ) -> Mapping[str, Any]:
         """One guarded run of the app."""
-        local.validate(launch, report, timeout_s, cancelled=cancelled)
+        local.validate(launch, home, report, timeout_s, cancelled=cancelled)
         return validation.read(report, launch.log).schema_json
 
 
@@ -363,26 +367,12 @@ class _BuildWork:
             self.log("no GPU is free: the app is not tried here, its first replica will show whether it works")
             return None
         run, settings = f"build-{self.build.id}", revision.settings
-        launch = Launch(
-            replica_id=run,
-            python=environment.python,
-            app=workspace.prepare(bundle, run, self.home),
-            socket=self.home.replica_socket(run),
-            log=self.path,
-            env=environment_of(bundle, revision, self.builder.secrets),
-            gpu=gpu,
-            gpu_fraction=settings.gpu_fraction,
-            vcpu=settings.vcpu,
-            memory_bytes=int(settings.ram_gib * 2**30),
-            concurrency=settings.container_concurrency,
-            inference_time_s=settings.inference_time_s,
-            startup_timeout_s=settings.startup_timeout_s,
-            mounts=mounts_of(self.home, revision),
-        )
+        launch = launch_of(run, revision, bundle, self.home, self.builder.secrets, self.path)
+        launch = dataclasses.replace(launch, gpu=gpu)
         report = self.home.folder("logs", "builds") / f"{self.build.id}.json"
         try:
             limit_s = settings.startup_timeout_s + settings.inference_time_s
-            schema = self.tools.validate(launch, report, limit_s, self.cancelled)
+            schema = self.tools.validate(launch, self.home, report, limit_s, self.cancelled)
             told = views.concurrency(schema, settings.container_concurrency)
             if told is not None:
                 self.log(f"concurrency: {told['text']}")

@@ -159,7 +159,7 @@ def _flat(revision: Revision, *, hide: bool = False) -> Json:
 def _packages(home: Home, old: Revision, new: Revision) -> ChangedPackages | None:
     """None when one of the two environments is not there: not built yet, failed, or cleared away."""
     with contextlib.suppress(NotFoundError, FileNotFoundError):
-        held = [inventory.take(Environment.open(home.environments / r.environment[:SHORT])) for r in (old, new)]
+        held = [inventory.take(Environment.open(home.environments / r.environment[:SHORT]).path) for r in (old, new)]
         return changed_packages(held[0], held[1])
     return None
 

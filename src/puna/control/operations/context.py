@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from puna.backends.devices import NVML, Devices
+from puna.backends.machine import NVML, Devices
 from puna.control import wire
 from puna.control.operations.origins import Made, Pulled, WantedModel
 from puna.control.operations.turns import Fetches

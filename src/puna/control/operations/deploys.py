@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from puna import names
-from puna.backends import mounts
+from puna.backends import workspace
 from puna.config import settings as reading
 from puna.config.settings import Settings
 from puna.control.domain import api_keys
@@ -301,7 +301,7 @@ def _check_credential(control: Control, wanted: DeployRequest, key: Key | None) 
 def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
     """What the app needs must be there, and be for whom asks, before anything is built or started for it."""
     api_keys.check_grants(control.store.endpoints(), key, settings)
-    mounts.check(Volumes(control.home).mounted(settings.volumes))
+    workspace.check_volumes(Volumes(control.home).mounted(settings.volumes))
     known = control.store.secrets()
     credential = settings.git.get("credential")
     for name in [*settings.secrets, *([credential] if credential else [])]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import SHORT, Bundle
-from puna.backends import mounts, workspace
+from puna.backends import workspace
 from puna.backends.base import Launch
 from puna.control.domain.records import Replica, Revision
 from puna.control.resources.secrets import Secrets
@@ -33,25 +34,14 @@ class Launching:
             NotFoundError: its bundle, environment or a secret is gone.
         """
         revision = self.store.revision(replica.endpoint, replica.revision)
-        settings = self.store.endpoint(replica.endpoint).settings
+        log = log_files.replica_log(self.home, replica.endpoint, replica.id)
         bundle = self._bundle(revision)
-        env, private = environment_of(bundle, revision, self.secrets), mounts_of(self.home, revision)
-        return Launch(
-            replica_id=replica.id,
-            python=python_of(self.home, revision.environment),
-            app=workspace.prepare(bundle, replica.id, self.home),
-            socket=self.home.replica_socket(replica.id),
-            log=log_files.replica_log(self.home, replica.endpoint, replica.id),
-            env=env,
+        launch = launch_of(replica.id, revision, bundle, self.home, self.secrets, log)
+        return dataclasses.replace(
+            launch,
             gpu=replica.gpu,
-            gpu_fraction=revision.settings.gpu_fraction,
-            vcpu=revision.settings.vcpu,
-            memory_bytes=int(revision.settings.ram_gib * 2**30),
-            concurrency=revision.settings.container_concurrency,
-            inference_time_s=settings.inference_time_s,
-            startup_timeout_s=revision.settings.startup_timeout_s,
-            warm=zygote_name(bundle, env, private),
-            mounts=private,
+            inference_time_s=self.store.endpoint(replica.endpoint).settings.inference_time_s,
+            warm=zygote_name(bundle, launch.env, launch.mounts),
         )
 
     def zygote_name(self, endpoint: str, revision: int) -> str:
@@ -70,25 +60,37 @@ class Launching:
         Raises:
             NotFoundError: its bundle, environment or a secret is gone.
         """
-        row = self.store.revision(endpoint, revision)
-        bundle = self._bundle(row)
-        env, private = environment_of(bundle, row, self.secrets), mounts_of(self.home, row)
-        name = zygote_name(bundle, env, private)
-        return Launch(
-            replica_id=name,
-            python=python_of(self.home, row.environment),
-            app=workspace.prepare(bundle, name, self.home),
-            socket=self.home.zygote_socket(name),
-            log=log_files.replica_log(self.home, endpoint, name),
-            env=env,
-            concurrency=row.settings.container_concurrency,
-            startup_timeout_s=row.settings.startup_timeout_s,
-            warm=name,
-            mounts=private,
-        )
+        name, row = self.zygote_name(endpoint, revision), self.store.revision(endpoint, revision)
+        log = log_files.replica_log(self.home, endpoint, name)
+        launch = launch_of(name, row, self._bundle(row), self.home, self.secrets, log)
+        return dataclasses.replace(launch, warm=name)
 
     def _bundle(self, revision: Revision) -> Bundle:
         return Bundle.open(self.home.bundles / revision.bundle[:SHORT])
+
+
+def launch_of(name: str, revision: Revision, bundle: Bundle, home: Home, secrets: Secrets, log: Path) -> Launch:
+    """The launch of a process of a revision, without a GPU; its working copy is made.
+
+    Raises:
+        NotFoundError: a secret is gone.
+    """
+    settings = revision.settings
+    return Launch(
+        replica_id=name,
+        python=python_of(home, str(bundle.manifest.made_from["environment"])),
+        app=workspace.prepare(bundle, name, home),
+        socket=home.replica_socket(name),
+        log=log,
+        env=environment_of(bundle, revision, secrets),
+        gpu_fraction=settings.gpu_fraction,
+        vcpu=settings.vcpu,
+        memory_bytes=int(settings.ram_gib * 2**30),
+        concurrency=settings.container_concurrency,
+        inference_time_s=settings.inference_time_s,
+        startup_timeout_s=settings.startup_timeout_s,
+        mounts=mounts_of(home, revision),
+    )
 
 
 def zygote_name(bundle: Bundle, env: Mapping[str, str], private: Mapping[str, str]) -> str:
@@ -127,4 +129,4 @@ def volume_env(volumes: Mapping[str, str]) -> dict[str, str]:
 
 def mounts_of(home: Home, revision: Revision) -> dict[str, str]:
     """The volumes that a revision's processes must mount for themselves; those that can be links are linked."""
-    return mounts.place(Volumes(home).mounted(revision.settings.volumes))
+    return workspace.place_volumes(Volumes(home).mounted(revision.settings.volumes))

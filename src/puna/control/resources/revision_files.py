@@ -9,7 +9,7 @@ from puna.artifacts import SHORT, Bundle, Source
 from puna.control.domain.records import Revision
 from puna.errors import NotFoundError
 from puna.home import Home
-from puna.packaging import integrity, source
+from puna.packaging import inventory, source
 
 
 def find_source(home: Home, digest: str) -> Source:
@@ -44,7 +44,7 @@ def damage_of(home: Home, revision: Revision) -> str:
     """What is damaged of its environment or bundle; empty when nothing is, or it has not been built."""
     if revision.environment:
         path = home.environments / revision.environment[:SHORT]
-        found = integrity.damage(path) if path.is_dir() else None
+        found = inventory.damage(path) if path.is_dir() else None
         if found is None or found:
             return f"its environment {path.name} is damaged: {found}" if found else f"its environment {path} is gone"
     if revision.bundle:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from puna import names
-from puna.backends import mounts
+from puna.backends import workspace
 from puna.errors import ConflictError, NotFoundError, UsageError, nearest
 from puna.home import Home
 
@@ -83,7 +83,7 @@ class Volumes:
             NotFoundError: there is no such volume.
         """
         folder = self.folder(name)
-        mounts.unlink(folder)
+        workspace.unlink_volume(folder)
         gone = folder.with_name(f".{name}.{secrets.token_hex(4)}")
         try:
             folder.rename(gone)

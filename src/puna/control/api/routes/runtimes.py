@@ -191,5 +191,5 @@ def _inventory(home: Home, version: records.Runtime) -> Inventory | None:
     if version.state is not BuildState.SUCCEEDED:
         return None
     with contextlib.suppress(NotFoundError, FileNotFoundError):
-        return inventory.take(Environment.open(home.environments / version.digest[:SHORT]))
+        return inventory.take(Environment.open(home.environments / version.digest[:SHORT]).path)
     return None

@@ -14,7 +14,7 @@ from environments import leftovers
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
-from puna.packaging import integrity
+from puna.packaging import inventory
 from puna.packaging.environment import Environment, build
 
 pytestmark = pytest.mark.process
@@ -78,13 +78,13 @@ def replace(path: Path) -> None:
 def test_a_damaged_file_is_named_and_the_environment_is_whole_again(
     built: Environment, home: Home, harm: object
 ) -> None:
-    assert works(built) and not integrity.damage(built.path)
+    assert works(built) and not inventory.damage(built.path)
     harm(six(built))  # type: ignore[operator]
-    found = integrity.damage(built.path)
+    found = inventory.damage(built.path)
     assert "six.py" in str(found) and len(found.missing) + len(found.changed) == 1
     lines: list[str] = []
     again = build(SPEC, home, lines.append)
-    assert again == built and works(again) and not integrity.damage(again.path)
+    assert again == built and works(again) and not inventory.damage(again.path)
     assert any("is damaged" in line and "six.py" in line for line in lines) and any("whole again" in x for x in lines)
     other = build(RuntimeSpec(python_packages=("six==1.17.0",)), home, lines.append)
     told = subprocess.run([other.python, "-I", "-c", "import six; six.PY3"], capture_output=True, check=False)
@@ -100,7 +100,7 @@ def test_other_parts_of_it_too(built: Environment, home: Home, name: str) -> Non
         shutil.rmtree(path)
     else:
         path.unlink()
-    assert integrity.damage(built.path)
+    assert inventory.damage(built.path)
     assert works(build(SPEC, home, lambda line: None))
 
 
@@ -109,25 +109,25 @@ def test_what_an_app_adds_and_a_home_that_was_copied_are_no_damage(built: Enviro
     (six(built).parent / "__pycache__").mkdir(exist_ok=True)
     (six(built).parent / "__pycache__" / "six.pyc").write_bytes(b"")
     os.utime(six(built))
-    assert not integrity.damage(built.path)
+    assert not inventory.damage(built.path)
 
 
 def test_an_environment_of_an_older_puna_is_looked_at_by_its_packages_own_lists(built: Environment, home: Home) -> None:
-    (built.path / integrity.FILES).unlink()
+    (built.path / inventory.FILES).unlink()
     six(built).unlink()
-    assert "six.py is missing" in str(integrity.damage(built.path))
+    assert "six.py is missing" in str(inventory.damage(built.path))
     build(SPEC, home, lambda line: None)
-    (built.path / integrity.FILES).unlink()
-    assert not integrity.damage(built.path) and (built.path / integrity.FILES).is_file()
+    (built.path / inventory.FILES).unlink()
+    assert not inventory.damage(built.path) and (built.path / inventory.FILES).is_file()
     empty(six(built))
-    assert integrity.damage(built.path).changed
+    assert inventory.damage(built.path).changed
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_damaged_list_is_made_again(built: Environment, text: str) -> None:
-    (built.path / integrity.FILES).write_text(text)
-    assert not integrity.damage(built.path)
-    assert len(json.loads((built.path / integrity.FILES).read_text())) > 10
+    (built.path / inventory.FILES).write_text(text)
+    assert not inventory.damage(built.path)
+    assert len(json.loads((built.path / inventory.FILES).read_text())) > 10
 
 
 def test_what_cannot_be_built_again_stays_as_it_was(

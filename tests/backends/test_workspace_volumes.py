@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from backends.replicas import wait_for
-from puna.backends import mounts
+from puna.backends import workspace
 from puna.backends.base import Launch, Phase
 from puna.backends.local import LocalBackend, validate
+from puna.home import Home
 from puna.process import namespace
 
 pytestmark = pytest.mark.process
@@ -26,7 +27,7 @@ NOWHERE = "/var/lib/puna-tests-no-such-folder/data"
 @pytest.fixture(scope="module", autouse=True)
 def namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("volume")
-    why = mounts._refusal(json.dumps({str(folder / "mnt"): str(folder)}))
+    why = workspace._refusal(json.dumps({str(folder / "mnt"): str(folder)}))
     if why:
         pytest.skip(f"this kernel lets nobody mount for himself: {why}")
 
@@ -42,14 +43,14 @@ def volume(tmp_path: Path) -> Path:
 def test_the_command_sees_the_volume_and_nobody_else_does(volume: Path, tmp_path: Path) -> None:
     path = tmp_path / "mnt" / "data"
     code = f"cat {path}/words; echo written > {path}/new; pwd"
-    argv = mounts.wrapped({str(path): str(volume)}, ["/bin/sh", "-c", code])
+    argv = workspace.with_volumes({str(path): str(volume)}, ["/bin/sh", "-c", code])
     out = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=True, timeout=20).stdout
     assert out == f"from the volume{tmp_path}\n"
     assert (volume / "new").read_text() == "written\n" and not (path / "new").exists()
 
 
 def test_without_mounts_the_command_is_as_it_was() -> None:
-    assert mounts.wrapped({}, ["a", "b"]) == ["a", "b"]
+    assert workspace.with_volumes({}, ["a", "b"]) == ["a", "b"]
 
 
 def test_somebody_who_may_make_no_folder_covers_the_one_above(volume: Path, tmp_path: Path) -> None:
@@ -121,7 +122,9 @@ def test_a_validation_and_a_replica_have_their_volume(
 ) -> None:
     path = str(tmp_path / "mnt" / "data")
     env = {"PATH": os.environ["PATH"], "NFS_VOLUME": path}
-    validate(launch("v1", APP, env=env, mounts={path: str(volume)}), tmp_path / "report.json", 20)
+    validate(
+        launch("v1", APP, env=env, mounts={path: str(volume)}), Home(tmp_path / "home"), tmp_path / "report.json", 20
+    )
     told = json.loads((tmp_path / "report.json").read_text())
     assert told["ok"] and told["outputs"][0]["data"] == ["from the volume"], told
     local.start(launch("r1", APP, env=env, mounts={path: str(volume)}))

@@ -14,10 +14,9 @@ from load import load_factor
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, MachineError, UsageError
 from puna.home import Home
-from puna.packaging import limits
-from puna.packaging.command import BuildCancelledError
+from puna.packaging import command
+from puna.packaging.command import DISK, TIMEOUT, BuildCancelledError, BuildLimits
 from puna.packaging.environment import build
-from puna.packaging.limits import DISK, TIMEOUT, BuildLimits
 
 pytestmark = pytest.mark.process
 
@@ -112,16 +111,16 @@ def test_a_build_that_takes_too_long_is_ended_and_says_how_to_give_it_longer(
 
 def test_a_build_that_fills_the_disk_is_ended(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DISK, "0.05")
-    monkeypatch.setattr(limits, "LOOK_S", 0.2)
+    monkeypatch.setattr(command, "LOOK_S", 0.2)
     many = "for i in 1 2 3 4 5; do head -c 20000000 /dev/zero > f$i; done; sleep 60"
     with pytest.raises(BuildError, match=r"takes 0\.1 GiB of the disk, over its 0\.05") as caught:
         build(RuntimeSpec(run=(many,)), home, quiet)
     assert DISK in caught.value.hint
-    monkeypatch.setattr(limits, "LOOK_S", 60.0)
+    monkeypatch.setattr(command, "LOOK_S", 60.0)
     with pytest.raises(BuildError, match="run line 1 of 1"):  # one file alone is not even written
         build(RuntimeSpec(run=("head -c 80000000 /dev/zero > big",)), home, quiet)
-    monkeypatch.setattr(limits, "LOOK_S", 0.2)
-    monkeypatch.setattr(limits, "RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr(command, "LOOK_S", 0.2)
+    monkeypatch.setattr(command, "RESERVE_BYTES", 1 << 62)
     with pytest.raises(MachineError, match="are left on the disk"):
         build(RuntimeSpec(run=("sleep 60",)), home, quiet)
     assert leftovers(home) == []
@@ -132,8 +131,8 @@ def test_commands_give_way_dump_no_core_and_die_first_when_memory_ends(home: Hom
     run = ("echo core $(ulimit -c) files $(ulimit -n) nice $(nice) oom $(cat /proc/self/oom_score_adj)",)
     build(RuntimeSpec(run=run), home, lines.append)
     (said,) = [line.split() for line in lines if line.startswith("core ")]
-    assert said[1] == "0" and int(said[3]) <= limits.MOST_FILES
-    assert int(said[5]) >= limits.NICE and int(said[7]) >= 500
+    assert said[1] == "0" and int(said[3]) <= command.MOST_FILES
+    assert int(said[5]) >= command.NICE and int(said[7]) >= 500
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])

@@ -16,10 +16,10 @@ from load import load_factor
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError
 from puna.home import Home
-from puna.packaging import builder_user
-from puna.packaging.builder_user import USER
+from puna.packaging import surroundings
 from puna.packaging.command import BuildCancelledError
 from puna.packaging.environment import build
+from puna.packaging.surroundings import USER
 
 pytestmark = pytest.mark.process
 MOUNTS = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x00020000))"
@@ -43,7 +43,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     if os.geteuid() != 0 or subprocess.run([sys.executable, "-c", MOUNTS], check=False).returncode:
         pytest.skip("only root, where it may mount, can give builds a user of their own")
     monkeypatch.setenv(USER, "nobody")
-    chosen = builder_user.chosen()
+    chosen = surroundings.build_user()
     assert chosen is not None
     yield chosen.uid
 

@@ -13,9 +13,9 @@ import pytest
 from backends.replicas import Owner, call, listens, wait_for, wait_until
 from fake_gpu import libraries
 from puna.backends.base import Launch, Phase
-from puna.backends.devices import Nvml
 from puna.backends.local import LocalBackend, validate
-from puna.backends.watch import GpuEnforcer
+from puna.backends.machine import Nvml
+from puna.backends.shares import GpuEnforcer
 from puna.home import Home
 from puna.process.tree import descendants, own_bytes
 
@@ -103,7 +103,7 @@ def test_a_validation_keeps_to_its_half_too(local: LocalBackend, launch: Make, d
                 time.sleep(60)
             def infer(self, inputs): return {}
     """
-    validate(half(launch, driver, "build-1", source), home.root / "report.json", 30, devices=Nvml())
+    validate(half(launch, driver, "build-1", source), home, home.root / "report.json", 30, devices=Nvml())
     report = json.loads((home.root / "report.json").read_text())
     assert (report["ok"], report["phase"]) == (False, "initialize")
     assert report["error"] == "used 12.0 GiB of its 8.0 GiB half of GPU 0"
