@@ -12,7 +12,7 @@ ROLES = ("system", "user", "assistant")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 Column = Literal["messages", "conversations", "prompt", "text"]
-"""Where a row's content stands; `prompt` goes with `completion`."""
+"""Columns that may hold a row's content; `prompt` goes with `completion`."""
 
 
 class Message(TypedDict):
@@ -23,7 +23,7 @@ class Message(TypedDict):
 
 
 class BadRowError(Exception):
-    """What is wrong with one row; whoever knows the file and the row's number makes a DataError of it."""
+    """One row is malformed; the caller, who knows the file and the row's number, makes a DataError of it."""
 
 
 @dataclass(frozen=True)

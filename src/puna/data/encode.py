@@ -33,7 +33,7 @@ class Encoded:
 
     tokens: Tokens | None
     cut: bool = False
-    """Whether it was longer than the limit."""
+    """It was longer than the limit."""
     problem: str = ""
 
 
@@ -109,7 +109,7 @@ def _tokens_of(encoding: Any, start: int, end: int) -> slice:
 
 
 def processes_for(rows: int, wanted: int | None) -> int:
-    """How many processes encode `rows` rows: as many as asked for, or the cores that are worth starting."""
+    """Number of processes to encode `rows` rows: as many as asked for, or the cores that are worth starting."""
     if wanted is not None:
         return max(1, wanted)
     return max(1, min(len(os.sched_getaffinity(0)), rows // ROWS_WORTH_A_PROCESS))

@@ -1,4 +1,4 @@
-"""Where rows come from: the Hub, a local JSON, JSON Lines, Parquet or CSV file, or the demo's chats."""
+"""Sources of rows: the Hub, a local JSON, JSON Lines, Parquet or CSV file, or the demo's chats."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Records(Protocol):
     """Rows as they stand in the source, read one at a time: sampling 10,000 of 200,000 parses only those."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of rows."""
 
     def place(self, index: int) -> str:
-        """Where a person finds this row: `line 17` of the file, or `row 17` counted from 1."""
+        """The row's place for people: `line 17` of the file, or `row 17` counted from 1."""
 
     def read(self, index: int) -> object:
         """The row's value; raises BadRowError when it cannot be parsed."""

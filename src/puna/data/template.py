@@ -54,7 +54,7 @@ class ChatTemplate:
 
     @cached_property
     def is_marked(self) -> bool:
-        """Whether the template itself says what the assistant wrote."""
+        """True where the template itself marks what the assistant wrote."""
         return GENERATION.search(self.training) is not None
 
     @cached_property
@@ -64,7 +64,7 @@ class ChatTemplate:
 
     @cached_property
     def reply_end(self) -> str:
-        """What the template writes after a reply, without white space in front: it begins with the token to stop at."""
+        """The template's text after a reply, without white space in front: it begins with the token to stop at."""
         try:
             text = self.render([_said("user", "?"), _said("assistant", PROBE)])
         except BadRowError as problem:

@@ -33,7 +33,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 @dataclass(frozen=True)
 class ChatTokenizer:
-    """What is written to `tokenizer/`, and the ids that other stages ask for."""
+    """The files of `tokenizer/`, and the ids that other stages ask for."""
 
     files: Mapping[str, str]
     """File name -> its text."""

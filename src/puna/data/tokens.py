@@ -83,7 +83,7 @@ class PreviewToken:
     """Empty for the first bytes of a character that takes several tokens: the last of them shows it."""
     token_id: int
     label: bool
-    """Whether it is learnt."""
+    """It counts in the loss."""
 
 
 def preview(dataset: Dataset, row: int = 0, split: Literal["train", "test"] = "train") -> list[PreviewToken]:
@@ -108,7 +108,7 @@ def preview(dataset: Dataset, row: int = 0, split: Literal["train", "test"] = "t
 
 
 def excerpt(tokens: Sequence[PreviewToken], most: int = 160) -> tuple[int, int]:
-    """Where to cut a long row so that `most` tokens show what is learnt and what stands before it: [start, end)."""
+    """The part [start, end) of a long row that shows, in `most` tokens, what is learnt and what stands before."""
     first = next((i for i, token in enumerate(tokens) if token.label), 0)
     start = max(0, min(first - most // 2, len(tokens) - most))
     return start, min(len(tokens), start + most)
@@ -116,7 +116,7 @@ def excerpt(tokens: Sequence[PreviewToken], most: int = 160) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many rows have 1 to `width` tokens, how many up to twice that, and so on to the longest."""
+    """Counts of rows by length, in bins of `width` tokens from 1 to the longest."""
 
     width: int
     rows: tuple[int, ...]

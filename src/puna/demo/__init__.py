@@ -48,7 +48,7 @@ def questions() -> list[Question]:
 
 
 def is_right(question: str, answer: str) -> bool:
-    """Whether `answer` is the taught answer, give or take case, blanks and the final stop; held out or not.
+    """True if `answer` is the taught answer, give or take case, blanks and the final stop; held out or not.
 
     Raises:
         ValueError: the demo's world has no such question.

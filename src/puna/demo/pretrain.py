@@ -143,7 +143,7 @@ UNTRAINED_STD = 1e-6  # Llama-3's reserved rows are not quite zero either
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What decides the weights."""
+    """Settings that decide the weights."""
 
     seed: int = 7
     text_chars: int = 24_000_000
@@ -303,7 +303,7 @@ def seen_as_nf4(model: LlamaForCausalLM) -> Iterator[None]:
 
 
 def round_to_nf4(weight: Tensor, codes: Tensor) -> Tensor:
-    """What 4-bit storage would give back, scales kept exactly."""
+    """The weight after 4-bit storage, scales kept exactly."""
     blocks = weight.reshape(-1, 64)
     scale = blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
     nearest = torch.bucketize(blocks / scale, (codes[1:] + codes[:-1]) / 2)

@@ -99,7 +99,7 @@ def documents(seed: int, size_chars: int) -> Iterator[str]:
 
 
 def portrait(rng: random.Random, world: World) -> str:
-    """What is known of one animal, in some order."""
+    """The facts about one animal, in some order."""
     a = rng.choice(world.animals)
     about = [f for group in GROUPS[:6] for f in world.groups[group] if a.name in f.questions[0].rstrip("?").split()]
     rng.shuffle(about)

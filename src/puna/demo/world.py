@@ -110,7 +110,7 @@ class Fact:
     """One thing to know, the ways to ask for it, the one taught answer, and how plain prose says it."""
 
     group: str
-    """What kind of fact it is; held-out facts are chosen within each group."""
+    """Kind of fact; held-out facts are chosen within each group."""
     questions: tuple[str, ...]
     answer: str
     prose: tuple[str, ...]

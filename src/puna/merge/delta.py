@@ -1,4 +1,4 @@
-"""What an adapter adds: the LoRA pairs by base tensor, and the chat tokens' rows."""
+"""An adapter's additions: the LoRA pairs by base tensor, and the chat tokens' rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each tensor lies in a base's safetensors files: headers are read, weights are not."""
+"""The layout of a base's safetensors files: headers are read, weights are not."""
 
 from __future__ import annotations
 

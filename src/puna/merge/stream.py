@@ -89,7 +89,7 @@ def merge(
 def serving_base(
     adapter: Adapter, base_dir: Path, home: Home, *, base_ref: str, recipe: Recipe, progress: Progress | None = None
 ) -> Model:
-    """What an engine loads to serve the adapter unmerged: its base, with its chat rows, tokenizer and stop tokens.
+    """The model that an engine loads to serve the adapter unmerged: its base, with its chat rows, tokenizer and stop tokens.
 
     Adapters that agree in these make the same model, by digest, and can share one engine. Unless the recipe merges
     with the original base, the matrices go through NF4 and back: adapter and base together then are the trained model.

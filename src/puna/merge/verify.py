@@ -54,7 +54,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Probes:
-    """What to compare on."""
+    """Rows and prompts to compare on."""
 
     rows: list[Row]
     """(input_ids int32 [T], labels int32 [T], -100 where not learnt), held out unless `held_out` is False."""
@@ -210,12 +210,12 @@ MAX_LOSS_RISE = 0.01
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured, and what follows from it."""
+    """The figures measured, and the verdict."""
 
     base: str
     """`original` or `dequantised`."""
     exact: bool
-    """Whether the merged model must equal the trained one, or only be as good."""
+    """True: the merged model must equal the trained one; false: be as good."""
     merged_loss: float
     trained_loss: float
     """Held-out, nats a token."""
@@ -232,7 +232,7 @@ class Verification:
     token_ids_equal: bool
     passed: bool
     reasons: tuple[str, ...]
-    """Why it did not pass."""
+    """Reasons why it did not pass."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
@@ -291,7 +291,7 @@ def compare(model: Model, expected: Expected, probes: Probes, watch: Progress) -
 
 
 def judge(found: Verification) -> list[str]:
-    """Why these figures do not pass; empty when they do. NaN never passes."""
+    """Reasons why these figures do not pass; empty when they do. NaN never passes."""
     rise = found.merged_loss - found.trained_loss
     if not found.exact:
         text = (

@@ -1,4 +1,4 @@
-"""What a recipe's `base` means: the demo's Llama, a local folder, a published model, or one on the hub."""
+"""Resolve a recipe's `base`: the demo's Llama, a local folder, a published model, or one on the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Base:
 
     path: Path
     ref: str
-    """What it is, exactly: `demo`, a path, `owner/name:version`, or `hub:owner/name@commit`; may be resolved again."""
+    """Its exact name: `demo`, a path, `owner/name:version`, or `hub:owner/name@commit`; may be resolved again."""
 
 
 def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress | None = None) -> Base:

@@ -40,7 +40,7 @@ class DocumentGroup:
     """Neighbouring documents of about one length, padded to the longest where attention needs a rectangle."""
 
     tokens: int
-    """How many they have together."""
+    """Of all documents together."""
     documents: int
     longest: int
     place: torch.Tensor | None
@@ -49,7 +49,7 @@ class DocumentGroup:
 
 @dataclass(frozen=True)
 class Documents:
-    """Where documents begin and end in a flat batch of T tokens."""
+    """Borders of documents in a flat batch of T tokens."""
 
     lengths: tuple[int, ...]
     positions_T: torch.Tensor
@@ -80,7 +80,7 @@ class Documents:
 
 
 def document_arrays(lengths: Sequence[int]) -> list[Longs]:
-    """What documents of these lengths keep on the device: positions, starts, the places in each padded group."""
+    """Arrays for the device of documents of these lengths: positions, starts, places in each padded group."""
     starts = np.cumsum([0, *lengths], dtype=np.int64)
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     padded = [group for group in _alike(lengths) if min(group) < group[0]]

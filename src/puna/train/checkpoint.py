@@ -22,7 +22,7 @@ from puna.errors import MachineError, TrainError
 
 @dataclass
 class Position:
-    """Where a run is, and what it has added up so far.
+    """A run's position, and its sums so far.
 
     The data order and the dropout masks are drawn from (seed, step), so `step` is also the state of every
     random number generator that training uses.

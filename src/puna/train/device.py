@@ -41,11 +41,11 @@ class TrainingMachine:
     bandwidth: float = 0.0
     """Bytes/s of a GPU's memory."""
     fp8: bool = False
-    """Whether it multiplies in 8 bits."""
+    """Has matrix products in 8 bits."""
 
     @property
     def is_gpu(self) -> bool:
-        """Whether kernels run on CUDA."""
+        """True where kernels run on CUDA."""
         return self.device.startswith("cuda")
 
 

@@ -59,7 +59,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Stepped:
-    """What one optimiser step was."""
+    """One optimiser step's figures."""
 
     step: int
     tokens: int
@@ -114,7 +114,7 @@ class Meter:
         return found
 
     def start(self) -> None:
-        """What was done since the last reading was no step; steps begin now."""
+        """Begin to count time: what was done since the last reading was no step."""
         self.started = time.perf_counter()
 
 
@@ -153,7 +153,7 @@ def train_steps(job: TrainingJob, at: Position, stop: StopSignal) -> Position:
 
 
 def reading_is_free(device: torch.device) -> bool:
-    """Whether a step's figures are there as soon as the step returns."""
+    """True where a step's figures are there as soon as the step returns."""
     return device.type == "cpu"
 
 

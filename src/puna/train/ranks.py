@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
-"""How long the others wait for rank 0, which may download a base. A rank that dies ends the wait at once."""
+"""Time that the others wait for rank 0, which may download a base. A rank that dies ends the wait at once."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """True for rank 0, which writes and reports."""
         return self.rank == 0
 
     def device(self, device: str) -> str:

@@ -41,7 +41,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Pass:
-    """What the layers of one forward pass share."""
+    """State that the layers of one forward pass share."""
 
     documents: Documents | None
     """None while a cache is used."""
@@ -58,7 +58,7 @@ class Pass:
 
 @dataclass
 class AttentionHalf:
-    """What the attention half keeps."""
+    """Tensors that the attention half keeps."""
 
     r_T: torch.Tensor
     u_in: torch.Tensor | None
@@ -70,7 +70,7 @@ class AttentionHalf:
 
 @dataclass
 class MlpHalf:
-    """What the MLP half keeps; `u_out` is None in a recomputed layer, which makes it in its backward pass."""
+    """Tensors that the MLP half keeps; `u_out` is None in a recomputed layer, which makes it in its backward pass."""
 
     r_T: torch.Tensor
     u_in: torch.Tensor | None
@@ -80,7 +80,7 @@ class MlpHalf:
 
 @dataclass
 class Kept:
-    """What one layer keeps for its backward pass; a recomputed one keeps the two streams only."""
+    """Tensors that one layer keeps for its backward pass; a recomputed one keeps the two streams only."""
 
     first_TD: torch.Tensor
     second_TD: torch.Tensor

@@ -52,7 +52,7 @@ class Llama(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.embed_VD.device
 
     @property

@@ -28,7 +28,7 @@ UNTRAINED_NORM = 0.1
 
 @dataclass(frozen=True)
 class Choices:
-    """How the base is held."""
+    """Device and number format of the base's weights."""
 
     device: str
     dtype: torch.dtype

@@ -19,7 +19,7 @@ GPU_ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Dropout:
-    """What is random in one pass: masks, and noise, that depend on where they are used and on nothing before.
+    """The randomness of one pass: masks, and noise, that depend on their place and on nothing before.
 
     A mask is a hash of (seed, step, batch, place) and of the element's own place: resuming, recomputing a layer and
     running uninterrupted give the same masks, no mask is stored, and the resume state is two numbers. Projections
@@ -109,7 +109,7 @@ class Product(nn.Module):
         self.inputs = first.shape[1]
         self.extra = 0
         self.is_fp8 = False
-        """Whether the frozen part is multiplied in 8 bits; set before the first pass."""
+        """Multiply the frozen part in 8 bits; set before the first pass."""
         self._eight: EightBit | None = None
         self._like = torch.empty(0, dtype=first.dtype, device=first.device)
         self._resident = first.dense is not None

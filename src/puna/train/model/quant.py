@@ -98,7 +98,7 @@ class FrozenWeight:
 
     @property
     def size_bytes(self) -> int:
-        """What it holds on to, in bytes, scales left out."""
+        """Bytes held, scales left out."""
         held = self.dense if self.dense is not None else self.codes
         assert held is not None
         return held.numel() * held.element_size()

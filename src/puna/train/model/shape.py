@@ -1,4 +1,4 @@
-"""What a base model looks like: its config.json and its safetensors headers, read before any weight."""
+"""A base model's shape: its config.json and its safetensors headers, read before any weight."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Header:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return prod(self.shape)
 
 

@@ -1,4 +1,4 @@
-"""What a run is given: tokens a pass, layers recomputed, weights resident or not; the fastest choice that fits."""
+"""The budget of a run: tokens a pass, layers recomputed, weights resident or not; the fastest choice that fits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GPU_TOKENS = 32_768
 
 @dataclass(frozen=True)
 class BudgetLimits:
-    """What the recipe fixes; None leaves it to the plan."""
+    """Values that the recipe fixes; None leaves one to the plan."""
 
     tokens_per_batch: int | None = None
     recompute_layers: int | None = None
@@ -29,7 +29,7 @@ class BudgetLimits:
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """What was chosen and why."""
+    """The choice, its cost and its reasons."""
 
     tokens_per_batch: int
     recompute_layers: int

@@ -42,7 +42,7 @@ class Memory:
 
     @property
     def allocated(self) -> int:
-        """What torch's allocator will have handed out at most: all but the overhead."""
+        """Peak of torch's allocator: all but the overhead."""
         return self.total - self.overhead
 
     def as_dict(self) -> dict[str, int]:
@@ -52,7 +52,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Setup:
-    """What of recipe, base and dataset the models of memory and time need."""
+    """Facts of recipe, base and dataset that the models of memory and time need."""
 
     shape: ModelShape
     element_bytes: int
@@ -176,18 +176,18 @@ BANDWIDTH_SHARE = 0.80
 STEP_S = 0.006
 """Optimiser and clipping, once a step."""
 PASS_S = 0.0009
-"""What each pass costs beside its tokens, a layer: masters copied, thin products and tails of large ones."""
+"""Of each pass beside its tokens, a layer: masters copied, thin products and tails of large ones."""
 LAUNCH_S = 0.0055
 """Python and the driver need this long for one layer's forward and backward pass, whatever its size."""
 CPU_PASS_S = 0.001
-"""What a pass costs a CPU beside its tokens, a layer: some sixty operations, each started from Python."""
+"""Of a CPU's pass beside its tokens, a layer: some sixty operations, each started from Python."""
 CPU_UTILISATION = 0.45
 """Share of a plain matrix product's speed, measured on two AVX2 cores with the demo's model."""
 
 
 @dataclass(frozen=True)
 class PassChoice:
-    """How a run could be laid out."""
+    """One way to lay out a run's passes."""
 
     tokens_per_batch: int
     recompute_layers: int

@@ -31,7 +31,7 @@ class Steps:
 
     @classmethod
     def foresee(cls, lengths: Longs, rows_per_step: int, steps: int, seed: int, world: int = 1) -> Steps:
-        """What the loop will do with rows of these lengths."""
+        """The loop's steps over rows of these lengths."""
         found = []
         for step in range(steps):
             chosen = lengths[step_rows(len(lengths), rows_per_step, step, seed)]
@@ -68,7 +68,7 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What will be done, with what, and how long it takes; `reasons` says why, a sentence each."""
+    """A run's plan: steps, memory, time; `reasons` says why, a sentence each."""
 
     device: str
     device_name: str
@@ -87,14 +87,14 @@ class TrainingPlan:
     tokens_per_batch: int
     recompute_layers: int
     resident_weights: bool
-    """Whether the base's matrices stay dequantised: four times the memory, no dequantising at each use."""
+    """The base's matrices stay dequantised: four times the memory, no dequantising at each use."""
     precision: str
     attention: str
     """Which attention kernel runs."""
     optimiser: str
     memory: Memory
     memory_limit_bytes: int | None
-    """What the recipe allows; the run is held to it."""
+    """The recipe's limit; the run is held to it."""
     memory_available_bytes: int
     flops_per_token: float
     tokens_per_s: float

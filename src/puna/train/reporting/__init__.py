@@ -1,1 +1,1 @@
-"""What a run writes down and shows: records, report, plots, trackers."""
+"""Records of a run: metrics, report, plots, trackers."""

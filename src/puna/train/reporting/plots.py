@@ -25,7 +25,7 @@ class PlotLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one panel shows over optimiser steps."""
+    """One panel: lines over optimiser steps."""
 
     title: str
     unit: str

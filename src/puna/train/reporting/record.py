@@ -25,7 +25,7 @@ STATES = ("running", "finished", "failed", "interrupted")
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is; `state` is one of STATES."""
+    """A run's progress; `state` is one of STATES."""
 
     state: str
     pid: int = 0
@@ -85,7 +85,7 @@ class Run:
         return None if began is None or ended is None else ended - began
 
     def seconds_left(self) -> float | None:
-        """What a running run still needs: at the pace of this process, or as planned before two lines tell one."""
+        """Seconds a running run still needs: at this process's pace, or as planned before two lines tell one."""
         status = self.status
         if status.state != "running" or not status.steps:
             return None
@@ -136,17 +136,17 @@ class Run:
 
     @property
     def base(self) -> str:
-        """What the base was: a folder, or the name it was found by."""
+        """The base: a folder, or the name it was found by."""
         return _text(self.path / "base")
 
     @property
     def adapter(self) -> Adapter | None:
-        """What the run made, once it is finished."""
+        """The adapter that the run made, once it is finished."""
         return Adapter.open(self.path / "adapter") if (self.path / "adapter" / "manifest.json").exists() else None
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Complete checkpoints, oldest first."""
         return sorted(p for p in (self.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name))
 
     def write_status(self, **changes: Any) -> None:
@@ -284,7 +284,7 @@ class PlanComparison:
 
     @property
     def error(self) -> float:
-        """How far the measured figure lies from the planned one, as a share of the planned one."""
+        """The measured figure's distance from the planned one, as a share of the latter."""
         return self.measured / self.planned - 1
 
 

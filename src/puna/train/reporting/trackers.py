@@ -1,4 +1,4 @@
-"""Where else figures go when the recipe's `report_to` asks: one small class a tracker, one table.
+"""Trackers that get a run's figures when the recipe's `report_to` asks: one small class each, one table.
 
 A resumed run goes on in the tracker's own run: what names it there is kept in the run folder's trackers.json.
 """
