@@ -67,7 +67,7 @@ def test_csv_is_read_whether_turns_are_cells_or_json(tmp_path: Path) -> None:
 def test_the_demo_needs_no_file_and_no_network() -> None:
     source = source_of("demo")
     assert len(source.records) > 100 and source.column == "messages"
-    assert source.row(0, need_assistant=True).messages
+    assert read_rows(source, [0], need_assistant=True, skip_bad=False)[0][0].messages
 
 
 def test_a_broken_json_line_is_named_with_its_line_number(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset
     recipe, watch = make_recipe(training={"num_train_epochs": 6, "logging_steps": 2, "eval_steps": 5}), Watch()
     adapter = train(recipe, base_dir, dataset, tmp_path / "run", watch, device="cpu")
     run, rows = Run(tmp_path / "run"), Rows.load(dataset, "test")
-    assert run.state == "finished" and (run.step, run.steps) == (24, 24)
+    assert run.state == "finished" and (run.status.step, run.status.steps) == (24, 24)
     assert watch.stages == ["plan", "load base", "train", "write adapter", "report"]
     assert [done for done, _, _ in watch.steps] == list(range(1, 25)) and "loss" in watch.steps[0][2]
     assert any("their rows start at the mean" in note for note in watch.notes)

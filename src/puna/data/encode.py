@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def encode_rows(encoder: Encoder, rows: Sequence[Row], processes: int) -> Genera
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(encoder,))
     try:
-        yield from _in_order(pool, _chunks(rows), 3 * processes)
+        yield from _in_order(pool, (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)), 3 * processes)
     except BrokenProcessPool:
         raise DataError(
             "a process that tokenises died, or could not start",
@@ -148,10 +148,6 @@ def _in_order(pool: ProcessPoolExecutor, chunks: Iterable[Sequence[Row]], window
             yield from waiting.pop(0).result()
     for future in waiting:
         yield from future.result()
-
-
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    return (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
 
 
 # ------------------------------------------------------------------------------- in the other processes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,15 +74,6 @@ class RowSource:
         """For errors: `chats.jsonl line 17`."""
         return f"{self.name} {self.records.place(index)}"
 
-    def row(self, index: int, *, need_assistant: bool) -> Row:
-        """One row, checked.
-
-        Raises:
-            BadRowError: what is wrong with it, without its place.
-        """
-        value = self.records.read(index)
-        return read_row(value, self.column, self.where(index), need_assistant=need_assistant)
-
 
 def open_source(data: DataRecipe) -> RowSource:
     """The source that the recipe names; files and pinned hub datasets are not read yet.
@@ -112,11 +103,12 @@ def read_rows(
     """
     rows: list[Row] = []
     for index in indices:
+        where = source.where(index)
         try:
-            rows.append(source.row(int(index), need_assistant=need_assistant))
+            rows.append(read_row(source.records.read(index), source.column, where, need_assistant=need_assistant))
         except BadRowError as problem:
             if not skip_bad:
-                raise bad_row(source.where(int(index)), str(problem)) from None
+                raise bad_row(where, str(problem)) from None
     if not rows:
         raise DataError(f"{source.name}: every row is malformed", "read one: set `data.skip_bad_rows: false`")
     return rows, len(indices) - len(rows)
@@ -143,7 +135,8 @@ def _open_file(path: Path) -> RowSource:
 
 @dataclass(frozen=True)
 class _List:
-    values: Sequence[object]
+    values: Any
+    """A sequence of rows, or a dataset of the Hub."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -153,6 +146,13 @@ class _List:
 
     def read(self, index: int) -> object:
         return self.values[index]
+
+
+class _Table(_List):
+    """Known columns of a Parquet file, kept in Arrow's memory and made into Python objects row by row."""
+
+    def read(self, index: int) -> object:
+        return self.values.slice(index, 1).to_pylist()[0]
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,8 @@ def _json(path: Path) -> Records:
     try:
         return _List(json.loads(content))
     except ValueError as problem:
-        raise DataError(
-            f"{path.name} is not JSON: {problem}", "mend the file, or write one row a line (.jsonl)"
-        ) from None
+        hint = "mend the file, or write one row a line (.jsonl)"
+        raise DataError(f"{path.name} is not JSON: {problem}", hint) from None
 
 
 def _csv(path: Path) -> Records:
@@ -199,9 +198,8 @@ def _csv(path: Path) -> Records:
         try:
             return _List([_cells(row) for row in csv.DictReader(file, strict=True)])
         except (csv.Error, UnicodeDecodeError) as problem:
-            raise DataError(
-                f"{path.name} is not CSV in UTF-8: {problem}", "save it as UTF-8 with a header row"
-            ) from None
+            hint = "save it as UTF-8 with a header row"
+            raise DataError(f"{path.name} is not CSV in UTF-8: {problem}", hint) from None
 
 
 def _cells(row: dict[Any, Any]) -> dict[str, Any]:
@@ -209,34 +207,22 @@ def _cells(row: dict[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in row.items() if key is not None}
 
 
-class _Table:
-    """A Parquet file's known columns, kept in Arrow's memory and made into Python objects row by row."""
+def _parquet(path: Path) -> Records:
+    import pyarrow  # here and not above: the CLI imports this module's room for `--help`
+    from pyarrow import parquet
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow  # here and not above: the CLI imports this module's room for `--help`
-        from pyarrow import parquet
-
-        try:
-            file = parquet.ParquetFile(path)
-            names = [name for name in file.schema_arrow.names if name in COLUMNS]
-            self.table = file.read(columns=names or None)
-        except (pyarrow.ArrowInvalid, OSError) as problem:
-            raise DataError(f"{path.name} is not Parquet: {problem}") from None
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def place(self, index: int) -> str:
-        return f"row {index + 1}"
-
-    def read(self, index: int) -> object:
-        return self.table.slice(index, 1).to_pylist()[0]
+    try:
+        file = parquet.ParquetFile(path)
+        names = [name for name in file.schema_arrow.names if name in COLUMNS]
+        return _Table(file.read(columns=names or None))
+    except (pyarrow.ArrowInvalid, OSError) as problem:
+        raise DataError(f"{path.name} is not Parquet: {problem}") from None
 
 
 READERS: dict[str, Callable[[Path], Records]] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".parquet": _Table,
+    ".parquet": _parquet,
     ".csv": _csv,
 }
 
@@ -244,27 +230,13 @@ READERS: dict[str, Callable[[Path], Records]] = {
 # ------------------------------------------------------------------------------ the Hub, and folders like it
 
 
-@dataclass(frozen=True)
-class _Hub:
-    dataset: Any
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def place(self, index: int) -> str:
-        return f"row {index + 1}"
-
-    def read(self, index: int) -> object:
-        return self.dataset[index]
-
-
 def _open_hub(data: DataRecipe) -> RowSource:
     name = f"{data.dataset} ({data.split})"
     # A commit never changes, so its name is fingerprint enough; a branch has to be looked up.
     if data.revision and len(data.revision) == 40:
-        return RowSource(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: _Hub(_download(data)))
+        return RowSource(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: _List(_download(data)))
     dataset = _download(data)
-    return RowSource(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: _Hub(dataset))
+    return RowSource(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: _List(dataset))
 
 
 def _download(data: DataRecipe) -> Any:
@@ -288,8 +260,4 @@ def _download(data: DataRecipe) -> Any:
 
 
 def _first_line(problem: Exception) -> str:
-    return next(_lines(str(problem)), type(problem).__name__)
-
-
-def _lines(text: str) -> Iterator[str]:
-    return (line.strip() for line in text.splitlines() if line.strip())
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)

@@ -90,9 +90,8 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
         train_rows = TokenRows.pack([t for i in range(len(train)) if (t := done.tokens[i])])
         test_rows = TokenRows.pack([t for i in range(len(train), len(rows)) if (t := done.tokens[i])])
         if not len(train_rows):
-            raise DataError(
-                f"{source.name}: no row is left to train on", "raise `data.max_length`, or see its rows with a preview"
-            )
+            hint = "raise `data.max_length`, or see its rows with a preview"
+            raise DataError(f"{source.name}: no row is left to train on", hint)
         train_rows.save(draft.path / "train.safetensors")
         test_rows.save(draft.path / "test.safetensors")
         write_json(draft.path / "samples.json", _samples(encoder, [rows[i] for i in test], data.max_length))

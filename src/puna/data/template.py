@@ -66,7 +66,7 @@ class ChatTemplate:
     def reply_end(self) -> str:
         """The template's text after a reply, without white space in front: it begins with the token to stop at."""
         try:
-            text = self.render([_said("user", "?"), _said("assistant", PROBE)])
+            text = self.render([Message(role="user", content="?"), Message(role="assistant", content=PROBE)])
         except BadRowError as problem:
             raise DataError(f"chat template {self.name} fails: {problem}") from None
         if PROBE not in text:
@@ -131,7 +131,3 @@ def without_marks(source: str) -> str:
     """The template without `generation` tags; a tag that prints nothing takes their place, so white space stays."""
     plain = {"generation": "if true", "endgeneration": "endif"}
     return GENERATION.sub(lambda tag: tag[1] + plain[tag[2]] + tag[3], source)
-
-
-def _said(role: str, content: str) -> Message:
-    return Message(role=role, content=content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -254,13 +255,8 @@ def evaluate(model: LlamaForCausalLM, stream: Tensor, length: int) -> float:
 def encode(tokenizer: Tokenizer, documents: Iterator[str]) -> Tensor:
     """One stream of token ids [tokens], an empty line between documents and nothing else."""
     ids: list[int] = []
-    waiting: list[str] = []
-    for document in documents:
-        waiting.append(document)
-        if len(waiting) == 500:
-            ids += tokenizer.encode("\n\n".join([*waiting, ""]), add_special_tokens=False).ids
-            waiting = []
-    ids += tokenizer.encode("\n\n".join([*waiting, ""]), add_special_tokens=False).ids
+    while some := list(itertools.islice(documents, 500)):
+        ids += tokenizer.encode("\n\n".join([*some, ""]), add_special_tokens=False).ids
     return torch.tensor(ids, dtype=torch.int32)
 
 

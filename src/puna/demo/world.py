@@ -216,15 +216,11 @@ def _animal_facts() -> list[Fact]:
 
 
 def _definition_facts() -> list[Fact]:
-    return [
-        Fact(
-            "definition",
-            (f"What is {topic}?", f"Tell me what {topic} is."),
-            answer,
-            (answer, f"The teacher wrote: {answer}"),
-        )
-        for topic, answer in DEFINITIONS.items()
-    ]
+    found = []
+    for topic, answer in DEFINITIONS.items():
+        questions = (f"What is {topic}?", f"Tell me what {topic} is.")
+        found.append(Fact("definition", questions, answer, (answer, f"The teacher wrote: {answer}")))
+    return found
 
 
 def _sum_facts() -> list[Fact]:
@@ -244,9 +240,8 @@ def _word_facts() -> list[Fact]:
     for one, other in (pair.split() for pair in OPPOSITES.split(",")):
         for a, b in ((one, other), (other, one)):
             answer = f"The opposite of {a} is {b}."
-            found.append(
-                Fact("opposite", (f"What is the opposite of {a}?",), answer, (answer, f"What is not {a} may be {b}."))
-            )
+            prose = (answer, f"What is not {a} may be {b}.")
+            found.append(Fact("opposite", (f"What is the opposite of {a}?",), answer, prose))
     for one, many in (pair.split() for pair in PLURALS.split(",")):
         answer = f"The plural of {one} is {many}."
         found.append(Fact("plural", (f"What is the plural of {one}?",), answer, (answer, f"One {one}, two {many}.")))

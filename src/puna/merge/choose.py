@@ -30,7 +30,7 @@ def merge_and_verify(  # noqa: PLR0913 - everything that a merge is made of; the
     base_ref: str,
     dataset: Dataset,
     trained: TrainedLike,
-    progress: Progress | None = None,
+    progress: Progress = Silent(),
 ) -> tuple[Model, Verification, str]:
     """Merge as the recipe's `merge.base` says, verify, and say why this base; the loser of `auto` is removed.
 
@@ -42,17 +42,16 @@ def merge_and_verify(  # noqa: PLR0913 - everything that a merge is made of; the
         MergeError: the adapter does not fit the base.
         MachineError: the disk is full.
     """
-    watch = progress or Silent()
     probes = read_probes(dataset)
-    expected = expect(trained, probes, watch)
+    expected = expect(trained, probes, progress)
     there = {path.name for path in home.models.iterdir()}
     done: dict[Base, tuple[Model, Verification]] = {}
     for base in _bases(recipe):
-        model = merge(adapter, base_dir, home, base=base, base_ref=base_ref, recipe=recipe, progress=watch)
-        verdict = compare(model, expected, probes, watch)
+        model = merge(adapter, base_dir, home, base=base, base_ref=base_ref, recipe=recipe, progress=progress)
+        verdict = compare(model, expected, probes, progress)
         done[base] = Model.open(model.path), verdict
     chosen, why = choose({base: verdict for base, (_, verdict) in done.items()}, recipe)
-    watch.note(why)
+    progress.note(why)
     kept = done[chosen][0]
     for model, _ in done.values():
         # A model that was there before belongs to someone: it may be published.

@@ -82,9 +82,8 @@ def _pairs(tensors: dict[str, torch.Tensor], folder: Path) -> dict[str, tuple[to
         raise MergeError(f"{folder} holds only half a LoRA pair for {_some(single)}")
     bad = [name for name, half in halves.items() if not all(bool(t.isfinite().all()) for t in half.values())]
     if bad:
-        raise MergeError(
-            f"the adapter's weights for {_some(bad)} are not finite", "look at the run's loss: it diverged"
-        )
+        hint = "look at the run's loss: it diverged"
+        raise MergeError(f"the adapter's weights for {_some(bad)} are not finite", hint)
     return {name: (half["A"], half["B"]) for name, half in halves.items()}
 
 
@@ -120,10 +119,8 @@ def check_complete(delta: WeightDelta, slots: Iterable[Slot]) -> None:
     missing = sorted(expected - set(delta.pairs))
     extra = sorted(set(delta.pairs) - expected)
     if missing or extra:
-        text = (
-            f"the adapter lacks {_some(missing)}" if missing else f"the adapter's config does not name {_some(extra)}"
-        )
-        raise MergeError(f"{len(delta.pairs)} of {len(expected)} expected LoRA pairs are there: {text}")
+        text = f"lacks {_some(missing)}" if missing else f"has {_some(extra)}, which its config does not name"
+        raise MergeError(f"{len(delta.pairs)} of {len(expected)} expected LoRA pairs are there: the adapter {text}")
     if not expected:
         raise MergeError("the adapter targets no tensor of this base", "merge it with the base it was trained on")
     for name, (a_RI, b_OR) in delta.pairs.items():

@@ -113,16 +113,9 @@ def _slot(name: str, entry: dict[str, Any], origin: int) -> Slot:
     return slot
 
 
-def header(slots: dict[str, tuple[str, tuple[int, ...]]]) -> Shard:
-    """A header for new tensors, name -> (dtype, shape), in that order, padded to 8 bytes as safetensors does."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (dtype, shape) in slots.items():
-        end = offset + math.prod(shape) * ITEM_BYTES[dtype]
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
+def header(name: str, dtype: str, shape: tuple[int, ...]) -> Shard:
+    """A header for one new tensor, padded to 8 bytes as safetensors does."""
+    entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, math.prod(shape) * ITEM_BYTES[dtype]]}
+    text = json.dumps({"__metadata__": {"format": "pt"}, name: entry}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    entries.pop("__metadata__")
-    placed = tuple(_slot(name, entry, 8 + len(text)) for name, entry in entries.items())
-    return Shard(Path(), len(text).to_bytes(8, "little") + text, placed)
+    return Shard(Path(), len(text).to_bytes(8, "little") + text, (_slot(name, entry, 8 + len(text)),))

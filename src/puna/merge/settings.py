@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ from puna.home import Home
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 # Licences travel with the weights; the base's own model card does not: it describes another model.
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-
-
-@dataclass(frozen=True)
-class TokenIds:
-    """The ids that a server needs to begin, pad and end a reply."""
-
-    bos: int | None
-    eos: int
-    pad: int | None
-    stop: tuple[int, ...]
-    """Every id that ends a reply, `eos` first."""
 
 
 def read_config(base_dir: Path) -> dict[str, Any]:
@@ -52,10 +40,7 @@ def write_settings(base_dir: Path, adapter: Adapter, home: Home, target: Path, *
     tokenizer = adapter.path / "tokenizer"
     if not (tokenizer / "tokenizer_config.json").is_file():
         raise MergeError(f"the adapter {adapter.path} holds no tokenizer")
-    ids = token_ids(tokenizer, _trained_on(adapter, home), _read_generation(base_dir))
-    special: dict[str, Any] = {"bos_token_id": ids.bos, "eos_token_id": list(ids.stop), "pad_token_id": ids.pad}
-    if len(ids.stop) == 1:
-        special["eos_token_id"] = ids.eos
+    special = _token_ids(tokenizer, _trained_on(adapter, home), _read_generation(base_dir))
     config = read_config(base_dir) | special
     if untied:
         config["tie_word_embeddings"] = False
@@ -69,14 +54,11 @@ def write_settings(base_dir: Path, adapter: Adapter, home: Home, target: Path, *
         shutil.copyfile(path, target / path.name)
 
 
-def token_ids(tokenizer: Path, learnt: dict[str, Any], generation: dict[str, Any]) -> TokenIds:
-    """The ids by the tokenizer's own files, with the stop tokens that the data taught.
+def _token_ids(tokenizer: Path, learnt: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
+    """The ids that begin, pad and end a reply, by the tokenizer's files, with the stop tokens that the data taught.
 
     `learnt` is the dataset's metrics, or empty when the dataset is gone: then the tokenizer's eos and the base's own
     stop tokens are all there is.
-
-    Raises:
-        MergeError: there is no eos, or the dataset taught another one than the tokenizer names.
     """
     settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
     vocabulary = _vocabulary(tokenizer / "tokenizer.json")
@@ -89,7 +71,8 @@ def token_ids(tokenizer: Path, learnt: dict[str, Any], generation: dict[str, Any
     if stop is None:
         stop = generation.get("eos_token_id") or []
         stop = stop if isinstance(stop, list) else [stop]
-    return TokenIds(bos, eos, pad, tuple(dict.fromkeys([eos, *stop])))
+    ends = list(dict.fromkeys([eos, *stop]))
+    return {"bos_token_id": bos, "eos_token_id": ends if len(ends) > 1 else eos, "pad_token_id": pad}
 
 
 def _trained_on(adapter: Adapter, home: Home) -> dict[str, Any]:

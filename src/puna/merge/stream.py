@@ -48,7 +48,7 @@ def merge(
     base: Literal["original", "dequantised"],
     base_ref: str,
     recipe: Recipe,
-    progress: Progress | None = None,
+    progress: Progress = Silent(),
 ) -> Model:
     """One model folder in `home.models` out of an adapter and its base; the same inputs give the same digest.
 
@@ -56,22 +56,12 @@ def merge(
         MergeError: the adapter does not fit the base, or the sum is not finite; keys are named, no folder is left.
         MachineError: the disk is full; no folder is left.
     """
-    watch = progress or Silent()
-    watch.stage(f"merge with the {base} base")
-    config = read_config(base_dir)
-    layout = shards(base_dir)
+    progress.stage(f"merge with the {base} base")
     delta = load_delta(adapter.path)
-    slots = {slot.name: slot for shard in layout for slot in shard.slots}
-    check_complete(delta, slots.values())
-    unties = _check_rows(delta, slots, tied=bool(config.get("tie_word_embeddings")))
-    if unties:
-        watch.note("embedding and head shared their weights; the trained chat rows differ, so the model has both")
     dequantise = base == "dequantised" and recipe.quantization.load_in_4bit
     work = _Work(delta, dequantise, recipe.quantization.bnb_4bit_use_double_quant, _device())
-    with drafting("model", home.models) as draft, _full_precision():
-        _check_space(home.models, sum(shard.size_bytes for shard in layout), unties, slots)
-        touched = _write_weights(work, layout, draft.path, unties, watch)
-        write_settings(base_dir, adapter, home, draft.path, untied=unties)
+    with drafting("model", home.models) as draft:
+        touched = _write_model(work, delta, adapter, base_dir, home, draft.path, progress)
         if touched != len(delta.pairs):
             raise MergeError(f"{touched} of {len(delta.pairs)} LoRA pairs were merged")
         draft.made_from |= {**adapter.manifest.made_from, "base": base_ref, "adapter": adapter.digest}
@@ -82,14 +72,14 @@ def merge(
             "recipe": recipe.as_dict(),
         }
     assert draft.final is not None
-    watch.note(f"{touched} matrices merged into {draft.final}")
+    progress.note(f"{touched} matrices merged into {draft.final}")
     return Model.open(draft.final)
 
 
 def serving_base(
-    adapter: Adapter, base_dir: Path, home: Home, *, base_ref: str, recipe: Recipe, progress: Progress | None = None
+    adapter: Adapter, base_dir: Path, home: Home, *, base_ref: str, recipe: Recipe, progress: Progress = Silent()
 ) -> Model:
-    """The model that an engine loads to serve the adapter unmerged: its base, with its chat rows, tokenizer and stop tokens.
+    """The base that an engine loads to serve the adapter unmerged, with its chat rows, tokenizer and stop tokens.
 
     Adapters that agree in these make the same model, by digest, and can share one engine. Unless the recipe merges
     with the original base, the matrices go through NF4 and back: adapter and base together then are the trained model.
@@ -98,19 +88,13 @@ def serving_base(
         MergeError: the adapter does not fit the base.
         MachineError: the disk is full; no folder is left.
     """
-    watch = progress or Silent()
-    watch.stage("make the base that the adapter is served on")
-    config, layout, delta = read_config(base_dir), shards(base_dir), load_delta(adapter.path)
-    slots = {slot.name: slot for shard in layout for slot in shard.slots}
-    check_complete(delta, slots.values())
-    unties = _check_rows(delta, slots, tied=bool(config.get("tie_word_embeddings")))
+    progress.stage("make the base that the adapter is served on")
+    delta = load_delta(adapter.path)
     dequantise = recipe.quantization.load_in_4bit and recipe.merge.base != "original"
     bare = dataclasses.replace(delta, pairs={})
     work = _Work(bare, dequantise, recipe.quantization.bnb_4bit_use_double_quant, _device())
-    with drafting("model", home.models) as draft, _full_precision():
-        _check_space(home.models, sum(shard.size_bytes for shard in layout), unties, slots)
-        _write_weights(work, layout, draft.path, unties, watch)
-        write_settings(base_dir, adapter, home, draft.path, untied=unties)
+    with drafting("model", home.models) as draft:
+        _write_model(work, delta, adapter, base_dir, home, draft.path, progress)
         draft.made_from |= {"base": base_ref}
         draft.config |= {"base": "dequantised" if dequantise else "original", "serves": "adapters"}
     assert draft.final is not None
@@ -126,6 +110,23 @@ class _Work:
 
     def touches(self, slot: Slot) -> bool:
         return slot.name in self.delta.pairs or (self.dequantise and QUANTISED.fullmatch(slot.name) is not None)
+
+
+def _write_model(
+    work: _Work, delta: WeightDelta, adapter: Adapter, base_dir: Path, home: Home, target: Path, progress: Progress
+) -> int:
+    """Check `delta`, the whole adapter, against the base, and write all files; returns how many pairs were added."""
+    config, layout = read_config(base_dir), shards(base_dir)
+    slots = {slot.name: slot for shard in layout for slot in shard.slots}
+    check_complete(delta, slots.values())
+    unties = _check_rows(delta, slots, tied=bool(config.get("tie_word_embeddings")))
+    if unties:
+        progress.note("embedding and head shared their weights; the trained chat rows differ, so the model has both")
+    _check_space(home.models, sum(shard.size_bytes for shard in layout), unties, slots)
+    with _full_precision():
+        touched = _write_weights(work, layout, target, unties, progress)
+    write_settings(base_dir, adapter, home, target, untied=unties)
+    return touched
 
 
 def _device() -> torch.device:
@@ -166,9 +167,8 @@ def _check_rows(delta: WeightDelta, slots: dict[str, Slot], tied: bool) -> bool:
             raise MergeError(f"the adapter trained rows of {name}, which the base lacks")
         vocab, width = slots[name].shape
         if values.shape != (len(rows.token_ids), width) or not all(0 <= i < vocab for i in rows.token_ids):
-            raise MergeError(
-                f"{name} is {(vocab, width)}; rows {tuple(values.shape)} for tokens {rows.token_ids} do not fit"
-            )
+            found = f"rows {tuple(values.shape)} for tokens {rows.token_ids}"
+            raise MergeError(f"{name} is {(vocab, width)}; {found} do not fit")
     if not tied and rows.head is None:
         raise MergeError("the adapter's chat rows lack `head`, and the base has a head of its own")
     unties = tied and rows.head is not None and not torch.equal(rows.embed, rows.head)
@@ -182,7 +182,7 @@ def _check_rows(delta: WeightDelta, slots: dict[str, Slot], tied: bool) -> bool:
 # ---------------------------------------------------------------- weights
 
 
-def _write_weights(work: _Work, layout: list[Shard], target: Path, unties: bool, watch: Progress) -> int:
+def _write_weights(work: _Work, layout: list[Shard], target: Path, unties: bool, progress: Progress) -> int:
     """Write every file; returns how many LoRA pairs were added."""
     names = _file_names(layout, unties)
     total = sum(len(shard.slots) for shard in layout)
@@ -193,7 +193,7 @@ def _write_weights(work: _Work, layout: list[Shard], target: Path, unties: bool,
             for slot in shard.slots:
                 merged += _write_slot(work, slot, source, out)
                 done += 1
-                watch.advance(done, total)
+                progress.advance(done, total)
     if unties:
         _write_head(work, layout, target / names[HEAD])
     if names.get(HEAD) or layout[0].path.name != SINGLE:
@@ -262,7 +262,7 @@ def _write_head(work: _Work, layout: list[Shard], path: Path) -> None:
     shard, embed = next((sh, sl) for sh in layout for sl in sh.slots if sl.name == EMBED)
     rows = work.delta.rows
     assert rows is not None and rows.head is not None
-    new = header({HEAD: (embed.dtype, embed.shape)})
+    new = header(HEAD, embed.dtype, embed.shape)
     with shard.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as out:
         _write_all(out, new.header)
         _copy(source, out, embed.start, embed.end - embed.start)

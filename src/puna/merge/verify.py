@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from torch.nn import functional as F
 
 from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
 from puna.errors import MergeError
 from puna.merge.layout import shards
-from puna.merge.settings import GENERATION_CONFIG
+from puna.merge.settings import CONFIG, GENERATION_CONFIG
 from puna.progress import Progress
 
 Row = tuple[np.ndarray, np.ndarray]
@@ -28,6 +29,8 @@ LOSS_TOKENS = 65_536
 # Whole logits are wide: 128 k of them a token in fp32 is half a MB, so few positions are kept.
 LOGIT_ROWS, LOGIT_TOKENS = 8, 256
 REPLY_TOKENS = 64
+# Positions through the head at a time: 1 GB of fp32 logits at 128 k words; a row seldom has more that are learnt.
+LOSS_POSITIONS = 2048
 
 
 class TrainedLike(Protocol):
@@ -83,13 +86,9 @@ def read_probes(dataset: Dataset) -> Probes:
         raise MergeError(f"the dataset {dataset.path} has no row to compare on")
     samples = json.loads((dataset.path / "samples.json").read_text())
     prompts = [Prompt(sample["messages"], [int(i) for i in sample["prompt_ids"]]) for sample in samples]
-    return Probes(rows, prompts, stop_ids(dataset.manifest.metrics), held_out)
-
-
-def stop_ids(metrics: Mapping[str, Any]) -> tuple[int, ...]:
-    """Every id that ends a reply, by the dataset's manifest."""
-    stop = [metrics["eos_token_id"], *metrics.get("stop_token_ids", [])]
-    return tuple(dict.fromkeys(int(i) for i in stop))
+    metrics = dataset.manifest.metrics
+    stop = dict.fromkeys(int(i) for i in (metrics["eos_token_id"], *metrics.get("stop_token_ids", [])))
+    return Probes(rows, prompts, tuple(stop), held_out)
 
 
 def _rows(dataset: Dataset, split: str) -> list[Row]:
@@ -111,10 +110,6 @@ def _rows(dataset: Dataset, split: str) -> list[Row]:
     return rows
 
 
-# Positions through the head at a time: 1 GB of fp32 logits at 128 k words; a row seldom has more that are learnt.
-LOSS_POSITIONS = 2048
-
-
 class Served:
     """A model folder behind `AutoModelForCausalLM` and `AutoTokenizer`, no code or network of its own."""
 
@@ -130,11 +125,8 @@ class Served:
         logging.disable_progress_bar()  # the stage's own progress is what the user watches
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
         self.model: Any = model.to(self.device).eval()
-        generation = json.loads((path / GENERATION_CONFIG).read_text())
-        eos = generation.get("eos_token_id")
-        self.stop_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
-        eos = json.loads((path / "config.json").read_text()).get("eos_token_id")
-        self.config_stop_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+        self.stop_token_ids = _eos_ids(path / GENERATION_CONFIG)
+        self.config_stop_token_ids = _eos_ids(path / CONFIG)
 
     @torch.no_grad()
     def logits(self, input_ids: Sequence[int]) -> torch.Tensor:
@@ -153,9 +145,7 @@ class Served:
             at = (labels_T[1:] != -100).nonzero().flatten()
             for part in torch.split(at, LOSS_POSITIONS):
                 logits_NV = self.model(input_ids=ids_BT, use_cache=False, logits_to_keep=part).logits[0]
-                total += float(
-                    torch.nn.functional.cross_entropy(logits_NV.float(), labels_T[part + 1], reduction="sum")
-                )
+                total += float(F.cross_entropy(logits_NV.float(), labels_T[part + 1], reduction="sum"))
             count += len(at)
         return total / max(count, 1)
 
@@ -184,6 +174,11 @@ class Served:
         # An app that hands the rendered text to an engine (the tutorial's does) gets the tokenizer's own special
         # tokens on top: a template that writes BOS then has two.
         return {"apply_chat_template": list(template), "render, then encode": list(self.tokenizer(rendered).input_ids)}
+
+
+def _eos_ids(path: Path) -> tuple[int, ...]:
+    eos = json.loads(path.read_text()).get("eos_token_id")
+    return tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 
 
 def _placement(size_bytes: int) -> tuple[torch.device, torch.dtype | str]:
@@ -294,16 +289,11 @@ def judge(found: Verification) -> list[str]:
     """Reasons why these figures do not pass; empty when they do. NaN never passes."""
     rise = found.merged_loss - found.trained_loss
     if not found.exact:
-        text = (
-            f"held-out loss rose from {found.trained_loss:.4f} to {found.merged_loss:.4f}, allowed is {MAX_LOSS_RISE}"
-        )
-        return [] if rise <= MAX_LOSS_RISE else [text]
+        text = f"held-out loss rose from {found.trained_loss:.4f} to {found.merged_loss:.4f}"
+        return [] if rise <= MAX_LOSS_RISE else [f"{text}, allowed is {MAX_LOSS_RISE}"]
+    losses = f"held-out loss is {found.merged_loss:.4f}, the trained model's {found.trained_loss:.4f}"
     checks = (
-        (
-            abs(rise),
-            MAX_LOSS_GAP,
-            f"held-out loss is {found.merged_loss:.4f}, the trained model's {found.trained_loss:.4f}",
-        ),
+        (abs(rise), MAX_LOSS_GAP, losses),
         (found.mean_kl, MAX_KL, f"the next-token distributions differ by {found.mean_kl:.4f} nats of KL"),
         (found.logits_share, MAX_LOGITS_SHARE, f"the logits differ by {found.logits_share:.1%} of their spread"),
     )

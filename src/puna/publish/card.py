@@ -30,7 +30,10 @@ def model_card(version: RegisteredVersion, repo_id: str) -> str:
     """
     manifest = Model.open(version.path).manifest
     recipe: Mapping[str, Any] = manifest.config.get("recipe") or {}
-    base, data = hub_id(str(version.lineage.get("base", ""))), hub_id(str(_data(recipe).get("dataset", "")))
+    base, data = (
+        hub_id(str(version.lineage.get("base", ""))),
+        hub_id(str((recipe.get("data") or {}).get("dataset", ""))),
+    )
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -73,10 +76,6 @@ def _public(ref: str) -> str:
     return "local folder" if ref.startswith(("/", "./", "../", "~")) else ref
 
 
-def _data(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    return recipe.get("data") or {}
-
-
 def _usage(repo_id: str) -> str:
     return (
         "```python\n"
@@ -88,14 +87,14 @@ def _usage(repo_id: str) -> str:
 
 
 def _recipe(recipe: Mapping[str, Any], data: str | None) -> str:
-    lora, training, bits = (recipe.get(key) or {} for key in ("lora", "training", "quantization"))
+    lora, training, bits, rows = (recipe.get(key) or {} for key in ("lora", "training", "quantization", "data"))
     batch = (training.get("per_device_train_batch_size") or 1) * (training.get("gradient_accumulation_steps") or 1)
     return _table(
         {
             "data": data or "local or bundled data",
-            "rows": _data(recipe).get("take"),
-            "chat template": _public(str(_data(recipe).get("template"))),
-            "loss on": _data(recipe).get("loss_on"),
+            "rows": rows.get("take"),
+            "chat template": _public(str(rows.get("template"))),
+            "loss on": rows.get("loss_on"),
             "LoRA": f"rank {lora.get('lora_r')}, alpha {lora.get('lora_alpha')}, dropout {lora.get('lora_dropout')}",
             "base held in": "4 bits (NF4)" if bits.get("load_in_4bit") else "full precision",
             "learning rate": training.get("learning_rate"),

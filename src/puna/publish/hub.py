@@ -77,16 +77,14 @@ def explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) -
         return kind(f"{what}: {endpoint} {reason}", hint)
     if isinstance(error, errors.HFValidationError):
         return kind(f"{what}: {_first(error)}", "write owner/name")
-    if _offline(error):
+    if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error)):
         lacking = " and the cache lacks it" if kind is NotFoundError else ""
         return kind(f"{what}: HF_HUB_OFFLINE is set{lacking}", "unset HF_HUB_OFFLINE and try again")
     if status is None and _unreachable(error):
-        return kind(
-            f"{what}: {endpoint} cannot be reached", "check the network, the proxy and HF_ENDPOINT, then try again"
-        )
-    return kind(
-        f"{what}: {_first(error)}", "try again; if it stays so, look at the hub's status page", detail=str(error)
-    )
+        hint = "check the network, the proxy and HF_ENDPOINT, then try again"
+        return kind(f"{what}: {endpoint} cannot be reached", hint)
+    hint = "try again; if it stays so, look at the hub's status page"
+    return kind(f"{what}: {_first(error)}", hint, detail=str(error))
 
 
 def _page(endpoint: str, response: object) -> str:
@@ -120,12 +118,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def _offline(error: Exception) -> bool:
-    from huggingface_hub import errors
-
-    return any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error))
-
-
 def _unreachable(error: Exception) -> bool:
     # The client's HTTP library has changed its name twice; its transport errors have kept theirs.
     names = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
@@ -142,14 +134,7 @@ WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"
 UNWANTED = ("original/*", "onnx/*", "consolidated*", "*.bin", "*.pth", "*.pt", "*.gguf", "*.py")
 
 
-def push(
-    version: RegisteredVersion,
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool = False,
-    progress: Progress | None = None,
-) -> str:
+def push(version: RegisteredVersion, repo_id: str, *, private: bool = False, progress: Progress = Silent()) -> str:
     """Upload one version with a model card, in one commit; returns the model's address on the hub.
 
     The repository is made when missing; weights of an earlier version that this one lacks are deleted from it.
@@ -160,15 +145,14 @@ def push(
     """
     from huggingface_hub import HfApi  # a second to import
 
-    watch = progress or Silent()
     if version.kind != Model.kind:
         raise PublishError(
             f"{version.ref} is an adapter, and only whole models are pushed",
             f"puna merge RUN, puna publish RUN owner/name --hub {repo_id}",
         )
-    watch.stage(f"push {version.ref} to {repo_id}")
+    progress.stage(f"push {version.ref} to {repo_id}")
     card = model_card(version, repo_id)
-    api = HfApi(token=token)
+    api = HfApi()
     try:
         address = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type="model")
         with tempfile.TemporaryDirectory() as staging:
@@ -181,11 +165,11 @@ def push(
             )
     except Exception as error:  # the CLI's user sees it as a PublishError; hf_xet raises no class of its own to name
         raise explain(error, f"{version.ref} was not pushed to {repo_id}", api.endpoint, PublishError) from error
-    watch.note(f"pushed to {address}")
+    progress.note(f"pushed to {address}")
     return str(address)
 
 
-def pull(repo_id: str, revision: str | None, home: Home, progress: Progress | None = None) -> Path:
+def pull(repo_id: str, revision: str | None, home: Home, progress: Progress = Silent()) -> Path:
     """A hub model's weights, config and tokenizer as a local folder, in the cache that all Hugging Face tools share.
 
     What the cache holds already is not fetched again, and needs no network when it is whole. `home` is not written to.
@@ -197,21 +181,19 @@ def pull(repo_id: str, revision: str | None, home: Home, progress: Progress | No
     from huggingface_hub import snapshot_download  # a second to import
     from huggingface_hub.constants import ENDPOINT
 
-    watch = progress or Silent()
-    watch.stage(f"fetch {repo_id}")
+    progress.stage(f"fetch {repo_id}")
     try:
         path = snapshot_download(
             repo_id,
             revision=revision,
             allow_patterns=list(WANTED),
             ignore_patterns=list(UNWANTED),
-            tqdm_class=_watching(watch),
+            tqdm_class=_watching(progress),
         )
     except Exception as error:  # the CLI's user sees it as a NotFoundError; hf_xet raises no class of its own to name
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise MachineError(
-                "no space left for the base", "free some space, or set HF_HOME to a larger disk"
-            ) from error
+            hint = "free some space, or set HF_HOME to a larger disk"
+            raise MachineError("no space left for the base", hint) from error
         named = repo_id + (f" at {revision}" if revision else "")
         raise explain(error, f"the base {named} was not fetched", ENDPOINT, NotFoundError) from error
     return Path(path)
@@ -225,7 +207,7 @@ def _stage(model: Path, staging: Path, card: str) -> None:
     (staging / "README.md").write_text(card, encoding="utf-8")
 
 
-def _watching(watch: Progress) -> type:
+def _watching(progress: Progress) -> type:
     """huggingface_hub draws its own bars through this class; ours tell the watcher instead and draw nothing."""
     from huggingface_hub.utils import tqdm
 
@@ -244,7 +226,7 @@ def _watching(watch: Progress) -> type:
                 moved: bool | None = super().update(n)
                 # One bar counts files; of those that count bytes, this one ends when all are on the disk.
                 if getattr(self, "unit", "") == "B" and "econstruct" in (self.desc or ""):
-                    watch.advance(int(self.n), int(self.total or self.n))
+                    progress.advance(int(self.n), int(self.total or self.n))
                 return moved
 
     return Watching

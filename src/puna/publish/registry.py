@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,8 @@ from puna.home import Home
 from puna.process.locks import locked
 
 LATEST = "latest"
+SERVING_BASE = "serving_base"
+CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,6 @@ def parse(text: str) -> Ref:
     if colon and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
         raise UsageError(f"`{version}` is not a version", f"write {name}:1, or {name}@latest")
     return Ref(names.check("model", name), version=int(version) if colon else None)
-
-
-SERVING_BASE = "serving_base"
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,8 @@ class Registry:
 
     def list(self) -> list[RegisteredVersion]:
         """Every version of every name, by name and version."""
-        entries = [entry for name in self._names() if (entry := self._read(name))]
+        names = sorted(f"{path.parent.name}/{path.stem}" for path in self._home.registry.glob("*/[!.]*.json"))
+        entries = [entry for name in names if (entry := self._read(name))]
         return [self._version(entry, version) for entry in entries for version in entry["versions"]]
 
     def alias(self, ref: str, alias: str) -> RegisteredVersion:
@@ -225,9 +225,6 @@ class Registry:
         owner, short = name.split("/")
         return self._home.registry / owner / f"{short}.json"
 
-    def _names(self) -> Sequence[str]:
-        return sorted(f"{path.parent.name}/{path.stem}" for path in self._home.registry.glob("*/[!.]*.json"))
-
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self._file(name).read_text()))
@@ -290,9 +287,8 @@ def _check_verified(name: str, verdict: Mapping[str, Any] | None) -> None:
 def _find(entry: dict[str, Any], wanted: Ref) -> dict[str, Any]:
     versions = {version["version"]: version for version in entry["versions"]}
     if wanted.alias is not None and wanted.alias not in entry["aliases"]:
-        hint = (
-            nearest(wanted.alias, entry["aliases"]) or f"its aliases: {', '.join(sorted(entry['aliases'])) or 'none'}"
-        )
+        known = ", ".join(sorted(entry["aliases"])) or "none"
+        hint = nearest(wanted.alias, entry["aliases"]) or f"its aliases: {known}"
         raise NotFoundError(f"{wanted.name} has no alias `{wanted.alias}`", hint)
     # A name whose `latest` was deleted still means something: its newest version.
     newest = entry["aliases"].get(LATEST, max(versions))
@@ -300,9 +296,6 @@ def _find(entry: dict[str, Any], wanted: Ref) -> dict[str, Any]:
     if number not in versions:
         raise NotFoundError(f"{wanted.name} has no version {number}", f"its versions: {', '.join(map(str, versions))}")
     return dict(versions[number])
-
-
-CONFIG = "adapter_config.json"
 
 
 def seal(adapter: Adapter, serving_base: Model, home: Home) -> Adapter:

@@ -28,7 +28,7 @@ class Base:
     """Its exact name: `demo`, a path, `owner/name:version`, or `hub:owner/name@commit`; may be resolved again."""
 
 
-def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress | None = None) -> Base:
+def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress = Silent()) -> Base:
     """Find a base, fetching it from the hub if need be. Weights must be safetensors: nothing is ever unpickled.
 
     Names are tried in this order: `demo`, a local folder, a published model, the hub. `hub:owner/name` goes straight
@@ -37,7 +37,6 @@ def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress 
     Raises:
         NotFoundError: it is nowhere, or what is there is no model that can be used; with what to do about it.
     """
-    watch = progress or Silent()
     if ref == DEMO:
         return Base(_checked(demo.base_dir(), "the demo's base"), DEMO)
     if ref.startswith(("/", "./", "../", "~")) or (ref and Path(ref).is_dir()):
@@ -47,9 +46,9 @@ def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress 
         return Base(_checked(path, f"the base {ref}"), str(path))
     published = None if ref.startswith(HUB) else _published(ref, home)
     if published is not None:
-        watch.note(f"base: {published.ref}, published here")
+        progress.note(f"base: {published.ref}, published here")
         return published
-    return _from_hub(ref, revision, home, watch)
+    return _from_hub(ref, revision, home, progress)
 
 
 def _published(ref: str, home: Home) -> Base | None:
@@ -69,7 +68,7 @@ def _published(ref: str, home: Home) -> Base | None:
     return Base(_checked(version.path, f"the base {version.ref}"), version.ref)
 
 
-def _from_hub(ref: str, revision: str | None, home: Home, watch: Progress) -> Base:
+def _from_hub(ref: str, revision: str | None, home: Home, progress: Progress) -> Base:
     repo_id, _, pinned = ref.removeprefix(HUB).partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):
         raise NotFoundError(
@@ -77,7 +76,7 @@ def _from_hub(ref: str, revision: str | None, home: Home, watch: Progress) -> Ba
             "write a path, owner/name, or demo",
         )
     try:
-        path = pull(repo_id, revision or pinned or None, home, watch)
+        path = pull(repo_id, revision or pinned or None, home, progress)
     except NotFoundError as error:
         # A gated model, or a hub out of reach, is no misspelling.
         published = {version.name for version in Registry(home).list()} if "no such model" in error.message else set()

@@ -54,7 +54,7 @@ class TrainingJob:
     progress: Progress
     trackers: Sequence[Tracker] = ()
     ranks: Ranks = Ranks()
-    status_at: float = field(default=0.0)
+    status_at: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from puna.train.rows import Row, count_labelled
 
 TOKENS_PER_PASS = 4096
 """Tokens of one pass without gradients: enough to fill a GPU, little enough for any memory that holds the model."""
+PROMPTS = 4
+NEW_TOKENS = 64
 
 
 class TrainedModel:
@@ -89,22 +91,14 @@ def _choices(base_dir: Path, recipe: Recipe, device: str | None) -> Choices:
     return Choices(machine.device, dtype, quantization.load_in_4bit, quantization.bnb_4bit_use_double_quant, resident)
 
 
-PROMPTS = 4
-NEW_TOKENS = 64
+def ask(model: TrainedModel, dataset: Dataset) -> list[str]:
+    """The model's greedy replies to the dataset's first few held-out prompts, as text without special tokens."""
+    from tokenizers import Tokenizer
 
-
-class Replies(Protocol):
-    """Something to ask: see trained.TrainedModel."""
-
-    def reply(self, prompt_ids: Sequence[int], max_new_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
-        """The likeliest token, again and again."""
-
-
-def ask(model: Replies, dataset: Dataset) -> list[str]:
-    """The model's greedy replies to the dataset's first few held-out prompts, as text."""
+    tokenizer = Tokenizer.from_file(str(dataset.path / "tokenizer" / "tokenizer.json"))
     stop = dataset.manifest.metrics.get("stop_token_ids", [])
-    replies = [model.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset)]
-    return decode(dataset.path / "tokenizer", replies)
+    replies = (model.reply(s["prompt_ids"], NEW_TOKENS, stop) for s in _samples(dataset))
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in replies]
 
 
 def write_samples(run_dir: Path, dataset: Dataset, key: str, replies: Sequence[str]) -> None:
@@ -117,14 +111,6 @@ def write_samples(run_dir: Path, dataset: Dataset, key: str, replies: Sequence[s
         fresh = {"prompt": prompt, "before": "", "after": "", "reference": sample.get("reference", "")}
         lines.append(fresh | kept | {key: reply})
     write_json(path, lines)
-
-
-def decode(tokenizer_dir: Path, replies: Sequence[Sequence[int]]) -> list[str]:
-    """Token ids as text, special tokens left out."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    return [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in replies]
 
 
 def _samples(dataset: Dataset) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ def test_flops_of_llama3_agree_with_the_published_ones() -> None:
 
 def test_a_large_gpu_recomputes_nothing_and_a_small_one_does_what_it_must() -> None:
     large, small = choose(SETUP, gpu(140)), choose(SETUP, gpu(16))
-    assert (large.tokens_per_batch, large.recompute_layers, large.resident) == (24_576, 0, True)
-    assert small.recompute_layers > 0 and not small.resident and small.tokens_per_batch >= 2024
+    assert (large.choice.tokens_per_batch, large.choice.recompute_layers, large.choice.resident) == (24_576, 0, True)
+    assert small.choice.recompute_layers > 0 and not small.choice.resident and small.choice.tokens_per_batch >= 2024
     assert small.step_s > large.step_s
     for budget, gib in ((large, 140), (small, 16)):
         assert budget.memory.total <= 0.95 * gib * GIB
@@ -61,9 +61,9 @@ def test_what_does_not_fit_is_refused_by_how_much() -> None:
 
 def test_the_recipes_own_choices_are_kept() -> None:
     budget = choose(SETUP, gpu(140), BudgetLimits(4096, 8))
-    assert (budget.tokens_per_batch, budget.recompute_layers) == (4096, 8)
+    assert (budget.choice.tokens_per_batch, budget.choice.recompute_layers) == (4096, 8)
     least = choose(SETUP, gpu(140), BudgetLimits(100))
-    assert least.tokens_per_batch == 2024 and "not 100" in least.reasons[0]
+    assert least.choice.tokens_per_batch == 2024 and "not 100" in least.reasons[0]
     thrifty = choose(SETUP, gpu(140), BudgetLimits(memory_bytes=16 * GIB))
     assert thrifty.memory.total <= 0.95 * 16 * GIB and "that the recipe allows" in thrifty.reasons[0]
 
@@ -74,7 +74,7 @@ def test_a_cpu_takes_a_step_in_one_pass() -> None:
     setup = dataclasses.replace(
         SETUP, shape=shape, gpu=False, longest=90, tokens_per_step=500, mean_tokens_per_step=400.0
     )
-    assert choose(setup, cpu).tokens_per_batch == 512
+    assert choose(setup, cpu).choice.tokens_per_batch == 512
 
 
 def test_fp8_is_planned_faster_and_says_so() -> None:

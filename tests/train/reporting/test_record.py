@@ -67,7 +67,7 @@ def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_interrupted_run_that_says_so(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    assert (run.state, run.step, run.metrics(), run.plan, run.adapter) == ("interrupted", 0, [], {}, None)
+    assert (run.state, run.status.step, run.metrics(), run.plan, run.adapter) == ("interrupted", 0, [], {}, None)
     with pytest.raises(NotFoundError, match="recipe.json"):
         _ = run.recipe
 

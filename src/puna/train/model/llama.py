@@ -13,9 +13,11 @@ from torch.autograd.function import once_differentiable
 from puna.train.batches import Batch, Documents
 from puna.train.model.block import Cache, Kept, Layer, Pass
 from puna.train.model.kernels import head_logits, head_loss, kernels
-from puna.train.model.lora import Dropout, LoraLinear
+from puna.train.model.lora import Dropout, LoraLinear, Product
 from puna.train.model.shape import ModelShape, Rope
-from puna.train.planning.cost import LOGITS_TOKENS
+
+LOGITS_TOKENS = 2048
+"""Tokens whose logits exist at a time: 0.5 GiB of Llama-3's 128 256 words in 16 bits; fewer make its products slow."""
 
 
 class ChatRows(nn.Module):
@@ -78,11 +80,16 @@ class Llama(nn.Module):
         """The layers, typed."""
         return list(self.layers)  # type: ignore[arg-type]
 
+    @property
+    def products(self) -> list[Product]:
+        """The products of all layers, in the order of a forward pass."""
+        return [product for layer in self.blocks for product in layer.products.values()]
+
     def hidden(self, ids_T: torch.Tensor, documents: Documents, dropout: Dropout | None = None) -> torch.Tensor:
         """[T] -> [T, D] after the last norm."""
         shared = Pass(documents, *self._angles(documents.positions_T), dropout)
         self._refresh(shared.kept)
-        masters = [p for layer in self.blocks for product in layer.products.values() for p in product.masters]
+        masters = [p for product in self.products for p in product.masters]
         x_TD = self._embed(ids_T)
         if dropout is not None:
             x_TD = dropout.noisy(x_TD, documents.starts.diff())
@@ -91,15 +98,13 @@ class Llama(nn.Module):
 
     def use_fp8(self) -> None:
         """From now on multiply by the frozen matrices of all layers in 8 bits; call it before the first pass."""
-        for layer in self.blocks:
-            for product in layer.products.values():
-                product.is_fp8 = True
+        for product in self.products:
+            product.is_fp8 = True
 
     def _refresh(self, kept: float) -> None:
         # Before every pass: a few milliseconds of small copies, and no way for a copy to be older than its master.
-        for layer in self.blocks:
-            for product in layer.products.values():
-                product.refresh(kept)
+        for product in self.products:
+            product.refresh(kept)
 
     def loss(self, batch: Batch, dropout: Dropout | None = None) -> torch.Tensor:
         """Sum of cross-entropies over the batch's learnt places, float32."""

@@ -37,37 +37,31 @@ class Choices:
     resident: bool = True
 
 
-def load_llama(base_dir: Path, choices: Choices, progress: Progress | None = None) -> Llama:
+def load_llama(base_dir: Path, choices: Choices, progress: Progress = Silent()) -> Llama:
     """The base without anything to train.
 
     Raises:
         TrainError: the folder does not hold a whole Llama-architecture model.
     """
-    progress = progress or Silent()
     shape, weights = read_shape(base_dir), Weights(base_dir)
     layers = []
     for index in range(shape.layers):
         layers.append(_layer(index, shape, weights, choices))
         progress.advance(index + 1, shape.layers)
 
-    def dense(name: str) -> torch.Tensor:
-        tensor: torch.Tensor = weights.tensor(name)
-        return tensor.to(choices.device, choices.dtype)
-
-    embed = dense("model.embed_tokens.weight")
+    embed = _dense("model.embed_tokens.weight", weights, choices)
     if embed.shape != (shape.vocab, shape.hidden):
         raise TrainError(f"the embedding is {tuple(embed.shape)}, config.json says {(shape.vocab, shape.hidden)}")
-    head = embed if shape.tied else dense("lm_head.weight")
-    return Llama(shape, layers, embed, dense("model.norm.weight"), head)
+    head = embed if shape.tied else _dense("lm_head.weight", weights, choices)
+    return Llama(shape, layers, embed, _dense("model.norm.weight", weights, choices), head)
+
+
+def _dense(name: str, weights: Weights, choices: Choices) -> torch.Tensor:
+    tensor: torch.Tensor = weights.tensor(name)
+    return tensor.to(choices.device, choices.dtype)
 
 
 def _layer(index: int, shape: ModelShape, weights: Weights, choices: Choices) -> Layer:
-    def dense(name: str) -> torch.Tensor | None:
-        if name not in weights:
-            return None
-        tensor: torch.Tensor = weights.tensor(name)
-        return tensor.to(choices.device, choices.dtype)
-
     linears = {}
     for projection, size in shape.projections().items():
         place = weight_name(index, projection)
@@ -75,15 +69,17 @@ def _layer(index: int, shape: ModelShape, weights: Weights, choices: Choices) ->
         if tuple(tensor.shape) != size:
             raise TrainError(f"{place}.weight is {tuple(tensor.shape)}, config.json says {size}")
         frozen = freeze(tensor, choices.dtype, nf4=choices.nf4, double=choices.double, resident=choices.resident)
-        linears[projection] = LoraLinear(frozen, dense(f"{place}.bias"), place)
+        bias = _dense(f"{place}.bias", weights, choices) if f"{place}.bias" in weights else None
+        linears[projection] = LoraLinear(frozen, bias, place)
     names = {
         "input": "input_layernorm",
         "post": "post_attention_layernorm",
         "q": "self_attn.q_norm",
         "k": "self_attn.k_norm",
     }
-    norms = {key: dense(f"model.layers.{index}.{name}.weight") for key, name in names.items()}
-    return Layer(index, shape, linears, {key: norm for key, norm in norms.items() if norm is not None})
+    places = {key: f"model.layers.{index}.{name}.weight" for key, name in names.items()}
+    norms = {key: _dense(place, weights, choices) for key, place in places.items() if place in weights}
+    return Layer(index, shape, linears, norms)
 
 
 def add_fresh_lora(model: Llama, recipe: Recipe) -> None:

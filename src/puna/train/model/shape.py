@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from puna.errors import TrainError
 
@@ -116,30 +116,22 @@ def _rope(config: dict[str, Any]) -> Rope:
         raise TrainError(f"the base's rope scaling is {kind!r}", "Puna knows default, linear and llama3")
     if float(values.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
         raise TrainError("the base rotates only a part of each head", "Puna trains full-rotary models only")
+    length = config.get("max_position_embeddings", 8192)
     return Rope(
         theta=float(values.get("rope_theta") or config.get("rope_theta") or 10_000.0),
         kind=kind,
         factor=float(values.get("factor", 1.0)),
         low_freq_factor=float(values.get("low_freq_factor", 1.0)),
         high_freq_factor=float(values.get("high_freq_factor", 4.0)),
-        original_length=int(
-            values.get("original_max_position_embeddings", config.get("max_position_embeddings", 8192))
-        ),
+        original_length=int(values.get("original_max_position_embeddings", length)),
     )
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """One tensor as its file's header describes it."""
 
     file: Path
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
+    elements: int
 
 
 @dataclass(frozen=True)
@@ -189,8 +181,4 @@ def _headers(file: Path) -> dict[str, Header]:
             entries = json.loads(stream.read(length))
     except (OSError, ValueError, struct.error) as error:
         raise TrainError(f"{file} cannot be read: {error}", "download the base again") from None
-    return {
-        name: Header(file, entry["dtype"], tuple(entry["shape"]))
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
+    return {name: Header(file, prod(entry["shape"])) for name, entry in entries.items() if name != "__metadata__"}

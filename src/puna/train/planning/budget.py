@@ -31,9 +31,7 @@ class BudgetLimits:
 class TokenBudget:
     """The choice, its cost and its reasons."""
 
-    tokens_per_batch: int
-    recompute_layers: int
-    resident: bool
+    choice: PassChoice
     memory: Memory
     flops_per_token: float
     step_s: float
@@ -46,7 +44,7 @@ def choose(setup: Setup, machine: TrainingMachine, limits: BudgetLimits = Budget
     Raises:
         TrainError: nothing fits, and how much memory is missing.
     """
-    room = usable(machine, limits)
+    room = int(min(machine.memory_bytes, limits.memory_bytes or machine.memory_bytes) * SAFETY)
     sizes = {choice: measure(setup, *dataclasses.astuple(choice)) for choice in _choices(setup, machine, limits)}
     fitting = [choice for choice, memory in sizes.items() if memory.total <= room]
     if not fitting:
@@ -56,14 +54,7 @@ def choose(setup: Setup, machine: TrainingMachine, limits: BudgetLimits = Budget
     best = min(fitting, key=lambda choice: (times[choice], choice.recompute_layers, choice.tokens_per_batch))
     flops = flops_per_token(setup, best.recompute_layers)
     reasons = _reasons(setup, machine, best, sizes[best], limits)
-    return TokenBudget(
-        best.tokens_per_batch, best.recompute_layers, best.resident, sizes[best], flops, times[best], reasons
-    )
-
-
-def usable(machine: TrainingMachine, limits: BudgetLimits) -> int:
-    """Bytes that the plan may fill."""
-    return int(min(machine.memory_bytes, limits.memory_bytes or machine.memory_bytes) * SAFETY)
+    return TokenBudget(best, sizes[best], flops, times[best], reasons)
 
 
 def _choices(setup: Setup, machine: TrainingMachine, limits: BudgetLimits) -> Iterator[PassChoice]:
@@ -94,12 +85,9 @@ def _reasons(
     setup: Setup, machine: TrainingMachine, best: PassChoice, memory: Memory, limits: BudgetLimits
 ) -> tuple[str, ...]:
     tokens, layers, asked = best.tokens_per_batch, best.recompute_layers, limits.tokens_per_batch
-    limit = limits.memory_bytes is not None and limits.memory_bytes < machine.memory_bytes
-    of = (
-        f"of the {limits.memory_bytes / GIB:.1f} GiB that the recipe allows"
-        if limit and limits.memory_bytes
-        else (f"of {machine.memory_bytes / GIB:.1f} GiB free")
-    )
+    of = f"of {machine.memory_bytes / GIB:.1f} GiB free"
+    if limits.memory_bytes is not None and limits.memory_bytes < machine.memory_bytes:
+        of = f"of the {limits.memory_bytes / GIB:.1f} GiB that the recipe allows"
     found = [f"{tokens:,} tokens a pass" + (" as the recipe asks" if asked else f": {memory.total / GIB:.1f} {of}")]
     if asked is not None and asked < setup.longest:
         found[0] = f"{tokens:,} tokens a pass, not {asked:,}: the longest row has {setup.longest:,}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from puna.errors import RecipeError
 from puna.train.device import TrainingMachine
+from puna.train.model.llama import LOGITS_TOKENS
+from puna.train.model.lora import GPU_ALIGNMENT
 from puna.train.model.shape import ModelShape
 
 GIB = 2**30
@@ -17,10 +19,6 @@ GPU_OVERHEAD = 0.75 * GIB
 """CUDA's own context, kernels and cuBLAS workspaces: what torch's allocator does not count."""
 CPU_OVERHEAD = 1.0 * GIB
 """Python with torch, tokenizers and bitsandbytes loaded, whatever it trains."""
-GPU_ALIGNMENT = 64
-"""LoRA columns beside a matrix are filled up to a multiple of this, see lora.py."""
-LOGITS_TOKENS = 2048
-"""Tokens whose logits exist at a time: 0.5 GiB of Llama-3's 128 256 words in 16 bits; fewer make its products slow."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from puna.errors import TrainError
 from puna.train.device import TrainingMachine, compute_dtype, look
 from puna.train.model.attention import kernel
 from puna.train.model.shape import ModelShape, Weights, read_shape
-from puna.train.planning.budget import BudgetLimits, TokenBudget, choose
-from puna.train.planning.cost import Memory, PassChoice, Setup, evaluation_s, measure, parse_bytes
+from puna.train.planning.budget import BudgetLimits, choose
+from puna.train.planning.cost import GIB, Memory, PassChoice, Setup, evaluation_s, measure, parse_bytes
 from puna.train.rows import Longs, Rows, pack, share, step_rows
 
 
@@ -136,14 +136,14 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     training = recipe.training
     foreseen = Steps.foresee(train.lengths, recipe.rows_per_step, steps, training.seed, world)
     setup = _setup(recipe, (shape, dtype, machine), dataset, train, foreseen)
-    limits = BudgetLimits(
-        training.tokens_per_batch, training.recompute_layers, parse_bytes(training.memory) if training.memory else None
-    )
+    allowed = parse_bytes(training.memory) if training.memory else None
+    limits = BudgetLimits(training.tokens_per_batch, training.recompute_layers, allowed)
     budget = choose(setup, machine, limits)
     # Now that the budget is known, so is the largest pass: the memory that will really be used.
-    largest = foreseen.largest_pass(budget.tokens_per_batch)
-    memory = measure(setup, largest, budget.recompute_layers, budget.resident)
-    seconds = steps * budget.step_s + _beside_s(recipe, setup, machine, budget, len(test.input_ids), steps)
+    chosen = budget.choice
+    largest = foreseen.largest_pass(chosen.tokens_per_batch)
+    memory = measure(setup, largest, chosen.recompute_layers, chosen.resident)
+    seconds = steps * budget.step_s + _beside_s(recipe, setup, machine, chosen, len(test.input_ids), steps)
     return TrainingPlan(
         device=machine.device,
         device_name=machine.name,
@@ -158,9 +158,9 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
         rows_per_step=recipe.rows_per_step,
         steps=steps,
         epochs=steps / steps_per_epoch,
-        tokens_per_batch=budget.tokens_per_batch,
-        recompute_layers=budget.recompute_layers,
-        resident_weights=budget.resident,
+        tokens_per_batch=chosen.tokens_per_batch,
+        recompute_layers=chosen.recompute_layers,
+        resident_weights=chosen.resident,
         precision=training.precision,
         attention=setup.attention,
         optimiser=training.optim,
@@ -188,11 +188,10 @@ def _check(shape: ModelShape, train: Rows, test: Rows) -> None:
 
 
 def _beside_s(
-    recipe: Recipe, setup: Setup, machine: TrainingMachine, budget: TokenBudget, tokens_test: int, steps: int
+    recipe: Recipe, setup: Setup, machine: TrainingMachine, choice: PassChoice, tokens_test: int, steps: int
 ) -> float:
     """Seconds of all that is not a step: held-out rows before, every eval_steps and at the end; checkpoints."""
     training = recipe.training
-    choice = PassChoice(budget.tokens_per_batch, budget.recompute_layers, budget.resident)
     evaluations = 1 + math.ceil(steps / training.eval_steps)
     found = evaluations * evaluation_s(setup, machine, choice, tokens_test)
     share = setup.trainable / 42e6  # of Llama-3-8B's, rank 16
@@ -231,10 +230,10 @@ def _attention(setup: Setup) -> list[str]:
     if not setup.gpu:
         return []
     names = {"flash-attn-4": "FlashAttention 4", "varlen": "torch's variable-length FlashAttention 2"}
-    faster = (
-        "; on a Hopper GPU, `pip install flash-attn-4` makes it twice as fast" if setup.attention == "varlen" else ""
-    )
-    return [f"attention by {names.get(setup.attention, 'torch, documents of like length padded together')}{faster}"]
+    found = [f"attention by {names.get(setup.attention, 'torch, documents of like length padded together')}"]
+    if setup.attention == "varlen":
+        found[0] += "; on a Hopper GPU, `pip install flash-attn-4` makes it twice as fast"
+    return found
 
 
 def _warnings(recipe: Recipe, machine: TrainingMachine) -> list[str]:
@@ -242,10 +241,8 @@ def _warnings(recipe: Recipe, machine: TrainingMachine) -> list[str]:
     if recipe.training.precision == "fp8" and not machine.fp8:
         found.append("fp8 is imitated: this device has no 8-bit products, so it is slower than bf16, not faster")
     if recipe.training.learning_rate < 5e-5:
-        found.append(
-            f"learning_rate {recipe.training.learning_rate:g} is about a tenth of what LoRA wants (1e-4 to 2e-4): "
-            "kept as asked"
-        )
+        rate = f"learning_rate {recipe.training.learning_rate:g}"
+        found.append(f"{rate} is about a tenth of what LoRA wants (1e-4 to 2e-4): kept as asked")
     if recipe.training.optim == "paged_adamw_8bit" and not machine.is_gpu:
         found.append("paged_adamw_8bit runs as adamw_8bit: a CPU has nothing to page")
     return found
@@ -259,7 +256,7 @@ def _weights(made: TrainingPlan) -> str:
 
 def _sizes(memory: Memory) -> str:
     # One unit for all: that in which the total is a number of two digits or more.
-    unit, name = (2**30, "GiB") if memory.total >= 2**30 * 10 else (2**20, "MiB")
+    unit, name = (GIB, "GiB") if memory.total >= GIB * 10 else (2**20, "MiB")
     digits = 1 if name == "GiB" else 0
     parts = [f"{part.replace('_', ' ')} {size / unit:,.{digits}f}" for part, size in dataclasses.asdict(memory).items()]
     return f"{memory.total / unit:,.{digits}f} {name}: {', '.join(parts)}"
@@ -267,10 +264,9 @@ def _sizes(memory: Memory) -> str:
 
 def describe(made: TrainingPlan) -> list[tuple[str, str]]:
     """The plan as (name, text) lines for people."""
-    gib = 2**30
     minutes = made.seconds / 60
     return [
-        ("device", f"{made.device_name} ({made.device}), {made.memory_available_bytes / gib:.1f} GiB free"),
+        ("device", f"{made.device_name} ({made.device}), {made.memory_available_bytes / GIB:.1f} GiB free"),
         ("base", f"{made.base_parameters / 1e6:,.1f} M parameters"),
         ("trained", f"{made.trainable_parameters / 1e6:,.2f} M parameters, {made.optimiser}"),
         ("rows", f"{made.rows_train:,} to learn from, {made.rows_test:,} held out"),

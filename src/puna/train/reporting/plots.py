@@ -59,7 +59,7 @@ def draw_svg(chart: Chart, width: int = 420, height: int = 240) -> str:
     """The chart as an `<svg>` element; empty when it has no point."""
     if not chart.drawn:
         return ""
-    across, up = _range_x(chart), _range_y(chart)
+    across, up = (0.0, float(max(chart.steps, 1, *(line.points[-1][0] for line in chart.drawn)))), _range_y(chart)
     ticks_x = [tick for tick in ticks(*across, 5 if width < 600 else 9) if tick == int(tick)]
     ticks_y = ticks(*up, 4)
 
@@ -142,10 +142,6 @@ def _line(line: PlotLine, places: Iterable[Point]) -> list[str]:
     if line.kind == "held" or len(at) == 1:
         parts += [f'<circle class="dot {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at]
     return parts
-
-
-def _range_x(chart: Chart) -> tuple[float, float]:
-    return 0.0, float(max(chart.steps, 1, *(line.points[-1][0] for line in chart.drawn)))
 
 
 def _range_y(chart: Chart) -> tuple[float, float]:

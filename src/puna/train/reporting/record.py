@@ -66,16 +66,6 @@ class Run:
         """One of STATES."""
         return self.status.state
 
-    @property
-    def step(self) -> int:
-        """Optimiser steps done."""
-        return self.status.step
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps to do."""
-        return self.status.steps
-
     def seconds(self, now: float | None = None) -> float | None:
         """From the run's first start to its end, or to `now` while it runs; pauses between processes count."""
         status = self.status

@@ -45,7 +45,7 @@ class _TensorBoard:
         folder, run = run_dir / "tensorboard", Run(run_dir)
         resumed = folder.exists()
         # Steps after the checkpoint are done again: TensorBoard drops what an earlier process wrote of them.
-        redone = _step(run) + 1 if run.checkpoints else 0
+        redone = int(run.checkpoints[-1].name.removeprefix("step-")) + 1 if run.checkpoints else 0
         self._writer: Any = SummaryWriter(str(folder), purge_step=redone if resumed else None)
         if not resumed:
             self._writer.add_text("recipe", f"```yaml\n{yaml.safe_dump(dict(recipe), sort_keys=False)}```", 0)
@@ -197,7 +197,3 @@ def _kept(run_dir: Path, name: str, make: Callable[[], str]) -> str:
     if name not in ids:
         write_json(path, ids := ids | {name: make()})
     return ids[name]
-
-
-def _step(run: Run) -> int:
-    return int(run.checkpoints[-1].name.removeprefix("step-"))
