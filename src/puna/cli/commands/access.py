@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -47,9 +48,16 @@ def list_keys(json: AsJson = False) -> None:
         output.data(found)
         return
     rows = [
-        (k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"]), _limits(k)) for k in found
+        (k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"]), _limits(k), _last_used(k))
+        for k in found
     ]
-    output.table(("id", "name", "scope", "endpoints", "limits"), rows, empty="no keys yet: puna key create NAME")
+    headings = ("id", "name", "scope", "endpoints", "limits", "last used")
+    output.table(headings, rows, empty="no keys yet: puna key create NAME")
+
+
+def _last_used(key: Mapping[str, Any]) -> str:
+    """The hour in UTC; use is counted by hours."""
+    return time.strftime("%Y-%m-%d %H h UTC", time.gmtime(key["last_used"])) if key["last_used"] else "never"
 
 
 def _limits(key: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from puna.control.domain.records import UsageRow
 from puna.control.domain.states import HOLDING, ReplicaState
@@ -109,6 +109,12 @@ class UsageStore(Database):
         with self._read() as connection:
             rows = connection.execute(query.order_by(USAGE.c.hour, USAGE.c.endpoint, USAGE.c.key))
             return [UsageRow(**row._mapping) for row in rows]
+
+    def last_hours(self) -> dict[str, int]:
+        """By a key's id, when the last hour began in which endpoints were called with it, in Unix seconds."""
+        query = select(USAGE.c.key, func.max(USAGE.c.hour)).where(USAGE.c.requests > 0).group_by(USAGE.c.key)
+        with self._read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def prune_usage(self, now: float) -> None:
         """Forget what is older than `KEPT_S`, and how far those have reported that are long gone."""

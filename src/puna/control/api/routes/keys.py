@@ -36,6 +36,8 @@ class Key(TypedDict):
     """Tokens that it may have read and written on OpenAI's paths, as `100k/min`."""
     concurrency: int | None
     """Calls that it may have open."""
+    last_used: float | None
+    """The beginning of the hour in which an endpoint was last called with it; null: not in the last 400 days."""
 
 
 class MadeKey(Key):
@@ -92,7 +94,8 @@ def routes(control: Control) -> Routes:
     @route("GET /keys", Right.ADMIN)
     def list_keys(page: Paged) -> Listed[Key]:
         """Every key, oldest first, without its text."""
-        return page.show(store.keys(), lambda k: (k.created, k.id), key_view)
+        hours = store.last_hours()
+        return page.show(store.keys(), lambda k: (k.created, k.id), lambda k: key_view(k, hours.get(k.id)))
 
     @route("DELETE /keys/{key_id}", Right.ADMIN)
     def delete_key(key_id: KeyId) -> Deleted:
@@ -122,7 +125,7 @@ def routes(control: Control) -> Routes:
     return route
 
 
-def key_view(key: records.Key) -> Key:
+def key_view(key: records.Key, last_used: float | None = None) -> Key:
     """One key, without salt and hash."""
     limits = api_keys.parse_limits(key.limits).as_json()
     return {
@@ -135,4 +138,5 @@ def key_view(key: records.Key) -> Key:
         "rate": limits["rate"],
         "tokens": limits["tokens"],
         "concurrency": limits["concurrency"],
+        "last_used": last_used,
     }
