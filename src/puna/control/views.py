@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 class Concurrency(TypedDict):
-    """How many calls of `infer` one replica runs at once."""
+    """The number of calls of `infer` that one replica runs at once."""
 
     limit: int
     text: str
@@ -23,7 +23,7 @@ class Concurrency(TypedDict):
 
 
 def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Collection[Replica]) -> EndpointState:
-    """What an endpoint is doing, from its own rows."""
+    """The state of an endpoint, from its own rows."""
     serving = next((r for r in revisions if r.number == endpoint.serving), None)
     newest = max(revisions, key=lambda r: r.asked, default=None)
     return endpoint_state(
@@ -50,7 +50,7 @@ def by_endpoint(snapshot: Snapshot) -> Iterator[tuple[Endpoint, list[Revision], 
 
 
 def concurrency(schema: Mapping[str, Any] | None, asked: int) -> Concurrency | None:
-    """How many calls of `infer` one replica runs at once, and why; None as long as the app has not run.
+    """Calls of `infer` that one replica runs at once, with the reason; None as long as the app has not run.
 
     `asked` is container_concurrency, which wins over what the worker has found out; lists of requests are the app's.
     """

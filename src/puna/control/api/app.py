@@ -91,7 +91,7 @@ PARTS = (
 
 
 class Health(TypedDict):
-    """What of this Puna works, its version and address."""
+    """The health of this Puna, its version and address."""
 
     status: str
     """`ok`, or `failing` with HTTP status 503."""
@@ -108,7 +108,7 @@ def _about(app: FastAPI, control: Control) -> None:
 
     @route("GET /health", Right.OPEN, Answer(model=Health))
     async def health() -> Json:
-        """What of it works, which version it is, and where the gateway is called; 503 when a part does not work."""
+        """Say which parts work, the version and the gateway's address; 503 when a part does not work."""
         parts = control.vitals.parts(time.monotonic()) if control.vitals else {}
         status = "ok" if all(state == OK for state in parts.values()) else "failing"
         shown: Health = {"status": status, "version": puna.__version__, "url": control.base_url, "parts": dict(parts)}

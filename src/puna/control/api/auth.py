@@ -37,7 +37,7 @@ NOBODY = Key("", "nobody", "", "", (), (), None, 0.0)
 
 
 def foreign(origin: str | None, base_url: str, host: str = "") -> bool:
-    """Whether an `Origin` header is of another site than `base_url`; a loopback address has three names.
+    """Tell an `Origin` header of another site than `base_url`; a loopback address has three names.
 
     Who listens on every address has none of their own: the page's must be the one that its browser asks, its `Host`.
     """
@@ -105,7 +105,7 @@ class Authorization:
         text = api_keys.bearer(given) or (given if PLATFORM.match(scope["path"]) else None)
         key = api_keys.identify(text, self._current_keys(), self.control.clock())
         endpoint = names.get("name") if needs is Right.ENDPOINT else None
-        api_keys.require(key, "admin" if needs is Right.ADMIN else "deploy", endpoint)
+        api_keys.require(key, needs.scope, endpoint)
         if needs is Right.LOCAL:
             raise ForbiddenError("only this machine's own user may make links", "run `puna console` there")
         if key.endpoints is not None and needs not in (Right.OWN, Right.ENDPOINT):
@@ -146,7 +146,7 @@ def error_response(path: str, error: Mapping[str, object], status: int) -> JSONR
     """An error as callers of `path` read it: the platform's find it in `details`."""
     if not PLATFORM.match(path):
         return JSONResponse(error, status)
-    said = error["error"]
-    assert isinstance(said, Mapping)  # errors.PunaError.as_json
-    text = f"{said['message']} ({said['hint']})" if said.get("hint") else said["message"]
+    problem = error["error"]
+    assert isinstance(problem, Mapping)  # errors.PunaError.as_json
+    text = f"{problem['message']} ({problem['hint']})" if problem.get("hint") else problem["message"]
     return JSONResponse({"status": "error", "details": text}, status)

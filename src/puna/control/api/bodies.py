@@ -43,7 +43,7 @@ async def read(request: Request, limit_bytes: int, what: str, hint: str) -> byte
 
 
 class BodyBudget:
-    """What bodies of requests that nobody has vouched for may take together, from their first byte to their answer."""
+    """The memory that bodies of unauthenticated requests take together, from their first byte to their answer."""
 
     def __init__(self, most_bytes: int, limit_s: float) -> None:
         """Each has `limit_s` to arrive in."""
@@ -125,13 +125,13 @@ class Texts:
 
 
 def reads_itself(scope: Scope) -> bool:
-    """Whether the route that was found for a request reads the body by itself."""
+    """Tell a request whose route reads the body by itself."""
     route = scope["state"]["route"]
     return route is not None and route.own_body is not None
 
 
 def _is_text(body: bytes) -> bool:
-    """Whether every string in a JSON body is text; what is no JSON is for the handler to refuse."""
+    """Tell a JSON body in which every string is text; what is no JSON is for the handler to refuse."""
     try:
         left: list[Any] = [json.loads(body)]
     except (ValueError, RecursionError):

@@ -182,7 +182,7 @@ def _caller(scope: Scope) -> str:
 
 
 def _is_empty(scope: Scope) -> bool:
-    """Whether a request has no body: servers send no message for it unless the handler asks."""
+    """Tell a request without a body: servers send no message for it unless the handler asks."""
     headers = Headers(scope=scope)
     return "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
 

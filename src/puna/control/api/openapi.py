@@ -62,7 +62,7 @@ something take an `Idempotency-Key`: the same call with the same key within a da
 
 
 class Problem(TypedDict):
-    """What went wrong."""
+    """The error itself."""
 
     code: str
     """A stable name for programs, e.g. `not_found`."""
@@ -113,7 +113,7 @@ def _completed(document: Json, routes: list[Route]) -> Json:
     for route in shown:
         method = next(iter(route.methods or ())).lower()
         operation = document["paths"][route.path_format][method]
-        operation["security"] = [] if route.needs is Right.OPEN else [{"key": []}]
+        operation["security"] = [] if route.needs is Right.OPEN else [{"key": [route.needs.scope]}]
         _answer(route, operation)
         _ask(route, method, operation)
         _refuse(route, method, operation)

@@ -70,7 +70,7 @@ class Page:
         return {"items": [view(item) for item in found], "next": following}
 
     def position(self, *kinds: type) -> Position:
-        """Where the item that `after` names stands, in parts of these kinds.
+        """The position of the item that `after` names, in parts of these kinds.
 
         Raises:
             UsageError: it is no cursor of such a list.

@@ -26,7 +26,7 @@ API = "/api/v1"
 
 
 class Deleted(TypedDict):
-    """What was deleted."""
+    """The name of a deleted thing."""
 
     deleted: str
 
@@ -48,6 +48,11 @@ class Right(Enum):
     """No key's: this machine's own user only."""
     INTERNAL = auto()
     """Gateways' only: for all that is forwarded there is nothing at the address."""
+
+    @property
+    def scope(self) -> str:
+        """The scope that a key must have."""
+        return "admin" if self is Right.ADMIN else "deploy"
 
 
 @dataclass(frozen=True)

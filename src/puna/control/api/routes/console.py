@@ -29,7 +29,7 @@ MOST_LINKS = 64
 
 
 class Caller(TypedDict):
-    """What the key of a request opens."""
+    """The rights of a request's key."""
 
     scope: list[str]
     endpoints: list[str] | None
@@ -62,21 +62,21 @@ class Linted(TypedDict):
 
 
 class NewSession(BaseModel):
-    """What `POST /console/sessions` takes; the token never stands in a URL that is sent."""
+    """The body of `POST /console/sessions`; the token never stands in a URL that is sent."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     token: str
 
 
 class RuntimeText(BaseModel):
-    """What `POST /lint/runtime` takes."""
+    """The body of `POST /lint/runtime`."""
 
     model_config = ConfigDict(extra="forbid")
     yaml: str
 
 
 class PlannedDeploy(BaseModel):
-    """What `POST /lint/settings` takes."""
+    """The body of `POST /lint/settings`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -100,7 +100,7 @@ class Links:
         return token
 
     def use(self, token: str, now: float) -> bool:
-        """Whether the token was good; it never is again."""
+        """Redeem a token; true when it was good, which it never is again."""
         with self._lock:
             return self._expires.pop(_digest(token), 0.0) > now
 
@@ -131,7 +131,7 @@ def routes(control: Control) -> Routes:
 
     @route("GET /whoami", Right.OWN)
     def get_whoami(request: Request) -> Caller:
-        """What the key of this request opens."""
+        """Say what the key of this request opens."""
         key = request.state.key
         if key is None:
             return {"scope": ["admin"], "endpoints": None, "expires": None}

@@ -88,7 +88,7 @@ class Warm(TypedDict):
 
 
 class Share(TypedDict):
-    """What a revision gets of an endpoint's requests; of two also what each has answered since they share them."""
+    """A revision's share of an endpoint's requests; of two also what each has answered since they share them."""
 
     revision: int
     percent: int
@@ -115,7 +115,7 @@ class Endpoint(TypedDict):
     revision: int | None
     """The revision that serves."""
     traffic: list[Share]
-    """Who gets how much of the requests, the revision that serves first."""
+    """The revisions' shares of the requests, the revision that serves first."""
     schema: Json | None
     """The inputs that its app declares."""
     concurrency: Concurrency | None
@@ -152,7 +152,7 @@ class Metrics(TypedDict):
 
 
 class Traffic(TypedDict):
-    """What was asked for, and who has how much now."""
+    """The share that was asked for, and the shares as they are now."""
 
     endpoint: str
     revision: int
@@ -162,7 +162,7 @@ class Traffic(TypedDict):
 
 
 class Deploy(BaseModel):
-    """What `POST /endpoints` takes: a `source`, a `git` repository, or a `model`."""
+    """The body of `POST /endpoints`: a `source`, a `git` repository, or a `model`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = ""
@@ -180,14 +180,14 @@ class Deploy(BaseModel):
 
 
 class Rollback(BaseModel):
-    """What `POST /endpoints/{name}/rollback` takes."""
+    """The body of `POST /endpoints/{name}/rollback`."""
 
     model_config = ConfigDict(extra="forbid")
     revision: Number | None = None
 
 
 class Shares(BaseModel):
-    """What `PUT /endpoints/{name}/traffic` takes."""
+    """The body of `PUT /endpoints/{name}/traffic`."""
 
     model_config = ConfigDict(extra="forbid")
     shares: dict[Number, Percent]
@@ -195,7 +195,7 @@ class Shares(BaseModel):
 
 
 class Promotion(BaseModel):
-    """What `POST /endpoints/{name}/promote` takes."""
+    """The body of `POST /endpoints/{name}/promote`."""
 
     model_config = ConfigDict(extra="forbid")
     revision: Number | None = None
@@ -233,7 +233,7 @@ def _looking(route: Routes, control: Control) -> None:
 
     @route("GET /endpoints/{name}/events", Right.ENDPOINT)
     def list_events(name: EndpointName, page: Paged, order: Literal["oldest", "newest"] = "oldest") -> Listed[Event]:
-        """What happened to an endpoint, the oldest or the newest first; `after` is an event's id."""
+        """List the events of an endpoint, the oldest or the newest first; `after` is an event's id."""
         store.endpoint(name)
         after = query.number(page.after)
         found = store.events_page(name, after, page.limit + 1, newest_first=order == "newest")
@@ -319,7 +319,7 @@ def _traffic(route: Routes, control: Control) -> None:
 
     @route("GET /endpoints/{name}/revisions/{a}/diff/{b}", Right.ENDPOINT)
     def get_revision_diff(name: EndpointName, a: Number, b: Number) -> RevisionDiff:
-        """What changed from revision `a` to `b`: settings, packages as installed, files with their lines."""
+        """Compare revision `a` with `b`: settings, packages as installed, files with their lines."""
         return comparison.compare(control, name, a, b)
 
 
@@ -373,7 +373,7 @@ def _show(
 
 
 def divided(endpoint: records.Endpoint, revisions: Collection[records.Revision]) -> list[Share]:
-    """Who gets how much of the requests, the revision that serves first; `wanted` is more while one is promoted."""
+    """The revisions' shares of the requests, the revision that serves first; `wanted` is more while one is promoted."""
     aims = {r.number: r.percent for r in revisions}
     found: list[Share] = []
     for number, percent in endpoint.shares.items():

@@ -55,7 +55,7 @@ class Secret(TypedDict):
 
 
 class NewKey(BaseModel):
-    """What `POST /keys` takes."""
+    """The body of `POST /keys`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = ""
@@ -71,7 +71,7 @@ class NewKey(BaseModel):
 
 
 class NewSecret(BaseModel):
-    """What `POST /secrets` takes; SecretStr keeps values out of errors and logs."""
+    """The body of `POST /secrets`; SecretStr keeps values out of errors and logs."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     name: str

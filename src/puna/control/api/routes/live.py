@@ -60,7 +60,7 @@ class Board:
         self._builds: tuple[int, Texts] = (-1, {})
 
     def look(self) -> Texts:
-        """What can be sent, at most a fifth of a second old; a text that has not changed is the same object."""
+        """The texts as they are, at most a fifth of a second old; a text that has not changed is the same object."""
         now = self._control.steady()
         with self._lock:
             at, before = self._made
@@ -156,7 +156,7 @@ def _still_valid(control: Control, key: Key | None) -> None:
 
 
 def _difference(board: Board, key: Key | None, sent: Texts | None) -> tuple[bytes | None, Texts]:
-    """What is new since `sent`, or None; and what has been sent then. The first time it is an event in any case."""
+    """The event with all that is new since `sent`, or None, and what has been sent then; the first is never None."""
     now = {one: text for one, text in board.look().items() if api_keys.visible(key, one[2])}
     before = sent or {}
     new: dict[str, list[str]] = {"endpoints": [], "builds": []}

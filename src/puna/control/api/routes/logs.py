@@ -70,7 +70,7 @@ def routes(control: Control) -> Routes:
     def get_logs(
         name: EndpointName, asked: Which, follow: bool = False, lines: Lines = 200, times: bool = False
     ) -> Response:
-        """What the app printed: the last lines, and with `follow=1` those that come.
+        """The last lines that the app printed, and with `follow=1` those that come.
 
         Of them those with `search` in them, those of the call of id `request`, those written `since` and `until`.
         """

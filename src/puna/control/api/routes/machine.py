@@ -23,7 +23,7 @@ NEAR_ZERO = 1e-6
 
 
 class Fits(TypedDict):
-    """Whether a model fits a whole GPU, and half of it."""
+    """The fit of a model in a whole GPU, and in half of it."""
 
     whole: Fit
     half: Fit
@@ -56,7 +56,7 @@ class Gpu(TypedDict):
 
 
 class Sized(TypedDict):
-    """What a model takes while it serves so many requests of so many tokens."""
+    """The memory that a model takes while it serves so many requests of so many tokens."""
 
     name: str
     kv_bytes_per_token: int

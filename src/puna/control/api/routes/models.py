@@ -51,7 +51,7 @@ class ListedModel(ModelVersion):
 
 
 class Alias(BaseModel):
-    """What `PUT /models/{owner}/{model}/aliases/{alias}` takes."""
+    """The body of `PUT /models/{owner}/{model}/aliases/{alias}`."""
 
     model_config = ConfigDict(extra="forbid")
     version: Number

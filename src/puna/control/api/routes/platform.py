@@ -34,7 +34,7 @@ NONE = ("0", "0.0")
 
 
 class SettingsUpdate(BaseModel):
-    """What `settings/update/` takes."""
+    """The body of `settings/update/`."""
 
     model_id: str
     data: dict[str, Any]
@@ -42,7 +42,7 @@ class SettingsUpdate(BaseModel):
 
 
 class LogsGet(BaseModel):
-    """What `logs/get/` takes."""
+    """The body of `logs/get/`."""
 
     model_id: str
     time_from: str

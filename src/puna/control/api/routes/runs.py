@@ -92,7 +92,7 @@ class QueuedBuild(Build):
 
 
 class Merge(BaseModel):
-    """What `POST /runs/{name}/merge` takes."""
+    """The body of `POST /runs/{name}/merge`."""
 
     model_config = ConfigDict(extra="forbid")
     base: str | None = None
@@ -100,7 +100,7 @@ class Merge(BaseModel):
 
 
 class Publish(BaseModel):
-    """What `POST /runs/{name}/publish` takes."""
+    """The body of `POST /runs/{name}/publish`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str | None = None

@@ -31,7 +31,7 @@ RuntimeName = Annotated[str, Path(json_schema_extra={"pattern": names.pattern("r
 
 
 class RuntimeUpload(BaseModel):
-    """What `POST /runtimes` takes."""
+    """The body of `POST /runtimes`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -79,7 +79,7 @@ _From = TypedDict("_From", {"from": int})  # no name that a class can have
 
 
 class RuntimeDiff(_From):
-    """What differs between two versions of a runtime."""
+    """The differences between two versions of a runtime."""
 
     name: str
     to: int
@@ -121,7 +121,7 @@ def routes(control: Control) -> Routes:
 
     @route("GET /runtimes/{name}/versions/{a}/diff/{b}", Right.ALL)
     def get_diff(name: RuntimeName, a: Version, b: Version) -> RuntimeDiff:
-        """What differs from version `a` to version `b`: the file's lines, and the packages as installed."""
+        """Compare version `a` with version `b`: the file's lines, and the packages as installed."""
         before, after = store.runtime(name, a), store.runtime(name, b)
         old, new = _inventory(control.home, before), _inventory(control.home, after)
         lines = difflib.unified_diff(

@@ -96,7 +96,7 @@ class ModelName(BaseModel):
 
 
 class FromModel(BaseModel):
-    """What `POST /sources/from-model` takes.
+    """The body of `POST /sources/from-model`.
 
     A model in one word is `owner/name`, `owner/name:3` or `owner/name@alias`.
     """
@@ -107,7 +107,7 @@ class FromModel(BaseModel):
 
 
 def wanted_model(model: ModelName | str, engine: str | None = None) -> WantedModel:
-    """What a request says of a model; `engine` beside it goes before that in it."""
+    """The model that a request means; `engine` beside it goes before that in it."""
     said = model if isinstance(model, ModelName) else ModelName(name=model)
     return WantedModel(said.name, said.version, said.alias, engine or said.engine, said.credential)
 

@@ -19,7 +19,7 @@ EVERYTHING = "hour,endpoint,key"
 
 
 class Usage(TypedDict):
-    """What was used, added up; a sum of as many rows as there are groups, so it has no pages."""
+    """Use, added up; a sum of as many rows as there are groups, so it has no pages."""
 
     items: list[Used]
     total: Sums

@@ -50,7 +50,7 @@ class WrittenFile(TypedDict):
 
 
 class NewVolume(BaseModel):
-    """What `POST /volumes` takes."""
+    """The body of `POST /volumes`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -104,7 +104,7 @@ def _volumes(route: Routes, control: Control, volumes: Volumes) -> None:
 def _files(route: Routes, volumes: Volumes) -> None:
     @route("GET /volumes/{name}/entries", Right.ALL)
     def list_entries(name: VolumeName, page: Paged, path: str = "", recursive: bool = False) -> Listed[VolumeEntry]:
-        """What is in a folder of a volume; links are shown and never followed."""
+        """List a folder of a volume; links are shown and never followed."""
         return page.show(volumes.entries(name, path, recursive), lambda entry: (entry.path,), lambda entry: entry)
 
     @route("GET /volumes/{name}/files/{path:path}", Right.ALL, Answer(model="application/octet-stream"))

@@ -42,7 +42,7 @@ class Delivery(TypedDict):
 
 
 class Webhook(TypedDict):
-    """What a repository is told."""
+    """The values to type into a repository's settings."""
 
     url: str
     secret: str
@@ -52,7 +52,7 @@ class Webhook(TypedDict):
 
 
 class Taken(TypedDict):
-    """What became of a webhook's delivery."""
+    """The outcome of a webhook's delivery."""
 
     delivery: int
     outcome: DeliveryState
@@ -70,7 +70,7 @@ def routes(control: Control) -> Routes:
 
     @route("POST /hooks/{name}", Right.OPEN, TAKEN, body=PUSH)
     async def post_hook(name: EndpointName, request: Request) -> Json:
-        """What GitHub, GitLab or the Hugging Face Hub call after a push; needs no key, but the endpoint's secret."""
+        """Take a push from GitHub, GitLab or the Hugging Face Hub; needs no key, but the endpoint's secret."""
         async with deliveries.body(request, push_events.MAX_BYTES, "delivery", "send push events only") as body:
             made = await run_in_threadpool(take, control, name, dict(request.headers), body)
         taken: Taken = {"delivery": made.id, "outcome": made.outcome, "message": made.message}
@@ -90,7 +90,7 @@ def routes(control: Control) -> Routes:
 
     @route("GET /endpoints/{name}/deliveries", Right.ENDPOINT)
     def list_deliveries(name: EndpointName, page: Paged) -> Listed[Delivery]:
-        """What was said of the repository, newest first, and what became of it."""
+        """List the reported changes of the repository, newest first, with the outcome of each."""
         store.endpoint(name)
         made = {revision.number: revision for revision in store.revisions(name)}
         found = store.deliveries(name)
