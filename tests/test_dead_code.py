@@ -26,7 +26,6 @@ HARMLESS = {"dataclass", "property", "staticmethod", "classmethod", "contextmana
 HARMLESS |= {"cache", "cached_property", "lru_cache", "abstractmethod", "overload"}
 """Decorators that do not register what they stand over."""
 REASONS = {
-    "MemoryBackend": "a place to run replicas without processes, for tests",
     "build_next": "one build to its end, for tests",
     "save_endpoint": "a small write, of which tests make rows as earlier versions left them",
     "add_revision": "the same",

@@ -1,4 +1,4 @@
-"""What stages hand to each other: folders with a manifest, written whole or not at all."""
+"""Artifacts, which stages hand to each other: folders with a manifest, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT = 16  # hex digits of a digest that name a folder: 64 bits, no collision i
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact is and where it came from; `digest` covers every file but the manifest itself."""
+    """An artifact's kind, files and origin; `digest` covers every file but the manifest itself."""
 
     kind: str
     digest: str
@@ -33,9 +33,9 @@ class Manifest:
     made_from: Mapping[str, str]
     """Role -> digest (or `hub:owner/name@revision`): the lineage."""
     config: Mapping[str, Any]
-    """What the user asked for."""
+    """The configuration that the user asked for."""
     metrics: Mapping[str, Any]
-    """What was measured."""
+    """Measured figures."""
     files: Mapping[str, str]
     """Relative path -> sha256."""
 
@@ -71,7 +71,7 @@ class Artifact:
         return cls(path, manifest)
 
     def damage(self) -> str:
-        """What of it is missing or has changed, empty when nothing is.
+        """The first file that is missing or has changed, empty when nothing is.
 
         Only what was written as it was sealed or later is read again: 16 GB take as long as their files are many.
         """
@@ -128,7 +128,7 @@ class Source(Artifact):
 
 @dataclass(frozen=True)
 class Bundle(Artifact):
-    """What a replica runs: `app/`, `hub/` (a Hugging Face cache view of its models), `bundle.json`."""
+    """The files that a replica runs: `app/`, `hub/` (a Hugging Face cache view of its models), `bundle.json`."""
 
     kind: ClassVar[str] = "bundle"
 
@@ -163,7 +163,7 @@ def drafting(kind: str, parent: Path, name: str | None = None) -> Iterator[Draft
         draft.path.mkdir(parents=True)
         yield draft
         _seal(draft, kind, parent, name)
-    except Exception as error:  # whoever called sees it, as it is or as one sentence about the disk
+    except Exception as error:  # the caller sees it, as it is or as one sentence about the disk
         if not _is_disk_full(error):
             raise
         raise MachineError(
@@ -225,15 +225,15 @@ def _is_whole(path: Path) -> bool:
     try:
         return not Artifact.open(path).damage()
     except NotFoundError:
-        return False  # its manifest is gone, or all of it is, this moment
+        return False  # its manifest was removed, or all of it, this moment
 
 
 def remove(path: Path) -> None:
     """Take an artifact out of sight at once, then file by file: nobody opens half of one, and none is no fault."""
-    gone = path.with_name(f".draft-{os.getpid()}-{uuid.uuid4().hex[:12]}")  # what is left of it goes with drafts
+    draft = path.with_name(f".draft-{os.getpid()}-{uuid.uuid4().hex[:12]}")  # what is left of it goes with drafts
     with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
-        path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        path.rename(draft)
+    shutil.rmtree(draft, ignore_errors=True)
 
 
 def tree_digest(files: Mapping[str, str]) -> str:

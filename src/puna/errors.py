@@ -42,7 +42,7 @@ from collections.abc import Iterable
 
 
 class PunaError(Exception):
-    """What happened to which thing (`message`), and the next command to type (`hint`)."""
+    """An error: what happened to which thing (`message`), and the next command to type (`hint`)."""
 
     exit_code = 1
     http_status = 500
@@ -67,7 +67,7 @@ class PunaError(Exception):
 
 
 class UsageError(PunaError):
-    """What the user wrote is wrong."""
+    """An error in what the user wrote."""
 
     exit_code = 2
     http_status = 400

@@ -1,4 +1,4 @@
-"""Where callers come in: the address that is listened on, TLS, and what callers type."""
+"""The address at which callers come in: listened on, with TLS, and as they type it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Tls:
 
 @dataclass(frozen=True)
 class Front:
-    """Where callers come in."""
+    """The address of a gateway, and its limits for connections."""
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     insecure: bool = False
-    """Whether it may be another address than this machine's own without TLS."""
+    """Allows another address than this machine's own without TLS."""
     tls: Tls | None = None
     url: str = ""
-    """What callers type, where that is not what is listened on: behind a proxy, or by a name."""
+    """The address that callers type, where that is not what is listened on: behind a proxy, or by a name."""
     cors_origins: tuple[str, ...] = ()
     """Sites whose pages may call inference from a browser; `*` is all of them."""
     keep_alive_s: int = 620
@@ -39,7 +39,7 @@ class Front:
     """Connections that a gateway takes from one address; from this machine's own, where a proxy may be, any number."""
 
     def address(self, port: int) -> str:
-        """Where it listens, once `port` is known."""
+        """The address that it listens at, once `port` is known."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{shown}:{port}"
 

@@ -1,4 +1,4 @@
-"""Where things lie on disk: the one module that joins Puna's paths."""
+"""Paths of a home on the disk: the one module that joins them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Home:
     models = _Folder()
     """Models, a folder each, named by digest."""
     registry = _Folder()
-    """What names point to which model: `<owner>/<name>.json`."""
+    """Names of models and what they point to: `<owner>/<name>.json`."""
     bundles = _Folder()
     """Bundles, a folder each, named by digest."""
     environments = _Folder()
@@ -76,7 +76,7 @@ class Home:
     caches = _Folder()
     """Compile caches that belong to bundles, a folder each, named by the bundle's digest."""
     spool = _Folder()
-    """Large bodies of requests while those wait: files without names, gone with their process."""
+    """Large bodies of requests while those wait: files without names, which end with their process."""
     logs = _Folder()
     """Build logs and call logs."""
     key = _File("key")
@@ -84,7 +84,7 @@ class Home:
     credentials = _File("credentials.json")
     """The endpoint keys that this user's CLI was given (mode 0600)."""
     state = _File("up.json")
-    """What a running `puna up` writes about itself: address and process id."""
+    """State that a running `puna up` writes: address and process id."""
     lock = _File("up.lock")
     """Locked (flock) by the one `puna up` that may run in this home."""
 
@@ -122,21 +122,21 @@ class Home:
 
     @property
     def control_socket(self) -> Path:
-        """Where the control plane listens; whoever may open it is its administrator."""
+        """The control plane's socket; a process that may open it is its administrator."""
         return self.sockets / "control.sock"
 
     def replica_socket(self, replica_id: str) -> Path:
-        """Where one replica's worker listens for the gateway."""
+        """The socket of one replica's worker, for the gateway."""
         return self.sockets / f"{replica_id}.sock"
 
     def guard_socket(self, replica_id: str) -> Path:
-        """Where one replica's guard listens for its owner."""
+        """The socket of one replica's guard, for its owner."""
         return self.sockets / f"{replica_id}.guard"
 
     def zygote_socket(self, name: str) -> Path:
-        """Where a zygote listens for requests to fork."""
+        """A zygote's socket, for requests to fork."""
         return self.sockets / f"{name}.zygote"
 
     def zygote_guard_socket(self, name: str) -> Path:
-        """Where a zygote's guard listens for its owner."""
+        """The socket of a zygote's guard, for its owner."""
         return self.sockets / f"{name}.zygote-guard"

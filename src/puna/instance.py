@@ -37,12 +37,12 @@ def sole(home: Home) -> Iterator[None]:
 
 
 def write_state(home: Home, url: str) -> None:
-    """Tell this user's clients where we are."""
+    """Write down for this user's clients where this one listens."""
     write_json(home.state, {"url": url, "pid": os.getpid(), "control_socket": str(home.control_socket)})
 
 
 def read_state(home: Home) -> dict[str, object]:
-    """What `write_state` wrote, or an empty dict."""
+    """Read what `write_state` wrote; an empty dict when there is nothing."""
     try:
         found = json.loads(home.state.read_text())
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def pid_of(home: Home) -> int | None:
 
 
 def owner_of(home: Home) -> Process | None:
-    """As `pid_of`, also when up.json is gone or names a stranger: the lock itself says who has it."""
+    """As `pid_of`, also when up.json was removed or names a stranger: the lock itself says who has it."""
     try:
         written = int(home.lock.read_text())
     except (OSError, ValueError):

@@ -14,7 +14,7 @@ Kind = Literal["endpoint", "runtime", "secret", "volume", "recipe", "model", "hu
 
 @dataclass(frozen=True)
 class Grammar:
-    """One kind's form, and how it is told to whoever wrote something else."""
+    """One kind's form, and the rule as shown to a user who wrote something else."""
 
     form: str
     """A regular expression for the whole name, in what Python, JSON schema and JavaScript have in common."""

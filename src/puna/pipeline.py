@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training needs: a recipe, its base on this disk and its tokenised rows."""
+    """Inputs of training: a recipe, its base on this disk and its tokenised rows."""
 
     recipe: Recipe
     base: resolve.Base
@@ -45,7 +45,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What the whole story made."""
+    """Results of the whole story."""
 
     run: str
     model: RegisteredVersion
@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, home: Home, progress: Progress = Silent()) -> Prepar
 
 
 def plan(prepared: Prepared, world: int = 1) -> TrainingPlan:
-    """What training will take on each of `world` processes, before weights are loaded."""
+    """The plan of what training will take on each of `world` processes, before weights are loaded."""
     from puna.train.planning.plan import plan as plan_run
 
     return plan_run(prepared.recipe, prepared.base.path, prepared.dataset, world=world)
@@ -193,7 +193,7 @@ def push(model: RegisteredVersion, repo_id: str, progress: Progress = Silent(), 
 def upload_runtime(
     client: Client, file: Path, name: str, progress: Progress = Silent(), wait: bool = True
 ) -> dict[str, Any]:
-    """Upload a runtime file and, unless told otherwise, follow its build to the end; returns the runtime's version.
+    """Upload a runtime file and, unless `wait` is off, follow its build to the end; returns the runtime's version.
 
     Raises:
         RuntimeSpecError: the file is wrong; nothing was uploaded.
@@ -210,7 +210,7 @@ def upload_runtime(
 
 
 def follow(client: Client, build_id: str, progress: Progress) -> None:
-    """Tell a build's log as it comes.
+    """Pass a build's log on as it comes.
 
     Raises:
         BuildError: the build failed; its failing line, hint and last lines.
@@ -221,7 +221,7 @@ def follow(client: Client, build_id: str, progress: Progress) -> None:
         client.wait_for_build(build_id)
     except BuildError as error:
         if not getattr(progress, "quiet", True):
-            error.detail = ""  # whoever watched has read it, line by line
+            error.detail = ""  # who watched has read it, line by line
         raise
 
 

@@ -1,4 +1,4 @@
-"""What a stage tells whoever watches it; only the CLI turns this into something printed."""
+"""Progress reports of a stage; only the CLI turns this into something printed."""
 
 from __future__ import annotations
 

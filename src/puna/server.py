@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from puna.serve.http.acceptor import ClientCounts
 
 GATEWAY_GRACE_S = 30.0
-"""Requests in flight when `puna up` is told to stop have so long."""
+"""Requests in flight when `puna up` is asked to stop have so long."""
 REPLICA_GRACE_S = 10.0
 """Then replicas have so long for `finalize`."""
 STATE_EVERY_S = 1.0
-"""How often it is looked whether clients can find us."""
+"""The interval at which up.json is looked for."""
 BACKLOG = 256
 LOG = logging.getLogger("puna.server")
 Loop = Callable[[threading.Event], None]
@@ -56,7 +56,7 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progress: Progress | None = None) -> None:
-    """Run everything until SIGTERM or SIGINT; `progress.note` is told the address once all is up.
+    """Run everything until SIGTERM or SIGINT; `progress.note` is given the address once all is up.
 
     Raises:
         UsageError: the address cannot be listened on, or not safely; a limit of builds is no number.
@@ -138,11 +138,11 @@ class SharedDescriptors:
 
     listen_fd: int
     counts_fd: int
-    """How many clients each has (serve/http/acceptor.py)."""
+    """Numbers of clients of each (serve/http/acceptor.py)."""
     limits_fd: int
-    """What keys with limits have asked of each (serve/limits.py)."""
+    """Use of keys with limits, by gateway (serve/limits.py)."""
     memories: Memories
-    """What each has counted (control/wire.py)."""
+    """Counters of each (control/wire.py)."""
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ def _env(home: Home) -> dict[str, str]:
 
 
 def _wait_until_up(host: str, port: int, tls: bool, up: threading.Event) -> None:
-    """Ask a gateway, through the front door, until it has a route table: then the control plane is up as well."""
+    """Ask a gateway, over the public port, until it has a route table: then the control plane is up as well."""
     host = LOOPBACK.get(host, host)
     while True:
         try:
@@ -220,7 +220,7 @@ def _wait_until_up(host: str, port: int, tls: bool, up: threading.Event) -> None
 
 
 def watch_owner(fd: int) -> None:
-    """End this process at once when the supervisor is gone: its end of the pipe closes."""
+    """End this process at once when the supervisor has ended: its end of the pipe closes."""
 
     def wait() -> None:
         while os.read(fd, 1):
@@ -230,37 +230,37 @@ def watch_owner(fd: int) -> None:
     threading.Thread(target=wait, name="owner", daemon=True).start()
 
 
-def control(home: Home, owner_fd: int, url: str, memories: Memories, heart: HeartbeatSender) -> None:
+def control(home: Home, owner_fd: int, url: str, memories: Memories, heartbeat: HeartbeatSender) -> None:
     """The control-plane process: the API on the control socket, and the loops beside it."""
     from puna.control_plane import ControlPlane
 
     plane = ControlPlane(home, owner_fd, url, memories)
     plane.start()
     try:
-        _serve(plane.app, KeptNames(home), Front(), partial(plane.beat, heart), grace_s=1, on_stop=_hush)
+        _serve(plane.app, KeptNames(home), Front(), partial(plane.beat, heartbeat), grace_s=1, on_stop=_hush)
     finally:
         plane.stop(REPLICA_GRACE_S)
 
 
 def _hush() -> None:
-    """What is cut off from here on are long polls of gateways that have gone: no news for the log."""
+    """Silence uvicorn: what it cuts off from here on are long polls of gateways that have ended."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 class KeptNames:
-    """What a process of `puna up` holds by name: its log, and the control plane its socket too."""
+    """Names that a process of `puna up` holds: its log, and the control plane its socket too."""
 
     def __init__(self, home: Home | None = None, bound: socket.socket | None = None) -> None:
         """Listens on the control socket of `home`, or on `bound`, which has no name.
 
         Bound here, not by uvicorn, which would open it to everybody (0666).
         """
-        self._home, self._bound, self._is_told = home, bound, False
+        self._home, self._bound, self._has_warned = home, bound, False
         self._listener = None if home is None else Listener(str(home.control_socket), BACKLOG)
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """What is listened on to begin with."""
+        """Sockets that are listened on to begin with."""
         return [one for one in (self._bound, self._listener.socket if self._listener else None) if one]
 
     def renewed(self) -> socket.socket | None:
@@ -273,16 +273,16 @@ class KeptNames:
             path = str(self._home.control_socket)
             self._listener = Listener(path, BACKLOG)
         except (OSError, PunaError) as error:
-            if not self._is_told:
+            if not self._has_warned:
                 LOG.error("what was deleted cannot be made again, and is tried every second: %s", error)
-            self._is_told = True
+            self._has_warned = True
             return None
         LOG.warning("%s was deleted; the control plane listens there again", path)
-        self._is_told = False
+        self._has_warned = False
         return self._listener.socket
 
 
-def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heart: HeartbeatSender) -> None:
+def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, heartbeat: HeartbeatSender) -> None:
     """One gateway process on the inherited socket."""
     from puna.serve.gateway import Gateway, GatewaySettings
     from puna.serve.http.acceptor import ClientCounts
@@ -306,7 +306,13 @@ def gateway(home: Home, shared: SharedDescriptors, index: int, front: Front, hea
     counts = ClientCounts(shared.counts_fd, index)
     bound = socket.socket(fileno=shared.listen_fd)
     _serve(
-        app, KeptNames(bound=bound), front, heart.beat, grace_s=GATEWAY_GRACE_S, on_stop=app.wind_down, counts=counts
+        app,
+        KeptNames(bound=bound),
+        front,
+        heartbeat.beat,
+        grace_s=GATEWAY_GRACE_S,
+        on_stop=app.wind_down,
+        counts=counts,
     )
 
 
@@ -393,15 +399,15 @@ def main(arguments: list[str]) -> None:
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
     watch_owner(options.owner_fd)
     memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
-    heart = HeartbeatSender(options.beat_fd)
+    heartbeat = HeartbeatSender(options.beat_fd)
     if options.role == "control":
-        control(Home.default(), options.owner_fd, options.url, memories, heart)
+        control(Home.default(), options.owner_fd, options.url, memories, heartbeat)
     else:
         tls = Tls(options.certificate, options.key) if options.certificate else None
         origins = tuple(options.cors_origin)
         front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
         shared = SharedDescriptors(options.listen_fd, options.counts_fd, options.limits_fd, memories)
-        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heart)
+        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heartbeat)
 
 
 if __name__ == "__main__":

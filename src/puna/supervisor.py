@@ -48,9 +48,9 @@ class Spec:
     env: Mapping[str, str] = field(default_factory=dict)
     fds: tuple[int, ...] = ()
     grace_s: float = 10.0
-    """How long it may take to end after SIGTERM."""
+    """The time that it may take to end after SIGTERM."""
     beats: bool = False
-    """It is given `--beat-fd` and has to be heard over it."""
+    """It is given `--beat-fd` and has to beat over it."""
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Child:
     failures: int = 0
     restart_at: float = 0.0
     ending: str = ""
-    """Why it is being ended."""
+    """The reason why it is being ended."""
     refused: str = ""
-    """Why it could not be started, when it could not."""
+    """The reason why it could not be started, when it could not."""
 
 
 def listen(host: str, port: int, *, tls: bool, insecure: bool) -> socket.socket:
@@ -249,7 +249,7 @@ class Supervisor:
         child.heartbeat = None
 
     def _note(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # its log is full, or its terminal has gone: that ends nobody
+        with contextlib.suppress(OSError):  # its log is full, or its terminal was closed: that ends nobody
             self._progress.note(text)
 
     # -- end ---------------------------------------------------------------------------------------------------------

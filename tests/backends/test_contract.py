@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from backends.memory import SCHEMA, MemoryBackend
 from puna.backends.base import Backend, Launch, Observed, Phase
-from puna.backends.memory import SCHEMA, MemoryBackend
 
 Make = Callable[..., Launch]
 NAPPER = """

@@ -1,11 +1,11 @@
-"""What the in-memory backend adds: time by `tick`, deaths on order."""
+"""The backend without processes: time by `tick`, deaths on order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from backends.memory import MemoryBackend
 from puna.backends.base import Launch, Phase
-from puna.backends.memory import MemoryBackend
 
 Make = Callable[..., Launch]
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from backends.memory import MemoryBackend
 from control.conftest import World, make_source
 from puna import errors
-from puna.backends.memory import MemoryBackend
 from puna.cli import output
 from puna.cli.commands import deploy
 from puna.client import Client

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import uvicorn
 
+from backends.memory import MemoryBackend
 from control.conftest import World
 from control.place import document
 from load import load_factor
 from puna import errors, instance
-from puna.backends.memory import MemoryBackend
 from puna.client import Client
 from puna.config.settings import Settings
 from puna.control.api import openapi

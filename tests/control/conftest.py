@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from backends.memory import MemoryBackend
 from puna.artifacts import Source, drafting
 from puna.backends.base import Capacity, GpuDevice, Launch
-from puna.backends.memory import MemoryBackend
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Order, Replica, Revision
 from puna.control.domain.states import ReplicaState, RevisionState

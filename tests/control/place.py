@@ -15,9 +15,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from backends.memory import MemoryBackend
 from control.conftest import World, make_source
 from control.runs import make_run
-from puna.backends.memory import MemoryBackend
 from puna.control.api import openapi
 from puna.control.api.app import create_app
 from puna.control.domain.records import Delivery

@@ -19,7 +19,7 @@ from puna.artifacts import SHORT
 from puna.config.runtime import RuntimeSpec
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
-from puna.packaging import surroundings, system
+from puna.packaging import environment, surroundings
 from puna.packaging.command import BuildCancelledError
 from puna.packaging.environment import Environment, build, find_python, find_uv
 
@@ -187,7 +187,7 @@ def test_a_driver_older_than_the_cuda_asked_for_is_warned_about(
         smi.write_text(f"#!/bin/sh\necho '| NVIDIA-SMI 550.1   Driver Version: 550.1   {label}: 12.4 |'\n")
         smi.chmod(0o755)
         for wanted in ("12.1.1", "12.4.1", "12.9.0", None):
-            system.warn_of_driver(wanted, lines.append)
+            environment.warn_of_driver(wanted, lines.append)
     assert lines == ["warning: the app wants CUDA 12.9.0; the driver here goes up to 12.4"] * 2
 
 

@@ -17,10 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import MetaData, select
 
+from backends.memory import MemoryBackend
 from control.conftest import GIB, World, make_source
 from puna.artifacts import MANIFEST, SHORT, Model, drafting
 from puna.backends.base import GpuDevice
-from puna.backends.memory import MemoryBackend
 from puna.control.api.app import create_app
 from puna.control.domain import api_keys
 from puna.control.domain.records import Delivery, Key

@@ -221,7 +221,7 @@ def test_apt_neither_removes_nor_guesses(tally: Tally) -> None:
         pytest.skip("no apt with lists here")
     for name in ("libxcb-x.+", "cow.ay", "lib.+", "a.+"):
         assert runtime.parse_text(of(system_packages=[name])).system_packages == (name,)
-        from puna.packaging.system import INSTALL
+        from puna.packaging.environment import INSTALL
 
         done = subprocess.run([*INSTALL, "--simulate", "--", name], capture_output=True, text=True, check=False)
         tally(f"apt-get install {name}", refused=done.returncode != 0 and "Inst " not in done.stdout)

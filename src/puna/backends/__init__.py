@@ -1,1 +1,1 @@
-"""Where replicas run, behind one small interface; and the guard that leaves nothing behind."""
+"""Places that run replicas, behind one small interface; and the guard that leaves nothing behind."""

@@ -1,4 +1,4 @@
-"""What every place that runs replicas must do: start, stop, list, and say how much room there is."""
+"""The interface of a place that runs replicas: start, stop, list, and its capacity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Protocol
 
 
 class Phase(StrEnum):
-    """What a backend sees of a replica's process."""
+    """State of a replica's process as a backend sees it."""
 
     STARTING = "starting"
     """The process runs; `initialize` has not ended."""
     READY = "ready"
     EXITED = "exited"
-    """The process is gone and so are its descendants; `exit_code`, `reason` and `last_lines` say why."""
+    """The process has ended and so have its descendants; `exit_code`, `reason` and `last_lines` say why."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Launch:
     app: Path
     """The writable working copy of the app's folder; the worker's working directory."""
     socket: Path
-    """Where the worker listens."""
+    """The worker's listening socket."""
     log: Path
     """The file that takes the worker's stdout and stderr, appended."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Zygote:
     phase: Phase
     pid: int = 0
     reason: str = ""
-    """Why it has exited."""
+    """The reason why it has exited."""
     refused: bool = False
     """It has exited because an import makes forks unsafe: another one would do the same."""
     memory_bytes: int = 0

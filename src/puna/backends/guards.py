@@ -33,7 +33,7 @@ def worker_command(launch: Launch, worker: Path, mode: str, *options: str) -> li
 
 
 def config(launch: Launch, mode: str, argv: list[str], owner_fd: int) -> dict[str, Any]:
-    """Everything that a guard is told of its worker; `mode` is `serve`, `run` or `zygote`."""
+    """The configuration of a guard; `mode` is `serve`, `run` or `zygote`."""
     return {
         "mode": mode,
         "replica_id": launch.replica_id,
@@ -75,7 +75,7 @@ def start(config: dict[str, Any]) -> None:
 
 
 def ask(path: Path, command: dict[str, object], timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
-    """What the guard that listens at `path` answers; None when there is no living guard.
+    """Ask the guard that listens at `path`; None when there is no living guard.
 
     Raises:
         TimeoutError: it is there, and too busy to answer.
@@ -132,14 +132,14 @@ class Guards:
             raise TimeoutError(f"{path} does not answer")
         timeout_s = STATUS_TIMEOUT_S if command["command"] == "status" else ASK_TIMEOUT_S
         try:
-            told = ask(path, command, timeout_s if silent is None else SILENT_TIMEOUT_S)
+            reply = ask(path, command, timeout_s if silent is None else SILENT_TIMEOUT_S)
         except TimeoutError:
             self._note(path, began)
             raise
         self._silent.pop(path, None)
-        if told is not None:
+        if reply is not None:
             self.ended.discard(path)
-        return told
+        return reply
 
     def _note(self, path: Path, began: float) -> None:
         now, silent = time.monotonic(), self._silent.setdefault(path, _Silent(began))

@@ -48,7 +48,7 @@ class LocalBackend:
         self.watch = GpuEnforcer(home, devices)
         self._last_seen: dict[str, Observed] = {}
         self._workers: dict[str, Process] = {}
-        self._is_told = False
+        self._has_warned = False
 
     def capacity(self) -> Capacity:
         """The machine's room; devices are looked up once."""
@@ -124,25 +124,25 @@ class LocalBackend:
         """Those whose sockets somebody has deleted and whose workers live: their guards are back within a second."""
         lost = [one for name, one in self._last_seen.items() if name not in found and one.phase is not Phase.EXITED]
         alive = [one for one in lost if tree.is_alive(self._workers[one.replica_id])]
-        if alive and not self._is_told:
+        if alive and not self._has_warned:
             names = ", ".join(one.replica_id for one in alive)
             LOG.warning("sockets in %s were deleted; what runs listens again by itself: %s", self._home.sockets, names)
-        self._is_told = bool(alive)
+        self._has_warned = bool(alive)
         return alive
 
     def forget(self, replica_id: str) -> None:
         """Drop what is remembered of a replica that has exited, its working copy too; a living one stays."""
         try:
-            told = self._ask(replica_id, {"command": "forget"})
+            status = self._ask(replica_id, {"command": "forget"})
         except TimeoutError:
             return  # it is killing what is left of the replica; ask again later
-        if told is None:  # its guard is dead: nobody else clears up
+        if status is None:  # its guard is dead: nobody else clears up
             record = self._record(replica_id)
             if tree.is_alive(_process(record, "guard")) or tree.end(_process(record, "worker")):
                 return
             for path in (*self._files(replica_id).values(), str(self._home.replica_socket(replica_id))):
                 Path(path).unlink(missing_ok=True)
-        elif told["phase"] != Phase.EXITED:
+        elif status["phase"] != Phase.EXITED:
             return
         workspace.remove(replica_id, self._home)
 
@@ -172,20 +172,20 @@ class LocalBackend:
 
     def _observe(self, replica_id: str) -> Observed:
         try:
-            told = self._ask(replica_id, {"command": "status"})
+            status = self._ask(replica_id, {"command": "status"})
         except TimeoutError:
             return self._last_seen.get(replica_id) or Observed(replica_id, Phase.STARTING)
-        if told is None:
+        if status is None:
             return self._orphaned(replica_id)
         return Observed(
             replica_id,
-            Phase(told["phase"]),
-            told["worker_pid"],
-            told["exit_code"],
-            told["reason"],
-            tuple(told["last_lines"]),
-            told["ready_s"],
-            told["schema"],
+            Phase(status["phase"]),
+            status["worker_pid"],
+            status["exit_code"],
+            status["reason"],
+            tuple(status["last_lines"]),
+            status["ready_s"],
+            status["schema"],
         )
 
     def _orphaned(self, replica_id: str) -> Observed:
@@ -278,25 +278,25 @@ def _run_guarded(config: dict[str, Any], cancelled: Callable[[], bool], devices:
                 next_look = time.monotonic() + LOOK_EVERY_S
         if process.poll() is not None:
             result = json.loads(process.stdout.read() or b"{}")
-        process.stdin.close()  # the guard's owner has gone: it ends everything
+        process.stdin.close()  # the end of its owner, to the guard: it ends everything
         process.wait()
     return result | ({"reason": why} if why else {})
 
 
 def _finish_report(report: Path, reason: str, last_lines: list[str]) -> None:
     try:
-        told = json.loads(report.read_text())
+        found = json.loads(report.read_text())
     except (OSError, ValueError):
-        told = {"ok": False, "phase": "import", "line": "", "traceback": "", "schema": None, "outputs": None}
-        told |= {"timings": {}, "unfinished": True}
-    if told.pop("unfinished", False):
-        told["error"] = reason
-        told["traceback"] = "\n".join(last_lines)
-    write_json(report, told)
+        found = {"ok": False, "phase": "import", "line": "", "traceback": "", "schema": None, "outputs": None}
+        found |= {"timings": {}, "unfinished": True}
+    if found.pop("unfinished", False):
+        found["error"] = reason
+        found["traceback"] = "\n".join(last_lines)
+    write_json(report, found)
 
 
 def _limits(launch: Launch, share: ResourceShare, cores: Sequence[int] = ()) -> dict[str, Any]:
-    """What a guard's config says of its worker's share of the machine."""
+    """The part of a guard's config about its worker's share of the machine."""
     env = shares.environment(share, launch.env, cores)
     return {"env": env, "share": share.as_dict(), "memory_bytes": share.memory_bytes}
 

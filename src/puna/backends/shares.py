@@ -86,26 +86,26 @@ def environment(share: ResourceShare, own: Mapping[str, str], cores: Iterable[in
 
     What the app says of its own threads and of other engines' memory is left as it says.
     """
-    told, wished = {"CUDA_VISIBLE_DEVICES": share.gpu}, {}
+    fixed, defaults = {"CUDA_VISIBLE_DEVICES": share.gpu}, {}
     if share.gpu:
-        told["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA's own order is by speed; the index is the driver's
+        fixed["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA's own order is by speed; the index is the driver's
     if share.cores or share.threads:
-        wished["OMP_NUM_THREADS"] = str(share.cores or share.threads)
+        defaults["OMP_NUM_THREADS"] = str(share.cores or share.threads)
     if share.threads:
         # OpenMP's threads wait for each other by spinning, each step of a model many times: where a core is somebody
         # else's meanwhile, that costs all of its time. 32 tokens, two threads, a busy machine: 62 s; asleep: 1.5 s.
-        wished["OMP_WAIT_POLICY"] = "PASSIVE"
+        defaults["OMP_WAIT_POLICY"] = "PASSIVE"
     if share.cores:
-        told["PUNA_CORES"] = ",".join(map(str, cores))  # empty where nobody is to be told apart
+        fixed["PUNA_CORES"] = ",".join(map(str, cores))  # empty where nobody is to be told apart
     if share.is_part:
-        told["PUNA_GPU_FRACTION"] = f"{share.gpu_fraction:g}"
-        told["PUNA_GPU_TORCH_FRACTION"] = f"{share.torch_fraction:.6f}"
+        fixed["PUNA_GPU_FRACTION"] = f"{share.gpu_fraction:g}"
+        fixed["PUNA_GPU_TORCH_FRACTION"] = f"{share.torch_fraction:.6f}"
         # JAX takes three quarters of a GPU at once unless told, TensorFlow all of it.
-        wished["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{share.torch_fraction * 0.75:.4f}"
-        wished["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-        wished["CUPY_GPU_MEMORY_LIMIT"] = f"{share.torch_fraction:.2%}"
-        told |= mps(share)
-    return {**wished, **own, **told}
+        defaults["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{share.torch_fraction * 0.75:.4f}"
+        defaults["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        defaults["CUPY_GPU_MEMORY_LIMIT"] = f"{share.torch_fraction:.2%}"
+        fixed |= mps(share)
+    return {**defaults, **own, **fixed}
 
 
 def mps(share: ResourceShare) -> dict[str, str]:
@@ -206,12 +206,12 @@ class GpuEnforcer:
         use, ended = {}, {}
         for path in sorted(self._home.sockets.glob("*.guard")):
             with contextlib.suppress(TimeoutError):  # one that is too busy is looked at the next time
-                told = guards.ask(path, {"command": "status"})
-                if told is None or not told.get("share") or told["phase"] == "exited":
+                status = guards.ask(path, {"command": "status"})
+                if status is None or not status.get("share") or status["phase"] == "exited":
                     continue
-                mine = used_by(used or {}, descendants(told["pid"], quick=True))
+                mine = used_by(used or {}, descendants(status["pid"], quick=True))
                 use[path.stem] = sum(mine.values())
-                why = gpu_excess(told["share"], mine)
+                why = gpu_excess(status["share"], mine)
                 if why:
                     LOG.warning("%s is ended: it %s", path.stem, why)
                     guards.ask(path, {"command": "end", "why": why})

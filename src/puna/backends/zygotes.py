@@ -85,21 +85,21 @@ class Zygotes:
     def _observe(self, path: Path) -> Zygote:
         name = path.stem
         try:
-            told = self._guards.ask(path, {"command": "status"})
+            status = self._guards.ask(path, {"command": "status"})
         except TimeoutError:
             return Zygote(name, Phase.STARTING)
-        if told is None and not path.exists():  # it was deleted since its name was read: it will be there again
+        if status is None and not path.exists():  # it was deleted since its name was read: it will be there again
             return Zygote(name, Phase.STARTING)
-        if told is None:
+        if status is None:
             return Zygote(name, Phase.EXITED, reason="its guard was killed")
-        phase = Phase(told["phase"])
-        memory = tree.own_bytes(told["worker_pid"]) if phase is not Phase.EXITED else 0
-        is_refusal = told["exit_code"] == EXIT_REFUSED
-        return Zygote(name, phase, told["worker_pid"], told["reason"], is_refusal, memory)
+        phase = Phase(status["phase"])
+        memory = tree.own_bytes(status["worker_pid"]) if phase is not Phase.EXITED else 0
+        is_refusal = status["exit_code"] == EXIT_REFUSED
+        return Zygote(name, phase, status["worker_pid"], status["reason"], is_refusal, memory)
 
 
 def _answer(client: socket.socket) -> str:
-    """What is wrong, from the FORKED that zygote or guard sends; empty when nothing is."""
+    """The error in the FORKED that zygote or guard sends; empty when there is none."""
     decoder = protocol.Decoder()
     while data := client.recv(65536):
         for kind, _, payload in decoder.feed(data):

@@ -20,7 +20,7 @@ MAX_FILES = 20_000
 _BLOCK = 512  # bytes of a tar block
 _MAX_NAME_RECORD_BYTES = 64 * 1024  # a pax or GNU record holds one long name here; tarfile reads it into memory whole
 MAX_DEPTH = 64
-"""Folders in one another; whoever walks them takes a step of Python's stack for each."""
+"""Folders in one another; a walk takes a step of Python's stack for each."""
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 _RECORDS = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 _RESIZES = re.compile(rb"\d (?:size|GNU\.sparse\.[a-z]+)=")  # tarfile would go on elsewhere than `_scan` looked

@@ -1,4 +1,4 @@
-"""What a replica runs: the app's files and a Hugging Face cache view of its models, in hard links."""
+"""The bundle that a replica runs: the app's files and a Hugging Face cache view of its models, in hard links."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
     """Put together what a replica needs; the same parts make the same bundle, which is not made twice.
 
     Raises:
-        NotFoundError: a model's folder is gone.
+        NotFoundError: a model's folder is missing.
         MachineError: the disk is full.
     """
     parts = [_part(model) for model in sorted(models, key=lambda model: model.name)]
@@ -103,7 +103,7 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
 
 
 def _check_origins(source: Source, models: Sequence[ModelRef]) -> None:
-    """What a bundle is made of by links must be what its digests say."""
+    """Check that what is linked into a bundle is what its digests say."""
     if why := source.damage():
         raise ProjectError(f"the source {source.digest[:SHORT]} is damaged: {why}", "`puna deploy` it once more")
     for model in models:
@@ -140,7 +140,7 @@ def _adapter(model: ModelRef, root: Path) -> dict[str, str]:
 
 
 def _adapters(models: Sequence[ModelRef], *, is_shared: bool) -> dict[str, Any]:
-    """What the worker reads: which names are adapters, and whether requests may bring others."""
+    """The worker's table of adapters: which names are adapters, and whether requests may bring others."""
     named = {m.name: {"path": f"adapters/{m.name.replace('/', '--')}", "rank": m.rank} for m in models if m.base}
     return {"adapters": named, "takes_others": is_shared}
 

@@ -41,7 +41,7 @@ def run(
     What `cancelled` raises ends the command as well.
 
     Raises:
-        BuildCancelledError: `cancelled()` became true; the command and its descendants are gone.
+        BuildCancelledError: `cancelled()` became true; the command and its descendants have ended.
     """
     lines: list[str] = []
     rest = b""
@@ -83,7 +83,7 @@ LOOK_S = 5.0
 
 @dataclass(frozen=True)
 class BuildLimits:
-    """What one build may take. Memory is not limited by itself: compilers and CUDA map far more than they use."""
+    """Limits of one build. Memory is not limited by itself: compilers and CUDA map far more than they use."""
 
     timeout_s: float = 3600.0
     disk_bytes: int = 100 << 30
@@ -117,7 +117,7 @@ class BuildWatch:
         self._begun = self._looked = time.monotonic()
 
     def __call__(self) -> bool:
-        """Whether it was cancelled.
+        """True when it was cancelled.
 
         Raises:
             BuildError: it takes too long, or too much of the disk.
@@ -150,7 +150,7 @@ class BuildWatch:
 
 
 def size_bytes(path: Path) -> int:
-    """What files under `path` take, each counted once; many share blocks with a package cache."""
+    """Size of the files under `path` on the disk, each counted once; many share blocks with a package cache."""
     sizes: dict[tuple[int, int], int] = {}
     for folder, _, files in os.walk(path):
         for file in files:
@@ -163,7 +163,7 @@ def size_bytes(path: Path) -> int:
 
 
 def slots() -> int:
-    """How many environments and bundles are built at once: as many as there are cores, but two to four, unless said.
+    """The number of environments and bundles built at once: as many as there are cores, but two to four, unless said.
 
     Raises:
         UsageError: what is said is no number over 0.

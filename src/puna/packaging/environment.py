@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,16 +20,16 @@ from puna.artifacts import SHORT, write_json, write_text
 from puna.config.runtime import RuntimeSpec, has_nvidia
 from puna.errors import BuildError, NotFoundError
 from puna.home import Home
-from puna.packaging import command, inventory, surroundings, system
+from puna.packaging import command, inventory, surroundings
 from puna.packaging.command import BuildCancelledError, BuildLimits, BuildWatch
 from puna.packaging.inventory import Damage
 from puna.packaging.surroundings import BuilderUser
 from puna.process.locks import locked
 
 MARKER = "environment.json"
-_GONE, _ASIDE = ".gone-", ".damaged-"
+_REMOVED, _ASIDE = ".gone-", ".damaged-"
 _WORKPLACES = ("venv", "scratch", "run")
-"""What a build writes to, below its environment's folder."""
+"""Folders that a build writes to, below its environment's folder."""
 _TAIL_LINES = 20
 _UV_OPTIONS = {"--pre": ["--prerelease", "allow"], "--trusted-host": ["--allow-insecure-host"]}
 _DROPPED = ("--no-cache-dir", "--prefer-binary", "--quiet")  # speed and taste, not meaning
@@ -111,7 +111,7 @@ def build(
         path.mkdir(mode=0o700)
         try:
             return _build(spec, path, log, cancelled)
-        except BaseException:  # whoever asked for the build sees it; only the half environment goes
+        except BaseException:  # the caller sees it; only the half environment goes
             _clear(path)
             raise
 
@@ -127,7 +127,7 @@ def _mend(
     path.mkdir(mode=0o700)
     try:
         built = _build(spec, path, log, cancelled)
-    except BaseException:  # whoever asked for the build sees it
+    except BaseException:  # the caller sees it
         _clear(path)
         aside.rename(path)
         raise
@@ -137,7 +137,7 @@ def _mend(
 
 
 def _forget_cached(path: Path, changed: tuple[str, ...], log: Callable[[str], None]) -> None:
-    """What was changed in place was changed in uv's cache as well, where it is one file with two names."""
+    """Drop changed files from uv's cache as well, where they are one file with two names."""
     if packages := sorted(inventory.owners(path, changed)):
         log(f"taken out of the cache, which has the same files: {', '.join(packages)}")
         env = {**os.environ, "UV_CACHE_DIR": surroundings.uv_cache(), "NO_COLOR": "1"}
@@ -146,15 +146,15 @@ def _forget_cached(path: Path, changed: tuple[str, ...], log: Callable[[str], No
 
 def _clear(path: Path) -> None:
     """Take a half environment out of the way at once; its files, which may be tens of thousands, go meanwhile."""
-    gone = [*path.parent.glob(f"{_GONE}*")]  # a process that was killed has left them
+    removed = [*path.parent.glob(f"{_REMOVED}*")]  # a process that was killed has left them
     if path.exists():
-        gone.append(path.rename(path.with_name(f"{_GONE}{path.name}-{uuid.uuid4().hex[:8]}")))
-    for folder in gone:
+        removed.append(path.rename(path.with_name(f"{_REMOVED}{path.name}-{uuid.uuid4().hex[:8]}")))
+    for folder in removed:
         threading.Thread(target=shutil.rmtree, args=(folder, True), name="clear").start()
 
 
 def _wait(log: Callable[[str], None], cancelled: Callable[[], bool]) -> Callable[[], None]:
-    """What is done again and again while another builds the same environment."""
+    """A callback for the time in which another builds the same environment."""
     once = iter(["the same environment is being built already: waiting for it"])
 
     def waiting() -> None:
@@ -188,8 +188,8 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
         if not work.limits:
             both("warning: no prlimit here, so nothing limits what files this build opens and writes")
         write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
-        system.warn_of_driver(spec.cuda_version, both)
-        system.ensure_packages(spec.system_packages, work.env, both, work.cancelled)
+        warn_of_driver(spec.cuda_version, both)
+        ensure_packages(spec.system_packages, work.env, both, work.cancelled)
         _make_venv(work)
         _install(work)
         _run_lines(work)
@@ -354,3 +354,79 @@ def _sentence(lines: Sequence[str]) -> str:
             break
         words.append(line.strip())
     return " ".join(words)
+
+
+# -- system packages and the driver
+
+# Names that distributions have dropped since the apps were written, and what carries their files now.
+RENAMED = {"libgl1-mesa-glx": "libgl1", "libglib2.0-0": "libglib2.0-0t64"}
+
+# Patterns off: a name that no package has is not taken for a regular expression that half of them match.
+INSTALL = ("apt-get", "-o", "APT::Cmd::Pattern-Only=true", "install", "-y", "-q", "--no-install-recommends")
+
+
+def ensure_packages(
+    names: tuple[str, ...], env: Mapping[str, str], log: Callable[[str], None], cancelled: Callable[[], bool]
+) -> None:
+    """Install the apt packages that are missing, where that is allowed.
+
+    Raises:
+        BuildError: packages are missing and may not be installed, or apt failed.
+    """
+    if not names:
+        return
+    if shutil.which("dpkg-query", path=env["PATH"]) is None:
+        log(f"warning: no dpkg here, so nobody looked for the system packages {', '.join(names)}")
+        return
+    missing = [name for name in names if not _is_installed(name, env)]
+    for name in [n for n in missing if n in RENAMED and _is_installed(RENAMED[n], env)]:
+        log(f"system package {name}: {RENAMED[name]} is its name on this machine, and is installed")
+        missing.remove(name)
+    if not missing:
+        log(f"system packages: {', '.join(names)} are installed")
+        return
+    by_hand = f"sudo apt-get update && sudo apt-get install -y {' '.join(missing)}"
+    allowed = os.environ.get("PUNA_APT", "1" if os.geteuid() == 0 else "0") == "1"
+    if not allowed or shutil.which("apt-get", path=env["PATH"]) is None:
+        raise BuildError(f"missing system packages: {', '.join(missing)}", f"{by_hand}    # or set PUNA_APT=1")
+    _install_missing(missing, env, log, cancelled, by_hand)
+
+
+def _install_missing(
+    missing: list[str],
+    env: Mapping[str, str],
+    log: Callable[[str], None],
+    cancelled: Callable[[], bool],
+    by_hand: str,
+) -> None:
+    log(f"installing system packages: {', '.join(missing)}")
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    apt_env = {**env, "DEBIAN_FRONTEND": "noninteractive"}
+    # A failed update is no failure yet: the lists that are there may do.
+    command.run([*prefix, "apt-get", "update", "-q"], apt_env, Path("/"), log=log, cancelled=cancelled)
+    install = [*prefix, *INSTALL, "--", *missing]
+    status, lines = command.run(install, apt_env, Path("/"), log=log, cancelled=cancelled)
+    if status != 0:
+        why = next((line for line in lines if line.startswith("E: ")), f"apt-get ended with status {status}")
+        raise BuildError(f"system packages: {why}", by_hand, "\n".join(lines[-20:]))
+
+
+def _is_installed(name: str, env: Mapping[str, str]) -> bool:
+    plain = name.partition("=")[0]
+    query = ["dpkg-query", "-W", "-f", "${db:Status-Status}\n", plain]
+    found = subprocess.run(query, capture_output=True, text=True, env=dict(env), check=False)
+    return "installed" in found.stdout.split()
+
+
+def warn_of_driver(cuda_version: str | None, log: Callable[[str], None]) -> None:
+    """Say so when the NVIDIA driver is older than the CUDA version that the app names."""
+    if cuda_version is None or shutil.which("nvidia-smi") is None:
+        return
+    try:
+        shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return  # a driver that does not answer fails the app's validation, with its own words
+    found = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", shown)
+    wanted = [int(part) for part in (cuda_version + ".0").split(".")[:2]]
+    if found and [int(found[1]), int(found[2])] < wanted:
+        log(f"warning: the app wants CUDA {cuda_version}; the driver here goes up to {found[1]}.{found[2]}")

@@ -27,7 +27,7 @@ _CUDA = re.compile(r"cu(\d+)(\d)")
 
 @dataclass(frozen=True)
 class Place:
-    """Where an environment's packages lie, and its Python."""
+    """The folders of an environment's packages, and its Python."""
 
     python_version: str
     folders: Sequence[str]
@@ -100,7 +100,7 @@ def _packages(folders: Sequence[str]) -> dict[str, _Package]:
             requires = (re.match(r"[A-Za-z0-9._-]+", line) for line in one.requires or () if "extra" not in line)
             needed = frozenset(normal(match[0]) for match in requires if match)
             origin = json.loads(one.read_text("direct_url.json") or "{}")
-            # uv writes REQUESTED beside every package, whoever wanted it; pip only beside those that were named.
+            # uv writes REQUESTED beside every package, wanted or not; pip only beside those that were named.
             by_pip = (one.read_text("INSTALLER") or "").strip() == "pip"
             requested = by_pip and one.read_text("REQUESTED") is not None
             found[normal(name)] = _Package(name, one.version, needed, requested, origin)
@@ -108,8 +108,7 @@ def _packages(folders: Sequence[str]) -> dict[str, _Package]:
 
 
 def _asked_for(packages: dict[str, _Package]) -> set[str]:
-    """What somebody named, and what is there although neither they nor these need it; where nobody wrote down
-    what was named, all that nothing else needs."""
+    """Packages that somebody named, and those that no other needs and that are there all the same."""
     asked = {name for name, package in packages.items() if package.is_requested and name not in OWN}
     reached = _reached(packages, asked)
     others = {name: package for name, package in packages.items() if name not in reached and name not in OWN}
@@ -118,7 +117,7 @@ def _asked_for(packages: dict[str, _Package]) -> set[str]:
     # Packages that need one another and nothing else does: one of them, as good as the next.
     while rest := others.keys() - _reached(packages, roots):
         roots.add(min(rest))
-    # Of these no index would give the same by itself, whoever needs them.
+    # Of these no index would give the same by itself, needed or not.
     special = {name for name, package in packages.items() if package.origin or "+" in package.version}
     return asked | roots | (special - OWN)
 

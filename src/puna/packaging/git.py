@@ -68,7 +68,7 @@ class Fetched:
     source: Source
     commit: str
     project: Project
-    """What its inferless.yaml says; named like the repository or its folder when that names nothing."""
+    """Its inferless.yaml; named like the repository or its folder when that names nothing."""
 
 
 def head(repository: Repository, credential: Credential | None = None) -> str:
@@ -113,7 +113,7 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         out = [f"--work-tree={files}", "-c", "core.bare=false"]
         part = repository.folder or "."
         _git([*out, "checkout", "-q", "-f", "refs/puna/head", "--", part], session, repository, store)
-        source.check_links(files)  # before anything is read: what a link leads to would be told in an error
+        source.check_links(files)  # before anything is read: what a link leads to would stand in an error
         folder = _inside(files, repository)
         project = source.check(folder)
         _no_pointers(folder)
@@ -162,7 +162,7 @@ def _no_pointers(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Session:
-    """How git is run for one repository, and until when."""
+    """Environment and deadline of the git commands for one repository."""
 
     env: Mapping[str, str]
     until: float

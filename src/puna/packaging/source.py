@@ -105,7 +105,7 @@ class Ignore:
         return cls(spec)
 
     def covers(self, path: str, is_folder: bool) -> bool:
-        """Whether `path`, relative with `/`, stays behind.
+        """True when `path`, relative with `/`, stays behind.
 
         Raises:
             ProjectError: all paths together have taken too long.

@@ -1,6 +1,6 @@
 """The surroundings of a build's commands: variables without the user's secrets, and a user without rights of its own.
 
-That user is asked for where root runs Puna; elsewhere builds run as whoever runs Puna.
+That user is asked for where root runs Puna; elsewhere builds run as Puna's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the dry run of an app has shown, or why it failed, in the user's own lines."""
+"""The result of an app's dry run, or the reason of its failure in the user's own lines."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _follow(
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a command, with all that it starts, may take; memory and files are each process's own."""
+    """Limits of a command with all that it starts; memory and files are each process's own."""
 
     time_s: float
     memory_bytes: int

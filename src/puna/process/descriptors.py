@@ -16,7 +16,7 @@ _given = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def hard() -> int:
-    """How many files a process may open at most."""
+    """The most files that a process may open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return MOST if limit == resource.RLIM_INFINITY else min(limit, MOST)
 
@@ -40,15 +40,15 @@ def give_back(pid: int) -> None:
 
 
 def for_clients(limit: int) -> int:
-    """How many of `limit` files are for clients; the others are for workers, the control plane and bodies on disk."""
+    """The part of `limit` files for clients; the others are for workers, the control plane and bodies on disk."""
     return min(MOST_CLIENTS, limit // 2)
 
 
 def for_bodies(limit: int) -> int:
-    """How many are for bodies on disk."""
+    """The part for bodies on disk."""
     return min(512, limit // 4)
 
 
 def for_forwarding(limit: int) -> int:
-    """How many are for what is passed on to the control plane."""
+    """The part for what is passed on to the control plane."""
     return min(512, limit // 8)

@@ -1,4 +1,4 @@
-"""The process between owner and worker, a script of its own (`python -I -S`): whoever dies, nothing is left.
+"""The process between owner and worker, a script of its own (`python -I -S`): if either dies, nothing is left.
 
 The owner holds the write end of a pipe (`owner_fd`): its end is the end of everything here. The guard holds the
 write end of another (`--parent-fd` of the worker): when the guard is killed, the worker kills its descendants and
@@ -67,8 +67,8 @@ class Guard:
         self.clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self.listener: Listener | None = None
         self.next_look = self.begun + renewal.EVERY_S
-        self.link: socket.socket | None = None
-        self.link_buffer = bytearray()
+        self.connection: socket.socket | None = None
+        self.received = bytearray()
         self.oom_kills, self.memory_limit = oom_kills(), MemoryLimit(config.get("memory_bytes", 0))
         self.liveness: Liveness | None = None
         """There once the worker is ready, until it is told to end."""
@@ -90,7 +90,10 @@ class Guard:
                 self.poll.register(fd, select.POLLIN)
         if self.listener is not None:
             self.poll.register(self.listener.socket, select.POLLIN)
-        self._adopt() if "adopted" in self.config else self._spawn()
+        if "adopted" in self.config:
+            self._adopt()
+        else:
+            self._spawn()
         while not (self.is_run and self.phase == "exited"):
             self._turn()
 
@@ -103,8 +106,8 @@ class Guard:
                     self.end()
             elif self.listener is not None and fd == self.listener.socket.fileno():
                 self._accept()
-            elif self.link is not None and fd == self.link.fileno():
-                self._read_link()
+            elif self.connection is not None and fd == self.connection.fileno():
+                self._read_connection()
             elif fd in self.clients:
                 self._read_client(fd)
         self._reap()
@@ -117,11 +120,11 @@ class Guard:
         if now >= self.next_look:
             self.next_look = now + renewal.EVERY_S
             self._renew()
-        if self.phase == "starting" and self.link is None and not self.is_run:
+        if self.phase == "starting" and self.connection is None and not self.is_run:
             self._connect()
 
     def _timeout_ms(self) -> float | None:
-        if self.phase == "starting" and self.link is None and not self.is_run:
+        if self.phase == "starting" and self.connection is None and not self.is_run:
             return CONNECT_EVERY_S * 1000
         looks = () if self.is_run else (self.next_look,)
         more = () if self.phase == "exited" else (*self.kill_at.values(), self.memory_limit.next_look)
@@ -136,7 +139,7 @@ class Guard:
             return
         if now >= self.liveness.next_ping:
             self.liveness.next_ping = now + PING_EVERY_S
-            self._say(PING)
+            self._send(PING)
         sick = self.liveness.turn(now, *(self.page.read() if self.page else (0.0, 0.0)))
         if sick and not is_ending(self.worker_pid):
             self._end_worker(sick)
@@ -240,43 +243,43 @@ class Guard:
         record.update(worker_pid=self.worker_pid, worker_start=start_ticks(self.worker_pid))
         record.update(guard_pid=os.getpid(), guard_start=start_ticks(os.getpid()))
         with contextlib.suppress(OSError), open(self.config["record"], "w", encoding="utf-8") as file:
-            json.dump(record, file)  # a full disk: whoever is killed then leaves less to be found again
+            json.dump(record, file)  # a full disk: one that is killed then leaves less to be found again
 
     def _connect(self) -> None:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            link.connect(self.config["socket"])
+            connection.connect(self.config["socket"])
         except OSError:
-            link.close()
+            connection.close()
             return
-        link.setblocking(False)
-        self.link = link
-        self.poll.register(link, select.POLLIN)
+        connection.setblocking(False)
+        self.connection = connection
+        self.poll.register(connection, select.POLLIN)
 
-    def _read_link(self) -> None:
-        assert self.link is not None
+    def _read_connection(self) -> None:
+        assert self.connection is not None
         try:
-            data = self.link.recv(1 << 20)
+            data = self.connection.recv(1 << 20)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self.poll.unregister(self.link)  # the worker is ending, and SIGCHLD tells the rest; else it is sick
-            self.link.close()
+            self.poll.unregister(self.connection)  # the worker is ending, and SIGCHLD tells the rest; else it is sick
+            self.connection.close()
             if self.liveness is not None:
                 self.liveness.hung_up()
             return
-        self.link_buffer += data
-        while len(buffer := self.link_buffer) >= HEADER.size:
+        self.received += data
+        while len(buffer := self.received) >= HEADER.size:
             length, kind, _ = HEADER.unpack_from(buffer)
             if len(buffer) < 4 + length:
                 break
             payload = bytes(buffer[HEADER.size : 4 + length])
             del buffer[: 4 + length]
-            self._heard(kind, payload)
+            self._handle(kind, payload)
 
-    def _heard(self, kind: int, payload: bytes) -> None:
+    def _handle(self, kind: int, payload: bytes) -> None:
         if kind == FAILED:
             self.failure = json.loads(payload)["message"]
             self.kill_at[self.failure] = time.monotonic() + FAILED_EXIT_S
@@ -289,8 +292,8 @@ class Guard:
         elif kind == PONG and self.liveness is not None:
             self.liveness.answered()
         elif kind in (ASLEEP, AWAKE):
-            told = json.loads(payload)
-            self.hello.update((key, told[key]) for key in ("tier", "can_sleep") if key in told)
+            change = json.loads(payload)
+            self.hello.update((key, change[key]) for key in ("tier", "can_sleep") if key in change)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -377,9 +380,9 @@ class Guard:
         elif name == "end":
             self._end_worker(command["why"])
         elif name in ("sleep", "wake"):
-            self._say(SLEEP if name == "sleep" else WAKE)
+            self._send(SLEEP if name == "sleep" else WAKE)
         if forgotten := name == "forget" and self.phase == "exited":
-            self._remove_files()  # before the answer: whoever asked may look for them at once
+            self._remove_files()  # before the answer: the caller may look for them at once
         client.sendall(json.dumps(self._status()).encode() + b"\n")
         if forgotten:
             self.end()
@@ -394,14 +397,14 @@ class Guard:
         if self.is_zygote:
             self._kill_worker()  # it has nothing to bring to an end
             return
-        if not self._say(SHUTDOWN):
+        if not self._send(SHUTDOWN):
             os.kill(self.worker_pid, signal.SIGTERM)
 
-    def _say(self, kind: int) -> bool:
+    def _send(self, kind: int) -> bool:
         """Send a frame without payload to a worker that is ready; False when there is none to hear it."""
-        if self.phase == "ready" and self.link is not None:
+        if self.phase == "ready" and self.connection is not None:
             with contextlib.suppress(OSError):
-                self.link.sendall(HEADER.pack(9, kind, 0))
+                self.connection.sendall(HEADER.pack(9, kind, 0))
                 return True
         return False
 
@@ -456,9 +459,9 @@ def main() -> None:
     if config["mode"] != "run":
         listener = claim(config)
         if "adopted" in config:
-            told = json.dumps({"error": ""}).encode()  # taken is as good: the same id twice starts one
+            reply = json.dumps({"error": ""}).encode()  # taken is as good: the same id twice starts one
             with contextlib.suppress(OSError):  # who asked was killed meanwhile: its successor finds this replica
-                os.write(1, HEADER.pack(len(told) + 9, FORKED, 0) + told)
+                os.write(1, HEADER.pack(len(reply) + 9, FORKED, 0) + reply)
         if listener is None:
             return
         if "adopted" not in config and os.fork():

@@ -8,7 +8,7 @@ A child of `puna up` writes a line a second to a pipe, from the loop that has to
 beats stay away, whatever the reason: stopped, deadlocked, held in native code, its descriptors closed. A child that
 knows of an illness of its own says so and is ended at once.
 
-Time is that of whoever judges: a turn counts for a second and a half at most. Where the judge itself was stopped,
+Time is the judge's own: a turn counts for a second and a half at most. Where the judge itself was stopped,
 starved or suspended, nobody else is blamed for it.
 """
 
@@ -68,7 +68,7 @@ class Liveness:
         self._is_hung_up = True
 
     def turn(self, now: float, calls_until: float, change_until: float) -> str:
-        """Why the worker is sick, empty when it is not; both times are those of its page, 0 for none."""
+        """The reason why the worker is sick, empty when it is not; both times are those of its page, 0 for none."""
         passed_s, self._turned = min(now - self._turned, LONGEST_TURN_S), now
         self._hung_up_s += passed_s if self._is_hung_up else 0.0
         if self._hung_up_s >= HANG_UP_S:
@@ -171,7 +171,7 @@ class HeartbeatMonitor:
                 self._illness = line[len(ILL) :].decode(errors="replace")
 
     def turn(self, now: float, starved: bool = False) -> str:
-        """Why the process is to be ended, empty when it is not. `starved`: it would run if it were let."""
+        """The reason to end the process, empty when it is not. `starved`: it would run if it were let."""
         passed_s, self._turned = min(now - self._turned, LONGEST_SUPERVISOR_TURN_S), now
         self._hung_up_s += passed_s if self._is_hung_up else 0.0
         self._silent_s += 0.0 if starved else passed_s

@@ -1,4 +1,4 @@
-"""What a running process holds by name on the disk, and gets back when somebody has deleted it: a Unix socket, a log.
+"""Names on the disk that a running process gets back when somebody has deleted them: its Unix socket, its log.
 
 A folder of temporary files is swept by cron, a home by a person in a hurry: the open descriptor goes on, and nobody new
 finds it. Whoever serves looks every second. The worker has the same (worker/process.py): it imports nothing from here.
@@ -45,7 +45,7 @@ class Listener:
 
     @property
     def is_lost(self) -> bool:
-        """Whoever comes by the path finds nothing, or something else."""
+        """True when the path leads to nothing, or to something else."""
         return identity(self.path) != self._made
 
 

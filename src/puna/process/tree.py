@@ -78,7 +78,7 @@ def is_ending(pid: int) -> bool:
 
 
 def kill(process: Process, number: int = signal.SIGKILL) -> bool:
-    """Send a signal to that very process; False when it has ended, whoever has its id now.
+    """Send a signal to that very process; False when it has ended and its id may be another's.
 
     Raises:
         PermissionError: it is another user's.
@@ -199,7 +199,7 @@ def has_open(pid: int, path: str | os.PathLike[str]) -> bool:
 
 
 def own_bytes(pid: int) -> int:
-    """What a process has in memory for itself, shared pages counted whole; 0 when it has ended."""
+    """Memory that a process has for itself, shared pages counted whole; 0 when it has ended."""
     return _sum(f"/proc/{pid}/status", OWN)
 
 
@@ -224,7 +224,7 @@ class MemoryLimit:
         """When the next look is due, on the monotonic clock."""
 
     def excess(self, now: float) -> str:
-        """What is too much, as a reason to end it; empty when nothing is, or no look is due."""
+        """The reason to end a tree that has too much; empty when nothing is, or no look is due."""
         if now < self.next_look:
             return ""
         pids = [one.pid for one in descendants(quick=True)]
@@ -239,7 +239,7 @@ class MemoryLimit:
 
 
 def oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory; 0 where it does not say."""
+    """The number of this control group's processes that the kernel has killed for memory; 0 where it does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/self/cgroup", encoding="ascii") as file:
             group = next((line.strip()[3:] for line in file if line.startswith("0::")), "/")

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from backends.memory import MemoryBackend
 from config.tutorial_files import FILES
 from control.conftest import World
 from puna import pipeline
-from puna.backends.memory import MemoryBackend
 from puna.cli import output
 from puna.cli.commands import deploy
 from puna.client import Client

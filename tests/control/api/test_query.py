@@ -33,7 +33,7 @@ REPORTS = {"get_metrics", "get_usage"}
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, TestClient]]:
     """A home with 450 of everything that has a list."""
-    from puna.backends.memory import MemoryBackend
+    from backends.memory import MemoryBackend
 
     home = Home(tmp_path_factory.mktemp("pages") / "home")
     store = Store(f"sqlite:///{home.database}")

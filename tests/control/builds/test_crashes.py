@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from backends.memory import MemoryBackend
 from control.builds.test_builder import FakeTools
 from control.conftest import launch, make_source
 from puna.artifacts import Bundle, Source
-from puna.backends.memory import MemoryBackend
 from puna.control.builds.builder import Builder
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState

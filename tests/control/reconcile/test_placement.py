@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from backends.memory import SCHEMA, MemoryBackend
 from control.conftest import World, gpus
 from puna.backends.base import Observed, Phase
-from puna.backends.memory import SCHEMA, MemoryBackend
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica
 from puna.control.domain.states import EndpointState, ReplicaState

@@ -11,9 +11,9 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from backends.memory import MemoryBackend
 from control.builds.test_builder import FakeTools
 from control.conftest import World, make_source
-from puna.backends.memory import MemoryBackend
 from puna.config.settings import Settings
 from puna.control.builds.builder import Builder
 from puna.control.domain.records import WHOLE, Order
