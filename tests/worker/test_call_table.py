@@ -247,3 +247,39 @@ def test_a_call_is_answered_once_at_its_deadline_and_later_deadlines_are_kept() 
     until(lambda: len(table.late) == 3)
     time.sleep(0.1)
     assert table.late == [1, 2, 3]
+
+
+def test_a_call_whose_time_begins_anew_is_answered_at_its_new_deadline() -> None:
+    table = WatchedTable(grace_s=60)
+    table.add(1)
+    call = table.calls.take()
+    assert call is not None
+    table.calls.hold_deadline(call)
+    until(lambda: table.calls._wake_at > time.monotonic())  # the watcher sleeps
+    table.calls.restart_deadline(call, 0.05)
+    until(lambda: table.late == [1])
+
+
+def test_nothing_changes_the_table_while_another_thread_does() -> None:
+    table = WatchedTable()
+    table.calls.add(table.call(1, alone_s=1.0))
+    call = table.calls.take()
+    assert call is not None
+    other = table.call(2)
+    for change in (
+        lambda: table.calls.begins_alone(call),
+        lambda: table.calls.hold_deadline(call),
+        lambda: table.calls.restart_deadline(call, 60),
+        lambda: table.calls.add(other),
+        lambda: table.calls.cancel((9, 9)),
+        lambda: table.calls.lacking(),
+        lambda: table.calls.close(call, b"reply", b"over"),
+        lambda: table.calls.sent(1),
+    ):
+        with table.calls._lock:
+            thread = threading.Thread(target=change)
+            thread.start()
+            thread.join(0.03)
+            assert thread.is_alive(), "it did not wait for the lock"
+        thread.join(5)
+        assert not thread.is_alive()

@@ -530,7 +530,8 @@ def test_a_reply_that_is_too_long_to_be_sent_fails_at_once_with_the_reason_and_t
     """
     worker = start(app(source))
     client = worker.ready()
-    client.send(1, {"prompt": "257"})
+    client.socket.settimeout(60)  # a gigabyte is written, beside others
+    client.send(1, {"prompt": "257"}, deadline_s=60.0)
     request_id, status, body = client.reply()
     assert (request_id, status) == (1, 500)
     assert "the reply is too long" in body["error"] and f"at most {protocol.MAX_PAYLOAD_BYTES - 9}" in body["error"]

@@ -229,29 +229,30 @@ class App:
     def can_sleep(self) -> bool:
         """An engine can give its memory back, or the app itself can: it has methods `sleep` and `wake`."""
         own = [callable(getattr(self.model, name, None)) for name in ("sleep", "wake")]
-        return all(own) or any(one.can_sleep for one in engine.all_engines())
+        return all(own) or bool(self._sleepers())
+
+    @staticmethod
+    def _sleepers() -> List[engine.Engine]:
+        return [one for one in engine.all_engines() if one.can_sleep]
 
     def prepare_sleep(self) -> None:
         """Do the part of sleeping that can be done while calls run. Raises what says that it cannot sleep."""
-        for one in engine.all_engines():
-            if one.can_sleep:
-                one.prepare_sleep()
+        for one in self._sleepers():
+            one.prepare_sleep()
 
     def sleep(self) -> None:
         """Give back what can be given back: the engines' memory, then what the app's own `sleep` frees.
 
         Raises what either raises; of an engine that did, nothing is known, so it counts as dead.
         """
-        for one in engine.all_engines():
-            if one.can_sleep:
-                self._or_dies(one.sleep)
+        for one in self._sleepers():
+            self._or_dies(one.sleep)
         try:
             if callable(getattr(self.model, "wake", None)):
                 self._call_once("sleep")
         except BaseException:  # raised again: the log and the owner have it
-            for one in engine.all_engines():
-                if one.can_sleep:
-                    self._or_dies(one.wake)
+            for one in self._sleepers():
+                self._or_dies(one.wake)
             raise
 
     @staticmethod
@@ -264,9 +265,8 @@ class App:
 
     def wake(self) -> None:
         """Undo `sleep`."""
-        for one in engine.all_engines():
-            if one.can_sleep:
-                one.wake()
+        for one in self._sleepers():
+            one.wake()
         if callable(getattr(self.model, "sleep", None)):
             self._call_once("wake")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import enum
+import logging
 import os
 import sys
 import types
 from typing import Any, Dict, List, Optional, Set
 
+from puna.worker.engines.vllm.loop import SharedEngine
 from puna.worker.proof import library
 from puna.worker.proof.source import NotProved, shown
 from puna.worker.proof.values import (
@@ -36,6 +38,8 @@ from puna.worker.proof.values import (
     reached,
     value,
 )
+
+LOGGERS = (logging.Logger, logging.RootLogger)
 
 
 class Calls(Attributes):
@@ -106,7 +110,7 @@ class Calls(Attributes):
         if effect == "deepcopy":
             return self._copied(arguments, node)
         if effect == "logger":
-            return value(Live(__import__("logging").getLogger()))
+            return value(Live(logging.getLogger()))
         if effect == library.WRITES:
             self.must_be_unique(arguments.at(0), node)
             return PLAINLY
@@ -369,7 +373,7 @@ class Calls(Attributes):
             raise NotProved("calls %s, and %s changes what it does" % (shown(node), type(it).__name__), node)
         if engine and (is_certain or library.is_marked(it, name)):
             return self._engine_call(arguments, node)
-        if (engine == "vllm" or library.is_shared_engine(it)) and name in library.ENGINE_METHODS:
+        if (engine == "vllm" or type(it) is SharedEngine) and name in library.ENGINE_METHODS:
             return self._fresh(arguments, node)
         if engine == "vllm" and name == "get_tokenizer" and not self.known.is_apps_class(type(it)):
             return value(of(it.get_tokenizer()))
@@ -378,7 +382,7 @@ class Calls(Attributes):
         if library.is_async_engine(it) and name == "generate" and not self._is_apps_object(it):
             self.must_be_unique(arguments.at(2, "request_id"), node)
             return self._engine_call(arguments, node)
-        if library.is_logger(it) and name in library.LOGGER_METHODS:
+        if type(it) in LOGGERS and name in library.LOGGER_METHODS:
             self.must_be_readable(arguments, node)
             return PLAINLY
         if isinstance(it, os._Environ) and name in ("get", "items", "keys", "values", "copy"):
@@ -405,12 +409,12 @@ class Calls(Attributes):
     def _overrides(self, kind: Any) -> bool:
         """A subclass of the app's replaces a method of the engine's, which the engine itself may call."""
         for place, one in enumerate(kind.__mro__):
-            if library.is_shimmed(one):
-                return False
+            if any(getattr(found, library.MARK, False) for found in vars(one).values()):
+                return False  # the library's class of engines, as the worker has changed it
             bases = kind.__mro__[place + 1 : -1]
-            for name, found in vars(one).items():
-                if name != "__init__" and self._is_apps(found) and any(name in vars(base) for base in bases):
-                    return True
+            own = [name for name, found in vars(one).items() if name != "__init__" and self._is_apps(found)]
+            if any(name in vars(base) for name in own for base in bases):
+                return True
         return False
 
     def _has_methods(self, cls: Any) -> bool:
@@ -428,7 +432,7 @@ class Calls(Attributes):
         if not isinstance(atom, Live):
             return False
         it = atom.it
-        if library.engine_of(it) or library.is_tokenizer(it, self.known.is_apps_class) or library.is_logger(it):
+        if library.engine_of(it) or library.is_tokenizer(it, self.known.is_apps_class) or type(it) in LOGGERS:
             return True
         if it is sys.stdout or it is sys.stderr:
             return not self._is_apps_object(it)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 import threading
@@ -11,7 +10,6 @@ import types
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from puna.worker.engines import engine as engines
-from puna.worker.engines.vllm.loop import SharedEngine
 from puna.worker.proof.source import Sources
 
 # How a known function treats what it is given.
@@ -309,16 +307,6 @@ def engine_of(it: Any) -> str:
     return ""
 
 
-def is_shimmed(kind: Any) -> bool:
-    """The library's class of engines, as the worker has changed it."""
-    return any(getattr(found, MARK, False) for found in vars(kind).values())
-
-
-def is_shared_engine(it: Any) -> bool:
-    """The object that stands where vLLM's LLM keeps its engine."""
-    return type(it) is SharedEngine
-
-
 def is_marked(it: Any, name: str) -> bool:
     """A method, as the class has it, that a shim has made safe."""
     if name in getattr(it, "__dict__", {}):
@@ -372,11 +360,6 @@ def is_pipeline(it: Any) -> bool:
 def is_async_engine(it: Any) -> bool:
     """vLLM's own engine for asyncio; each request is known by its id."""
     return any(base_named(it, name, "vllm") is not None for name in ("AsyncLLM", "AsyncLLMEngine"))
-
-
-def is_logger(it: Any) -> bool:
-    """The standard library's."""
-    return type(it) in (logging.Logger, logging.RootLogger)
 
 
 def is_lock(it: Any) -> bool:

@@ -52,6 +52,11 @@ class NameScope:
         self.yields: Set[Atom] = set()
 
     @property
+    def root(self) -> NameScope:
+        """The scope of the outermost function, which was there before the call."""
+        return self if self.outer is None else self.outer.root
+
+    @property
     def of_function(self) -> NameScope:
         """The scope that `return` and `yield` belong to."""
         scope = self
@@ -117,7 +122,7 @@ class Reading(Calls):
         self._bind(tree.args, arguments, late, scope, key)
         before, self.path = self.path, key
         self._stack.append(tree)
-        self.files.append(self._file(scope))
+        self.files.append(scope.root.function.__code__.co_filename)
         if isinstance(tree, ast.Lambda):
             self.grow(scope.returns, self.read(tree.body, scope))
         else:
@@ -129,13 +134,6 @@ class Reading(Calls):
             return value(self.make((key, "generator"), frozenset(scope.yields | scope.returns)))
         results = frozenset(scope.returns) or PLAINLY
         return value(self.make((key, "coroutine"), results)) if isinstance(tree, ast.AsyncFunctionDef) else results
-
-    @staticmethod
-    def _file(scope: NameScope) -> str:
-        root: Optional[NameScope] = scope
-        while root is not None and root.function is None:
-            root = root.outer
-        return root.function.__code__.co_filename if root is not None else ""
 
     def _bind(self, args: Any, given: Arguments, late: Dict[str, Value], scope: NameScope, key: Any) -> None:
         places = [a.arg for a in [*args.posonlyargs, *args.args]]
@@ -570,9 +568,7 @@ class Reading(Calls):
         return made
 
     def _zero_super(self, node: Any, scope: NameScope) -> Value:
-        root = scope
-        while root.outer is not None:
-            root = root.outer
+        root = scope.root
         (cls, *_) = self._of_function("__class__", root.function, False, node)
         if not isinstance(cls, Live):
             raise NotProved("uses super in a way that is not understood", node)
