@@ -171,7 +171,7 @@ def _client_counts(gateways: int) -> int:
 
 def _key_counts(gateways: int) -> int:
     """Memory in which they tell each other what keys with limits have asked for (serve/limits.py), as a descriptor."""
-    from puna.serve.limits_memory import size_bytes
+    from puna.serve.limits import size_bytes
 
     fd = os.memfd_create("puna-limits")
     os.ftruncate(fd, size_bytes(gateways))
@@ -333,7 +333,7 @@ def _serve(
     import uvicorn
 
     from puna.serve.http.acceptor import AcceptingServer
-    from puna.serve.http.clients import ClientLimits
+    from puna.serve.http.client_limits import ClientLimits
     from puna.serve.http.connection import ClientConnection
 
     # uvicorn raises the signal that ended it once more when it is done; our own end comes after it.

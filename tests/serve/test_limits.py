@@ -13,8 +13,7 @@ import pytest
 
 from puna.control.wire import KeyRoute
 from puna.errors import RateLimitError
-from puna.serve.limits import KeyUse
-from puna.serve.limits_memory import LimitCounts, size_bytes
+from puna.serve.limits import KeyUse, LimitCounts, size_bytes
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story

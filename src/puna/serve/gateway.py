@@ -34,13 +34,13 @@ from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.endpoint_pool import EndpointPool
 from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
 from puna.serve.dispatch.worker_connection import Reply
-from puna.serve.http import asgi, cors, delivery
+from puna.serve.http import asgi, delivery
 from puna.serve.http.asgi import Disconnected, Receive, Scope, Send
+from puna.serve.http.body import MOST_FILES, Spool
 from puna.serve.http.connection import Request
 from puna.serve.http.forward import MOST_OPEN, ControlPlane, Follower
 from puna.serve.http.health import PATHS as PROBES
 from puna.serve.http.health import HealthCheck
-from puna.serve.http.spool import MOST_FILES, Spool
 from puna.serve.limits import KeyLimiter
 from puna.serve.openai import PREFIX as OPENAI
 from puna.serve.openai import OpenAI
@@ -92,7 +92,7 @@ class Gateway:
         self.counts = RequestCounts(settings.memories, settings.index)
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
-        self._inference = cors.allowing(self._own, settings.cors_origins)
+        self._inference = asgi.allowing(self._own, settings.cors_origins)
         self.lanes = EndpointPool(self._report_soon, settings.startup_allowance_s)
         self.limits = KeyLimiter(settings.limits_fd, settings.index)
         self.admission = Admission(self.lanes, self.limits, self.counts)

@@ -31,7 +31,7 @@ from puna.serve.dispatch.call import REVISION, Call, ClientGone
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.http import asgi, delivery
 from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
-from puna.serve.http.spool import Spool
+from puna.serve.http.body import Spool
 
 PREFIX = "/v1/"
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}

@@ -20,7 +20,8 @@ from puna.control.domain.records import Delivery, Order
 from puna.control.domain.states import DeliveryState
 from puna.control.store import deliveries
 from puna.control.store.store import Store
-from puna.control.telemetry import log_files, log_lines
+from puna.control.telemetry import log_files
+from puna.control.telemetry.log_files import iso
 from puna.errors import UsageError
 from puna.home import Home
 
@@ -62,7 +63,7 @@ def fill(world: World, number: int) -> None:
     (home.volumes / f"v-{number}").mkdir()
     (home.volumes / "v-0" / f"file {number} é.txt").write_text("x")
     with log_files.replica_log(home, "app-0", f"app-0-{number % 5}").open("a") as log:
-        log.write(f"{log_lines.iso(now)} stdout F line {number}\n")
+        log.write(f"{iso(now)} stdout F line {number}\n")
     (home.runs / f"run-{number}").mkdir()
     (home.runs / f"run-{number}" / "recipe.json").write_text("{}")
     owner = {"name": f"acme/m-{number}", "next": 2, "aliases": {}, "versions": []}

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.control.telemetry import log_files, log_lines
-from puna.control.telemetry.log_files import View
-from puna.control.telemetry.log_lines import LineFilter, iso
+from puna.control.telemetry import log_files
+from puna.control.telemetry.log_files import LineFilter, View, backwards, iso
 from puna.errors import NotFoundError, UsageError
 from puna.home import Home
 
@@ -62,15 +61,15 @@ def test_the_last_lines_of_all_replicas_are_those_of_whoever_wrote_last(home: Ho
 def test_any_file_read_backwards_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, dice = tmp_path / "x.log", random.Random(7)
     for _ in range(200):
-        monkeypatch.setattr(log_lines, "BLOCK_BYTES", dice.randint(1, 40))
+        monkeypatch.setattr(log_files, "BLOCK_BYTES", dice.randint(1, 40))
         lines = ["".join(dice.choices("ab\r é", k=dice.randint(0, 30))) for _ in range(dice.randint(0, 12))]
         text = "\n".join(lines) + dice.choice(["", "\n"])
         path.write_text(text, newline="")
-        read = list(log_lines.backwards(path, "x"))
+        read = list(backwards(path, "x"))
         assert [line.text for line in reversed(read)] == (text.removesuffix("\n").split("\n") if text else [])
         data = path.read_bytes()
         assert all(data[line.place :].startswith(line.text.encode()) for line in read)
-        found = list(log_lines.backwards(path, "x", LineFilter("AB")))
+        found = list(backwards(path, "x", LineFilter("AB")))
         assert found == [line for line in read if "ab" in line.text]
 
 
@@ -81,7 +80,7 @@ def test_lines_of_replicas_stand_in_the_order_in_which_they_were_written(home: H
     assert View(home, "app", "app-2", times=True).tail(1) == f"{iso(NOON + 3)} d\n"
     newest, *_ = View(home, "app").page(1)
     assert (newest[0].at, newest[0].stream, newest[0].text) == (iso(NOON + 4), "stdout", "b")
-    raw = next(line for line in log_lines.newest(View(home, "app").files()) if line.text == "raw")
+    raw = next(line for line in newest(View(home, "app").files()) if line.text == "raw")
     assert raw.at == iso(NOON + 1)  # as the line before it
 
 

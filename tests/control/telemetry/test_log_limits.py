@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.control.telemetry import log_files, log_limits, log_lines
-from puna.control.telemetry.log_files import View, build_log, replica_log
+from puna.control.telemetry import log_files, log_limits
+from puna.control.telemetry.log_files import View, backwards, build_log, replica_log
 from puna.control.telemetry.log_limits import LogLimits, cut, hold
 from puna.home import Home
 
@@ -21,7 +21,7 @@ def age_s(changed: float) -> float:
 
 
 def lines(path: Path) -> list[int]:
-    return [int(line.text) for line in reversed(list(log_lines.backwards(path, "x")))]
+    return [int(line.text) for line in reversed(list(backwards(path, "x")))]
 
 
 @pytest.mark.parametrize("has_holes", [True, False])

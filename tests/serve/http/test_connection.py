@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from puna.serve.http.arrival import ArrivalLimits
-from puna.serve.http.clients import Unread
+from puna.serve.http.client_limits import ArrivalLimits, Unread
 from puna.serve.http.connection import ClientConnection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from puna.errors import EncodingError, UsageError
-from puna.serve.http.encoding import PIECE_BYTES, unpacked, unpackers
+from puna.serve.http.body import UNPACKED_BYTES, unpacked, unpackers
 
 BODY = b'{"inputs": []}' * 50
 RAW = zlib.compressobj(wbits=-15)
@@ -43,7 +43,7 @@ def test_a_bomb_comes_out_in_pieces_of_which_whoever_takes_them_may_leave_the_re
     bomb = gzip.compress(gzip.compress(b"\0" * 50_000_000))
     assert len(bomb) < 5_000
     pieces = unpacked(unpackers("gzip, gzip"), bomb)
-    assert all(len(next(pieces)) <= PIECE_BYTES for _ in range(10))
+    assert all(len(next(pieces)) <= UNPACKED_BYTES for _ in range(10))
 
 
 def test_the_pieces_that_it_comes_in_make_no_difference() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from puna.serve.http.write_coalescing import Corked
+from puna.serve.http.connection import Corked
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""The last half hour of every endpoint in figures, from what the gateways count: kept in memory, of fixed size."""
+"""The last half hour of every endpoint, in memory of fixed size; and what two revisions answered that share one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from puna.control.domain.records import Snapshot
 from puna.control.domain.states import ReplicaState
 from puna.control.telemetry.load import Loads
-from puna.control.wire import LATENCY, REQUESTS, Memories, of, read
+from puna.control.wire import LATENCY, REQUESTS, REVISION_LATENCY, REVISION_REQUESTS, Memories, of, read
 
 Json = dict[str, Any]
 EVERY_S = 5.0
@@ -163,4 +163,31 @@ def counted(memories: Memories) -> dict[str, EndpointCounts]:
     return {
         endpoint: EndpointCounts(total, errors[endpoint], bounds, tuple(accumulate(buckets.get((endpoint,), ())[:-1])))
         for endpoint, total in requests.items()
+    }
+
+
+class Answered(TypedDict):
+    """What one of two revisions answered since they share the requests."""
+
+    requests: int
+    errors: int
+    """Replies of 500 and above."""
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+def split_counts(memories: Memories, endpoint: str, revision: int) -> Answered:
+    """Requests, errors (replies of 500 and above) and latencies of a revision, since the gateways started.
+
+    What it answered while it served alone is not counted: both are to be judged by the same time and the same callers.
+    """
+    series, mine = read(memories), (endpoint, str(revision))
+    counts = {key[2]: int(values[0]) for key, values in of(series, REVISION_REQUESTS) if key[:2] == mine}
+    buckets = series.get((REVISION_LATENCY.name, *mine), ())[:-1]
+    bounds, cumulative = (*REVISION_LATENCY.bounds_s, float("inf")), tuple(accumulate(buckets))
+    return {
+        "requests": sum(counts.values()),
+        "errors": sum(count for status, count in counts.items() if status >= "500"),
+        "p50_ms": _rounded(quantile_ms(bounds, cumulative, 0.5)),
+        "p95_ms": _rounded(quantile_ms(bounds, cumulative, 0.95)),
     }

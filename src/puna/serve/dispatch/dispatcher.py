@@ -13,11 +13,9 @@ from puna.control.domain.records import WHOLE
 from puna.control.domain.states import EndpointState
 from puna.control.wire import ASLEEP, AWAKE, COLD, WARM, Conviction, DeathReport, EndpointLoad, EndpointRoute
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, SuspectGroup, Suspicion, Told
-from puna.serve.dispatch.deadlines import Deadlines
-from puna.serve.dispatch.isolation import PATIENCE_S, Isolation, probation_s
+from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, Deadlines, SuspectGroup, Suspicion, Told
 from puna.serve.dispatch.pending_queue import PendingQueue, Waiter
-from puna.serve.dispatch.poison import Poison, digest
+from puna.serve.dispatch.poison import PATIENCE_S, Isolation, Poison, digest, probation_s
 from puna.serve.dispatch.routing import Affinity, beginnings, choose
 from puna.serve.dispatch.worker_connection import InFlight, Lost, Reply, Unbegun, WorkerConnection
 

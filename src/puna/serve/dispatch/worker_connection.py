@@ -13,7 +13,7 @@ import orjson
 
 from puna.control.wire import ASLEEP, AWAKE, ReplicaRoute
 from puna.errors import MachineError
-from puna.serve.http.spool import Body, Spooled
+from puna.serve.http.body import Body, Spooled
 from puna.worker import protocol
 
 RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)

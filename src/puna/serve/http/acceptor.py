@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from puna.serve.http.clients import LOCAL, ClientLimits, Clients
+from puna.serve.http.client_limits import LOCAL, ClientLimits, Clients
 from puna.serve.http.connection import ClientConnection
 
 CROWDED_PAUSE_S = 0.1

@@ -18,7 +18,7 @@ from puna.control.api.app import create_app
 from puna.control.api.routes.endpoints import Endpoint, Traffic
 from puna.control.domain.states import BuildState, RevisionState
 from puna.control.operations.comparison import RevisionDiff
-from puna.control.telemetry.shares import figures
+from puna.control.telemetry.history import figures
 from puna.control.wire import make
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
 from puna.serve.counts import RequestCounts

@@ -11,8 +11,7 @@ from fastapi.testclient import TestClient
 from control.conftest import World
 from puna.control.api.app import create_app
 from puna.control.api.routes import platform
-from puna.control.telemetry.log_files import replica_log
-from puna.control.telemetry.log_lines import iso
+from puna.control.telemetry.log_files import iso, replica_log
 
 FORWARDED = {"x-puna-forwarded": "1"}
 UPDATE, GET = "/rest/model/settings/update/", "/rest/model/logs/get/"

@@ -17,8 +17,7 @@ from puna.control.domain.api_keys import restrict
 from puna.control.domain.records import Step
 from puna.control.domain.states import BuildState
 from puna.control.operations.context import Control
-from puna.control.telemetry.log_files import build_log, follow, last_lines
-from puna.control.telemetry.log_lines import LineFilter
+from puna.control.telemetry.log_files import LineFilter, build_log, follow, last_lines
 
 Json = dict[str, Any]
 BuildId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{12}$"})]

@@ -27,8 +27,7 @@ from puna.control.operations import comparison, deploys
 from puna.control.operations.comparison import RevisionDiff
 from puna.control.operations.context import Control
 from puna.control.operations.deploys import Deployed, DeployRequest
-from puna.control.telemetry import shares
-from puna.control.telemetry.history import EVERY_S, Point
+from puna.control.telemetry.history import EVERY_S, Point, split_counts
 from puna.control.views import Concurrency, concurrency, masked_env, state_of
 
 Json = dict[str, Any]
@@ -347,7 +346,7 @@ def _show(
     state, now = state_of(endpoint, revisions, replicas), control.steady()
     traffic = divided(endpoint, revisions)
     if endpoint.split is not None:
-        traffic = [{**one, **shares.figures(control.memories, endpoint.name, one["revision"])} for one in traffic]
+        traffic = [{**one, **split_counts(control.memories, endpoint.name, one["revision"])} for one in traffic]
     desired = sum(endpoint.desired_of(number)[0] for number in endpoint.shares) or endpoint.desired_replicas
     return {
         "name": endpoint.name,

@@ -15,7 +15,7 @@ from puna.control.domain.records import Endpoint, Key, Replica, Revision
 from puna.control.domain.states import SERVING
 from puna.control.operations.context import Control
 from puna.control.resources.models import Adapters
-from puna.control.telemetry.deaths import MAX_DEATHS_OF_KEY
+from puna.control.telemetry.load import MAX_DEATHS_OF_KEY
 from puna.control.wire import ASLEEP, AWAKE, EndpointRoute, KeyRoute, LoadReport, ReplicaRoute, RouteTable
 from puna.errors import UsageError
 

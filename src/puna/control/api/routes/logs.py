@@ -15,9 +15,7 @@ from puna.control.api.query import Listed, Paged, moment
 from puna.control.api.routes.endpoints import EndpointName
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.operations.context import Control
-from puna.control.telemetry import log_lines
-from puna.control.telemetry.log_files import View
-from puna.control.telemetry.log_lines import LineFilter, StoredLine
+from puna.control.telemetry.log_files import LineFilter, StoredLine, View, iso
 
 MAX_LINES = 100_000
 UNBUFFERED = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
@@ -62,7 +60,7 @@ def routes(control: Control) -> Routes:
     def view(name: str, asked: LogQuery, times: bool = False) -> View:
         control.store.endpoint(name)
         now = control.clock()
-        since, until = (log_lines.iso(moment(text, now)) if text else "" for text in (asked.since, asked.until))
+        since, until = (iso(moment(text, now)) if text else "" for text in (asked.since, asked.until))
         wanted = LineFilter(asked.search, asked.request, since, until)
         return View(control.home, name, asked.replica, wanted, times)
 

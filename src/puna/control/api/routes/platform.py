@@ -19,9 +19,7 @@ from puna.control.domain.api_keys import restrict
 from puna.control.domain.records import Key
 from puna.control.operations import deploys
 from puna.control.operations.context import Control
-from puna.control.telemetry import log_lines
-from puna.control.telemetry.log_files import View
-from puna.control.telemetry.log_lines import LineFilter
+from puna.control.telemetry.log_files import LineFilter, View, iso
 from puna.errors import UsageError, nearest
 
 Json = dict[str, Any]
@@ -71,9 +69,7 @@ def routes(control: Control) -> Routes:
         restrict(request.state.key, body.model_id)
         control.store.endpoint(body.model_id)
         now = control.clock()
-        wanted = LineFilter(
-            since=log_lines.iso(moment(body.time_from, now)), until=log_lines.iso(moment(body.time_to, now))
-        )
+        wanted = LineFilter(since=iso(moment(body.time_from, now)), until=iso(moment(body.time_to, now)))
         view = View(control.home, body.model_id, wanted=wanted)
         lines, following = view.page(FEW if body.is_less_logs else MANY, body.next_token or "")
         details = [{"time": line.at, "log": line.text, "stream": line.stream} for line in lines]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from puna.serve.http import spool
+from puna.serve.http import body as spool
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
 from serve.http.test_connection import Connect, post, raw_story

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from puna.serve.dispatch.deadlines import Deadlines
+from puna.serve.dispatch.call import Deadlines
 
 
 def test_each_is_late_at_its_time_whatever_the_order_and_those_removed_never_are() -> None:
