@@ -24,7 +24,7 @@ GATEWAY = """
 
     replicas = tuple(ReplicaRoute(f"r{n}", 1, "/s", 1, tier) for n, tier in enumerate(["awake", "awake", "asleep"]))
     metrics = RequestCounts(Memories(tuple(map(int, sys.argv[2].split(",")))), int(sys.argv[3]))
-    metrics.replicas(RouteTable(1, {}, {"e": EndpointRoute("e", 1, True, "ready", "", 5, 5, 3, 0, None, replicas)}))
+    metrics.replicas(RouteTable(1, (), {"e": EndpointRoute("e", 1, True, "ready", "", 5, 5, 3, 0, None, replicas)}))
     for _ in range(7):
         call = Call("e", "infer", b"", "t", tier="asleep", queued_s=0.0, wake_s=0.3, infer_s=20.0, sent=1.0)
         metrics.answered("e", 200, call, time.perf_counter() - 30)

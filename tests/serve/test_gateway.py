@@ -63,8 +63,7 @@ class StubControl:
         digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
         key: dict[str, Any] = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"]}
         key |= {"endpoints": None} | ({"name": "ci", "limits": self.limits} if self.limits else {})
-        keys = {"0123abcd": key | {"expires": None}}
-        return {"version": self.version, "keys": keys, "endpoints": self.endpoints}
+        return {"version": self.version, "keys": [key | {"expires": None}], "endpoints": self.endpoints}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = b""

@@ -1,6 +1,8 @@
 """Everything that passes between the control plane and its gateways: route table, reports, and the counts they share.
 
-Messages are JSON: kinds are checked strictly, and what a newer side adds is passed over. Counts are series of numbers
+Messages are JSON: kinds are checked strictly, and what a newer side adds is passed over. When Puna is upgraded under a
+running `puna up`, the process that is replaced first speaks with others of the version before: tables and reports stay
+readable to both (0.1.0 included). Counts are series of numbers
 in memory: each gateway has a descriptor of a memfd of its own that `puna up` holds for as long as it runs. It is
 written with `pwrite` and never mapped, so that no state of a disk can end a gateway, and nobody can cut or remove it by
 name. A memory holds `used` (8 bytes), then records: key, number of values, and the values, which stay in their place.
@@ -98,7 +100,7 @@ class RouteTable:
 
     version: int = -1
     """-1: none has come yet."""
-    keys: Mapping[str, KeyRoute] = field(default_factory=dict)
+    keys: tuple[KeyRoute, ...] = ()
     endpoints: Mapping[str, EndpointRoute] = field(default_factory=dict)
 
 
@@ -183,8 +185,32 @@ def decode(kind: type[Message], body: bytes) -> Message:
     Raises:
         ValueError: it is no such message.
     """
-    found: Message = _adapters()[kind].validate_json(body, strict=True)
-    return found
+    adapter: TypeAdapter[Message] = _adapters()[kind]
+    try:
+        return adapter.validate_json(body, strict=True)
+    except ValueError:
+        completed = _completed(body) if kind is RouteTable else None
+        if completed is None:
+            raise
+        return adapter.validate_json(completed, strict=True)
+
+
+def _completed(body: bytes) -> bytes | None:
+    """A table of 0.1.0 with what it leaves to be understood; None when it is no such table.
+
+    It names no endpoint in its route, no revision with a replica, and of a second revision only what differs.
+    """
+    try:
+        raw = json.loads(body)
+        for name, route in raw["endpoints"].items():
+            split = route.get("split")
+            route["name"] = name
+            route["split"] = {**route, **split, "split": None} if split else None
+            for part in filter(None, (route, route["split"])):
+                part["replicas"] = [{"revision": part["revision"], **replica} for replica in part["replicas"]]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return json.dumps(raw).encode()
 
 
 @functools.cache

@@ -171,7 +171,7 @@ class Gateway:
                 return
 
     def _use(self, table: RouteTable) -> None:
-        self.admission.access.use(table.keys)
+        self.admission.access.use({key.id: key for key in table.keys})
         self.lanes.update(table)
         self.counts.replicas(table)
 

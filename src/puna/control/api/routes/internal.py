@@ -79,7 +79,7 @@ def _table(control: Control, adapters: Adapters) -> bytes:
     """The route table as it is now."""
     version, snapshot, keys = control.store.routing()
     routes = {e.name: _endpoint(control, adapters, e, rs, ps) for e, rs, ps in views.by_endpoint(snapshot)}
-    return wire.encode(RouteTable(version, {key.id: key_route(key) for key in keys}, routes))
+    return wire.encode(RouteTable(version, tuple(map(key_route, keys)), routes))
 
 
 def key_route(key: Key) -> KeyRoute:
