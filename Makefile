@@ -1,7 +1,7 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE  # images of containers set it: each process would compile torch once more
-.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs openapi mutate clean
+.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs openapi home mutate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -52,6 +52,8 @@ bench-cycles: setup  ## 1,000 cycles of waking and scaling to zero, 200 deploys,
 	PYTHONPATH=src $(PY) bench/cycles.py $(ARGS)
 bench-console: setup  ## the console with 200 endpoints and 100,000 log lines in Chromium: writes bench/console-<machine>.json
 	PYTHONPATH=src $(PY) bench/console.py $(ARGS)
+home: setup  ## the fixture home of a version, made by its own code: ARGS="v0.2.0" writes tests/homes/0.2.0-of-<date>.tar.gz
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) scripts/old_home.py $(ARGS)
 mutate: setup  ## change behaviour in 200 small ways, say which no test sees: ARGS="--changed main", "--modules puna.serve"
 	@$(PY) scripts/mutate.py $(ARGS)
 docs: setup  ## write the generated parts of README and docs again
