@@ -154,7 +154,7 @@ async def test_a_key_for_other_endpoints_hears_neither_yes_nor_no(world: World) 
     digest = hashlib.sha256(("salt" + SECRET).encode()).hexdigest()
     key = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"], "endpoints": ["f"], "expires": None}
     table = world.control.table()
-    world.control.table = lambda: table | {"keys": {"0123abcd": key}, "version": table["version"] + 1}  # type: ignore[method-assign]
+    world.control.table = lambda: table | {"keys": [key], "version": table["version"] + 1}  # type: ignore[method-assign]
     world.control.set(*world.workers)
     await until(lambda: next(iter(world.gateway.admission.access._keys.values())).endpoints == ("f",))
     for model in ("e", "g"):
@@ -169,7 +169,7 @@ async def test_an_adapter_that_nobody_serves_does_not_exist_and_what_is_served_i
     key: dict[str, Any] = {"id": "0123abcd", "salt": "salt", "sha256": digest, "scope": ["infer"], "expires": None}
     table = world.control.table
     for endpoints in (["e"], ["f"], None):
-        keys = {"keys": {"0123abcd": key | {"endpoints": endpoints}}}
+        keys = {"keys": [key | {"endpoints": endpoints}]}
         world.control.table = lambda keys=keys: table() | keys  # type: ignore[method-assign,misc]
         world.control.set(*world.workers, adapters={"acme/tone": "/adapters/tone"}, schema=ENGINE)
         wanted = None if endpoints is None else tuple(endpoints)
