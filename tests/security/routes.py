@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from puna.control.api.routing import declared
 from security.fort import Fort
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -107,15 +108,7 @@ OPEN = {
 
 def walk(app: FastAPI) -> list[tuple[str, str]]:
     """Every method and path of the application, those that its documents do not show included."""
-    found = []
-    for route in app.routes:
-        inner = getattr(route, "effective_candidates", None)
-        candidates: list[Any] = list(inner()) if inner is not None else [route]
-        for one in candidates:
-            # Whatever is mounted in a way that this does not know must be looked at by somebody.
-            assert getattr(one, "methods", None), f"{one!r} is no route that can be walked"
-            found += [(method, one.path) for method in one.methods]
-    return sorted(found)
+    return sorted((method, route.path) for route in declared(app.routes) for method in route.methods or ())
 
 
 def mutating(app: FastAPI) -> list[tuple[str, str]]:

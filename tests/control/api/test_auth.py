@@ -150,3 +150,15 @@ def test_a_revoked_key_opens_nothing_at_once(api: TestClient) -> None:
 def test_health_and_docs_are_open(api: TestClient) -> None:
     for path in ("/api/v1/health", "/api/docs", "/api/openapi.json"):
         assert api.get(path, headers=FORWARDED).status_code == 200
+
+
+def test_where_no_route_is_a_key_for_all_endpoints_is_asked_for_all_the_same(api: TestClient) -> None:
+    some, every = key(api, "deploy", ["mine"]), key(api, "deploy")
+    for path in ("/api/v1/nothing", "/api/v1/endpoints/mine/nothing", "/api/v2/keys", "/rest/nothing", "/secrets"):
+        found = [api.get(path, headers=FORWARDED | headers).status_code for headers in ({}, some, every)]
+        assert found == [401, 403, 404], path
+    # Another method of a path that there is: as the path's own, and then refused.
+    assert api.put("/api/v1/keys", headers=FORWARDED | every).status_code == 403
+    assert api.put("/api/v1/endpoints/mine", headers=FORWARDED | some).status_code == 405
+    assert api.put("/api/v1/endpoints/yours", headers=FORWARDED | some).status_code == 403
+    assert api.post("/internal/routes", headers=FORWARDED | every).status_code == 404

@@ -6,9 +6,7 @@ and holds the answers to them.
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
 from collections.abc import Iterator
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
@@ -16,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from starlette.responses import Response
-from typing_extensions import TypedDict, get_original_bases, is_typeddict
+from typing_extensions import TypedDict, get_original_bases
 
 from puna.config.settings import GIT, Settings
 from puna.control.api.query import Listed
@@ -148,8 +146,9 @@ def _schemas(models: frozenset[Any]) -> Json:
     found: Json = TypeAdapter.json_schemas(inputs, ref_template=REF + "{model}")[1]["$defs"]
     for kind in kinds:
         for base in get_original_bases(kind):  # texts of inherited keys: pydantic reads those of the class alone
-            for key, text in _attribute_texts(base).items() if is_typeddict(base) and base.__doc__ else ():
-                found[kind.__name__]["properties"][key].setdefault("description", text)
+            for key, value in found.get(base.__name__, {}).get("properties", {}).items():
+                if "description" in value:
+                    found[kind.__name__]["properties"][key].setdefault("description", value["description"])
     for schema in found.values():
         for key, value in schema.get("properties", {}).items():
             if value.pop("default", ...) is not ...:  # of a record: it is always answered
@@ -231,15 +230,3 @@ def _settings(schemas: Json, paths: Json) -> None:
         schemas[body]["properties"]["settings"] = {"$ref": f"{REF}NewSettings"}
     patch = paths["/api/v1/endpoints/{name}"]["patch"]["requestBody"]["content"]["application/json"]
     patch["schema"] = {"$ref": f"{REF}NewSettings"}
-
-
-def _attribute_texts(kind: type) -> dict[str, str]:
-    """The text under each attribute of a class."""
-    body = ast.parse(inspect.getsource(kind)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for this, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(this, ast.AnnAssign) and isinstance(this.target, ast.Name) and isinstance(following, ast.Expr):
-            if isinstance(following.value, ast.Constant):
-                found[this.target.id] = " ".join(str(following.value.value).split())
-    return found

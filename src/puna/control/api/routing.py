@@ -32,22 +32,22 @@ class Deleted(TypedDict):
 
 
 class Right(Enum):
-    """Whose requests a route answers; this machine's own user, on the control socket, needs no key for any."""
+    """The key that a route asks for; this machine's own user, on the control socket, needs none for any."""
 
     OPEN = auto()
-    """Everybody's, without a key."""
+    """None."""
     OWN = auto()
-    """A deploy key's; the handler keeps to the endpoints that the key opens."""
+    """A deploy key; the handler keeps to the endpoints that it opens."""
     ENDPOINT = auto()
-    """A deploy key's that opens the endpoint `{name}` of the path."""
+    """A deploy key that opens the endpoint `{name}` of the path."""
     ALL = auto()
-    """A deploy key's for all endpoints: what the route is about belongs to all."""
+    """A deploy key for all endpoints: the route is about things that belong to all."""
     ADMIN = auto()
-    """An administrator's key's for all endpoints."""
+    """An administrator's key for all endpoints."""
     LOCAL = auto()
-    """No key's: this machine's own user only."""
+    """No key opens it: for this machine's own user only."""
     INTERNAL = auto()
-    """Gateways' only: for all that is forwarded there is nothing at the address."""
+    """No key opens it: for gateways only, and others find nothing at the address."""
 
     @property
     def scope(self) -> str:
