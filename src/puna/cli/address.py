@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from puna.client import Client
 
 
-def show(client: Client, done: Mapping[str, Any], json: bool) -> None:
+def show_endpoint(client: Client, done: Mapping[str, Any], json: bool) -> None:
     """Print an endpoint's address, key and a curl line that works as it is."""
     name = str(done.get("name") or done["endpoint"])
     if "url" not in done:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from puna.client import Client
 
 
-def read(home: Home) -> dict[str, str]:
+def held_keys(home: Home) -> dict[str, str]:
     """Endpoint -> key."""
     try:
         found = json.loads(home.credentials.read_text())
@@ -23,7 +23,7 @@ def read(home: Home) -> dict[str, str]:
 
 def key_for(client: Client, endpoint: str) -> str:
     """This user's key for an endpoint; made, and kept, when there is none or it was revoked."""
-    known = read(client.home)
+    known = held_keys(client.home)
     held = known.get(endpoint, "")
     if held and any(key["id"] == held.split("_")[1] for key in client.keys()):
         return held
@@ -32,8 +32,8 @@ def key_for(client: Client, endpoint: str) -> str:
     return str(made["key"])
 
 
-def forget(home: Home, endpoint: str) -> None:
+def forget_key(home: Home, endpoint: str) -> None:
     """Drop the key of an endpoint that is gone."""
-    known = read(home)
+    known = held_keys(home)
     if known.pop(endpoint, None):
         write_text(home.credentials, json.dumps(known, indent=2) + "\n", mode=0o600)

@@ -19,7 +19,7 @@ SAID_ABOVE = ("rows", "tokens", "time")
 """Lines of the plan's description that the sections on data and time have already."""
 
 
-def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
+def show_plan(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
     from puna.data.tokens import length_histogram, preview
     from puna.train.planning.plan import describe
@@ -36,7 +36,7 @@ def show(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan
     output.line("\ntokens a row, and how many rows have them")
     output.bars(bars(lengths))
     _heading("One row: what is learnt is " + ("green" if output.is_terminal() else "in [brackets]"))
-    _row(row)
+    _plan_row(row)
     _heading("Plan")
     output.pairs({name: text for name, text in describe(plan) if name not in SAID_ABOVE})
     output.line()
@@ -81,7 +81,7 @@ def time_line(plan: TrainingPlan) -> str:
     return f"about {duration(plan.seconds)}: {steps}, held-out rows included; the run tells its own"
 
 
-def _row(row: Sequence[PreviewToken]) -> None:
+def _plan_row(row: Sequence[PreviewToken]) -> None:
     from puna.data.tokens import excerpt
 
     start, end = excerpt(row)

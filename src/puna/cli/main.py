@@ -32,13 +32,13 @@ TABLE: dict[str, dict[str, Command]] = {
         "ship": Command("training:ship", "Recipe to endpoint in one go: train, merge, publish, init, deploy."),
     },
     "Training": {
-        "data": Command("data:app", "Prepare a recipe's dataset and look at its tokens."),
+        "data": Command("data:data_app", "Prepare a recipe's dataset and look at its tokens."),
         "train": Command("training:train", "Fine-tune as a recipe says; --dry-run shows the plan only."),
         "merge": Command("training:merge", "Adapter and base become one model, verified against the trained one."),
         "publish": Command("training:publish", "Give a merged model a name; --hub also pushes it."),
         "runs": Command("runs:runs", "List training runs."),
-        "run": Command("runs:app", "Show one run: figures, loss curve, report."),
-        "model": Command("models:app", "List, show, alias and delete published models."),
+        "run": Command("runs:run_app", "Show one run: figures, loss curve, report."),
+        "model": Command("models:model_app", "List, show, alias and delete published models."),
     },
     "Serving": {
         "up": Command("up:up", "Run the control plane and the gateway."),
@@ -47,8 +47,8 @@ TABLE: dict[str, dict[str, Command]] = {
         "console": Command("up:console", "Print a one-time link to the web console."),
         "init": Command("project:init", "Write the four files of an app that serves a model."),
         "dev": Command("project:dev", "Run an app once in its own environment, without a server."),
-        "runtime": Command("runtime:app", "Upload, generate, compare, select and delete runtimes."),
-        "build": Command("builds:app", "List, show, follow and cancel builds."),
+        "runtime": Command("runtime:runtime_app", "Upload, generate, compare, select and delete runtimes."),
+        "build": Command("builds:build_app", "List, show, follow and cancel builds."),
         "deploy": Command("deploy:deploy", "Build a folder, a git repository or a model and roll it out."),
         "call": Command("call:call", "Call an endpoint: puna call my-app prompt='What is AI?'."),
         "ps": Command("endpoints:ps", "List endpoints and their replicas, or show one: puna ps my-app."),
@@ -68,7 +68,7 @@ TABLE: dict[str, dict[str, Command]] = {
     },
     "Access": {
         "key": Command("access:key_app", "Create, list and revoke API keys."),
-        "volume": Command("volumes:app", "Create, list, fill and delete volumes."),
+        "volume": Command("volumes:volume_app", "Create, list, fill and delete volumes."),
         "secret": Command("access:secret_app", "Set, list and delete secrets."),
     },
 }

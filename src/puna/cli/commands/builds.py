@@ -9,12 +9,12 @@ import typer
 from puna.cli import output
 from puna.cli.options import AsJson
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+build_app = typer.Typer(no_args_is_help=True, add_completion=False)
 BuildId = Annotated[str, typer.Argument(help="The build's id, as `puna build list` shows it.", show_default=False)]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the build ends.")]
 
 
-@app.command("list")
+@build_app.command("list")
 def list_builds(json: AsJson = False) -> None:
     """List the latest builds."""
     from puna.client import Client
@@ -28,8 +28,8 @@ def list_builds(json: AsJson = False) -> None:
     output.table(("build", "kind", "of", "status", "error"), rows, empty="nothing was built yet: puna deploy FOLDER")
 
 
-@app.command()
-def show(build: BuildId, json: AsJson = False) -> None:
+@build_app.command("show")
+def show_build(build: BuildId, json: AsJson = False) -> None:
     """Show a build: its steps with their seconds, and why it failed."""
     from puna.client import Client
 
@@ -45,8 +45,8 @@ def show(build: BuildId, json: AsJson = False) -> None:
     output.table(("step", "state", "seconds"), steps)
 
 
-@app.command()
-def log(build: BuildId, follow: Follow = False) -> None:
+@build_app.command("log")
+def build_log(build: BuildId, follow: Follow = False) -> None:
     """Print a build's output."""
     from puna.client import Client
 
@@ -55,8 +55,8 @@ def log(build: BuildId, follow: Follow = False) -> None:
             output.line(line)
 
 
-@app.command()
-def cancel(build: BuildId, json: AsJson = False) -> None:
+@build_app.command("cancel")
+def cancel_build(build: BuildId, json: AsJson = False) -> None:
     """Stop a build: one that waits at once, one under way within seconds; what serves goes on."""
     from puna.client import Client
 

@@ -12,11 +12,11 @@ from puna.cli.options import AsJson
 from puna.errors import UsageError
 from puna.home import Home
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+data_app = typer.Typer(no_args_is_help=True, add_completion=False)
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)]
 
 
-@app.command()
+@data_app.command()
 def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
     """Load, sample, split and tokenise; kept, so that training starts at once."""
     from puna import pipeline
@@ -32,7 +32,7 @@ def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
         output.pairs({"dataset": prepared.dataset.path, **figures})
 
 
-@app.command()
+@data_app.command()
 def preview(
     recipe: RecipeFile,
     row: Annotated[int, typer.Option(help="Which row.")] = 0,

@@ -10,7 +10,7 @@ import typer
 
 from puna import names
 from puna.cli import output
-from puna.cli.address import show
+from puna.cli.address import show_endpoint
 from puna.cli.options import AsJson, Wait, pairs
 from puna.errors import UsageError
 
@@ -110,7 +110,7 @@ def deploy(
         done = source.deploy(client, order, settings, environment, watch)
         if wait:
             done = pipeline.follow_deploy(client, done, watch)
-        show(client, done, json)
+        show_endpoint(client, done, json)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def delete(name: EndpointName, yes: Yes = False, json: AsJson = False) -> None:
         typer.confirm(f"delete endpoint {name}?", abort=True)
     with Client() as client:
         done = client.delete(name)
-        credentials.forget(client.home, name)
+        credentials.forget_key(client.home, name)
     output.data(done) if json else output.line(f"{name} is deleted")
 
 

@@ -10,11 +10,11 @@ from puna.cli import output
 from puna.cli.options import AsJson
 from puna.home import Home
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+model_app = typer.Typer(no_args_is_help=True, add_completion=False)
 Ref = Annotated[str, typer.Argument(help="owner/name, owner/name:version or owner/name@alias.", show_default=False)]
 
 
-@app.command("list")
+@model_app.command("list")
 def list_models(json: AsJson = False) -> None:
     """List published models and their versions."""
     from puna.publish.registry import Registry
@@ -31,8 +31,8 @@ def list_models(json: AsJson = False) -> None:
     )
 
 
-@app.command()
-def show(ref: Ref, json: AsJson = False) -> None:
+@model_app.command("show")
+def show_model(ref: Ref, json: AsJson = False) -> None:
     """Show one version: where it is and what it was made from."""
     from puna.publish.registry import Registry
 
@@ -41,7 +41,7 @@ def show(ref: Ref, json: AsJson = False) -> None:
     output.data(values) if json else output.pairs(values)
 
 
-@app.command()
+@model_app.command()
 def alias(ref: Ref, name: Annotated[str, typer.Argument(help="The alias, e.g. champion.")]) -> None:
     """Let an alias point to a version."""
     from puna.publish.registry import Registry
@@ -50,7 +50,7 @@ def alias(ref: Ref, name: Annotated[str, typer.Argument(help="The alias, e.g. ch
     output.line(f"{name} is now {ref}")
 
 
-@app.command()
+@model_app.command()
 def unalias(ref: Annotated[str, typer.Argument(help="owner/name@alias.", show_default=False)]) -> None:
     """Remove an alias; the version that it meant stays."""
     from puna.publish.registry import Registry
@@ -59,8 +59,8 @@ def unalias(ref: Annotated[str, typer.Argument(help="owner/name@alias.", show_de
     output.line(f"{ref} is removed")
 
 
-@app.command()
-def delete(
+@model_app.command("delete")
+def delete_version(
     ref: Ref, force: Annotated[bool, typer.Option("--force", help="Even when an alias points to it.")] = False
 ) -> None:
     """Delete a version."""

@@ -13,13 +13,13 @@ from puna.home import Home
 from puna.train.reporting import record
 from puna.train.reporting.record import compare, duration
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+run_app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
-@app.command("list")
+@run_app.command("list")
 def runs(json: AsJson = False) -> None:
     """List training runs, newest last."""
-    found = [_row(run) for run in record.list_runs(Home.default())]
+    found = [_run_row(run) for run in record.list_runs(Home.default())]
     if json:
         output.data(found)
         return
@@ -32,8 +32,8 @@ def runs(json: AsJson = False) -> None:
     output.table(headings, rows, empty="no runs yet: puna train RECIPE")
 
 
-@app.command()
-def show(
+@run_app.command("show")
+def show_run(
     run: RunName,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write loss.png and report.html again.")] = True,
     json: AsJson = False,
@@ -45,7 +45,7 @@ def show(
     metrics = found.metrics()
     compared = [{**c.__dict__, "error": c.error} for c in compare(found)]
     if json:
-        output.data({**_row(found), "plan_against_measured": compared, "recipe": found.recipe, "metrics": metrics})
+        output.data({**_run_row(found), "plan_against_measured": compared, "recipe": found.recipe, "metrics": metrics})
         return
     output.pairs(dict(_lines(found, metrics)))
     for key, title in (("loss", "training loss"), ("eval_loss", "held-out loss")):
@@ -62,7 +62,7 @@ def show(
         output.line(f"next: {following}")
 
 
-def _row(run: record.Run) -> dict[str, Any]:
+def _run_row(run: record.Run) -> dict[str, Any]:
     status = run.status
     told = {"name": run.name, "state": status.state, "steps": status.steps, **run.last, "step": status.step}
     told |= {"started": status.started, "ended": status.ended, "error": status.error}
@@ -70,7 +70,7 @@ def _row(run: record.Run) -> dict[str, Any]:
 
 
 def _lines(run: record.Run, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    row = _row(run)
+    row = _run_row(run)
     done = f" ({row['step'] / row['steps']:.0%})" if row["steps"] else ""
     lines = [("run", row["name"]), ("state", row["state"] + (f": {row['error']}" if row["error"] else ""))]
     lines += [("step", f"{row['step']:,} of {row['steps']:,}{done}")]

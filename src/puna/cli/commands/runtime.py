@@ -12,7 +12,7 @@ from puna.cli import output, packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import ConflictError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+runtime_app = typer.Typer(no_args_is_help=True, add_completion=False)
 RuntimeFile = Annotated[Path, typer.Argument(help="inferless-runtime-config.yaml.", show_default=False)]
 RuntimeName = Annotated[
     str | None, typer.Option("--name", help="The runtime's name; the folder's when not given.", show_default=False)
@@ -29,7 +29,7 @@ Before = Annotated[int, typer.Argument(help="A version.", min=1, show_default=Fa
 After = Annotated[int, typer.Argument(help="Another.", min=1, show_default=False)]
 
 
-@app.command()
+@runtime_app.command()
 def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json: AsJson = False) -> None:
     """Build a runtime from its file, with its log; a new version of it when the name is taken."""
     from puna import pipeline
@@ -46,10 +46,10 @@ def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json:
 
 
 # The platform's newer CLI calls it `create`.
-app.command("create", hidden=True)(upload)
+runtime_app.command("create", hidden=True)(upload)
 
 
-@app.command()
+@runtime_app.command()
 def generate(
     file: Output = None, python: PythonOf = None, everything: Everything = False, force: Force = False
 ) -> None:
@@ -66,7 +66,7 @@ def generate(
     output.line(f"wrote {file}; next: puna runtime upload {file}")
 
 
-@app.command("list")
+@runtime_app.command("list")
 def list_runtimes(json: AsJson = False) -> None:
     """List runtimes and their versions."""
     from puna.client import Client
@@ -80,8 +80,8 @@ def list_runtimes(json: AsJson = False) -> None:
     output.table(("runtime", "version", "status", "digest"), rows, empty="no runtimes yet: puna runtime upload FILE")
 
 
-@app.command()
-def show(name: RuntimeArgument, version: OfVersion = None, json: AsJson = False) -> None:
+@runtime_app.command("show")
+def show_runtime(name: RuntimeArgument, version: OfVersion = None, json: AsJson = False) -> None:
     """Show a version of a runtime: its file, packages as installed, size, and which endpoints use it."""
     from puna.client import Client
 
@@ -107,8 +107,8 @@ def show(name: RuntimeArgument, version: OfVersion = None, json: AsJson = False)
     output.table(("endpoint", "revision", "version", "state"), uses, empty="no endpoint uses it")
 
 
-@app.command()
-def diff(name: RuntimeArgument, before: Before, after: After, json: AsJson = False) -> None:
+@runtime_app.command("diff")
+def diff_versions(name: RuntimeArgument, before: Before, after: After, json: AsJson = False) -> None:
     """Show what differs between two versions: lines of the file, and packages as installed."""
     from puna.client import Client
 
@@ -121,8 +121,8 @@ def diff(name: RuntimeArgument, before: Before, after: After, json: AsJson = Fal
     packages.show(found["packages"], f"version {before}", f"version {after}")
 
 
-@app.command()
-def use(
+@runtime_app.command("use")
+def use_runtime(
     endpoint: EndpointName, name: RuntimeArgument, version: OfVersion = None, wait: Wait = True, json: AsJson = False
 ) -> None:
     """Build an endpoint on another runtime, or version of it, as a new revision."""
@@ -144,8 +144,8 @@ def use(
             output.line(f"revision {number} of {endpoint} " + ("serves" if wait else "is being built"))
 
 
-@app.command()
-def delete(name: RuntimeArgument, version: OneVersion = None, yes: Yes = False, json: AsJson = False) -> None:
+@runtime_app.command("delete")
+def delete_runtime(name: RuntimeArgument, version: OneVersion = None, yes: Yes = False, json: AsJson = False) -> None:
     """Delete a version that no endpoint needs; without --version, all of them."""
     from puna.client import Client
 

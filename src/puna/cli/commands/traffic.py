@@ -25,7 +25,7 @@ def traffic(name: EndpointName, shares: Shares = None, wait: Wait = True, json: 
             if wait:
                 client.wait_for_traffic(name, done["revision"], done["percent"])
         found = client.endpoint(name)
-    _show(found, json)
+    _show_traffic(found, json)
 
 
 def promote(
@@ -42,7 +42,7 @@ def promote(
         if wait:
             client.wait_for_traffic(name, done["revision"], done["percent"])
         found = client.endpoint(name)
-    _show(found, json)
+    _show_traffic(found, json)
 
 
 def diff(name: EndpointName, before: Number, after: Number, json: AsJson = False) -> None:
@@ -82,7 +82,7 @@ def _shares(name: str, words: list[str]) -> dict[int, int]:
         raise UsageError(f"{' '.join(words)!r}: shares are whole percent, by revision", example) from None
 
 
-def _show(endpoint: dict[str, Any], json: bool) -> None:
+def _show_traffic(endpoint: dict[str, Any], json: bool) -> None:
     if json:
         output.data(endpoint)
         return

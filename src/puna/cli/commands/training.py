@@ -31,10 +31,10 @@ def train(
     watch = output.ProgressDisplay(quiet=json or not ranks.leads)
     prepared = ranks.lead(lambda: pipeline.prepare(recipes.load(recipe), home, watch))
     if dry_run and ranks.leads:
-        from puna.cli.dry_run import show
+        from puna.cli.dry_run import show_plan
 
         watch.close()
-        show(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared, ranks.world), json)
+        show_plan(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared, ranks.world), json)
     if dry_run:
         return
     try:
@@ -131,7 +131,7 @@ def ship(
 ) -> None:
     """Train, merge, verify, publish, init, build and deploy; `puna up` is started when it is not running."""
     from puna import pipeline
-    from puna.cli.address import show
+    from puna.cli.address import show_endpoint
     from puna.cli.running import ensure_up
     from puna.client import Client
     from puna.config import recipe as recipes
@@ -143,4 +143,4 @@ def ship(
         watch.close()
         if not json:
             output.line(f"run {shipped.run} became {shipped.model.name} version {shipped.model.version}")
-        show(client, shipped.endpoint, json)
+        show_endpoint(client, shipped.endpoint, json)

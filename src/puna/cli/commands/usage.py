@@ -40,13 +40,13 @@ def usage(
         return
     words = found["by"]
     headings = (*words, "requests", "failed", "infer s", "GPU s")
-    rows = [_row(item, words) for item in found["items"]]
+    rows = [_usage_row(item, words) for item in found["items"]]
     if len(rows) > 1:
         rows.append(("total", *("" for _ in words[1:]), *_figures(found["total"])))
     output.table(headings, rows, empty="nothing was asked in that time: puna call NAME")
 
 
-def _row(item: dict[str, Any], words: list[str]) -> tuple[str, ...]:
+def _usage_row(item: dict[str, Any], words: list[str]) -> tuple[str, ...]:
     return (*(_cell(item, word) for word in words), *_figures(item))
 
 

@@ -16,13 +16,13 @@ from puna.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from puna.client import Client
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+volume_app = typer.Typer(no_args_is_help=True, add_completion=False)
 Name = Annotated[str, typer.Argument(help="The volume's name.", show_default=False)]
 Place = Annotated[str, typer.Argument(help="NAME, or NAME:/path.", show_default=False)]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders, with all that is in them.")]
 
 
-@app.command()
+@volume_app.command()
 def create(name: Name, json: AsJson = False) -> None:
     """Make a volume; one that is there already stays as it is."""
     from puna.client import Client
@@ -32,7 +32,7 @@ def create(name: Name, json: AsJson = False) -> None:
     output.data(made) if json else output.line(f"volume {name}, mounted at {made['mount_path']}")
 
 
-@app.command()
+@volume_app.command()
 def ls(
     place: Annotated[str, typer.Argument(help="NAME or NAME:/path; all volumes without.")] = "", json: AsJson = False
 ) -> None:
@@ -54,7 +54,7 @@ def ls(
         output.table(("volume", "mounted at", "used by"), rows, empty="no volumes yet: puna volume create NAME")
 
 
-@app.command()
+@volume_app.command()
 def cp(
     source: Annotated[str, typer.Argument(help="A file or folder, or NAME:/path.", show_default=False)],
     target: Annotated[str, typer.Argument(help="NAME:/path, or a file or folder.", show_default=False)],
@@ -74,7 +74,7 @@ def cp(
     output.data({"files": copied}) if json else output.line(f"{len(copied)} file{'s' * (len(copied) != 1)} copied")
 
 
-@app.command()
+@volume_app.command()
 def rm(place: Place, recursive: Recursive = False, json: AsJson = False) -> None:
     """Remove a file or folder of a volume; without a path, the volume itself."""
     from puna.client import Client

@@ -45,7 +45,7 @@ def webhook(
     output.line(f"url:        {told['url']}")
     output.line(f"secret:     {told['secret']}")
     output.line("content:    application/json, push events")
-    rows = [_row(one) for one in deliveries]
+    rows = [_delivery_row(one) for one in deliveries]
     output.table(("delivery", "at", "from", "outcome", "revision", "commit", "why"), rows, empty="nothing came yet")
 
 
@@ -55,7 +55,7 @@ def _pushes(name: str, told: dict[str, Any]) -> str:
     return "are deployed" + (f"; it is asked every {told['poll_s']:g} s as well" if told["poll_s"] else "")
 
 
-def _row(one: dict[str, Any]) -> tuple[Any, ...]:
+def _delivery_row(one: dict[str, Any]) -> tuple[Any, ...]:
     at = datetime.fromtimestamp(one["at"]).strftime("%m-%d %H:%M:%S")
     outcome = f"{one['outcome']}, {one['state']}" if one["state"] else one["outcome"]
     sender = f"{one['sender']} {one['event']}".strip()
