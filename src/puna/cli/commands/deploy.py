@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,54 @@ import typer
 from puna import names
 from puna.cli import output
 from puna.cli.address import show_endpoint
-from puna.cli.options import AsJson, Wait, pairs
+from puna.cli.options import AsJson, EndpointName, Wait, pairs
 from puna.errors import UsageError
+from puna.home import Home
+
+
+def init(
+    model: Annotated[str, typer.Argument(help="The published model to serve, owner/name.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where the four files go.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The endpoint's name; the folder's when not given.")] = None,
+    engine: Annotated[str, typer.Option(help="vllm, transformers, or auto: vllm where there is a GPU.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that say something else.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write app.py, input_schema.py, inferless-runtime-config.yaml and inferless.yaml."""
+    from puna.packaging import template
+
+    engine = template.chosen(engine)
+    called = names.check("endpoint", name, what="--name") if name else names.of_folder(folder)
+    files = template.init(folder, model, name=called, engine=engine, force=force)
+    if json:
+        output.data({"engine": engine, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        output.line(f"wrote {file}")
+    output.line(f"next: puna deploy {folder}")
+
+
+def dev(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds app.py.")] = Path(),
+    timeout: Annotated[float, typer.Option(help="Seconds the whole run may take.")] = 900,
+    json: AsJson = False,
+) -> None:
+    """Run an app once in its own environment: import, initialize, infer on the schema's examples, finalize."""
+    from puna import pipeline
+
+    watch = output.ProgressDisplay(quiet=json)
+    tried = pipeline.try_app(folder, Home.default(), watch, timeout)
+    if json:
+        output.data({"outputs": tried.outputs, "seconds": tried.seconds, "schema": tried.schema})
+        return
+    for one in tried.outputs:
+        output.line(f"{one['name']}: {_plain(one.get('data'))}")
+    output.line(f"it works; next: puna deploy {folder}")
+
+
+def _plain(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
 
 if TYPE_CHECKING:
     from puna.client import Client
@@ -209,3 +256,54 @@ def _uploaded(
     called = project.name or order.name
     pipeline.upload_runtime(client, folder / project.runtime_file, called, watch)
     return called
+
+
+def webhook(
+    name: EndpointName,
+    auto_rebuild: Annotated[
+        bool | None, typer.Option("--auto-rebuild/--no-auto-rebuild", help="Deploy each push.", show_default=False)
+    ] = None,
+    poll: Annotated[
+        float | None, typer.Option(help="Ask for new commits every so many seconds; 0: never.", show_default=False)
+    ] = None,
+    replay: Annotated[int | None, typer.Option(help="Do as if this delivery came now.", show_default=False)] = None,
+    json: AsJson = False,
+) -> None:
+    """Show address and secret for a repository's settings, and the deliveries so far; or change and repeat."""
+    from puna.client import Client
+
+    changes = {"auto_rebuild": auto_rebuild, "poll_s": poll}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    with Client() as client:
+        if changes:
+            client.patch(name, **changes)
+        if replay is not None:
+            client.replay_delivery(name, replay)
+        told, deliveries = client.webhook(name), client.deliveries(name)
+    if json:
+        output.data({**told, "deliveries": deliveries})
+        return
+    git = told["git"]
+    if not git:
+        output.line(f"{name} is not built from a repository: puna deploy --git URL --name {name}")
+        return
+    output.line(f"repository: {git['url']} {git.get('branch', '')} at commit {git.get('commit', '?')[:12]}")
+    output.line(f"pushes:     {_pushes(name, told)}")
+    output.line(f"url:        {told['url']}")
+    output.line(f"secret:     {told['secret']}")
+    output.line("content:    application/json, push events")
+    rows = [_delivery_row(one) for one in deliveries]
+    output.table(("delivery", "at", "from", "outcome", "revision", "commit", "why"), rows, empty="nothing came yet")
+
+
+def _pushes(name: str, told: dict[str, Any]) -> str:
+    if not told["auto_rebuild"]:
+        return f"are not deployed: puna webhook {name} --auto-rebuild"
+    return "are deployed" + (f"; it is asked every {told['poll_s']:g} s as well" if told["poll_s"] else "")
+
+
+def _delivery_row(one: dict[str, Any]) -> tuple[Any, ...]:
+    at = datetime.fromtimestamp(one["at"]).strftime("%m-%d %H:%M:%S")
+    outcome = f"{one['outcome']}, {one['state']}" if one["state"] else one["outcome"]
+    sender = f"{one['sender']} {one['event']}".strip()
+    return (one["id"], at, sender, outcome, one["revision"] or "", one["commit"][:12], one["message"])
