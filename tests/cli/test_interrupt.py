@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.test_dry_run import RECIPE
+from cli.commands.test_training import RECIPE
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 

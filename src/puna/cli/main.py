@@ -32,13 +32,13 @@ TABLE: dict[str, dict[str, Command]] = {
         "ship": Command("training:ship", "Recipe to endpoint in one go: train, merge, publish, init, deploy."),
     },
     "Training": {
-        "data": Command("data:data_app", "Prepare a recipe's dataset and look at its tokens."),
+        "data": Command("training:data_app", "Prepare a recipe's dataset and look at its tokens."),
         "train": Command("training:train", "Fine-tune as a recipe says; --dry-run shows the plan only."),
         "merge": Command("training:merge", "Adapter and base become one model, verified against the trained one."),
         "publish": Command("training:publish", "Give a merged model a name; --hub also pushes it."),
-        "runs": Command("runs:runs", "List training runs."),
-        "run": Command("runs:run_app", "Show one run: figures, loss curve, report."),
-        "model": Command("models:model_app", "List, show, alias and delete published models."),
+        "runs": Command("training:runs", "List training runs."),
+        "run": Command("training:run_app", "Show one run: figures, loss curve, report."),
+        "model": Command("training:model_app", "List, show, alias and delete published models."),
     },
     "Serving": {
         "up": Command("up:up", "Run the control plane and the gateway."),
