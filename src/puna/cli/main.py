@@ -47,7 +47,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "console": Command("up:console", "Print a one-time link to the web console."),
         "init": Command("deploy:init", "Write the four files of an app that serves a model."),
         "dev": Command("deploy:dev", "Run an app once in its own environment, without a server."),
-        "runtime": Command("runtime:runtime_app", "Upload, generate, compare, select and delete runtimes."),
+        "runtime": Command("builds:runtime_app", "Upload, generate, compare, select and delete runtimes."),
         "build": Command("builds:build_app", "List, show, follow and cancel builds."),
         "deploy": Command("deploy:deploy", "Build a folder, a git repository or a model and roll it out."),
         "call": Command("call:call", "Call an endpoint: puna call my-app prompt='What is AI?'."),
