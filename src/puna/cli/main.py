@@ -43,7 +43,7 @@ TABLE: dict[str, dict[str, Command]] = {
     "Serving": {
         "up": Command("up:up", "Run the control plane and the gateway."),
         "down": Command("up:down", "Stop what `puna up` runs."),
-        "machine": Command("machine:machine", "Show this machine's GPUs, who holds them, and whether a model fits."),
+        "machine": Command("up:machine", "Show this machine's GPUs, who holds them, and whether a model fits."),
         "console": Command("up:console", "Print a one-time link to the web console."),
         "init": Command("deploy:init", "Write the four files of an app that serves a model."),
         "dev": Command("deploy:dev", "Run an app once in its own environment, without a server."),
