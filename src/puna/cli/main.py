@@ -54,7 +54,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "ps": Command("endpoints:ps", "List endpoints and their replicas, or show one: puna ps my-app."),
         "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),
         "events": Command("endpoints:events", "Show what happened to an endpoint, and why."),
-        "usage": Command("usage:usage", "Show requests and GPU-seconds by endpoint, key, day or hour; --csv."),
+        "usage": Command("call:usage", "Show requests and GPU-seconds by endpoint, key, day or hour; --csv."),
         "scale": Command("endpoints:scale", "Change replicas, delays and limits without a rebuild."),
         "activate": Command("endpoints:activate", "Let an endpoint take requests again."),
         "deactivate": Command("endpoints:deactivate", "Stop every replica and refuse requests."),
