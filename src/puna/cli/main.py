@@ -68,7 +68,7 @@ TABLE: dict[str, dict[str, Command]] = {
     },
     "Access": {
         "key": Command("access:key_app", "Create, list and revoke API keys."),
-        "volume": Command("volumes:volume_app", "Create, list, fill and delete volumes."),
+        "volume": Command("access:volume_app", "Create, list, fill and delete volumes."),
         "secret": Command("access:secret_app", "Set, list and delete secrets."),
     },
 }

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from control.conftest import World
 from puna.artifacts import Source
 from puna.backends import workspace
-from puna.cli.commands import volumes as command
+from puna.cli.commands import access as command
 from puna.cli.main import run
 from puna.client import Client
 from puna.config.settings import Settings
