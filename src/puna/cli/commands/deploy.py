@@ -11,7 +11,7 @@ import typer
 
 from puna import names
 from puna.cli import output
-from puna.cli.address import show_endpoint
+from puna.cli.credentials import show_endpoint
 from puna.cli.options import AsJson, EndpointName, Wait, pairs
 from puna.errors import UsageError
 from puna.home import Home

@@ -267,7 +267,7 @@ def ship(
 ) -> None:
     """Train, merge, verify, publish, init, build and deploy; `puna up` is started when it is not running."""
     from puna import pipeline
-    from puna.cli.address import show_endpoint
+    from puna.cli.credentials import show_endpoint
     from puna.cli.running import ensure_up
     from puna.client import Client
     from puna.config import recipe as recipes
