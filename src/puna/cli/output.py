@@ -250,3 +250,14 @@ def curve(points: Sequence[tuple[float, float]], width: int = 64, height: int = 
         line(f"{label} │{''.join(row)}")
     line(" " * 9 + "└" + "─" * width)
     line(" " * 10 + f"{min(xs):<{width - 8}g}{max(xs):>8g}")
+
+
+def show(changes: Mapping[str, Any] | None, before: str, after: str) -> None:
+    """Added, removed and changed, under the two headings; None: one of the environments is not there."""
+    if changes is None:
+        line("their packages are not compared: one of the two environments is not there")
+        return
+    rows = [(p["name"], "", p["version"]) for p in changes["added"]]
+    rows += [(p["name"], p["version"], "") for p in changes["removed"]]
+    rows += [(p["name"], p["before"], p["after"]) for p in changes["changed"]]
+    table(("package", before, after), sorted(rows), empty="the packages are the same")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from puna import names
-from puna.cli import output, packages
+from puna.cli import output
+from puna.cli import output as packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import ConflictError
 

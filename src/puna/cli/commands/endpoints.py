@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from puna.cli import credentials, output, packages
+from puna.cli import credentials, output
+from puna.cli import output as packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes, pairs
 from puna.errors import UsageError
 
