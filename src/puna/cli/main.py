@@ -5,11 +5,32 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from puna import __version__
+from puna.cli import output
 from puna.errors import PunaError, UsageError, nearest
+
+SCRIPTS = {
+    "bash": 'complete -o default -W "{words}" puna',
+    "zsh": "compctl -k '({words})' + -f puna",
+    "fish": 'complete -c puna -n __fish_use_subcommand -f -a "{words}"',
+}
+
+
+def show(arguments: list[str], commands: Iterable[str]) -> int:
+    """Print the script for one shell.
+
+    Raises:
+        UsageError: the shell is not one of bash, zsh, fish.
+    """
+    shell = arguments[0] if arguments else ""
+    if shell not in SCRIPTS:
+        raise UsageError(f"no completion for {shell or 'nothing'!r}", "puna completion bash|zsh|fish")
+    output.line(SCRIPTS[shell].format(words=" ".join(commands)))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +145,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     name = ALIASES.get(words[0], words[0])
     if name == "completion":
-        from puna.cli import completion
+        from puna.cli import main as completion
 
         return completion.show(words[1:], COMMANDS)
     if name not in COMMANDS:
