@@ -1,4 +1,4 @@
-"""The endpoint keys that this user's CLI was given, so that `puna call` needs no key by hand (mode 0600)."""
+"""An endpoint as this user calls it: URL, a curl line, and the key, kept so that `puna call` needs none (mode 0600)."""
 
 from __future__ import annotations
 

@@ -5,32 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from puna import __version__
 from puna.cli import output
 from puna.errors import PunaError, UsageError, nearest
-
-SCRIPTS = {
-    "bash": 'complete -o default -W "{words}" puna',
-    "zsh": "compctl -k '({words})' + -f puna",
-    "fish": 'complete -c puna -n __fish_use_subcommand -f -a "{words}"',
-}
-
-
-def show(arguments: list[str], commands: Iterable[str]) -> int:
-    """Print the script for one shell.
-
-    Raises:
-        UsageError: the shell is not one of bash, zsh, fish.
-    """
-    shell = arguments[0] if arguments else ""
-    if shell not in SCRIPTS:
-        raise UsageError(f"no completion for {shell or 'nothing'!r}", "puna completion bash|zsh|fish")
-    output.line(SCRIPTS[shell].format(words=" ".join(commands)))
-    return 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +74,11 @@ TABLE: dict[str, dict[str, Command]] = {
     },
 }
 COMMANDS = {name: command for group in TABLE.values() for name, command in group.items()}
+SCRIPTS = {
+    "bash": 'complete -o default -W "{words}" puna',
+    "zsh": "compctl -k '({words})' + -f puna",
+    "fish": 'complete -c puna -n __fish_use_subcommand -f -a "{words}"',
+}
 # Spellings of the Inferless platform's two CLI generations.
 ALIASES = {
     "log": "logs",
@@ -115,8 +100,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run one command; returns the exit code."""
-    from puna.cli import output
-
     as_json = "--json" in words
     try:
         code = _dispatch(words)
@@ -135,8 +118,6 @@ def run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    from puna.cli import output
-
     if not words or words[0] in ("--help", "-h", "help"):
         output.command_table(TABLE)
         return 0
@@ -145,9 +126,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     name = ALIASES.get(words[0], words[0])
     if name == "completion":
-        from puna.cli import main as completion
-
-        return completion.show(words[1:], COMMANDS)
+        return _complete(words[1:])
     if name not in COMMANDS:
         raise UsageError(f"there is no command `{name}`", nearest(name, COMMANDS) or "puna --help lists them")
     import typer
@@ -169,6 +148,15 @@ def _dispatch(words: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
+
+
+def _complete(arguments: list[str]) -> int:
+    """Print the completion script for one shell."""
+    shell = arguments[0] if arguments else ""
+    if shell not in SCRIPTS:
+        raise UsageError(f"no completion for {shell or 'nothing'!r}", "puna completion bash|zsh|fish")
+    output.line(SCRIPTS[shell].format(words=" ".join(COMMANDS)))
+    return 0
 
 
 if __name__ == "__main__":

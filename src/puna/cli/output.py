@@ -252,7 +252,7 @@ def curve(points: Sequence[tuple[float, float]], width: int = 64, height: int = 
     line(" " * 10 + f"{min(xs):<{width - 8}g}{max(xs):>8g}")
 
 
-def show(changes: Mapping[str, Any] | None, before: str, after: str) -> None:
+def package_changes(changes: Mapping[str, Any] | None, before: str, after: str) -> None:
     """Added, removed and changed, under the two headings; None: one of the environments is not there."""
     if changes is None:
         line("their packages are not compared: one of the two environments is not there")

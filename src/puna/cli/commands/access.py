@@ -1,4 +1,4 @@
-"""`puna key` and `puna secret`: who may call, and what an app may know."""
+"""`puna key`, `secret` and `volume`: callers' keys, values for apps, folders that outlive replicas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`puna build`: what the builder does and did, and how to stop it."""
+"""`puna runtime` and `puna build`: environments with versions, and what the builder does and did."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from puna import names
 from puna.cli import output
-from puna.cli import output as packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
 from puna.errors import ConflictError
 
@@ -119,7 +118,7 @@ def diff_versions(name: RuntimeArgument, before: Before, after: After, json: AsJ
         output.data(found)
         return
     output.line(found["yaml"] or "the files say the same")
-    packages.show(found["packages"], f"version {before}", f"version {after}")
+    output.package_changes(found["packages"], f"version {before}", f"version {after}")
 
 
 @runtime_app.command("use")

@@ -1,4 +1,4 @@
-"""`puna call`: one request to an endpoint, from plain words."""
+"""`puna call` and `puna usage`: one request to an endpoint from plain words, and requests added up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`puna deploy`: from a folder, a repository or a model to an endpoint."""
+"""`puna init`, `dev`, `deploy`, `scale` and `webhook`: from an app or a repository to an endpoint with its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`puna ps`, `logs`, `events` and everything that changes an endpoint."""
+"""`puna ps`, `logs`, `events`, `traffic` and all that changes what an endpoint serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from puna.cli import credentials, output
-from puna.cli import output as packages
 from puna.cli.options import AsJson, EndpointName, Wait, Yes, pairs
 from puna.errors import UsageError
 
@@ -257,7 +256,7 @@ def diff(name: EndpointName, before: Number, after: Number, json: AsJson = False
     headings = ("setting", f"revision {before}", f"revision {after}")
     rows = [(one["name"], one["before"], one["after"]) for one in found["settings"]]
     output.table(headings, rows, empty="the settings are the same")
-    packages.show(found["packages"], f"revision {before}", f"revision {after}")
+    output.package_changes(found["packages"], f"revision {before}", f"revision {after}")
     if found["files"] is None:
         output.line("their files are not compared: one of the two sources has been cleared away")
         return

@@ -1,4 +1,4 @@
-"""`puna train`, `merge` and `publish`: from a recipe to a named model; `puna ship`: to an endpoint in one go."""
+"""`puna data`, `train`, `merge`, `publish` and `ship`: from a recipe to a model or an endpoint; its runs and models."""
 
 from __future__ import annotations
 
@@ -167,8 +167,6 @@ def train(
     watch = output.ProgressDisplay(quiet=json or not ranks.leads)
     prepared = ranks.lead(lambda: pipeline.prepare(recipes.load(recipe), home, watch))
     if dry_run and ranks.leads:
-        from puna.cli.commands.training import show_plan
-
         watch.close()
         show_plan(prepared.recipe, recipe, prepared.dataset, pipeline.plan(prepared, ranks.world), json)
     if dry_run:

@@ -1,4 +1,4 @@
-"""`puna up` and `puna down`: run control plane and gateway; `puna console`: a link that opens the web console, once."""
+"""`puna up`, `down`, `console` and `machine`: the running Puna, and the machine that it runs on."""
 
 from __future__ import annotations
 
