@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "puna"
+# Settings that the file has at its top, and the option of `puna deploy` for one of their values.
+TOP_LEVEL = {"env": "--env", "secrets": "--secret", "volumes": "--volume"}
 
 
 def sentence(path: Path) -> str:
@@ -81,6 +83,22 @@ def recipe_keys() -> str:
     return "\n".join(rows + list(walk(Recipe, "")))
 
 
+def settings() -> str:
+    """Every setting of an endpoint, with its spellings, range and default."""
+    from puna.config.settings import RANGES, Settings, setting
+
+    rows = ["| setting | in inferless.yaml | option | range | default | meaning |", "|---|---|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        said = setting(name)
+        file = f"`configuration.{said.file}`" if said.file else f"`{name}`" if name in TOP_LEVEL else ""
+        option = ", ".join(f"`{word}`" for word in (said.option or TOP_LEVEL.get(name, "")).split())
+        default = field.get_default(call_default_factory=True)
+        shown = f"{default:g}" if name in RANGES else _yaml(default) if isinstance(default, bool) else ""
+        meaning = " ".join((field.description or "").split())
+        rows.append(f"| `{name}` | {file} | {option} | {RANGES.get(name, '')} | {shown} | {meaning} |")
+    return "\n".join(rows)
+
+
 def _yaml(value: object) -> str:
     if value is None:
         return "null"
@@ -127,6 +145,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/00-overview.md", "errors"): errors,
     ("docs/02-train.md", "recipe"): recipe_keys,
     ("docs/06-deploy.md", "states"): states,
+    ("docs/06-deploy.md", "settings"): settings,
     ("docs/07-serve.md", "parameters"): parameters,
 }
 

@@ -182,6 +182,6 @@ def test_values_of_env_are_the_text_that_yaml_or_json_meant() -> None:
     assert parse({"env": {"A": 1, "B": True, "C": None}}).env == {"A": "1", "B": "true", "C": ""}
 
 
-def test_a_gateway_that_reads_rows_does_without_pydantic() -> None:
-    program = "import sys, puna.serve.gateway; sys.exit('pydantic' in sys.modules)"
+def test_who_reads_rows_and_counts_only_does_without_pydantic() -> None:
+    program = "import sys, puna.control.wire, puna.control.domain.records; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

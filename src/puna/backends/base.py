@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from puna.config.settings import DEFAULTS
+
 
 class Phase(StrEnum):
     """State of a replica's process as a backend sees it."""
@@ -44,8 +46,8 @@ class Launch:
     """Host memory that it may have; 0: that of its share."""
     concurrency: int = 0
     """Threads that run `infer`; 0 lets the worker choose."""
-    inference_time_s: float = 180.0
-    startup_timeout_s: float = 900.0
+    inference_time_s: float = DEFAULTS.inference_time_s
+    startup_timeout_s: float = DEFAULTS.startup_timeout_s
     warm: str = ""
     """The zygote that it may be forked from: one name for each bundle and environment; empty for none."""
     mounts: Mapping[str, str] = field(default_factory=dict)

@@ -56,7 +56,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "logs": Command("endpoints:logs", "Show an endpoint's call log; -f follows."),
         "events": Command("endpoints:events", "Show what happened to an endpoint, and why."),
         "usage": Command("call:usage", "Show requests and GPU-seconds by endpoint, key, day or hour; --csv."),
-        "scale": Command("endpoints:scale", "Change replicas, delays and limits without a rebuild."),
+        "scale": Command("deploy:scale", "Change replicas, delays and limits without a rebuild."),
         "activate": Command("endpoints:activate", "Let an endpoint take requests again."),
         "deactivate": Command("endpoints:deactivate", "Stop every replica and refuse requests."),
         "rebuild": Command("endpoints:rebuild", "Build the newest commit or source again and roll it out."),

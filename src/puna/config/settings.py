@@ -160,6 +160,7 @@ class Settings(BaseModel):
     ] = 900.0
     """Seconds that a replica's start may take, and `initialize` when the app is tried."""
     env: dict[str, str] = Field(default_factory=dict)
+    """Variables of the app's environment."""
     secrets: tuple[str, ...] = ()
     """Names of secret sets whose values join the app's environment."""
     volumes: dict[str, str] = Field(default_factory=dict)
@@ -171,7 +172,9 @@ class Settings(BaseModel):
     git: Annotated[dict[str, str], Setting(is_live=True)] = Field(default_factory=dict)
     """Where its source comes from, when that is a repository: `url`, `branch`, `folder`, `credential` (a secret set's
     name) and the `commit` that was fetched last."""
-    auto_rebuild: Annotated[bool, Field(strict=True), Setting(option="--auto-rebuild", is_live=True)] = False
+    auto_rebuild: Annotated[
+        bool, Field(strict=True), Setting(option="--auto-rebuild/--no-auto-rebuild", is_live=True)
+    ] = False
     """A push to the repository, told by a webhook or found by asking, is fetched, built and rolled out."""
     poll_s: Annotated[
         FiniteFloat,

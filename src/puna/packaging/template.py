@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from puna.config.runtime import has_nvidia
+from puna.config.settings import DEFAULTS
 from puna.errors import ConflictError, ProjectError
 
 _VLLM_APP = """\
@@ -89,8 +90,8 @@ configuration:
   is_serverless: false
   min_replica: '0'             # 0: scales to zero
   max_replica: '1'
-  scale_down_delay: '600'      # seconds without a request until a replica sleeps, or goes
-  inference_time: '180'        # seconds a request may take
+  scale_down_delay: '{idle:g}'      # seconds without a request until a replica sleeps, or goes
+  inference_time: '{limit:g}'        # seconds a request may take
 env:
 secrets:
 optional:
@@ -152,6 +153,8 @@ def init(
         ),
         "inferless.yaml": _PROJECT.format(
             name=json.dumps(name),
+            idle=DEFAULTS.scale_down_delay_s,
+            limit=DEFAULTS.inference_time_s,
             gpu="A100" if engine == "vllm" else "",
             models=f"models:\n  - {json.dumps(published)}\n" if published else "",
         ),

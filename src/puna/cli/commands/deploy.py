@@ -12,7 +12,8 @@ import typer
 from puna import names
 from puna.cli import output
 from puna.cli.credentials import show_endpoint
-from puna.cli.options import AsJson, EndpointName, Wait, pairs
+from puna.cli.options import AsJson, EndpointName, Wait, pairs, takes_settings
+from puna.config.settings import LIVE, RANGES, Settings, setting
 from puna.errors import UsageError
 from puna.home import Home
 
@@ -74,31 +75,16 @@ Model = Annotated[
     str | None, typer.Option(help="A model instead, published here or on the hub; an app is made for it.")
 ]
 Engine = Annotated[str | None, typer.Option(help="The engine of --model: vllm, transformers or auto.")]
-AutoRebuild = Annotated[bool, typer.Option("--auto-rebuild", help="Deploy each push: `puna webhook NAME`.")]
-Poll = Annotated[float | None, typer.Option(help="Ask it for new commits every so many seconds.", min=30)]
 Name = Annotated[str | None, typer.Option(help="The endpoint's name; inferless.yaml's when not given.")]
 Runtime = Annotated[str | None, typer.Option(help="An uploaded runtime; the folder's file when not given.")]
 Version = Annotated[int | None, typer.Option("--runtime-version", "--runtimeversion")]
-MinReplica = Annotated[int | None, typer.Option(help="Replicas kept when idle.", min=0)]
-MaxReplica = Annotated[int | None, typer.Option(help="Replicas at most.", min=1)]
-Delay = Annotated[
-    float | None,
-    typer.Option("--scale-down-delay", "--scale-down-timeout", help="Idle seconds till a replica sleeps or goes."),
-]
-EvictAfter = Annotated[float | None, typer.Option(help="Seconds asleep till it goes; 0: none sleeps.")]
-InferenceTime = Annotated[
-    float | None, typer.Option("--inference-time", "--inference-timeout", help="Seconds a request may take.")
-]
-Concurrency = Annotated[int | None, typer.Option(help="Requests a replica runs at once.", min=1)]
-Gpu = Annotated[str | None, typer.Option(help="GPU type; `cpu` for none.")]
-Fractional = Annotated[bool, typer.Option("--fractional", help="Half a GPU.")]
 Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the app; may be repeated.")]
 Secret = Annotated[list[str] | None, typer.Option("--secret", help="A set of secrets for the app; may be repeated.")]
 Volume = Annotated[list[str] | None, typer.Option("--volume", help="NAME or NAME=/path; may be repeated.")]
 Share = Annotated[int, typer.Option("--traffic", help="Percent of the requests, beside what serves.", min=1, max=100)]
-Replace = Annotated[bool, typer.Option("--replace", help="Stop the old revision first when room is short.")]
 
 
+@takes_settings(name for name in Settings.model_fields if setting(name).option)
 def deploy(
     folder: Folder = None,
     git: Git = None,
@@ -107,50 +93,27 @@ def deploy(
     model: Model = None,
     engine: Engine = None,
     credential: Credential = None,
-    auto_rebuild: AutoRebuild = False,
-    poll: Poll = None,
     name: Name = None,
     runtime: Runtime = None,
     runtime_version: Version = None,
-    min_replica: MinReplica = None,
-    max_replica: MaxReplica = None,
-    scale_down_delay: Delay = None,
-    evict_after: EvictAfter = None,
-    inference_time: InferenceTime = None,
-    container_concurrency: Concurrency = None,
-    gpu: Gpu = None,
-    fractional: Fractional = False,
     env: Env = None,
     secret: Secret = None,
     volume: Volume = None,
-    replace: Replace = False,
     traffic: Share = 100,
     wait: Wait = True,
     json: AsJson = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Build a folder, a git repository's newest commit or a model, and roll it out; answers with URL and curl line."""
     from puna import pipeline
     from puna.client import Client
 
-    chosen: dict[str, Any] = {
-        "min_replica": min_replica,
-        "max_replica": max_replica,
-        "scale_down_delay_s": scale_down_delay,
-        "evict_after_s": evict_after,
-        "inference_time_s": inference_time,
-        "container_concurrency": container_concurrency,
-        "gpu_type": gpu,
-        "is_dedicated": False if fractional else None,
-        "secrets": list(secret) if secret else None,
-        "volumes": dict(_volume(word) for word in volume) if volume else None,
-        "replace": replace or None,
-        "auto_rebuild": auto_rebuild or None,
-        "poll_s": poll,
-    }
-    settings = {key: value for key, value in chosen.items() if value is not None}
+    settings |= {"secrets": secret} if secret else {}
+    settings |= {"volumes": dict(_volume(word) for word in volume)} if volume else {}
     environment = pairs(env or [], "--env NAME=VALUE")
     source = _Source(folder, git or "", branch or "", path or "", model or "", engine or "", credential or "")
-    source.check(is_watched=bool(auto_rebuild or poll))
+    source.check(is_watched=bool(settings.get("auto_rebuild") or settings.get("poll_s")))
     watch = output.ProgressDisplay(quiet=json)
     with Client() as client:
         order = _Order(name or "", runtime, runtime_version, traffic)
@@ -258,25 +221,32 @@ def _uploaded(
     return called
 
 
+@takes_settings(name for name in RANGES if name in LIVE and name != "poll_s")
+def scale(name: EndpointName, json: AsJson = False, *, settings: dict[str, Any]) -> None:
+    """Change replicas, delays and limits without a rebuild."""
+    from puna.cli.commands.endpoints import show_change
+    from puna.client import Client
+
+    if not settings:
+        raise UsageError("nothing to change", "puna scale NAME --min 1 --max 4")
+    with Client() as client:
+        show_change(client.patch(name, **settings), json)
+
+
+@takes_settings(("auto_rebuild", "poll_s"))
 def webhook(
     name: EndpointName,
-    auto_rebuild: Annotated[
-        bool | None, typer.Option("--auto-rebuild/--no-auto-rebuild", help="Deploy each push.", show_default=False)
-    ] = None,
-    poll: Annotated[
-        float | None, typer.Option(help="Ask for new commits every so many seconds; 0: never.", show_default=False)
-    ] = None,
     replay: Annotated[int | None, typer.Option(help="Do as if this delivery came now.", show_default=False)] = None,
     json: AsJson = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Show address and secret for a repository's settings, and the deliveries so far; or change and repeat."""
     from puna.client import Client
 
-    changes = {"auto_rebuild": auto_rebuild, "poll_s": poll}
-    changes = {key: value for key, value in changes.items() if value is not None}
     with Client() as client:
-        if changes:
-            client.patch(name, **changes)
+        if settings:
+            client.patch(name, **settings)
         if replay is not None:
             client.replay_delivery(name, replay)
         told, deliveries = client.webhook(name), client.deliveries(name)

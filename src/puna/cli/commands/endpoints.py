@@ -113,38 +113,12 @@ def events(name: EndpointName, json: AsJson = False) -> None:
         output.line(f"{at}  {event['message']}")
 
 
-def scale(
-    name: EndpointName,
-    min_replica: Annotated[int | None, typer.Option("--min", "--min-replica", help="Replicas kept when idle.")] = None,
-    max_replica: Annotated[int | None, typer.Option("--max", "--max-replica", help="Replicas at most.")] = None,
-    scale_down_delay: Annotated[float | None, typer.Option(help="Idle seconds before a replica goes.")] = None,
-    evict_after: Annotated[float | None, typer.Option(help="Seconds asleep before a replica goes; 0: none.")] = None,
-    inference_time: Annotated[float | None, typer.Option(help="Seconds a request may take.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Change replicas, delays and limits without a rebuild."""
-    from puna.client import Client
-
-    asked = {
-        "min_replica": min_replica,
-        "max_replica": max_replica,
-        "scale_down_delay_s": scale_down_delay,
-        "evict_after_s": evict_after,
-        "inference_time_s": inference_time,
-    }
-    changes = {key: value for key, value in asked.items() if value is not None}
-    if not changes:
-        raise UsageError("nothing to change", "puna scale NAME --min 1 --max 4")
-    with Client() as client:
-        _show(client.patch(name, **changes), json)
-
-
 def activate(name: EndpointName, json: AsJson = False) -> None:
     """Let an endpoint take requests again."""
     from puna.client import Client
 
     with Client() as client:
-        _show(client.activate(name), json)
+        show_change(client.activate(name), json)
 
 
 def deactivate(name: EndpointName, json: AsJson = False) -> None:
@@ -152,7 +126,7 @@ def deactivate(name: EndpointName, json: AsJson = False) -> None:
     from puna.client import Client
 
     with Client() as client:
-        _show(client.deactivate(name), json)
+        show_change(client.deactivate(name), json)
 
 
 def rebuild(name: EndpointName, wait: Wait = True, json: AsJson = False) -> None:
@@ -165,7 +139,7 @@ def rebuild(name: EndpointName, wait: Wait = True, json: AsJson = False) -> None
         if wait and made.get("build_id"):
             pipeline.follow(client, made["build_id"], output.ProgressDisplay(quiet=json))
             made = client.wait_for_endpoint(name, made["revision"])
-        _show(made, json)
+        show_change(made, json)
 
 
 def rollback(
@@ -181,7 +155,7 @@ def rollback(
         made = client.rollback(name, revision)
         if wait:
             made = client.wait_for_traffic(name, made["revision"])
-        _show(made, json)
+        show_change(made, json)
 
 
 def delete(name: EndpointName, yes: Yes = False, json: AsJson = False) -> None:
@@ -196,7 +170,8 @@ def delete(name: EndpointName, yes: Yes = False, json: AsJson = False) -> None:
     output.data(done) if json else output.line(f"{name} is deleted")
 
 
-def _show(endpoint: dict[str, Any], json: bool) -> None:
+def show_change(endpoint: dict[str, Any], json: bool) -> None:
+    """Print what an endpoint has become."""
     if json:
         output.data(endpoint)
         return

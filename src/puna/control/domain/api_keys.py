@@ -15,7 +15,7 @@ from puna.config.repository import address
 from puna.control.domain.records import Endpoint, Key
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 
-if TYPE_CHECKING:  # the gateway checks keys too, and does without pydantic
+if TYPE_CHECKING:  # `puna up` itself does without pydantic
     from puna.config.settings import Settings
 
 PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from puna.control.domain.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
 
-if TYPE_CHECKING:  # the gateway reads rows too, and does without pydantic
+if TYPE_CHECKING:  # `puna up` itself does without pydantic
     from puna.config.settings import Settings
 
 WHOLE = 100
