@@ -13,6 +13,7 @@ import dataclasses
 import faulthandler
 import gc
 import http.client
+import json
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puna.control import wire
 from puna.control.wire import Memories
@@ -150,16 +151,17 @@ class SharedDescriptors:
         return (self.listen_fd, self.counts_fd, self.limits_fd, *self.memories)
 
 
+def _spec(home: Home, name: str, options: dict[str, Any], fds: tuple[int, ...], grace_s: float) -> Spec:
+    """A child that runs `main` with these options; the first word of its name is its role."""
+    command = (sys.executable, "-m", "puna.server", name.split()[0], json.dumps(options, default=str))
+    log = home.logs / f"{name.removesuffix(' plane').replace(' ', '-')}.log"
+    env = {**os.environ, "PUNA_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
+    return Spec(name, command, log, env, fds, grace_s, beats=True)
+
+
 def _control_spec(home: Home, owner_fd: int, url: str, memories: Memories) -> Spec:
-    command = [sys.executable, "-m", "puna.server", "control", "--owner-fd", str(owner_fd), "--url", url]
-    command += ["--figures-fds", _listed(memories)]
-    fds = (owner_fd, *memories)
-    log, grace_s = home.logs / "control.log", REPLICA_GRACE_S + 5
-    return Spec("control plane", tuple(command), log, _env(home), fds, grace_s, beats=True)
-
-
-def _listed(memories: Memories) -> str:
-    return ",".join(map(str, memories))
+    options = {"owner_fd": owner_fd, "url": url, "memories": memories}
+    return _spec(home, "control plane", options, (owner_fd, *memories), REPLICA_GRACE_S + 5)
 
 
 def _client_counts(gateways: int) -> int:
@@ -179,20 +181,10 @@ def _key_counts(gateways: int) -> int:
 
 
 def _gateway_spec(home: Home, owner_fd: int, shared: SharedDescriptors, index: int, front: Front) -> Spec:
-    command = [sys.executable, "-m", "puna.server", "gateway", "--owner-fd", str(owner_fd)]
-    command += ["--listen-fd", str(shared.listen_fd), "--counts-fd", str(shared.counts_fd)]
-    command += ["--limits-fd", str(shared.limits_fd)]
-    command += ["--figures-fds", _listed(shared.memories), "--id", f"g{index}"]
-    command += [word for origin in front.origins for word in ("--cors-origin", origin)]
-    command += ["--keep-alive", str(front.keep_alive_s), "--per-address", str(front.per_address)]
-    if front.tls is not None:
-        command += ["--certificate", str(front.tls.certificate), "--key", str(front.tls.key)]
-    log, fds = home.logs / f"gateway-{index}.log", (owner_fd, *shared.fds)
-    return Spec(f"gateway {index}", tuple(command), log, _env(home), fds, GATEWAY_GRACE_S + 2, beats=True)
-
-
-def _env(home: Home) -> dict[str, str]:
-    return {**os.environ, "PUNA_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
+    front = dataclasses.replace(front, cors_origins=front.origins)
+    both = {"shared": dataclasses.asdict(shared), "front": dataclasses.asdict(front)}
+    options = {"owner_fd": owner_fd, "index": index, **both}
+    return _spec(home, f"gateway {index}", options, (owner_fd, *shared.fds), GATEWAY_GRACE_S + 2)
 
 
 def _wait_until_up(host: str, port: int, tls: bool, up: threading.Event) -> None:
@@ -381,33 +373,23 @@ def main(arguments: list[str]) -> None:
     """`control` or `gateway`, as `run_up` starts them; not for people."""
     parser = argparse.ArgumentParser(prog="python -m puna.server")
     parser.add_argument("role", choices=["control", "gateway"])
-    parser.add_argument("--owner-fd", type=int, required=True)
+    parser.add_argument("options", type=json.loads)
     parser.add_argument("--beat-fd", type=int, default=-1)
-    parser.add_argument("--url", default="")
-    parser.add_argument("--listen-fd", type=int, default=-1)
-    parser.add_argument("--counts-fd", type=int, default=-1)
-    parser.add_argument("--limits-fd", type=int, default=-1)
-    parser.add_argument("--figures-fds", default="")
-    parser.add_argument("--id", default="g0")
-    parser.add_argument("--certificate", type=Path)
-    parser.add_argument("--key", type=Path)
-    parser.add_argument("--cors-origin", action="append", default=[])
-    parser.add_argument("--keep-alive", type=int, default=Front.keep_alive_s)
-    parser.add_argument("--per-address", type=int, default=Front.per_address)
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    options = given.options
     sys.modules["httpx._main"] = None  # type: ignore[assignment]  # its command line: a quarter of a gateway's start
     faulthandler.register(signal.SIGUSR1)  # one that hangs says where, in its log
-    watch_owner(options.owner_fd)
-    memories = Memories(tuple(int(fd) for fd in options.figures_fds.split(",") if fd))
-    heartbeat = HeartbeatSender(options.beat_fd)
-    if options.role == "control":
-        control(Home.default(), options.owner_fd, options.url, memories, heartbeat)
+    watch_owner(options["owner_fd"])
+    heartbeat = HeartbeatSender(given.beat_fd)
+    if given.role == "control":
+        memories = Memories(tuple(options["memories"]))
+        control(Home.default(), options["owner_fd"], options["url"], memories, heartbeat)
     else:
-        tls = Tls(options.certificate, options.key) if options.certificate else None
-        origins = tuple(options.cors_origin)
-        front = Front(tls=tls, cors_origins=origins, keep_alive_s=options.keep_alive, per_address=options.per_address)
-        shared = SharedDescriptors(options.listen_fd, options.counts_fd, options.limits_fd, memories)
-        gateway(Home.default(), shared, int(options.id.removeprefix("g")), front, heartbeat)
+        front, shared, tls = options["front"], options["shared"], options["front"]["tls"]
+        front["tls"] = Tls(Path(tls["certificate"]), Path(tls["key"])) if tls else None
+        front["cors_origins"] = tuple(front["cors_origins"])
+        shared["memories"] = Memories(tuple(shared["memories"]))
+        gateway(Home.default(), SharedDescriptors(**shared), options["index"], Front(**front), heartbeat)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ SETTLED_S = 2.0
 """A child that has run so long starts its back-off anew when it dies."""
 BOOT_FAILURES = 3
 """Deaths of one child before everything is up, after which `puna up` gives up."""
-LOG_LINES = 20
 KILL_WAIT_S = 2.0
 SWEEP_EVERY_S = 1.0
 
@@ -227,7 +226,7 @@ class Supervisor:
         name, log = child.spec.name, child.spec.log
         if not self.is_up and child.failures >= BOOT_FAILURES:
             message = f"the {name} does not start: it {what}"
-            raise MachineError(message, f"see {log}", "\n".join(last_lines(log)))
+            raise MachineError(message, f"see {log}", "\n".join(guard.tail(str(log))))
         if say:
             self._note(f"the {name} {what}; it starts again in {delay_s:g} s")
 
@@ -323,11 +322,3 @@ def sweep(known: set[int]) -> None:
                 continue  # it had ended, and was waiting for somebody to ask
         if guard.__file__ not in tree.command_line(pid) and (begun := tree.start_ticks(pid)):
             tree.end(tree.Process(pid, begun))
-
-
-def last_lines(path: Path) -> list[str]:
-    """The end of a log; nothing when there is none."""
-    try:
-        return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    except OSError:
-        return []

@@ -69,6 +69,16 @@ def test_a_validation_can_be_cancelled(launch: Make, tmp_path: Path) -> None:
     assert time.monotonic() - end < 2 * load_factor()
 
 
+def test_a_second_validation_compiles_nothing_of_the_worker(launch: Make, tmp_path: Path) -> None:
+    def compiled() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "worker").rglob("*.pyc")}
+
+    validate(launch("v1"), Home(tmp_path), tmp_path / "report.json", 20 * load_factor())
+    first = compiled()
+    validate(launch("v2"), Home(tmp_path), tmp_path / "report.json", 20 * load_factor())
+    assert first and compiled() == first
+
+
 def test_a_no_op_app_is_ready_soon(local: LocalBackend, launch: Make) -> None:
     best = 9.0
     for number in range(3):  # the machine may be busy: the best of three

@@ -103,3 +103,9 @@ def test_a_builder_that_is_killed_takes_its_commands_along(tmp_path: Path) -> No
     builder.send_signal(signal.SIGKILL)
     builder.wait()
     assert wait_for(lambda: not alive(pid), 2)
+
+
+def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
+    status, lines = sh("head -c 3500000 /dev/zero | tr '\\0' x; echo; echo end", tmp_path)
+    assert status == 0 and lines[-1] == "end" and sum(map(len, lines[:-1])) == 3_500_000
+    assert len(lines) >= 4 and max(map(len, lines)) < 2 * command.MAX_LINE_BYTES

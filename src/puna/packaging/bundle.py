@@ -15,13 +15,12 @@ from puna.config import project
 from puna.errors import NotFoundError, ProjectError, nearest
 from puna.home import Home
 from puna.packaging.environment import Environment
-from puna.packaging.surroundings import path_after
+from puna.packaging.surroundings import passed, path_after
 
 ADAPTERS = "adapters.json"
 _COMMIT = 40  # hex digits: libraries take a snapshot folder of this length for a commit
 _KEPT = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
-_HUB = ("HF_ENDPOINT",)  # where names are looked for when it is another hub than the public one
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+_HUB = "HF_ENDPOINT"  # where names are looked for when it is another hub than the public one
 
 
 @dataclass(frozen=True)
@@ -185,10 +184,7 @@ def app_env(bundle: Bundle, *, extra: Mapping[str, str]) -> dict[str, str]:
     venv = home.environments / str(bundle.manifest.made_from["environment"])[:SHORT] / "venv"
     # Downloads are shared by all apps of this home: a new version of an app must not fetch 16 GB again.
     hugging_face = home.caches / "huggingface"
-    env = {
-        name: os.environ[name] for name in (*_KEPT, *_HUB, *_PROXIES, *map(str.lower, _PROXIES)) if name in os.environ
-    }
-    env |= {
+    env = passed(*_KEPT, _HUB) | {
         "PATH": path_after(venv),
         "VIRTUAL_ENV": str(venv),
         "HOME": str(own / "home"),

@@ -17,19 +17,12 @@ from pathlib import Path
 from puna.errors import BuildError
 from puna.process import namespace
 
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 # Where packages come from and how to get there. Everything else, tokens above all, stays outside.
 _KEPT = (
     "LANG",
     "LC_ALL",
     "TZ",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
@@ -59,7 +52,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
     """The variables of every command of a build; HOME and TMPDIR lie in `scratch`, the venv comes first on PATH."""
-    found = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    found = passed(*_KEPT)
     found |= {name: value for name, value in os.environ.items() if name.startswith(_PIP_PREFIX)}
     for name in ("home", "tmp"):
         (scratch / name).mkdir(parents=True)
@@ -78,6 +71,12 @@ def build_environment(scratch: Path, venv: Path) -> dict[str, str]:
         "GIT_ALLOW_PROTOCOL": "https:http:ssh",
     }
     return _uv_from_pip(found) | found | _config_files()
+
+
+def passed(*names: str) -> dict[str, str]:
+    """The variables of these names that this process has, and those of its proxies."""
+    every = (*names, *_PROXIES, *map(str.lower, _PROXIES))
+    return {name: os.environ[name] for name in every if name in os.environ}
 
 
 def path_after(venv: Path) -> str:

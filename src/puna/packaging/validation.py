@@ -12,8 +12,8 @@ from typing import Any
 from puna.config import schema
 from puna.config.schema import Schema
 from puna.errors import AppError
+from puna.process.guard import tail
 
-_TAIL_LINES = 20
 _PHASES = {
     "schema": "input_schema.py could not be read",
     "import": "app.py could not be imported",
@@ -114,8 +114,4 @@ def _hint(text: str) -> str:
 
 
 def _tail(log: Path) -> str:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])
+    return "\n".join(tail(str(log)))
