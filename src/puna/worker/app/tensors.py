@@ -188,7 +188,7 @@ def write_outputs(result: Any, strict: bool = False, declared: Sequence[str] = (
         BadOutput: the result is no dict, or an output cannot be sent.
     """
     if not isinstance(result, dict):
-        raise BadOutput("infer must return a dict of outputs, it returned %s: %s" % (_article(result), _short(result)))
+        raise BadOutput("infer must return a dict of outputs, it returned %s: %.80r" % (_article(result), result))
     for name in declared:
         if name not in result:
             raise BadOutput(MISSING % (name, ", ".join(map(str, result)) or "none"))
@@ -255,7 +255,10 @@ def _leaf(name: str, value: Any) -> Tuple[str, Any]:
     if isinstance(value, str):
         return "BYTES", str(value)
     if isinstance(value, (bytes, bytearray)):
-        return "BYTES", _decode(name, bytes(value))
+        try:
+            return "BYTES", bytes(value).decode()
+        except UnicodeDecodeError:
+            raise BadOutput("Output %s is bytes that are no UTF-8 text; send base64 of it instead" % name) from None
     dtype = getattr(getattr(value, "dtype", None), "name", None)
     if dtype in DATATYPES and getattr(value, "shape", ()) == ():  # numpy's and tf.bfloat16's scalars
         return DATATYPES[dtype], float(value) if dtype == "bfloat16" else value.item()
@@ -291,24 +294,12 @@ def _array(name: str, value: Any) -> Tensor:
     return "BYTES", list(value.shape), [leaf for _, leaf in leaves]
 
 
-def _decode(name: str, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadOutput("Output %s is bytes that are no UTF-8 text; send base64 of it instead" % name) from None
-
-
 def _article(value: Any) -> str:
     if value is None:
         return "None"
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
     return ("an " if name[0] in "aeiou" else "a ") + name
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:77] + "..."
 
 
 # Little-endian, as the extension says; a BOOL is a byte, BF16 the upper half of an FP32.

@@ -21,7 +21,10 @@ def prompt_of(tokenizer: Any, body: Dict[str, Any], named: str = "") -> List[int
     """
     if not getattr(tokenizer, "chat_template", None):
         raise Refusal("this model has no chat template: POST /v1/completions with a `prompt`", "messages")
-    messages = _messages(body.get("messages"))
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Refusal("`messages` must be a list of at least one message", "messages")
+    messages = [_message(number, message) for number, message in enumerate(messages)]
     options = _template_options(body, named)
     try:
         with _lock:
@@ -62,12 +65,6 @@ def _template_options(body: Dict[str, Any], named: str) -> Dict[str, Any]:
     return options
 
 
-def _messages(value: Any) -> List[Dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise Refusal("`messages` must be a list of at least one message", "messages")
-    return [_message(number, message) for number, message in enumerate(value)]
-
-
 def _message(number: int, message: Any) -> Dict[str, Any]:
     where = "messages[%d]" % number
     if not isinstance(message, dict):
@@ -78,8 +75,11 @@ def _message(number: int, message: Any) -> Dict[str, Any]:
     found = dict(message, content=_content(where + ".content", message))
     if role == "developer":
         found["role"] = "system"  # OpenAI's newer name; templates know the older one
-    if message.get("tool_calls"):
-        found["tool_calls"] = [_call(where + ".tool_calls", call) for call in _list(where, message["tool_calls"])]
+    calls, where = message.get("tool_calls"), where + ".tool_calls"
+    if calls:
+        if not isinstance(calls, list):
+            raise Refusal("`%s` must be a list, not %s" % (where, shown(calls)), where)
+        found["tool_calls"] = [_call(where, call) for call in calls]
     return found
 
 
@@ -99,12 +99,6 @@ def _content(where: str, message: Dict[str, Any]) -> str:
             raise Refusal("`%s` has a part of type %s: this model reads text only" % (where, shown(kind)), where)
         texts.append(text)
     return "\n".join(texts)
-
-
-def _list(where: str, value: Any) -> List[Any]:
-    if not isinstance(value, list):
-        raise Refusal("`%s.tool_calls` must be a list, not %s" % (where, shown(value)), where + ".tool_calls")
-    return value
 
 
 def _call(where: str, call: Any) -> Dict[str, Any]:

@@ -437,7 +437,8 @@ class Calls(Attributes):
         if it is sys.stdout or it is sys.stderr:
             return not self._is_apps_object(it)
         names = ("SamplingParams", "GenerationConfig", "LoRARequest", "BeamSearchParams")
-        return type(it).__name__ in names and not _has_functions(it)
+        # Settings may bring functions along, such as logits processors.
+        return type(it).__name__ in names and not getattr(it, "logits_processors", None)
 
     def must_be_readable(self, arguments: Arguments, node: Any) -> None:
         """Nothing that is given, and nothing in it, can run code of the app's or keep anything."""
@@ -480,11 +481,6 @@ def _changed(node: Any) -> str:
 
 def _is_type(atom: Atom) -> bool:
     return isinstance(atom, Live) and isinstance(atom.it, type)
-
-
-def _has_functions(it: Any) -> bool:
-    """Settings that bring functions along, such as logits processors."""
-    return bool(getattr(it, "logits_processors", None))
 
 
 def _constant(node: Any, place: int, name: str = "") -> Any:

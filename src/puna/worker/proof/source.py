@@ -51,7 +51,8 @@ class Sources:
         codes, nodes = self._read(code.co_filename)
         if code not in codes:
             raise NotProved("is not what its file says: %s was changed or made at run time" % function.__name__)
-        found = [n for n in nodes if _name(n) == code.co_name and _first_line(n) == code.co_firstlineno]
+        said = (code.co_name, code.co_firstlineno)
+        found = [node for node in nodes if (getattr(node, "name", "<lambda>"), _first_line(node)) == said]
         if len(found) != 1:
             raise NotProved("has several functions on one line")
         return found[0]
@@ -75,10 +76,6 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
         if isinstance(constant, types.CodeType):
             yield constant
             yield from _codes(constant)
-
-
-def _name(node: Any) -> str:
-    return getattr(node, "name", "<lambda>")
 
 
 def _first_line(node: Any) -> int:

@@ -77,7 +77,9 @@ class ForkServer:
 
     def run(self) -> None:
         """Import, then fork whenever asked; ends with its guard, or at once when it may not fork."""
-        self._listen()
+        # Before the imports, so that the guard needs to connect only once; it is accepted after them.
+        self.listener = process.RenewedListener(self.path).socket
+        self.listener.settimeout(None)
         begun = time.monotonic()
         self.preload.run()
         why_not = self.preload.why_not()
@@ -89,11 +91,6 @@ class ForkServer:
         self.said = {"state": "ready", "pid": os.getpid(), "imports_s": taken, "imports": self.preload.seconds}
         calllog.note("zygote: ready after %.1f s of imports" % taken)
         self._loop()
-
-    def _listen(self) -> None:
-        """Before the imports, so that the guard needs to connect only once; it is accepted after them."""
-        self.listener = process.RenewedListener(self.path).socket
-        self.listener.settimeout(None)
 
     def _refuse(self, why: str) -> None:
         calllog.note("zygote: no forks, each start imports for itself: " + why)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import queue
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter
 from puna.worker.engines.transformers.draw import Draw, Forms, Matcher, can_hold
-from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, RowStep, Unlike
+from puna.worker.engines.transformers.loop import BatchRow, Unlike
 from puna.worker.engines.transformers.shared import Part, SharedModel
 from puna.worker.openai.parameters import FORMS
 
@@ -70,7 +70,7 @@ class TransformersEngine(Engine):
             return
         inbox: Any = queue.SimpleQueue()
         texts = [self._text(params) for _ in range(int(params.get("n", 1)))]
-        rows = self._rows(loop, prompt, params, most, inbox.put)
+        rows = self._rows(prompt, params, most, inbox)
         try:
             loop.add(rows)
             living = set(range(len(rows)))
@@ -100,21 +100,14 @@ class TransformersEngine(Engine):
             for row in rows:
                 row.abandon()
 
-    def _rows(
-        self,
-        loop: BatchLoop,
-        prompt: List[int],
-        params: Dict[str, Any],
-        most: int,
-        on_step: Callable[[Tuple[int, RowStep]], Any],
-    ) -> List[BatchRow]:
+    def _rows(self, prompt: List[int], params: Dict[str, Any], most: int, inbox: Any) -> List[BatchRow]:
         torch = importlib.import_module("torch")
         ids = torch.tensor(prompt, device=self._model.device)
         grammar, words = self._grammar(params), int(self._model.config.vocab_size)
         ends = frozenset(self._ends(params)) | frozenset(params.get("stop_token_ids") or ())
         rows = []
         for index in range(int(params.get("n", 1))):
-            row = BatchRow(ids, _draw(params, index), most, ends, lambda step, index=index: on_step((index, step)))  # type: ignore[misc]
+            row = BatchRow(ids, _draw(params, index), most, ends, lambda step, i=index: inbox.put((i, step)))  # type: ignore[misc]
             row.draw.form = None if grammar is None else Matcher(grammar, words)
             row.wants_prompt = bool(params.get("echo")) and params.get("top") is not None and index == 0
             rows.append(row)

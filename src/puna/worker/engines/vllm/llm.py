@@ -94,7 +94,7 @@ class SharedCounter:
 
 
 def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
-    parameters = list(inspect.signature(method).parameters)
+    parameters = inspect.signature(method).parameters
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -103,7 +103,8 @@ def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
             return method(self, *arguments, **options)
         # Bars of many requests at once would only tear each other apart in the call log.
         if "use_tqdm" in parameters and "use_tqdm" not in options:
-            if parameters.index("use_tqdm") > len(arguments) or _is_keyword(method, "use_tqdm"):
+            place, kind = list(parameters).index("use_tqdm"), parameters["use_tqdm"].kind
+            if place > len(arguments) or kind is inspect.Parameter.KEYWORD_ONLY:
                 options["use_tqdm"] = False
         if only_adds:
             with loop.rendering:
@@ -113,7 +114,3 @@ def _call(method: Callable[..., Any], only_adds: bool) -> Callable[..., Any]:
 
     setattr(call, engines.SAFE, not only_adds)
     return call
-
-
-def _is_keyword(method: Callable[..., Any], name: str) -> bool:
-    return inspect.signature(method).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
