@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
+import puna
 from control.conftest import World, make_source
 from puna.artifacts import Source
 from puna.control.api.app import create_app
@@ -40,7 +41,7 @@ def deploy(api: TestClient, source: Source, **settings: object) -> dict[str, obj
 
 def test_health_says_where_and_which_version(api: TestClient) -> None:
     told = api.get("/api/v1/health").json()
-    assert told == {"status": "ok", "version": "0.1.0", "url": "http://127.0.0.1:8000", "parts": {}}
+    assert told == {"status": "ok", "version": puna.__version__, "url": "http://127.0.0.1:8000", "parts": {}}
 
 
 def test_a_deploy_queues_a_build_and_wakes_the_builder(api: TestClient, source: Source, woken: list[int]) -> None:
