@@ -30,7 +30,7 @@ REASONS = {
     "save_endpoint": "a small write, of which tests make rows as earlier versions left them",
     "add_revision": "the same",
     "move_build": "the same",
-    "unite": "a step of the walks",
+    "end_split": "a step of the walks",
     "FRESH": "one of the words of the table that it stands in",
     "per_device_eval_batch_size": "the tutorial's recipe has it",
     "bnb_4bit_quant_type": "its one value is checked when the file is read",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from puna.config.settings import Settings
-from puna.control.domain.records import Order
+from puna.control.domain.records import RevisionSpec
 from puna.control.domain.states import BuildState, RevisionState, StepState
 from puna.control.store.builds import STEPS
 from puna.control.store.store import Store
@@ -34,7 +34,7 @@ def _endpoint(store: Store, name: str, now: float) -> None:
     settings = Settings(gpu_type="cpu", zygote=False, env={"MODEL": "meta-llama/Meta-Llama-3-8B-Instruct"})
     store.save_endpoint(name, settings, now)
     for number in range(REVISIONS):
-        revision = store.add_revision(name, Order(f"{number:064x}", None, None, settings), now).number
+        revision = store.add_revision(name, RevisionSpec(f"{number:064x}", None, None, settings), now).number
         build = store.add_build("revision", name, revision, now)
         store.move_build(build.id, BuildState.RUNNING)
         store.move_revision(name, revision, RevisionState.BUILDING, now)

@@ -24,7 +24,7 @@ from puna.client import Client
 from puna.config.settings import Settings
 from puna.control.api import openapi
 from puna.control.api.app import create_app
-from puna.control.domain.records import Order
+from puna.control.domain.records import RevisionSpec
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
@@ -211,8 +211,8 @@ def test_a_build_that_is_followed_is_followed_on_when_its_connection_breaks(
     client: Client, world: World, relay: Relay
 ) -> None:
     world.store.save_endpoint("app", Settings(), 1.0)
-    order = Order("f" * 64, None, None, Settings())
-    world.store.deploy("app", lambda *_: order, 1.0)
+    spec = RevisionSpec("f" * 64, None, None, Settings())
+    world.store.deploy("app", lambda *_: spec, 1.0)
     build = world.store.builds()[0]
     log = build_log(world.home, build.id)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from backends.memory import MemoryBackend
 from puna.artifacts import Source, drafting
 from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.config.settings import Settings
-from puna.control.domain.records import Endpoint, Order, Replica, Revision
+from puna.control.domain.records import Endpoint, Replica, Revision, RevisionSpec
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import Action
 from puna.control.reconcile.loop import Reconciler
@@ -53,9 +53,9 @@ class World:
 
     def deploy(self, name: str = "app", **settings: Any) -> int:
         """A revision that has been built, without a builder."""
-        order = Order("a" * 64, None, None, Settings(**settings))
-        self.store.save_endpoint(name, order.settings, self.now)
-        revision = self.store.add_revision(name, order, self.now)
+        spec = RevisionSpec("a" * 64, None, None, Settings(**settings))
+        self.store.save_endpoint(name, spec.settings, self.now)
+        revision = self.store.add_revision(name, spec, self.now)
         self.store.move_revision(name, revision.number, RevisionState.BUILDING, self.now)
         self.store.move_revision(name, revision.number, RevisionState.BUILT, self.now, bundle="b" * 64)
         return revision.number

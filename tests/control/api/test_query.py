@@ -16,7 +16,7 @@ from puna.config.settings import Settings
 from puna.control.api import openapi, query
 from puna.control.api.app import create_app
 from puna.control.api.query import moment
-from puna.control.domain.records import Delivery, Order
+from puna.control.domain.records import Delivery, RevisionSpec
 from puna.control.domain.states import DeliveryState
 from puna.control.store import deliveries
 from puna.control.store.store import Store
@@ -54,7 +54,7 @@ def fill(world: World, number: int) -> None:
     """One more of everything; three of them at the same moment."""
     store, home, now = world.store, world.home, float(1000 + number // 3)
     store.save_endpoint(f"app-{number}", Settings(), now)
-    store.add_revision(f"app-{number}", Order("a" * 64, None, None, Settings()), now)
+    store.add_revision(f"app-{number}", RevisionSpec("a" * 64, None, None, Settings()), now)
     store.add_build("revision", f"app-{number}", 1, now)
     store.add_event("app-0", "note", f"event {number}", now)
     store.add_runtime(f"rt-{number % 7}", f"{number:064x}", "build: {}", now)
@@ -139,7 +139,7 @@ def test_the_orders_are_as_told(full: tuple[World, TestClient]) -> None:
     at = [build["created"] for page in walk(api, "/builds") for build in page]
     assert at == sorted(at, reverse=True)
     events = [event["id"] for page in walk(api, "/endpoints/app-0/events") for event in page]
-    newest = [event["id"] for page in walk(api, "/endpoints/app-0/events", order="newest") for event in page]
+    newest = [event["id"] for page in walk(api, "/endpoints/app-0/events", spec="newest") for event in page]
     assert events == sorted(events) and newest == events[::-1]
     runtimes = [(item["name"], -item["version"]) for page in walk(api, "/runtimes") for item in page]
     assert runtimes == sorted(runtimes)

@@ -21,7 +21,7 @@ from puna.config.runtime import RuntimeSpec
 from puna.config.settings import Settings
 from puna.control.builds import builder
 from puna.control.builds.builder import Builder, RealTools
-from puna.control.domain.records import Build, Order
+from puna.control.domain.records import Build, RevisionSpec
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.actions import Drain
@@ -94,11 +94,11 @@ class Site:
     def __post_init__(self) -> None:
         self.builder = Builder(self.store, self.home, tools=self.tools, capacity=lambda: self.capacity)
 
-    def queue(self, name: str = "app", **order: Any) -> Build:
-        settings = order.pop("settings", Settings(env={"A": "1"}))
-        source = order.pop("source", None) or make_source(self.home)
+    def queue(self, name: str = "app", **spec: Any) -> Build:
+        settings = spec.pop("settings", Settings(env={"A": "1"}))
+        source = spec.pop("source", None) or make_source(self.home)
         self.store.save_endpoint(name, settings, 1.0)
-        revision = self.store.add_revision(name, Order(source.digest, order.get("runtime"), 1, settings), 1.0)
+        revision = self.store.add_revision(name, RevisionSpec(source.digest, spec.get("runtime"), 1, settings), 1.0)
         return self.store.add_build("revision", name, revision.number, 1.0)
 
     def log(self, build: Build) -> str:
@@ -270,7 +270,7 @@ def test_the_real_bundle_carries_the_app(site: Site) -> None:
 def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
     site.capacity = gpus(1)
     site.store.save_endpoint("other", Settings(), 1.0)
-    site.store.add_revision("other", Order("s", None, None, Settings()), 1.0)
+    site.store.add_revision("other", RevisionSpec("s", None, None, Settings()), 1.0)
     for state in (RevisionState.BUILDING, RevisionState.BUILT, RevisionState.STARTING):
         site.store.move_revision("other", 1, state, 1.0)
     site.store.swap("other", 1, 1.0)

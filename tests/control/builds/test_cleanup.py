@@ -11,7 +11,7 @@ from puna.artifacts import SHORT, Source
 from puna.config.runtime import RuntimeSpec
 from puna.config.settings import Settings
 from puna.control.builds.cleanup import BUILDS_KEPT, EVENTS_KEPT, STRAY_S, Retention, Sweeper
-from puna.control.domain.records import Order
+from puna.control.domain.records import RevisionSpec
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState
 from puna.control.resources import revision_files as uploads
 from puna.control.store.store import Store
@@ -33,9 +33,9 @@ def digest(text: str) -> str:
 
 def built(store: Store, number: str, source: str = "", name: str = "app") -> int:
     """A revision that has been built from bundle and environment `number`, and serves."""
-    order = Order(source or digest(number), None, None, Settings())
-    store.save_endpoint(name, order.settings, NOW)
-    revision = store.add_revision(name, order, NOW).number
+    spec = RevisionSpec(source or digest(number), None, None, Settings())
+    store.save_endpoint(name, spec.settings, NOW)
+    revision = store.add_revision(name, spec, NOW).number
     store.move_revision(name, revision, RevisionState.BUILDING, NOW)
     values = {"bundle": digest(number), "environment": digest(number)}
     store.move_revision(name, revision, RevisionState.BUILT, NOW, **values)
@@ -45,7 +45,7 @@ def built(store: Store, number: str, source: str = "", name: str = "app") -> int
 
 
 def failed(store: Store, name: str = "app") -> int:
-    revision = store.add_revision(name, Order("f" * 64, None, None, Settings()), NOW).number
+    revision = store.add_revision(name, RevisionSpec("f" * 64, None, None, Settings()), NOW).number
     store.move_revision(name, revision, RevisionState.BUILDING, NOW)
     store.move_revision(name, revision, RevisionState.FAILED, NOW, error="no")
     return revision

@@ -198,10 +198,10 @@ def test_a_share_is_changed_at_once_and_taken_away_at_once(world: World) -> None
     split_world(world, 10, min_replica=1, max_replica=4)
     world.store.share("app", 2, 50, world.now)
     assert world.endpoint().shares == {1: 50, 2: 50}
-    assert world.store.unite("app", world.now).shares == {1: 100}
+    assert world.store.end_split("app", world.now).shares == {1: 100}
     world.settle(20)
     assert world.running(revision=2) == [] and world.revision(2).state is RevisionState.RETIRED
-    assert world.store.unite("app", world.now).shares == {1: 100}  # nothing is left to take away
+    assert world.store.end_split("app", world.now).shares == {1: 100}  # nothing is left to take away
 
 
 def test_taking_the_split_away_ends_a_rollout_that_was_to_have_a_share(world: World) -> None:
@@ -209,7 +209,7 @@ def test_taking_the_split_away_ends_a_rollout_that_was_to_have_a_share(world: Wo
     world.settle(10)
     canary(world, 10, min_replica=1)
     world.step()
-    world.store.unite("app", world.now)
+    world.store.end_split("app", world.now)
     world.settle(20)
     assert world.revision(2).state is RevisionState.SUPERSEDED and world.running() == world.ready(revision=1)
 
@@ -257,6 +257,6 @@ def test_what_cannot_have_a_share_is_refused(world: World) -> None:
     with pytest.raises(ConflictError, match="from `failed` to `built`"):
         world.store.share("app", bad, 10, world.now)
     with pytest.raises(ConflictError, match="shares its requests with none"):
-        world.store.give_back("app", 1, "no reason", "", world.now)
+        world.store.abort_canary("app", 1, "no reason", "", world.now)
     with pytest.raises(ConflictError, match="shares its requests with none"):
-        world.store.keep_share("app", 1, "no reason", world.now)
+        world.store.cancel_promotion("app", 1, "no reason", world.now)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from puna.config.settings import parse
-from puna.control.domain.records import Order
+from puna.control.domain.records import RevisionSpec
 from puna.control.domain.states import RevisionState
 from puna.control.reconcile.autoscaler import Autoscaler, Decision, Load, ScalingLimits, State, decide
 from puna.control.store.store import Store
@@ -114,7 +114,7 @@ def serving(store: Store, **settings: object) -> None:
     """An endpoint `e` with a revision that serves."""
     made = parse({"scale_down_delay_s": 10, "container_concurrency": 2, "max_replica": 3, **settings})
     store.save_endpoint("e", made, 0)
-    store.add_revision("e", Order("source", None, None, made), 0)
+    store.add_revision("e", RevisionSpec("source", None, None, made), 0)
     for state in ("building", "built", "starting"):
         store.move_revision("e", 1, RevisionState(state), 0)
     store.swap("e", 1, 0)
@@ -174,10 +174,10 @@ def test_a_deleted_endpoint_is_forgotten(store: Store) -> None:
 def test_two_revisions_that_share_an_endpoint_are_scaled_each_by_its_own_load(store: Store) -> None:
     serving(store, max_replica=4)
     settings = store.endpoint("e").settings
-    store.add_revision("e", Order("other", None, None, settings, 25), 0)
+    store.add_revision("e", RevisionSpec("other", None, None, settings, 25), 0)
     for state in ("building", "built", "starting"):
         store.move_revision("e", 2, RevisionState(state), 0)
-    store.join("e", 2, 0)
+    store.start_canary("e", 2, 0)
     store.scale("e", 0, "a fresh start", 0, 2)
     loads = Loads()
     autoscaler = Autoscaler(store, loads)

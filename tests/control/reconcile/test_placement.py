@@ -14,7 +14,7 @@ from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica
 from puna.control.domain.states import EndpointState, ReplicaState
 from puna.control.reconcile import placement
-from puna.control.reconcile.placement import Sleepers
+from puna.control.reconcile.placement import SleepPolicy
 from puna.control.views import state_of
 
 CAN_SLEEP = {**SCHEMA, "can_sleep": True}
@@ -60,9 +60,9 @@ def test_the_count_of_a_gateway_is_awaited() -> None:
 
 def test_the_last_to_fall_asleep_wakes_first_and_the_first_goes_first() -> None:
     three = [replica("a", since=3), replica("b", since=1), replica("c", since=2)]
-    assert [r.id for r in Sleepers(three, []).to_rouse(three, 2)] == ["a", "c"]
-    assert Sleepers(three, []).to_rouse(three, -1) == []
-    assert [r.id for r in Sleepers(three, [], {"b": 1}).to_rouse(three, 2)] == ["b", "a"], "b wakes already"
+    assert [r.id for r in SleepPolicy(three, []).to_wake(three, 2)] == ["a", "c"]
+    assert SleepPolicy(three, []).to_wake(three, -1) == []
+    assert [r.id for r in SleepPolicy(three, [], {"b": 1}).to_wake(three, 2)] == ["b", "a"], "b wakes already"
     assert [r.id for r in placement.too_many(three, 1)] == ["b", "c"]
     assert [r.id for r in placement.overslept(endpoint(evict_after_s=8), three, 10.0)] == ["b", "c"]
 
@@ -80,15 +80,15 @@ def test_room_is_made_by_as_few_as_can_be_the_longest_asleep_first() -> None:
 
 def test_who_is_wanted_or_wakes_already_makes_no_room() -> None:
     three = [replica("a", since=3), replica("b", since=1), replica("c", since=2)]
-    assert ids(Sleepers(three, [endpoint(max_replica=3)]).evictable) == ["a", "b", "c"]
-    assert ids(Sleepers(three, [endpoint(max_replica=3, min_replica=1)]).evictable) == ["b", "c"]
-    assert ids(Sleepers(three, [endpoint(max_replica=3)], {"c": 1}).evictable) == ["a", "b"]
+    assert ids(SleepPolicy(three, [endpoint(max_replica=3)]).evictable) == ["a", "b", "c"]
+    assert ids(SleepPolicy(three, [endpoint(max_replica=3, min_replica=1)]).evictable) == ["b", "c"]
+    assert ids(SleepPolicy(three, [endpoint(max_replica=3)], {"c": 1}).evictable) == ["a", "b"]
 
 
 def test_who_leaves_leaves_once() -> None:
-    sleepers = Sleepers([replica("a"), replica("b")], [])
-    assert sleepers.leaves(replica("a")) and not sleepers.leaves(replica("a"))
-    assert ids(sleepers.evictable) == ["b"] and ids(sleepers.leaving) == ["a"]
+    sleep_policy = SleepPolicy([replica("a"), replica("b")], [])
+    assert sleep_policy.leaves(replica("a")) and not sleep_policy.leaves(replica("a"))
+    assert ids(sleep_policy.evictable) == ["b"] and ids(sleep_policy.leaving) == ["a"]
 
 
 def sleeping(world: World, **settings: Any) -> str:

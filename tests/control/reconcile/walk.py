@@ -246,7 +246,7 @@ class Walk:
                 self.seen.pop(replica_id, None)
             case a.MarkRevision(name, number, state):
                 self.mark(name, number, state)
-            case a.Swap() | a.Join() | a.GiveBack() | a.KeepShare():
+            case a.Swap() | a.StartCanary() | a.AbortCanary() | a.CancelPromotion():
                 self.route(action)
             case a.ClearFailures(name, number):
                 self.revisions[name, number] = replace(self.revisions[name, number], failures=0)
@@ -254,7 +254,7 @@ class Walk:
                 assert reason != self.endpoints[name].reason, "a note that says nothing new"
                 self.endpoints[name] = replace(self.endpoints[name], reason=reason)
 
-    def route(self, action: a.Swap | a.Join | a.GiveBack | a.KeepShare) -> None:
+    def route(self, action: a.Swap | a.StartCanary | a.AbortCanary | a.CancelPromotion) -> None:
         name, number = action.endpoint, action.revision
         endpoint = self.endpoints[name]
         match action:
@@ -268,7 +268,7 @@ class Walk:
                 self.endpoints[name] = replace(
                     self.endpoints[name], desired_replicas=max(1, self.endpoints[name].desired_replicas)
                 )
-            case a.Join():
+            case a.StartCanary():
                 self.joined += 1
                 assert self.of(name, number, ReplicaState.READY), "a share goes where nobody is ready"
                 percent = self.revisions[name, number].percent
@@ -277,12 +277,12 @@ class Walk:
                 if endpoint.split is not None:
                     self.mark(name, endpoint.split.revision, RevisionState.RETIRED)
                 self.endpoints[name] = replace(endpoint, split=TrafficSplit(number, percent, 1))
-            case a.GiveBack():
+            case a.AbortCanary():
                 self.returned += 1
                 (other,) = set(endpoint.shares) - {number}
                 assert not self.of(name, number, ReplicaState.READY), "it is ready, and loses its share"
                 self.unite(name, other)
-            case a.KeepShare():
+            case a.CancelPromotion():
                 assert endpoint.split is not None and endpoint.split.revision == number
                 self.revisions[name, number] = replace(self.revisions[name, number], percent=endpoint.split.percent)
 

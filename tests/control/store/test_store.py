@@ -16,7 +16,7 @@ from control.builds.test_builder import FakeTools
 from control.conftest import World, make_source
 from puna.config.settings import Settings
 from puna.control.builds.builder import Builder
-from puna.control.domain.records import WHOLE, Order
+from puna.control.domain.records import WHOLE, RevisionSpec
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.store.schema import METADATA, MIGRATIONS, migrate, schema_number
 from puna.control.store.store import Store
@@ -34,8 +34,8 @@ class Old:
     def revision(self, name: str = "app") -> int:
         """As version 0.1.0 did: the revision is written, and its build is not."""
         self.store.save_endpoint(name, Settings(min_replica=1), 1.0)
-        order = Order(self.source, None, None, Settings(min_replica=1))
-        return self.store.add_revision(name, order, 1.0).number
+        spec = RevisionSpec(self.source, None, None, Settings(min_replica=1))
+        return self.store.add_revision(name, spec, 1.0).number
 
     def build(self, name: str = "app", *states: BuildState) -> str:
         build = self.store.add_build("revision", name, self.revision(name), 1.0)
@@ -166,10 +166,10 @@ def test_halves_of_a_split_are_no_split(old: Old, world: World) -> None:
 def test_a_deploy_that_was_cut_off_is_not_said_to_be_unchanged_for_ever(old: Old) -> None:
     old.building()
     old.store.heal(2.0)
-    order = Order(old.source, None, None, Settings(min_replica=1))
-    assert old.store.deploy("app", lambda before, newest: order, 3.0).is_unchanged  # true now: it is being built
+    spec = RevisionSpec(old.source, None, None, Settings(min_replica=1))
+    assert old.store.deploy("app", lambda before, newest: spec, 3.0).is_unchanged  # true now: it is being built
     old.store.cancel_build(old.store.unended_builds()[0].id, 4.0)
-    assert not old.store.deploy("app", lambda before, newest: order, 5.0).is_unchanged
+    assert not old.store.deploy("app", lambda before, newest: spec, 5.0).is_unchanged
     assert old.end() is RevisionState.SERVING
 
 
@@ -187,7 +187,7 @@ def test_a_home_of_the_version_before_opens_and_heals(tmp_path: Path) -> None:
     again.store.close()
 
 
-ORDER = Order("a" * 64, None, None, Settings())
+SPEC = RevisionSpec("a" * 64, None, None, Settings())
 
 
 def test_everything_is_there_again_after_a_restart(world: World) -> None:
@@ -215,7 +215,7 @@ def test_the_version_rises_with_what_gateways_see_and_with_nothing_else(store: S
 
 def test_an_illegal_move_is_refused_and_changes_nothing(store: Store) -> None:
     store.save_endpoint("app", Settings(), 1.0)
-    store.add_revision("app", ORDER, 1.0)
+    store.add_revision("app", SPEC, 1.0)
     before, version = store.revision("app", 1), store.version
     with pytest.raises(ConflictError, match="revision 1 of `app` cannot go from `queued` to `serving`"):
         store.swap("app", 1, 2.0)
@@ -256,19 +256,19 @@ def test_a_replica_id_is_short_enough_for_a_socket(store: Store, home: Home) -> 
 
 
 def test_the_same_source_runtime_and_settings_are_not_deployed_twice(store: Store) -> None:
-    def deploy(order: Order) -> tuple[int, bool]:
-        queued = store.deploy("app", lambda before, newest: order, 1.0)
+    def deploy(spec: RevisionSpec) -> tuple[int, bool]:
+        queued = store.deploy("app", lambda before, newest: spec, 1.0)
         return queued.revision.number, queued.is_unchanged
 
-    assert deploy(ORDER) == (1, False)
-    assert deploy(ORDER) == (1, True)
-    assert deploy(Order("a" * 64, None, None, Settings(max_replica=5))) == (1, True)
+    assert deploy(SPEC) == (1, False)
+    assert deploy(SPEC) == (1, True)
+    assert deploy(RevisionSpec("a" * 64, None, None, Settings(max_replica=5))) == (1, True)
     assert store.endpoint("app").settings.max_replica == 5
-    assert deploy(Order("a" * 64, None, None, Settings(env={"A": "1"}))) == (2, False)
-    assert deploy(Order("c" * 64, None, None, Settings())) == (3, False)
-    assert deploy(ORDER) == (4, False)
+    assert deploy(RevisionSpec("a" * 64, None, None, Settings(env={"A": "1"}))) == (2, False)
+    assert deploy(RevisionSpec("c" * 64, None, None, Settings())) == (3, False)
+    assert deploy(SPEC) == (4, False)
     store.cancel_build(store.revision("app", 4).build_id or "", 2.0)
-    assert deploy(ORDER) == (5, False)
+    assert deploy(SPEC) == (5, False)
     assert [build.number for build in store.unended_builds()] == [1, 2, 3, 5]
 
 

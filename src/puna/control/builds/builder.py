@@ -27,7 +27,7 @@ from puna.control.domain.records import Build, Revision, Snapshot
 from puna.control.domain.states import BuildState, StepState
 from puna.control.operations.turns import Slots, is_free, next_build, subject
 from puna.control.reconcile.launch import launch_of
-from puna.control.reconcile.placement import Room, Sleepers
+from puna.control.reconcile.placement import Placement, SleepPolicy
 from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log
@@ -387,10 +387,10 @@ class _BuildWork:
 
         def choose(snapshot: Snapshot) -> str | None:
             nonlocal is_hopeless, waits_for_builds
-            room = Room(self.builder.capacity(), snapshot.replicas, snapshot.reserved)
-            place, sleepers = room.take(revision), Sleepers(snapshot.replicas, snapshot.endpoints)
-            waits_for_builds = Room(self.builder.capacity(), snapshot.replicas).take(revision) is not None
-            can_come = waits_for_builds or room.to_evict(revision.settings.gpu_fraction, sleepers) is not None
+            room = Placement(self.builder.capacity(), snapshot.replicas, snapshot.reserved)
+            place, sleep_policy = room.allocate(revision), SleepPolicy(snapshot.replicas, snapshot.endpoints)
+            waits_for_builds = Placement(self.builder.capacity(), snapshot.replicas).allocate(revision) is not None
+            can_come = waits_for_builds or room.to_evict(revision.settings.gpu_fraction, sleep_policy) is not None
             is_hopeless = place is None and not can_come
             return place
 

@@ -1,6 +1,6 @@
 """What the store hands out: frozen rows of endpoints, revisions, replicas, builds, runtimes, keys, events, deliveries.
 
-`Order` is also what it takes in.
+`RevisionSpec` is also what it takes in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrafficSplit:
 
 
 @dataclass(frozen=True)
-class Order:
+class RevisionSpec:
     """What a deploy asks for."""
 
     source: str

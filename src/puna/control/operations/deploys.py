@@ -15,7 +15,7 @@ from puna.config import settings as reading
 from puna.config.settings import Settings
 from puna.control.domain import api_keys
 from puna.control.domain.api_keys import owner
-from puna.control.domain.records import WHOLE, Delivery, Endpoint, Key, Order, Revision
+from puna.control.domain.records import WHOLE, Delivery, Endpoint, Key, Revision, RevisionSpec
 from puna.control.domain.states import PAST, PENDING, BuildState
 from puna.control.operations.context import Control
 from puna.control.operations.origins import WantedModel
@@ -80,16 +80,16 @@ def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> D
     source = revision_files.find_source(control.home, wanted.source or "").digest
     version = _runtime_version(control, wanted.runtime, wanted.runtime_version)
 
-    def order_of(before: Endpoint | None, _newest: Revision | None) -> Order:
+    def spec_of(before: Endpoint | None, _newest: Revision | None) -> RevisionSpec:
         beside = wanted.percent if before is not None and before.serving is not None else WHOLE
-        return Order(source, wanted.runtime, version, settings_of(wanted, before), beside)
+        return RevisionSpec(source, wanted.runtime, version, settings_of(wanted, before), beside)
 
     before = next((e for e in control.store.endpoints() if e.name == wanted.name), None)
-    _check_parts(control, order_of(before, None).settings, key)
+    _check_parts(control, spec_of(before, None).settings, key)
     damaged = _damaged(control, before)
     revision_files.use_source(control.home, source)  # once nothing is refused any more
     queued = control.store.deploy(
-        wanted.name, order_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
+        wanted.name, spec_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
     )
     return _shown(control, queued)
 
@@ -180,7 +180,7 @@ def rebuild(
         raise nothing
     pulled = control.pull(endpoint.settings.git) if endpoint.settings.git else None
 
-    def order_of(current: Endpoint | None, newest: Revision | None) -> Order:
+    def spec_of(current: Endpoint | None, newest: Revision | None) -> RevisionSpec:
         # As they are now: fetching took a while, and settings may have been changed in it.
         if current is None or newest is None:
             raise nothing
@@ -188,10 +188,10 @@ def rebuild(
         if pulled is not None and settings.git:
             settings = settings.replaced(git={**settings.git, "commit": pulled.commit})
             source = pulled.source
-        return Order(source, newest.runtime, newest.runtime_version, settings)
+        return RevisionSpec(source, newest.runtime, newest.runtime_version, settings)
 
     asker, now = REPOSITORY if deliveries else owner(key), control.clock()
-    queued = control.store.rebuild(name, order_of, now, only_changed=only_changed, owner=asker, deliveries=deliveries)
+    queued = control.store.rebuild(name, spec_of, now, only_changed=only_changed, owner=asker, deliveries=deliveries)
     # Of an older commit, perhaps, when it is unchanged: only files outside its folder have changed.
     answer = _shown(control, queued)
     if pulled is not None:
@@ -238,7 +238,7 @@ def patch(
 
 def _rebased(
     control: Control, base: Revision | None, values: Mapping[str, Any], settings: Settings, name: str
-) -> Order | None:
+) -> RevisionSpec | None:
     """What is to be built when another runtime is asked for than the one that the endpoint has."""
     runtime, version = values.get("runtime"), values.get("runtime_version")
     if runtime is None and version is None:
@@ -251,16 +251,16 @@ def _rebased(
     chosen = (base.runtime if runtime is None else runtime) or None
     if chosen is None and version is not None:
         raise UsageError("a version was named, and no runtime", "`puna runtime list`")
-    order = Order(base.source, chosen, _runtime_version(control, chosen, version), settings, _aim(base))
-    return None if (order.runtime, order.runtime_version) == (base.runtime, base.runtime_version) else order
+    spec = RevisionSpec(base.source, chosen, _runtime_version(control, chosen, version), settings, _aim(base))
+    return None if (spec.runtime, spec.runtime_version) == (base.runtime, base.runtime_version) else spec
 
 
 def _revised(base: Revision | None, settings: Settings) -> Change:
     """A revision as the newest one that is alive, with other settings; what has been built is not built again."""
     if base is None or base.state in PAST:
         return Change(settings)
-    order = Order(base.source, base.runtime, base.runtime_version, settings, _aim(base))
-    return Change(settings, order, base if base.bundle else None)
+    spec = RevisionSpec(base.source, base.runtime, base.runtime_version, settings, _aim(base))
+    return Change(settings, spec, base if base.bundle else None)
 
 
 def _shown(control: Control, queued: QueuedRevision) -> Deployed:

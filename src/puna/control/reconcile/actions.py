@@ -105,7 +105,7 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Join:
+class StartCanary:
     """Let a revision have its share of the requests beside the one that serves."""
 
     endpoint: str
@@ -113,7 +113,7 @@ class Join:
 
 
 @dataclass(frozen=True)
-class GiveBack:
+class AbortCanary:
     """Give the share of a revision that keeps dying back to the other one of a split."""
 
     endpoint: str
@@ -123,7 +123,7 @@ class GiveBack:
 
 
 @dataclass(frozen=True)
-class KeepShare:
+class CancelPromotion:
     """Give up promoting a revision: it keeps the share that it has."""
 
     endpoint: str
@@ -149,7 +149,7 @@ class Note:
 
 Life = Start | Admit | Sleep | Wake | Changed | Drain | Stop | Fail | Forget
 """What happens to one replica."""
-Action = Life | MarkRevision | Swap | Join | GiveBack | KeepShare | ClearFailures | Note
+Action = Life | MarkRevision | Swap | StartCanary | AbortCanary | CancelPromotion | ClearFailures | Note
 
 
 def mark(revision: Revision, state: RevisionState, error: str = "", hint: str = "", detail: str = "") -> MarkRevision:

@@ -12,20 +12,20 @@ from puna.backends.base import Backend, Launch, Observed, Phase
 from puna.control.domain.records import Replica, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
 from puna.control.reconcile.actions import (
+    AbortCanary,
     Action,
     Admit,
+    CancelPromotion,
     Changed,
     ClearFailures,
     Drain,
     Fail,
     Forget,
-    GiveBack,
-    Join,
-    KeepShare,
     MarkRevision,
     Note,
     Sleep,
     Start,
+    StartCanary,
     Stop,
     Swap,
     Wake,
@@ -89,9 +89,9 @@ class Reconciler:
             Forget: self._forget,
             MarkRevision: self._mark,
             Swap: self._swap,
-            Join: self._join,
-            GiveBack: self._give_back,
-            KeepShare: self._keep_share,
+            StartCanary: self._start_canary,
+            AbortCanary: self._abort_canary,
+            CancelPromotion: self._cancel_promotion,
             ClearFailures: self._clear,
             Note: self._note,
         }
@@ -240,15 +240,15 @@ class Reconciler:
     def _swap(self, action: Swap, now: float) -> None:
         self.store.swap(action.endpoint, action.revision, now)
 
-    def _join(self, action: Join, now: float) -> None:
-        self.store.join(action.endpoint, action.revision, now)
+    def _start_canary(self, action: StartCanary, now: float) -> None:
+        self.store.start_canary(action.endpoint, action.revision, now)
 
-    def _give_back(self, action: GiveBack, now: float) -> None:
+    def _abort_canary(self, action: AbortCanary, now: float) -> None:
         LOG.warning("revision %d of %s loses its share: %s", action.revision, action.endpoint, action.error)
-        self.store.give_back(action.endpoint, action.revision, action.error, action.detail, now)
+        self.store.abort_canary(action.endpoint, action.revision, action.error, action.detail, now)
 
-    def _keep_share(self, action: KeepShare, now: float) -> None:
-        self.store.keep_share(action.endpoint, action.revision, action.error, now)
+    def _cancel_promotion(self, action: CancelPromotion, now: float) -> None:
+        self.store.cancel_promotion(action.endpoint, action.revision, action.error, now)
 
     def _clear(self, action: ClearFailures, _: float) -> None:
         self.store.clear_failures(action.endpoint, action.revision)

@@ -12,7 +12,7 @@ SETTLE_S = 1.0
 """Gateways report twice a second: that nothing is in flight is believed of a replica that has been ready so long."""
 
 
-class Sleepers:
+class SleepPolicy:
     """Across endpoints, within one plan: who sleeps and may be ended for others' sake, and who leaves anyway."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Sleepers:
             mine = [r for r in replicas if (r.endpoint, r.revision) == (endpoint.name, revision)]
             awake = [r for r in mine if r.state in (ReplicaState.STARTING, ReplicaState.READY)]
             asleep = [r for r in mine if r.state is ReplicaState.ASLEEP]
-            needed += self.to_rouse(asleep, endpoint.wanted_of(revision) - len(awake))
+            needed += self.to_wake(asleep, endpoint.wanted_of(revision) - len(awake))
         return needed
 
     def leaves(self, replica: Replica) -> bool:
@@ -49,7 +49,7 @@ class Sleepers:
         self.evictable = [r for r in self.evictable if r.id != replica.id]
         return True
 
-    def to_rouse(self, asleep: Sequence[Replica], missing: int) -> list[Replica]:
+    def to_wake(self, asleep: Sequence[Replica], missing: int) -> list[Replica]:
         """Which to wake for so many that are missing: those that wake already, then the last to fall asleep."""
         return sorted(asleep, key=lambda r: (not self.in_flight.get(r.id), -r.since))[: max(0, missing)]
 
@@ -111,8 +111,8 @@ NEAR_ZERO = 1e-6
 LEAST_BITS_SHARE = 0.25
 
 
-class Room:
-    """A machine's GPUs and what is taken of them; `take` books, so that one plan does not give a slot twice."""
+class Placement:
+    """A machine's GPUs and what is taken of them; `allocate` books, so that one plan does not give a slot twice."""
 
     def __init__(
         self, capacity: Capacity, replicas: Iterable[Replica], reserved: Iterable[tuple[str, float]] = ()
@@ -123,7 +123,7 @@ class Room:
             if gpu in self._free:
                 self._free[gpu] -= share
 
-    def never(self, revision: Revision) -> str:
+    def impossible(self, revision: Revision) -> str:
         """Why this machine can never run a revision, or an empty text."""
         least = int(revision.weights_bytes * LEAST_BITS_SHARE)
         if self._on_gpu(revision):
@@ -137,7 +137,7 @@ class Room:
             return f"its models need at least {_gib(least)} even in 4 bits, this machine has {memory} of memory"
         return ""
 
-    def take(self, revision: Revision) -> str | None:
+    def allocate(self, revision: Revision) -> str | None:
         """Book a place: the GPU's index, an empty text for the CPU, None when everything is taken.
 
         The fullest GPU that still has room: halves share a GPU, so that whole ones stay free.
@@ -152,15 +152,15 @@ class Room:
         self._free[index] -= share
         return index
 
-    def to_evict(self, share: float, sleepers: Sleepers) -> list[Replica] | None:
-        """Which replicas that sleep must go so that `take` will find so much of a GPU.
+    def to_evict(self, share: float, sleep_policy: SleepPolicy) -> list[Replica] | None:
+        """Which replicas that sleep must go so that `allocate` will find so much of a GPU.
 
         Empty when what leaves already is enough; None when that and all that sleep are not.
         """
-        return to_evict(share - NEAR_ZERO, self._free, sleepers.leaving, sleepers.evictable)
+        return to_evict(share - NEAR_ZERO, self._free, sleep_policy.leaving, sleep_policy.evictable)
 
     def shortage(self, revision: Revision) -> str:
-        """What is missing when `take` gave None."""
+        """What is missing when `allocate` gave None."""
         wanted = "a whole GPU" if revision.settings.gpu_fraction == 1.0 else "half a GPU"
         free = ", ".join(f"GPU {index} has {max(free, 0):.2g} free" for index, free in sorted(self._free.items()))
         return f"it needs {wanted}, and {free}"

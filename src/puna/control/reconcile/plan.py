@@ -19,25 +19,25 @@ from puna.control.domain.records import WHOLE, Endpoint, Replica, Revision, Snap
 from puna.control.domain.states import ALIVE, CRASH_LOOP, PENDING, SERVING, ReplicaState, RevisionState
 from puna.control.reconcile import placement
 from puna.control.reconcile.actions import (
+    AbortCanary,
     Action,
     Admit,
+    CancelPromotion,
     Changed,
     ClearFailures,
     Drain,
     Fail,
     Forget,
-    GiveBack,
-    Join,
-    KeepShare,
     Note,
     Sleep,
     Start,
+    StartCanary,
     Stop,
     Swap,
     Wake,
     mark,
 )
-from puna.control.reconcile.placement import Room, Sleepers
+from puna.control.reconcile.placement import Placement, SleepPolicy
 
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # after the 1st, 2nd... failure in a row; the last one repeats
 STEADY_S = 60.0  # a replica that has been ready so long clears its revision's failures
@@ -79,16 +79,16 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
             failures[replica.endpoint, replica.revision] = action
         replicas.append(replica)
     running = [r for r in replicas if r.state is not ReplicaState.FAILED]
-    room = Room(actual.capacity, running, desired.reserved)
-    sleepers = Sleepers(running, desired.endpoints, actual.in_flight)
+    room = Placement(actual.capacity, running, desired.reserved)
+    sleep_policy = SleepPolicy(running, desired.endpoints, actual.in_flight)
     known = set()
     for endpoint in desired.endpoints:
         known.add(endpoint.name)
         mine = [r for r in replicas if r.endpoint == endpoint.name]
         revisions = [_counted(r, failures, now) for r in desired.revisions if r.endpoint == endpoint.name]
-        actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room, sleepers)
+        actions += _Endpoint(endpoint, revisions, mine, actual, now).plan(room, sleep_policy)
     for name, share in desired.waiting:
-        for replica in filter(sleepers.leaves, room.to_evict(share, sleepers) or ()):
+        for replica in filter(sleep_policy.leaves, room.to_evict(share, sleep_policy) or ()):
             actions.append(Drain(replica.id, f"makes room for a build of {name}", now + STOP_GRACE_S))
     gone = [r for r in replicas if r.endpoint not in known and r.state in (*ALIVE, ReplicaState.DRAINING)]
     return actions + [Stop(r.id, "its endpoint was deleted", STOP_GRACE_S) for r in gone]
@@ -178,13 +178,13 @@ class _Endpoint:
         self.actions: list[Action] = []
         self.reason = ""
 
-    def plan(self, room: Room, sleepers: Sleepers) -> list[Action]:
+    def plan(self, room: Placement, sleep_policy: SleepPolicy) -> list[Action]:
         """The actions; `room` is booked for what they start, `sleepers` hear of what they end."""
-        self.sleepers = sleepers
+        self.sleep_policy = sleep_policy
         for revision in self.stale:
             self.actions.append(mark(revision, RevisionState.SUPERSEDED))
         if self.endpoint.active and self.serving is not None and self.split is not None:
-            self._give_back(self.serving, self.split)
+            self._abort_canary(self.serving, self.split)
         for replica in self.replicas:
             if replica.revision not in self._kept():
                 self._remove(replica, "its revision no longer serves" if self.endpoint.active else "deactivated")
@@ -207,7 +207,7 @@ class _Endpoint:
         kept = [r.number for r in (self.serving, self.split, self.next) if r is not None]
         return set(kept) if self.endpoint.active else set()
 
-    def _give_back(self, serving: Revision, split: Revision) -> None:
+    def _abort_canary(self, serving: Revision, split: Revision) -> None:
         """When one of two keeps dying, the other gets its share, and is all that this plan holds."""
         if self._keeps_dying(split):
             lost, kept = split, serving
@@ -216,7 +216,7 @@ class _Endpoint:
         else:
             return
         error = f"its replicas keep dying: {lost.error or 'see its events'}"
-        self.actions.append(GiveBack(lost.endpoint, lost.number, error, lost.detail))
+        self.actions.append(AbortCanary(lost.endpoint, lost.number, error, lost.detail))
         self.serving, self.split = kept, None
         self.endpoint = replace(
             self.endpoint, serving=kept.number, split=None, desired_replicas=self.endpoint.wanted_in_all
@@ -235,13 +235,13 @@ class _Endpoint:
             wanted = min(wanted, len(_awake(mine))) if _may_replace(self.next) else wanted
         return wanted
 
-    def _hold_serving(self, serving: Revision, room: Room) -> None:
+    def _hold_serving(self, serving: Revision, room: Placement) -> None:
         self._hold(serving, self._wanted(serving), room)
         if self._keeps_dying(serving):
             self.reason = f"its replicas keep dying: {serving.error or 'see its events'}"
         self._clear(serving)
 
-    def _hold_split(self, split: Revision, room: Room) -> None:
+    def _hold_split(self, split: Revision, room: Placement) -> None:
         """The second one of a split: as many as it needs, or, while it is promoted, as all requests need."""
         if split.percent < WHOLE:
             self._hold(split, self._wanted(split), room)
@@ -252,7 +252,7 @@ class _Endpoint:
                 self.actions.append(Swap(split.endpoint, split.number))
             elif short and not mine and not self.leaving and self.now - split.since >= PLACE_S:
                 error = f"no room to promote it: {self.reason}"
-                self.actions.append(KeepShare(split.endpoint, split.number, error))
+                self.actions.append(CancelPromotion(split.endpoint, split.number, error))
         self._clear(split)
 
     @staticmethod
@@ -266,8 +266,8 @@ class _Endpoint:
         if revision.failures and steady:
             self.actions.append(ClearFailures(revision.endpoint, revision.number))
 
-    def _roll_out(self, new: Revision, room: Room) -> None:
-        never = room.never(new)
+    def _roll_out(self, new: Revision, room: Placement) -> None:
+        never = room.impossible(new)
         if never:
             self.actions.append(mark(new, RevisionState.FAILED, f"it fits nowhere: {never}", "use a larger machine"))
             return
@@ -282,13 +282,13 @@ class _Endpoint:
         wanted, mine = max(1, fewest if beside else self.endpoint.wanted_in_all), self._of(new)
         short = self._hold(new, wanted, room)
         if self._is_ready(mine, wanted, short):
-            self.actions.append((Join if beside else Swap)(new.endpoint, new.number))
+            self.actions.append((StartCanary if beside else Swap)(new.endpoint, new.number))
         elif short and not mine:
             self._no_room(new, room)
 
-    def _no_room(self, new: Revision, room: Room) -> None:
+    def _no_room(self, new: Revision, room: Placement) -> None:
         """Nothing of the new revision runs or can start: make room if that was asked for, or give up in time."""
-        if room.to_evict(new.settings.gpu_fraction, self.sleepers) is not None:
+        if room.to_evict(new.settings.gpu_fraction, self.sleep_policy) is not None:
             return  # enough will be free: of what leaves, be the drain as long as it may
         old = self._of(self.serving) if self.serving is not None else []
         if _may_replace(new) and old:
@@ -314,7 +314,7 @@ class _Endpoint:
     def _of(self, revision: Revision) -> list[Replica]:
         return [r for r in self.replicas if r.revision == revision.number]
 
-    def _hold(self, revision: Revision, wanted: int, room: Room) -> bool:
+    def _hold(self, revision: Revision, wanted: int, room: Placement) -> bool:
         """Start or remove replicas until `wanted` of the revision run; True when there was no room for one."""
         mine = _awake(self._of(revision))
         # One that is promoted may have as many as one that serves alone.
@@ -331,9 +331,9 @@ class _Endpoint:
         if missing <= 0 or 0 <= self.now - revision.failed_at < back_off_s(revision.failures):
             return False
         for _ in range(missing):
-            gpu = room.take(revision)
+            gpu = room.allocate(revision)
             if gpu is None:
-                for replica in room.to_evict(revision.settings.gpu_fraction, self.sleepers) or ():
+                for replica in room.to_evict(revision.settings.gpu_fraction, self.sleep_policy) or ():
                     self._remove(replica, f"makes room for {revision.endpoint}")
                 more = f"{len(mine)} of {wanted} replicas run: " if mine else ""
                 self.reason = f"{more}{room.shortage(revision)}"
@@ -345,16 +345,16 @@ class _Endpoint:
     def _hold_asleep(self, revision: Revision, missing: int, places: int) -> int:
         """Wake those that are missing, end those that have slept too long or are too many; how many were woken."""
         mine = self._of(revision)
-        asleep = [r for r in mine if r.state is ReplicaState.ASLEEP and r.id not in self.sleepers.left]
-        rouse = self.sleepers.to_rouse(asleep, missing)
-        self.actions += [Wake(replica.id) for replica in rouse]
-        rest = [r for r in asleep if r not in rouse]
+        asleep = [r for r in mine if r.state is ReplicaState.ASLEEP and r.id not in self.sleep_policy.left]
+        woken = self.sleep_policy.to_wake(asleep, missing)
+        self.actions += [Wake(replica.id) for replica in woken]
+        rest = [r for r in asleep if r not in woken]
         settings = self.endpoint.settings
         for replica in placement.overslept(self.endpoint, rest, self.now):
             self._remove(replica, f"slept for {settings.evict_after_s:g} s")
         for replica in placement.too_many(rest, places):
             self._remove(replica, f"max_replica is {settings.max_replica}")
-        return len(rouse)
+        return len(woken)
 
     def _rest(self, replica: Replica, why: str) -> None:
         """Let a replica that is not wanted sleep if it can, once it is idle, else end it."""
@@ -370,7 +370,7 @@ class _Endpoint:
         return (replica.state is ReplicaState.READY, busy, -replica.created)
 
     def _remove(self, replica: Replica, why: str) -> None:
-        if not self.sleepers.leaves(replica):
+        if not self.sleep_policy.leaves(replica):
             return  # scaled down and replaced in one step, or ended for the sake of another endpoint
         if replica.state in SERVING:
             deadline = self.now + self.endpoint.settings.inference_time_s

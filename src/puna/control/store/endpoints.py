@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, and_, select
 
 from puna.config.settings import Settings
-from puna.control.domain.records import WHOLE, Endpoint, Event, Order, Revision, TrafficSplit
+from puna.control.domain.records import WHOLE, Endpoint, Event, Revision, RevisionSpec, TrafficSplit
 from puna.control.domain.states import REVISION_MOVES, RevisionState
 from puna.control.store.database import Database, check_move
 from puna.control.store.schema import ENDPOINTS, EVENTS, REVISIONS, SCALING, SPLITS
@@ -143,14 +143,14 @@ class EndpointStore(Database):
         row = table.update().where(table.c.endpoint == endpoint)
         connection.execute(row.values(replicas=replicas, reason=reason, at=now))
 
-    def add_revision(self, name: str, order: Order, now: float, copy_of: Revision | None = None) -> Revision:
+    def add_revision(self, name: str, spec: RevisionSpec, now: float, copy_of: Revision | None = None) -> Revision:
         """A new revision: to be built, or, as `copy_of` one that has been built, ready to be rolled out."""
         with self._write() as connection:
             self._endpoint(connection, name)
-            return self._add_revision(connection, name, order, now, copy_of)
+            return self._add_revision(connection, name, spec, now, copy_of)
 
     def _add_revision(
-        self, connection: Connection, name: str, order: Order, now: float, copy_of: Revision | None = None
+        self, connection: Connection, name: str, spec: RevisionSpec, now: float, copy_of: Revision | None = None
     ) -> Revision:
         # Counted beyond the endpoint's deletion: a replica of a deleted one is never taken for a new one's.
         number = self._bump(connection, f"revision of {name}")
@@ -162,13 +162,13 @@ class EndpointStore(Database):
             REVISIONS.insert().values(
                 endpoint=name,
                 number=number,
-                source=order.source,
-                runtime=order.runtime,
-                runtime_version=order.runtime_version,
-                settings=order.settings.as_dict(),
+                source=spec.source,
+                runtime=spec.runtime,
+                runtime_version=spec.runtime_version,
+                settings=spec.settings.as_dict(),
                 created=now,
                 since=now,
-                percent=order.percent,
+                percent=spec.percent,
                 asked=self._bump(connection, "asked"),
                 **values,
             )
@@ -205,11 +205,11 @@ class EndpointStore(Database):
                 new = self._revision(connection, name, number)
                 values = {"failures": 0, "error": "", "detail": ""}
                 self._move_revision(connection, new, RevisionState.SERVING, now, values)
-            self._unite(connection, endpoint, number, now)
+            self._route_all_to(connection, endpoint, number, now)
             if endpoint.desired_replicas < 1 and endpoint.split is None:
                 self._set_desired(connection, name, 1, f"revision {number} was proved with one replica", now)
 
-    def _unite(self, connection: Connection, endpoint: Endpoint, number: int, now: float, why: str = "") -> None:
+    def _route_all_to(self, connection: Connection, endpoint: Endpoint, number: int, now: float, why: str = "") -> None:
         """All requests to revision `number`; what others had, desired replicas included, is now its own."""
         name = endpoint.name
         for old in endpoint.shares:
@@ -226,7 +226,7 @@ class EndpointStore(Database):
             self._set_desired(connection, name, endpoint.desired_replicas + endpoint.split.desired_replicas, said, now)
             self._event(connection, name, "traffic", said, now)
 
-    def join(self, name: str, number: int, now: float) -> None:
+    def start_canary(self, name: str, number: int, now: float) -> None:
         """Let revision `number` have its share beside the one that serves; one that had a share before is retired."""
         with self._write() as connection:
             endpoint, new = self._endpoint(connection, name), self._revision(connection, name, number)
@@ -240,7 +240,7 @@ class EndpointStore(Database):
             connection.execute(row)
             self._event(connection, name, "traffic", split_text(endpoint.serving, number, new.percent), now)
 
-    def give_back(self, name: str, number: int, error: str, detail: str, now: float) -> None:
+    def abort_canary(self, name: str, number: int, error: str, detail: str, now: float) -> None:
         """Retire a revision of a split that cannot serve, and give its share to the other.
 
         Raises:
@@ -253,10 +253,10 @@ class EndpointStore(Database):
                 raise ConflictError(f"revision {number} of `{name}` shares its requests with none")
             share = f"revision {number} gives its {endpoint.shares[number]} % back to revision {other[0]}"
             self._event(connection, name, "traffic", f"{share}: {error}", now)
-            self._unite(connection, endpoint, other[0], now, error)
+            self._route_all_to(connection, endpoint, other[0], now, error)
             connection.execute(REVISIONS.update().where(is_revision(name, number)).values(detail=detail))
 
-    def keep_share(self, name: str, number: int, error: str, now: float) -> None:
+    def cancel_promotion(self, name: str, number: int, error: str, now: float) -> None:
         """Give up promoting a revision: it goes on with the share that it has."""
         with self._write() as connection:
             split = self._endpoint(connection, name).split

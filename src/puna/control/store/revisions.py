@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from puna.config.settings import Settings
-from puna.control.domain.records import Build, Delivery, Endpoint, Order, Revision
+from puna.control.domain.records import Build, Delivery, Endpoint, Revision, RevisionSpec
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState, StepState
 from puna.control.store.builds import BuildStore
 from puna.control.store.deliveries import DeliveryStore
@@ -26,7 +26,7 @@ ENDS = {
 IN_BUILD = frozenset({RevisionState.QUEUED, RevisionState.BUILDING})
 """Revisions that wait for the end of a build."""
 
-OrderOf = Callable[[Endpoint | None, Revision | None], Order]
+SpecOf = Callable[[Endpoint | None, Revision | None], RevisionSpec]
 """What to build, from the endpoint (None: there is none yet) and its revision of the highest number."""
 
 
@@ -44,10 +44,10 @@ class QueuedRevision:
 
 @dataclass(frozen=True)
 class Change:
-    """What a change of settings comes to: with an `order` a new revision, built unless it is a `copy_of` one."""
+    """What a change of settings comes to: with a `spec` a new revision, built unless it is a `copy_of` one."""
 
     settings: Settings
-    order: Order | None = None
+    spec: RevisionSpec | None = None
     copy_of: Revision | None = None
 
 
@@ -59,7 +59,7 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
     """Deploys and builds, from the request to the end; what is asked is judged in the transaction that does it."""
 
     def deploy(
-        self, name: str, order_of: OrderOf, now: float, owner: str = "", is_whole: Callable[[Revision], bool] = _whole
+        self, name: str, spec_of: SpecOf, now: float, owner: str = "", is_whole: Callable[[Revision], bool] = _whole
     ) -> QueuedRevision:
         """Make the endpoint or change its settings, and queue a build unless the newest revision is the same.
 
@@ -67,17 +67,17 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         """
         with self._write() as connection:
             found = self._endpoints(connection, name)
-            order = order_of(found[0] if found else None, self._newest(connection, name))
-            same = self._unchanged(connection, name, order)
+            spec = spec_of(found[0] if found else None, self._newest(connection, name))
+            same = self._unchanged(connection, name, spec)
             same = same if same is None or is_whole(same) else None
-            self._save_endpoint(connection, name, order.settings, now, active=True)
-            made = same or self._queue(connection, name, order, now, owner)
+            self._save_endpoint(connection, name, spec.settings, now, active=True)
+            made = same or self._queue(connection, name, spec, now, owner)
             return QueuedRevision(made, is_unchanged=same is not None)
 
     def rebuild(
         self,
         name: str,
-        order_of: OrderOf,
+        spec_of: SpecOf,
         now: float,
         *,
         only_changed: bool = False,
@@ -90,12 +90,12 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         """
         with self._write() as connection:
             endpoint = self._endpoint(connection, name)
-            order = order_of(endpoint, self._newest(connection, name))
-            same = self._unchanged(connection, name, order) if only_changed else None
-            self._save_endpoint(connection, name, order.settings, now, active=None)
-            made = same or self._queue(connection, name, order, now, owner)
+            spec = spec_of(endpoint, self._newest(connection, name))
+            same = self._unchanged(connection, name, spec) if only_changed else None
+            self._save_endpoint(connection, name, spec.settings, now, active=None)
+            made = same or self._queue(connection, name, spec, now, owner)
             outcome = DeliveryState.UNCHANGED if same else DeliveryState.DEPLOYED
-            commit = order.settings.git.get("commit", "")
+            commit = spec.settings.git.get("commit", "")
             for delivery in deliveries:
                 self._end_delivery(connection, delivery.id, outcome, {"revision": made.number, "commit": commit})
             if deliveries and same is None:
@@ -113,11 +113,11 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
             self._save_endpoint(connection, name, change.settings, now, active=None)
             if active is not None and active is not endpoint.active:
                 self._set_active(connection, endpoint, active, now)
-            if change.order is None:
+            if change.spec is None:
                 return None
             if change.copy_of is None:
-                return self._queue(connection, name, change.order, now, owner).number
-            return self._add_revision(connection, name, change.order, now, change.copy_of).number
+                return self._queue(connection, name, change.spec, now, owner).number
+            return self._add_revision(connection, name, change.spec, now, change.copy_of).number
 
     def newest_alive(self, name: str) -> Revision | None:
         """The newest revision that is alive, else the newest; by when they were asked for."""
@@ -138,21 +138,21 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         return revision_of(row) if row is not None else None
 
     @staticmethod
-    def _unchanged(connection: Connection, name: str, order: Order) -> Revision | None:
+    def _unchanged(connection: Connection, name: str, spec: RevisionSpec) -> Revision | None:
         """The revision that makes a deploy needless: the newest asked for, when it is on its way or serves the same."""
         query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(REVISIONS.c.asked.desc()).limit(1)
         row = connection.execute(query).first()
         if row is None:
             return None
         last = revision_of(row)
-        same = (last.source, last.runtime, last.runtime_version) == (order.source, order.runtime, order.runtime_version)
+        same = (last.source, last.runtime, last.runtime_version) == (spec.source, spec.runtime, spec.runtime_version)
         # One whose replicas die is built and tried again: it is not known to serve.
         serves = last.state is RevisionState.SERVING and not last.failures
-        alive = serves or (last.state in PENDING and last.percent == order.percent)
-        return last if same and alive and last.settings.launch == order.settings.launch else None
+        alive = serves or (last.state in PENDING and last.percent == spec.percent)
+        return last if same and alive and last.settings.launch == spec.settings.launch else None
 
-    def _queue(self, connection: Connection, name: str, order: Order, now: float, owner: str) -> Revision:
-        revision = self._add_revision(connection, name, order, now)
+    def _queue(self, connection: Connection, name: str, spec: RevisionSpec, now: float, owner: str) -> Revision:
+        revision = self._add_revision(connection, name, spec, now)
         self._build_revision(connection, revision, now, owner)
         return self._revision(connection, name, revision.number)
 

@@ -48,7 +48,7 @@ class TrafficStore(DeployStore):
                 number = self._second(connection, endpoint)
             self._revision(connection, name, number)
             if number == endpoint.serving:
-                self._unite_all(connection, endpoint, now)
+                self._end_split(connection, endpoint, now)
             else:
                 self._share(connection, endpoint, number, WHOLE, now)
             return number
@@ -83,15 +83,15 @@ class TrafficStore(DeployStore):
             self._ask_again(connection, revision, percent, now)
         self._event(connection, name, "traffic", wanted, now)
 
-    def unite(self, name: str, now: float) -> Endpoint:
+    def end_split(self, name: str, now: float) -> Endpoint:
         """All requests to the serving revision: take a split away, and give up what is on its way to a share."""
         with self._write() as connection:
-            self._unite_all(connection, self._endpoint(connection, name), now)
+            self._end_split(connection, self._endpoint(connection, name), now)
             return self._endpoint(connection, name)
 
-    def _unite_all(self, connection: Connection, endpoint: Endpoint, now: float) -> None:
+    def _end_split(self, connection: Connection, endpoint: Endpoint, now: float) -> None:
         if endpoint.serving is not None and endpoint.split is not None:
-            self._unite(connection, endpoint, endpoint.serving, now)
+            self._route_all_to(connection, endpoint, endpoint.serving, now)
         for revision in self._coming(connection, endpoint.name):
             if revision.state not in IN_BUILD:
                 self._move_revision(connection, revision, RevisionState.SUPERSEDED, now, {})
@@ -111,7 +111,7 @@ class TrafficStore(DeployStore):
             endpoint = self._endpoint(connection, name)
             has_second = endpoint.split is not None or self._coming(connection, name)
             if endpoint.serving is not None and number in (None, endpoint.serving) and has_second:
-                self._unite_all(connection, endpoint, now)
+                self._end_split(connection, endpoint, now)
                 return self._revision(connection, name, endpoint.serving)
             if endpoint.split is not None and number == endpoint.split.revision:
                 what = f"revision {number} of `{name}` has {endpoint.split.percent} %"
