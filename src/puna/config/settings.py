@@ -131,7 +131,14 @@ class Settings(BaseModel):
         Number,
         Setting("inference_time", "--inference-time --inference-timeout", is_live=True),
     ] = 180.0
-    """Seconds that one request may take, and the drain of a replica."""
+    """Seconds that one request may take."""
+    drain_timeout_s: Annotated[
+        FiniteFloat,
+        Field(ge=0, le=7200),
+        Number,
+        Setting("drain_timeout", "--drain-timeout", is_live=True, hint="0: as long as a request may take"),
+    ] = 0.0
+    """Seconds that a replica which is not wanted has to end the requests that it runs; 0: as long as one may take."""
     container_concurrency: Annotated[
         int,
         Field(ge=0, le=100),

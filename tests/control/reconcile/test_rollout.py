@@ -78,6 +78,20 @@ def test_a_drain_ends_at_the_request_limit(world: World) -> None:
     assert old not in world.running()
 
 
+@pytest.mark.parametrize(("limit_s", "drain_s", "is_ended"), [(7200, 5, True), (5, 7200, False), (5, 0, True)])
+def test_a_drain_may_be_shorter_or_longer_than_a_request(
+    world: World, limit_s: float, drain_s: float, is_ended: bool
+) -> None:
+    limits = {"min_replica": 1, "inference_time_s": limit_s, "drain_timeout_s": drain_s}
+    world.deploy(**limits)
+    world.settle(10)
+    (old,) = world.ready()
+    world.traffic = {old: 1}
+    world.deploy(**limits)
+    world.settle(50)
+    assert (old not in world.running()) is is_ended
+
+
 def test_a_crash_loop_fails_the_rollout_with_the_last_lines_and_leaves_the_old_one_serving(world: World) -> None:
     world.deploy(min_replica=1)
     world.settle(10)

@@ -373,7 +373,8 @@ class _Endpoint:
         if not self.sleep_policy.leaves(replica):
             return  # scaled down and replaced in one step, or ended for the sake of another endpoint
         if replica.state in SERVING:
-            deadline = self.now + self.endpoint.settings.inference_time_s
+            settings = self.endpoint.settings
+            deadline = self.now + (settings.drain_timeout_s or settings.inference_time_s)
             self.actions.append(Drain(replica.id, why, deadline))
         else:
             self.actions.append(Stop(replica.id, why, STOP_GRACE_S))
