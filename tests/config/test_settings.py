@@ -14,6 +14,9 @@ from puna.config import project, recipe
 from puna.config.settings import DEFAULTS, FILE_KEYS, LIVE, RANGES, Settings, parse
 from puna.control.views import masked_env
 from puna.errors import ProjectError, RecipeError, UsageError
+from puna.serve.dispatch import pending_queue
+from puna.worker import server
+from puna.worker.app import concurrency
 
 
 def test_the_tutorials_values_in_quotes_are_read() -> None:
@@ -180,6 +183,12 @@ def test_what_is_refused_is_named_with_what_was_found_and_what_is_allowed(
 
 def test_values_of_env_are_the_text_that_yaml_or_json_meant() -> None:
     assert parse({"env": {"A": 1, "B": True, "C": None}}).env == {"A": "1", "B": "true", "C": ""}
+
+
+def test_what_gateway_and_worker_take_when_they_hear_nothing_is_the_settings_own() -> None:
+    assert pending_queue.STARTUP_ALLOWANCE_S == DEFAULTS.startup_timeout_s
+    assert server.DEFAULT_DEADLINE_S == DEFAULTS.inference_time_s
+    assert concurrency.MOST_ASKED == RANGES["container_concurrency"].high
 
 
 def test_who_reads_rows_and_counts_only_does_without_pydantic() -> None:

@@ -70,6 +70,8 @@ class EndpointRoute:
     """Bodies that its replicas die of, by digest: seconds for which they are refused."""
     blocked: Mapping[str, float] = field(default_factory=dict)
     """Keys whose bodies have killed too many of them: seconds for which they are refused."""
+    startup_timeout_s: float = 0.0
+    """How long a replica's start may take: as long, at least, its requests may wait for one."""
 
 
 @dataclass(frozen=True)

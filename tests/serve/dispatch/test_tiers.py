@@ -191,6 +191,16 @@ def test_a_504_says_where_the_time_went(sockets: Path) -> None:
     story(sockets, play, startup_allowance_s=0.1)
 
 
+def test_a_request_waits_for_as_long_as_its_endpoints_start_may_take(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        world.control.set(state="idle", inference_time_s=0.1, startup_timeout_s=1.0)
+        await until(lambda: "e" in world.gateway.lanes.by_name)
+        late = await ask(world)
+        assert late.status_code == 504 and 1100 <= waits(late)[1] < 5000
+
+    story(sockets, play, startup_allowance_s=0.1)
+
+
 # -- deadlines
 
 

@@ -65,6 +65,7 @@ class Dispatcher:
         self.route = route
         self.links: dict[tuple[str, int], WorkerConnection] = {}
         self.room = PendingQueue(route.name, startup_allowance_s)
+        self._least_allowance_s = startup_allowance_s
         self.tally = Tally()
         self.split: Split | None = None
         self.heir: Dispatcher | None = None
@@ -84,6 +85,7 @@ class Dispatcher:
             self.poison = Poison(route.name)  # another app dies of other things
         self.poison.learn(route.poison, route.blocked, now)
         self.route = route
+        self.room.startup_allowance_s = max(self._least_allowance_s, route.startup_timeout_s)
         self._has_engine = bool(route.schema and route.schema.get("engine"))
         listed = {(replica.id, replica.epoch): replica for replica in route.replicas}
         for key, replica in listed.items():

@@ -112,6 +112,7 @@ def _endpoint(
             created=endpoint.created,
             split=split,
             percent=endpoint.shares.get(number, 0),
+            startup_timeout_s=(revision.settings if revision else settings).startup_timeout_s,
             **control.loads.deaths.refused(endpoint.name, number, time.monotonic()),
         )
 
