@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
 # The rooms of the control plane, by the same rule.
 CONTROL: list[set[str]] = [
     {"domain"},
-    {"store", "views", "wire"},
+    {"store", "wire"},
     {"resources", "telemetry"},
     {"operations", "reconcile"},
     {"builds"},

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from puna.config import project, recipe
-from puna.config.settings import DEFAULTS, FILE_KEYS, LIVE, RANGES, Settings, parse
-from puna.control.views import masked_env
+from puna.config.settings import DEFAULTS, FILE_KEYS, LIVE, RANGES, Settings, masked_env, parse
 from puna.errors import ProjectError, RecipeError, UsageError
 from puna.serve.dispatch import pending_queue
 from puna.worker import server

@@ -325,6 +325,12 @@ def parse(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     return made.replaced(env={k: kept.get(k, MASK) if v == MASK else v for k, v in made.env.items()})
 
 
+def masked_env(env: Mapping[str, str]) -> dict[str, str]:
+    """Environment values, with those hidden whose names sound like credentials."""
+    hidden = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
+    return {k: MASK if any(word in k.upper() for word in hidden) else v for k, v in env.items()}
+
+
 def parse_git(values: Any, before: Mapping[str, str]) -> dict[str, str]:
     """Read where the source comes from, with what is not said as it was; the commit is for the fetch to say.
 

@@ -11,11 +11,10 @@ from backends.memory import SCHEMA, MemoryBackend
 from control.conftest import World, gpus
 from puna.backends.base import Observed, Phase
 from puna.config.settings import Settings
-from puna.control.domain.records import Endpoint, Replica
+from puna.control.domain.records import Endpoint, Replica, state_of
 from puna.control.domain.states import EndpointState, ReplicaState
 from puna.control.reconcile import placement
 from puna.control.reconcile.placement import SleepPolicy
-from puna.control.views import state_of
 
 CAN_SLEEP = {**SCHEMA, "can_sleep": True}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from control.conftest import GIB, World, gpu_world
+from puna.control.domain.records import state_of
 from puna.control.domain.states import EndpointState, ReplicaState, RevisionState
-from puna.control.views import state_of
 from puna.control.wire import DeathReport, EndpointLoad, LoadReport
 
 

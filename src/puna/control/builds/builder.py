@@ -20,10 +20,9 @@ from puna.backends import local, machine, workspace
 from puna.backends.base import Capacity, Launch
 from puna.config import runtime
 from puna.config.runtime import RuntimeSpec
-from puna.control import views
 from puna.control.builds import jobs
 from puna.control.domain import api_keys
-from puna.control.domain.records import Build, Revision, Snapshot
+from puna.control.domain.records import Build, Revision, Snapshot, concurrency
 from puna.control.domain.states import BuildState, StepState
 from puna.control.operations.turns import Slots, is_free, next_build, subject
 from puna.control.reconcile.launch import launch_of
@@ -373,7 +372,7 @@ class _BuildWork:
         try:
             limit_s = settings.startup_timeout_s + settings.inference_time_s
             schema = self.tools.validate(launch, self.home, report, limit_s, self.cancelled)
-            told = views.concurrency(schema, settings.container_concurrency)
+            told = concurrency(schema, settings.container_concurrency)
             if told is not None:
                 self.log(f"concurrency: {told['text']}")
             return schema

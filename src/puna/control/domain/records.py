@@ -5,11 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from puna.control.domain.states import BuildState, DeliveryState, ReplicaState, RevisionState, StepState
+from typing_extensions import TypedDict
+
+from puna.control.domain.states import (
+    PENDING,
+    BuildState,
+    DeliveryState,
+    EndpointState,
+    ReplicaState,
+    RevisionState,
+    StepState,
+    endpoint_state,
+)
 
 if TYPE_CHECKING:  # `puna up` itself does without pydantic
     from puna.config.settings import Settings
@@ -294,3 +305,49 @@ class Snapshot:
     """`(GPU index, share)` that builds hold for validation."""
     waiting: tuple[tuple[str, float], ...] = ()
     """`(endpoint, share of a GPU)` of builds whose validation waits for room."""
+
+    def by_endpoint(self) -> Iterator[tuple[Endpoint, list[Revision], list[Replica]]]:
+        """Each endpoint with what belongs to it."""
+        revisions: dict[str, list[Revision]] = {}
+        replicas: dict[str, list[Replica]] = {}
+        for revision in self.revisions:
+            revisions.setdefault(revision.endpoint, []).append(revision)
+        for replica in self.replicas:
+            replicas.setdefault(replica.endpoint, []).append(replica)
+        for endpoint in self.endpoints:
+            yield endpoint, revisions.get(endpoint.name, []), replicas.get(endpoint.name, [])
+
+
+class Concurrency(TypedDict):
+    """The number of calls of `infer` that one replica runs at once."""
+
+    limit: int
+    text: str
+    """The same with its reason: the line that keeps something of a request, when one does."""
+
+
+def concurrency(schema: Mapping[str, Any] | None, asked: int) -> Concurrency | None:
+    """Calls of `infer` that one replica runs at once, with the reason; None as long as the app has not run.
+
+    `asked` is container_concurrency, which wins over what the worker has found out; lists of requests are the app's.
+    """
+    found = (schema or {}).get("concurrency")
+    if asked and not (schema or {}).get("flags", {}).get("batch_size"):
+        text = f"{asked} at once" if asked > 1 else "one at a time"
+        return {"limit": asked, "text": f"{text}: container_concurrency says so"}
+    return {"limit": int(found["limit"]), "text": str(found["text"])} if isinstance(found, Mapping) else None
+
+
+def state_of(endpoint: Endpoint, revisions: Collection[Revision], replicas: Collection[Replica]) -> EndpointState:
+    """The state of an endpoint, from its own rows."""
+    serving = next((r for r in revisions if r.number == endpoint.serving), None)
+    newest = max(revisions, key=lambda r: r.asked, default=None)
+    return endpoint_state(
+        active=endpoint.active,
+        serving=serving is not None,
+        pending=[r.state for r in revisions if r.state in PENDING],
+        failed=newest is not None and newest.state is RevisionState.FAILED,
+        replicas=[r.state for r in replicas if r.revision in endpoint.shares],
+        wanted=sum(endpoint.wanted_of(revision) for revision in endpoint.shares),
+        failures=serving.failures if serving else 0,
+    )

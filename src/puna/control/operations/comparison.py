@@ -11,11 +11,11 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from puna.artifacts import SHORT, Source
+from puna.config.settings import masked_env
 from puna.control.domain.records import Revision
 from puna.control.domain.states import RevisionState
 from puna.control.operations.context import Control
 from puna.control.resources.revision_files import find_source
-from puna.control.views import masked_env
 from puna.errors import NotFoundError
 from puna.home import Home
 from puna.packaging import inventory

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from typing_extensions import TypedDict
 
 from puna import names
+from puna.config.settings import masked_env
 from puna.control.api import query
 from puna.control.api.bodies import Number
 from puna.control.api.query import Listed, Paged
@@ -21,14 +22,13 @@ from puna.control.api.routes.sources import ModelName, Repository, wanted_model
 from puna.control.api.routing import Answer, Deleted, Right, Routes
 from puna.control.domain import records
 from puna.control.domain.api_keys import owner, restrict, visible
-from puna.control.domain.records import WHOLE, Event
+from puna.control.domain.records import WHOLE, Concurrency, Event, concurrency, state_of
 from puna.control.domain.states import EndpointState, ReplicaState, RevisionState, label
 from puna.control.operations import comparison, deploys
 from puna.control.operations.comparison import RevisionDiff
 from puna.control.operations.context import Control
 from puna.control.operations.deploys import Deployed, DeployRequest
 from puna.control.telemetry.history import EVERY_S, Point, split_counts
-from puna.control.views import Concurrency, concurrency, masked_env, state_of
 
 Json = dict[str, Any]
 Percent = Annotated[int, Ge(0), Le(100)]

@@ -9,9 +9,9 @@ from functools import partial
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
 
-from puna.control import views, wire
+from puna.control import wire
 from puna.control.api.routing import Right, Routes
-from puna.control.domain.records import Endpoint, Key, Replica, Revision
+from puna.control.domain.records import Endpoint, Key, Replica, Revision, state_of
 from puna.control.domain.states import SERVING
 from puna.control.operations.context import Control
 from puna.control.resources.models import Adapters
@@ -78,7 +78,7 @@ def _take_deaths(control: Control, report: LoadReport) -> None:
 def _table(control: Control, adapters: Adapters) -> bytes:
     """The route table as it is now."""
     version, snapshot, keys = control.store.routing()
-    routes = {e.name: _endpoint(control, adapters, e, rs, ps) for e, rs, ps in views.by_endpoint(snapshot)}
+    routes = {e.name: _endpoint(control, adapters, e, rs, ps) for e, rs, ps in snapshot.by_endpoint()}
     return wire.encode(RouteTable(version, tuple(map(key_route, keys)), routes))
 
 
@@ -91,7 +91,7 @@ def key_route(key: Key) -> KeyRoute:
 def _endpoint(
     control: Control, adapters: Adapters, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica]
 ) -> EndpointRoute:
-    settings, state = endpoint.settings, views.state_of(endpoint, revisions, replicas)
+    settings, state = endpoint.settings, state_of(endpoint, revisions, replicas)
 
     def route(number: int, split: EndpointRoute | None = None) -> EndpointRoute:
         revision = next((r for r in revisions if r.number == number), None)

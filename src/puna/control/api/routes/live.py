@@ -11,13 +11,12 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from puna.control import views
 from puna.control.api.routes.builds import build_view
 from puna.control.api.routes.endpoints import divided
 from puna.control.api.routes.logs import UNBUFFERED
 from puna.control.api.routing import Answer, Right, Routes, encode
 from puna.control.domain import api_keys
-from puna.control.domain.records import Endpoint, Key, Replica, Revision
+from puna.control.domain.records import Endpoint, Key, Replica, Revision, state_of
 from puna.control.domain.states import label
 from puna.control.operations.context import Control
 from puna.errors import PunaError, UnauthorizedError
@@ -71,7 +70,7 @@ class Board:
 
     def _endpoints(self, now: float) -> Texts:
         found = {}
-        for endpoint, revisions, replicas in views.by_endpoint(self._control.store.snapshot()):
+        for endpoint, revisions, replicas in self._control.store.snapshot().by_endpoint():
             found["endpoints", endpoint.name, endpoint.name] = encode(
                 self._summary(endpoint, revisions, replicas, now)
             ).decode()
@@ -89,7 +88,7 @@ class Board:
         return self._builds[1]
 
     def _summary(self, endpoint: Endpoint, revisions: list[Revision], replicas: list[Replica], now: float) -> Json:
-        state = views.state_of(endpoint, revisions, replicas)
+        state = state_of(endpoint, revisions, replicas)
         newest = max(revisions, key=lambda r: r.number, default=None)
         load = self._control.loads.endpoint(endpoint.name, now)
         figures = self._control.history.summary(endpoint.name) if self._control.history else {}
