@@ -252,8 +252,8 @@ def _whole(job: CompletionJob) -> bytes:
         choices[index].add(delta)
     for index, choice in enumerate(choices):
         job.echo(choice, index)
-    choices_now = [choice.whole() for choice in choices] if not job.call.is_answered else []
-    reply = job.document("chat.completion" if job.is_chat else "text_completion", choices_now)
+    ended = [choice.whole() for choice in choices] if not job.call.is_answered else []
+    reply = job.document("chat.completion" if job.is_chat else "text_completion", ended)
     reply["usage"] = job.usage()
     return protocol.encode_reply(job.call.request_id, 200, protocol.dumps(reply))
 
@@ -265,8 +265,8 @@ def _stream(job: CompletionJob, emit: Emit) -> bytes:
     first = next(gains, None)
     choices = [Choice(job.form, index) for index in range(job.choices)]
 
-    def send(choices_now: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
-        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", choices_now)
+    def send(pieces: List[Dict[str, Any]], usage: Optional[Dict[str, int]] = None) -> None:
+        chunk = job.document("chat.completion.chunk" if job.is_chat else "text_completion", pieces)
         if job.tells_usage:
             chunk["usage"] = usage
         emit(call, protocol.encode(protocol.CHUNK, call.request_id, chunk))

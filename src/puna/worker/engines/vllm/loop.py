@@ -1,12 +1,13 @@
-"""The one thread that steps a vLLM engine, the handles at which threads hand requests in, and each one's view of it."""
+"""The one thread that steps a vLLM engine, the handles of its callers, and the engine as each caller sees it."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import queue
 import threading
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from puna.worker.app import scope
 
@@ -105,7 +106,7 @@ class EngineLoop:
         self._jobs: Any = queue.SimpleQueue()
         self._kept: Optional[LoopJob] = None
         """It waits until nothing is in the engine, and all jobs behind it wait with it."""
-        self._aborted: Any = queue.SimpleQueue()
+        self._aborting: Deque[List[str]] = collections.deque()
         self._owners: Dict[str, RequestHandle] = {}
         self._local = threading.local()
         self._ids = itertools.count()
@@ -170,15 +171,15 @@ class EngineLoop:
 
     def abort(self, request_ids: List[str]) -> None:
         """End those requests, without waiting; they are pending no more."""
-        self._aborted.put(request_ids)
-        self.submit(LoopJob(self._end_aborted))
+        self._aborting.append(request_ids)
+        self.submit(LoopJob(lambda: self._end(self._aborting.popleft())))
 
     # -- in the loop's thread
 
     def enter(
         self, handle: RequestHandle, request_id: str, arguments: Tuple[Any, ...], options: Dict[str, Any]
     ) -> None:
-        """Give a handle's request to the engine; the handle hears when the engine refuses."""
+        """Give a handle's request to the engine; the handle gets its error when the engine refuses."""
         if request_id not in handle.pending:
             return  # withdrawn before its turn
         if self._death:
@@ -192,12 +193,10 @@ class EngineLoop:
             del self._owners[request_id]
             handle.inbox.put([(request_id, error)])
 
-    def _end_aborted(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                known = [i for i in self._aborted.get_nowait() if self._owners.pop(i, None) is not None]
-                if known and not self._death:
-                    self.engine.abort_request(known)
+    def _end(self, request_ids: List[str]) -> None:
+        known = [i for i in request_ids if self._owners.pop(i, None) is not None]
+        if known and not self._death:
+            self.engine.abort_request(known)
 
     def pause(self, is_paused: bool) -> None:
         """A sleeping engine is not stepped; its requests wait."""
@@ -211,7 +210,8 @@ class EngineLoop:
             while job is not None:
                 if job.needs_idle and self._is_busy():
                     self._kept = job
-                    self._end_aborted()  # else it would wait for those to their ends
+                    for request_ids in list(self._aborting):
+                        self._end(request_ids)  # else it would wait for those to their ends
                     break
                 job.run()
                 job = self._take(block=False)
