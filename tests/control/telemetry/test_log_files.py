@@ -78,8 +78,8 @@ def test_lines_of_replicas_stand_in_the_order_in_which_they_were_written(home: H
     log_files.replica_log(home, "app", "app-2").write_text(stamped(2, "c") + stamped(3, "d", "stderr"))
     assert View(home, "app").tail(9) == "app-1 | a\napp-1 | raw\napp-2 | c\napp-2 | d\napp-1 | b\n"
     assert View(home, "app", "app-2", times=True).tail(1) == f"{iso(NOON + 3)} d\n"
-    newest, *_ = View(home, "app").page(1)
-    assert (newest[0].at, newest[0].stream, newest[0].text) == (iso(NOON + 4), "stdout", "b")
+    page, *_ = View(home, "app").page(1)
+    assert (page[0].at, page[0].stream, page[0].text) == (iso(NOON + 4), "stdout", "b")
     raw = next(line for line in newest(View(home, "app").files()) if line.text == "raw")
     assert raw.at == iso(NOON + 1)  # as the line before it
 
