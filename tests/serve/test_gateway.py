@@ -128,13 +128,13 @@ class World:
         return await worker.start()
 
     async def connected(self, usable: int = 1) -> None:
-        await until(lambda: sum(k.usable for k in self.gateway.lanes.by_name["e"].links.values()) == usable)
+        await until(lambda: sum(k.usable for k in self.gateway.pool.by_name["e"].connections.values()) == usable)
 
     async def serve(self, handler: Any = None, **changes: Any) -> StubWorker:
         """One connected worker behind the endpoint `e`."""
         worker = await self.worker(handler)
         self.control.set(worker, **changes)
-        await until(lambda: "e" in self.gateway.lanes.by_name)
+        await until(lambda: "e" in self.gateway.pool.by_name)
         await self.connected()
         return worker
 
@@ -224,7 +224,7 @@ def test_a_request_to_a_sleeping_endpoint_waits_asks_for_a_replica_at_once_and_i
 
     async def play(world: World) -> None:
         world.control.set(state="idle")
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         reports = len(world.control.loads)
         asking = [asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"%d" % n)) for n in range(5)]
         await until(lambda: any(r["endpoints"]["e"]["queued"] for r in world.control.loads[reports:]))
@@ -241,9 +241,9 @@ def test_a_request_to_a_sleeping_endpoint_waits_asks_for_a_replica_at_once_and_i
 def test_a_full_queue_answers_429_and_says_when_to_come_back(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(state="idle", max_queue=2)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         waiting = [asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"{}")) for _ in range(2)]
-        await until(lambda: len(world.gateway.lanes.by_name["e"].room) == 2)
+        await until(lambda: len(world.gateway.pool.by_name["e"].queue) == 2)
         refused = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
         world.control.set(await world.worker())
@@ -256,7 +256,7 @@ def test_a_request_whose_replica_dies_is_answered_by_another(sockets: Path) -> N
     async def play(world: World) -> None:
         dying = await world.worker(forever, id="dying")
         world.control.set(dying)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected()
         asking = asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=b"again"))
         await dying.until_seen(protocol.REQUEST)
@@ -271,7 +271,7 @@ def test_a_request_whose_replica_dies_is_answered_by_another(sockets: Path) -> N
 def test_a_request_that_kills_two_replicas_fails_with_a_clear_body(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(await world.worker(die, id="a"), await world.worker(die, id="b"))
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected(2)
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert reply.status_code == 502 and "2 replicas died" in reply.json()["error"]
@@ -285,10 +285,10 @@ def test_a_late_reply_is_504_and_its_place_stays_taken_until_the_worker_has_ende
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert reply.status_code == 504 and "inference_time" in reply.json()["error"]
         await worker.until_seen(protocol.CANCEL)
-        lane = world.gateway.lanes.by_name["e"]
-        assert lane.in_flight == 1
+        dispatcher = world.gateway.pool.by_name["e"]
+        assert dispatcher.in_flight == 1
         worker.send(protocol.encode(protocol.END, 1, {}))
-        await until(lambda: lane.in_flight == 0)
+        await until(lambda: dispatcher.in_flight == 0)
 
     story(sockets, play)
 
@@ -300,11 +300,11 @@ def test_a_client_that_hangs_up_is_cancelled_or_leaves_the_queue(sockets: Path) 
             await world.client.post(INFER, headers=KEY, content=b"{}", timeout=httpx.Timeout(20.0, read=0.2))
         await worker.until_seen(protocol.CANCEL)
         world.control.set(state="idle")
-        lane = world.gateway.lanes.by_name["e"]
-        await until(lambda: not lane.ready)
+        dispatcher = world.gateway.pool.by_name["e"]
+        await until(lambda: not dispatcher.ready)
         with pytest.raises(httpx.ReadTimeout):
             await world.client.post(INFER, headers=KEY, content=b"{}", timeout=httpx.Timeout(20.0, read=0.2))
-        await until(lambda: len(lane.room) == 0)
+        await until(lambda: len(dispatcher.queue) == 0)
 
     story(sockets, play)
 
@@ -351,11 +351,11 @@ def test_a_body_over_the_limit_is_413_whether_its_length_is_stated_or_not(socket
 def test_endpoints_that_cannot_serve_say_why_at_once(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(state="failing", reason="app.py line 3: no module named foo")
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert reply.status_code == 503 and "no module named foo" in reply.json()["error"]
         world.control.set(active=False)
-        await until(lambda: not world.gateway.lanes.by_name["e"].route.active)
+        await until(lambda: not world.gateway.pool.by_name["e"].route.active)
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert reply.status_code == 503 and "deactivated" in reply.json()["error"]
 
@@ -390,7 +390,7 @@ def test_without_a_control_plane_inference_goes_on_and_the_api_says_503(sockets:
         async with running(gateway, host="127.0.0.1", port=0) as server:
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-                await until(lambda: gateway.lanes.by_name["e"].ready)
+                await until(lambda: gateway.pool.by_name["e"].ready)
                 control.close()
                 await upstream.__aexit__(None, None, None)
                 (sockets / "control").unlink(missing_ok=True)
@@ -430,7 +430,7 @@ def test_a_request_that_one_replica_never_began_does_not_wait_there_again(socket
     async def play(world: World) -> None:
         sick = await world.worker(late, id="a", concurrency=4)
         world.control.set(sick, await world.worker(slow, id="b", concurrency=1), inference_time_s=0.3)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected(2)
         for _ in range(3):
             calls = [world.client.post(INFER, headers=KEY, content=b"%d" % n) for n in range(12)]
@@ -446,7 +446,7 @@ def test_a_replica_that_let_its_time_pass_is_not_counted_among_those_that_died_o
     async def play(world: World) -> None:
         first = await world.worker(late, id="a")
         world.control.set(first, *[await world.worker(die, id=id) for id in "bc"], inference_time_s=0.3)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected(3)
         reply = await world.client.post(INFER, headers=KEY, content=b"{}")
         assert first.heads and reply.status_code == 502 and "2 replicas died" in reply.json()["error"], reply.text

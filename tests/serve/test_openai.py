@@ -95,7 +95,7 @@ async def test_models_are_those_that_may_answer(world: World) -> None:
     assert (await world.client.get("/v1/models/e")).json() == expected
     assert error_of(await world.client.get("/v1/models/f"), 404)["code"] == "model_not_found"
     world.control.set(*world.workers, schema={"inputs": []})
-    await until(lambda: world.gateway.lanes.by_name["e"].route.schema == {"inputs": []})
+    await until(lambda: world.gateway.pool.by_name["e"].route.schema == {"inputs": []})
     assert (await world.client.get("/v1/models")).json()["data"] == []
 
 
@@ -117,7 +117,7 @@ async def test_errors_have_openais_shape_and_statuses(world: World) -> None:
     assert error_of(too_large, 413)["code"] == "request_too_large"
     assert not worker.heads
     world.control.set(worker, active=False)
-    await until(lambda: not world.gateway.lanes.by_name["e"].route.active)
+    await until(lambda: not world.gateway.pool.by_name["e"].route.active)
     assert error_of(await post(CHAT, json=ASK), 503)["type"] == "server_error"
 
 
@@ -138,9 +138,9 @@ def test_long_bodies_wait_on_the_disk_and_those_of_endless_values_are_refused(so
 @in_a_world
 async def test_a_full_waiting_room_says_when_to_come_back(world: World) -> None:
     world.control.set(max_queue=1)
-    await until(lambda: "e" in world.gateway.lanes.by_name)
+    await until(lambda: "e" in world.gateway.pool.by_name)
     first = asyncio.ensure_future(world.client.post(CHAT, json=ASK))
-    await until(lambda: len(world.gateway.lanes.by_name["e"].room) == 1)
+    await until(lambda: len(world.gateway.pool.by_name["e"].queue) == 1)
     reply = await world.client.post(CHAT, json=ASK)
     assert error_of(reply, 429)["code"] == "rate_limit_exceeded" and int(reply.headers["retry-after"]) >= 1
     worker = await world.worker()

@@ -1,1 +1,1 @@
-"""Stage 7: gateway, waiting room, routing, autoscaler."""
+"""Stage 7: gateway, admission, dispatch, pending queue, routing."""

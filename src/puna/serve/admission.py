@@ -62,9 +62,9 @@ class Keyring:
 class Admission:
     """Lets calls in, and counts them out."""
 
-    def __init__(self, lanes: EndpointPool, limits: KeyLimiter, counts: RequestCounts) -> None:
+    def __init__(self, pool: EndpointPool, limits: KeyLimiter, counts: RequestCounts) -> None:
         self.access = Keyring()
-        self.lanes, self.limits, self.counts = lanes, limits, counts
+        self.pool, self.limits, self.counts = pool, limits, counts
 
     def enter(self, call: Call, key: KeyRoute) -> None:
         """Let a call in, whose key may use its endpoint.
@@ -76,18 +76,18 @@ class Admission:
         if key.limits is not None:
             self.limits.enter(call, key)
 
-    def lane(self, call: Call, revision: str, adapter: str = "") -> Dispatcher:
-        """The lane of the call's endpoint, or of one of the two revisions that share it.
+    def dispatcher(self, call: Call, revision: str, adapter: str = "") -> Dispatcher:
+        """The dispatcher of the call's endpoint, or of one of the two revisions that share it.
 
         `revision` is what the client asks for, if anything; the second is left out where it cannot load `adapter`.
 
         Raises:
             NotFoundError: no endpoint of that name.
         """
-        lane = self.lanes.find(call.endpoint)
-        if lane.split is None or (adapter and adapter not in lane.split.lane.route.adapters):
-            return lane
-        return lane.split.pick(lane, call, revision)
+        dispatcher = self.pool.find(call.endpoint)
+        if dispatcher.split is None or (adapter and adapter not in dispatcher.split.dispatcher.route.adapters):
+            return dispatcher
+        return dispatcher.split.pick(dispatcher, call, revision)
 
     @staticmethod
     def leave(call: Call, tokens: int = 0) -> None:
@@ -98,5 +98,5 @@ class Admission:
     def count(self, call: Call, status: int, began: float) -> None:
         """Count an answered call that came at `began`, on `time.perf_counter`'s clock; 499: its client left."""
         # A name that no endpoint has must not become a label: anyone could fill the memory with labels.
-        known = call.endpoint in self.lanes.by_name
+        known = call.endpoint in self.pool.by_name
         self.counts.answered(call.endpoint if known else "", status, call, began)

@@ -93,11 +93,11 @@ class Gateway:
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = asgi.allowing(self._own, settings.cors_origins)
-        self.lanes = EndpointPool(self._report_soon, settings.startup_allowance_s)
+        self.pool = EndpointPool(self._report_soon, settings.startup_allowance_s)
         self.limits = KeyLimiter(settings.limits_fd, settings.index)
-        self.admission = Admission(self.lanes, self.limits, self.counts)
+        self.admission = Admission(self.pool, self.limits, self.counts)
         self.openai = OpenAI(self.admission, self.spool, settings.max_body_bytes)
-        self.health = HealthCheck(self.control.health, self.lanes)
+        self.health = HealthCheck(self.control.health, self.pool)
         self._follower: Follower | None = None
         self._report_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,10 +152,10 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(OSError, TimeoutError):  # the control plane is gone as well: nobody takes the rest
-            await asyncio.wait_for(self._tell(self.lanes.load(), at_once=True), LAST_WORD_S)
-        for lane in self.lanes:
-            for link in lane.links.values():
-                link.close()
+            await asyncio.wait_for(self._tell(self.pool.load(), at_once=True), LAST_WORD_S)
+        for dispatcher in self.pool:
+            for connection in dispatcher.connections.values():
+                connection.close()
         await self.control.close()
         self.spool.close()
 
@@ -172,7 +172,7 @@ class Gateway:
 
     def _use(self, table: RouteTable) -> None:
         self.admission.access.use({key.id: key for key in table.keys})
-        self.lanes.update(table)
+        self.pool.update(table)
         self.counts.replicas(table)
 
     def _report_soon(self) -> None:
@@ -182,9 +182,9 @@ class Gateway:
         """Tell the control plane the load twice a second, and at once when somebody waits for a replica to start."""
         loop = asyncio.get_running_loop()
         while True:
-            self.lanes.sweep(loop.time())
+            self.pool.sweep(loop.time())
             self.health.look(loop.time())
-            loads = self.lanes.load()
+            loads = self.pool.load()
             self.counts.loads(loads)
             self.counts.flush()
             self._report_now.clear()
@@ -235,7 +235,7 @@ class Gateway:
         began = time.perf_counter()
         call = Call(request.name, "infer", request.body, self._trace(request.trace))
 
-        def told(reply: Reply | None, error: BaseException | None) -> None:
+        def on_done(reply: Reply | None, error: BaseException | None) -> None:
             self.admission.leave(call)
             if reply is not None:
                 status = reply.status
@@ -252,11 +252,11 @@ class Gateway:
             key = self.admission.access.check(request.authorization, time.time(), call.endpoint)
             if len(call.body) > self.settings.max_body_bytes:
                 raise asgi.too_large(self.settings.max_body_bytes)
-            lane = self.admission.lane(call, request.header(REVISION))
+            dispatcher = self.admission.dispatcher(call, request.header(REVISION))
             self.admission.enter(call, key)
-            lane.begin(call, told)
+            dispatcher.begin(call, on_done)
         except PunaError as error:
-            told(None, error)
+            on_done(None, error)
         return partial(call.abort, ClientGone())
 
     def _trace(self, given: str) -> str:
@@ -270,7 +270,7 @@ class Gateway:
     async def _infer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         """One inference request from its first byte to its last; returns the status."""
         key = self._permit(scope, call.endpoint)
-        self._version(self.lanes.find(call.endpoint), call)  # refused before its body is read
+        self._version(self.pool.find(call.endpoint), call)  # refused before its body is read
         self.admission.enter(call, key)
         call.path = "stream" if call.path == "generate_stream" else "infer"
         async with self.spool.body(scope, receive, self.settings.max_body_bytes) as call.body:
@@ -280,18 +280,18 @@ class Gateway:
         """An inference request that has arrived, to its endpoint; returns the status."""
         call.json_bytes = _json_bytes(scope, call)
         asked = asgi.header(scope, REVISION) or ("" if call.version == LIVE_VERSION else call.version)
-        lane = self.admission.lane(call, asked)
+        dispatcher = self.admission.dispatcher(call, asked)
         with delivery.watched(receive, call):
             if call.path == "stream":
-                return await delivery.streamed(send, call, lane, _failed)
-            reply = await lane.serve(call)
+                return await delivery.streamed(send, call, dispatcher, _failed)
+            reply = await dispatcher.serve(call)
             assert reply is not None, "only a stream begins without its reply"
             return await delivery.whole(send, call, reply)
 
     @staticmethod
-    def _version(lane: Dispatcher, call: Call) -> None:
+    def _version(dispatcher: Dispatcher, call: Call) -> None:
         """Refuse a version that does not serve; `1` is whichever does, as in the platform's addresses."""
-        served = _versions(lane)
+        served = _versions(dispatcher)
         if call.version != LIVE_VERSION and call.version not in served:
             message = f"{call.endpoint} has no version {call.version} that serves"
             raise NotFoundError(message, f"leave /versions/{call.version} out, or ask for {' or '.join(served) or 1}")
@@ -330,12 +330,12 @@ class Gateway:
             await asgi.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         self._permit(scope, name)
-        lane = self.lanes.find(name)
-        self._version(lane, call)
+        dispatcher = self.pool.find(name)
+        self._version(dispatcher, call)
         if verb == "ready":
-            ready = lane.ready or (lane.split is not None and lane.split.lane.ready)
-            return await _say(send, 200 if ready else 503, {"ready": ready, "state": lane.route.state})
-        return await _say(send, 200, _metadata(lane))
+            ready = dispatcher.ready or (dispatcher.split is not None and dispatcher.split.dispatcher.ready)
+            return await _say(send, 200 if ready else 503, {"ready": ready, "state": dispatcher.route.state})
+        return await _say(send, 200, _metadata(dispatcher))
 
 
 def _json_bytes(scope: Scope, call: Call) -> int:
@@ -361,18 +361,18 @@ async def _say(send: Send, status: int, body: dict[str, object]) -> int:
     return status
 
 
-def _metadata(lane: Dispatcher) -> dict[str, object]:
+def _metadata(dispatcher: Dispatcher) -> dict[str, object]:
     """KServe v2's model metadata; shapes and types as the app's input_schema.py states them."""
-    schema = lane.route.schema or {}
+    schema = dispatcher.route.schema or {}
     inputs, outputs = _tensors(schema.get("inputs")), _tensors(schema.get("outputs"))
-    told = {"name": lane.route.name, "versions": _versions(lane), "platform": "puna"}
+    told = {"name": dispatcher.route.name, "versions": _versions(dispatcher), "platform": "puna"}
     return {**told, "inputs": inputs, "outputs": outputs}
 
 
-def _versions(lane: Dispatcher) -> list[str]:
+def _versions(dispatcher: Dispatcher) -> list[str]:
     """The revisions that serve."""
-    lanes = (lane,) if lane.split is None else (lane, lane.split.lane)
-    return [str(one.route.revision) for one in lanes if one.route.revision]
+    dispatchers = (dispatcher,) if dispatcher.split is None else (dispatcher, dispatcher.split.dispatcher)
+    return [str(one.route.revision) for one in dispatchers if one.route.revision]
 
 
 def _tensors(items: Sequence[Mapping[str, object]] | None) -> list[dict[str, object]]:

@@ -74,7 +74,7 @@ class OpenAI:
 
     def __init__(self, admission: Admission, spool: Spool, max_body_bytes: int) -> None:
         """Long bodies are kept in `spool`; none may be longer than `max_body_bytes`, nor than MAX_BODY_BYTES."""
-        self.admission, self.access, self.lanes = admission, admission.access, admission.lanes
+        self.admission, self.access, self.pool = admission, admission.access, admission.pool
         self.spool = spool
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
         self._reading = asyncio.Lock()
@@ -120,7 +120,7 @@ class OpenAI:
         authorization, now = asgi.header(scope, b"authorization"), time.time()
         key = self.access.check(authorization, now)
         # A key for some endpoints hears nothing of the others, not even which there are.
-        target = find(model, [lane.route for lane in self._open_to(key)])
+        target = find(model, [dispatcher.route for dispatcher in self._open_to(key)])
         if target is None and (key.endpoints is None or _is_adapters(model, key)):
             raise self._unknown(model, key)
         asked = target.endpoint if target else model
@@ -129,13 +129,13 @@ class OpenAI:
             raise self._unknown(model, key)
         call.endpoint = target.endpoint
         self.admission.enter(call, key)
-        lane = self.admission.lane(call, asgi.header(scope, REVISION), target.adapter)
+        dispatcher = self.admission.dispatcher(call, asgi.header(scope, REVISION), target.adapter)
         if target.adapter:
-            call.adapter = {"name": target.adapter, "path": lane.route.adapters[target.adapter]}
+            call.adapter = {"name": target.adapter, "path": dispatcher.route.adapters[target.adapter]}
         with delivery.watched(receive, call):
             if is_stream:
-                return await delivery.streamed(send, call, lane, _failed, DONE)
-            reply = await lane.serve(call)
+                return await delivery.streamed(send, call, dispatcher, _failed, DONE)
+            reply = await dispatcher.serve(call)
             assert reply is not None, "only a stream begins without its reply"
             if call.use is not None:
                 call.tokens = _usage(reply.body)
@@ -143,7 +143,7 @@ class OpenAI:
 
     def _open_to(self, key: KeyRoute) -> list[Dispatcher]:
         """What the key may call."""
-        return [lane for name, lane in self.lanes.by_name.items() if visible(key, name)]
+        return [dispatcher for name, dispatcher in self.pool.by_name.items() if visible(key, name)]
 
     def _unknown(self, model: str, key: KeyRoute) -> NotFoundError:
         served = [str(one["id"]) for one in _models(self._open_to(key), key)]
@@ -162,7 +162,7 @@ class OpenAI:
             return error.http_status
         if method not in takes:
             raise MethodError(f"{path} takes no {method}", f"send {takes[0]}", allow=takes)
-        models = list(_models(self.lanes.by_name.values(), key))
+        models = list(_models(self.pool.by_name.values(), key))
         if path == MODELS:
             await asgi.reply(send, 200, orjson.dumps({"object": "list", "data": models}))
             return 200
@@ -221,12 +221,12 @@ def find(model: str, routes: Sequence[EndpointRoute]) -> Target | None:
     return Target(holders[0].name, model) if holders else None
 
 
-def _models(lanes: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
+def _models(dispatchers: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
     """The endpoints that the key may call, and their adapters; without those known to have no engine."""
     seen: set[str] = set()
-    for lane in sorted(lanes, key=lambda lane: str(lane.route.name)):
-        route = lane.route
-        if not visible(key, route.name) or not _has_engine(lane):
+    for dispatcher in sorted(dispatchers, key=lambda dispatcher: str(dispatcher.route.name)):
+        route = dispatcher.route
+        if not visible(key, route.name) or not _has_engine(dispatcher):
             continue
         for name in (route.name, *sorted(route.adapters)):
             if name not in seen:
@@ -234,9 +234,9 @@ def _models(lanes: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
                 yield {"id": name, "object": "model", "created": int(route.created), "owned_by": OWNER}
 
 
-def _has_engine(lane: Dispatcher) -> bool:
+def _has_engine(dispatcher: Dispatcher) -> bool:
     """Whether it may answer here: an app that was tried at deploy time and loaded no engine will not."""
-    route = lane.route
+    route = dispatcher.route
     if not route.active or route.state in (EndpointState.EMPTY, EndpointState.FAILED):
         return False
     return route.schema is None or bool(route.schema.get("engine"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from puna.control.telemetry import log_files
-from puna.control.telemetry.log_files import LineFilter, View, backwards, iso
+from puna.control.telemetry.log_files import LineFilter, View, backwards, iso, newest
 from puna.errors import NotFoundError, UsageError
 from puna.home import Home
 

@@ -17,17 +17,17 @@ def enter(
 
 def granted(room: PendingQueue) -> str:
     """Serve one: the key whose turn it was."""
-    ticket = room.first()
-    assert ticket is not None
-    room.grant(ticket, "a place")
-    assert ticket.granted == "a place"
-    return ticket.key
+    waiter = room.first()
+    assert waiter is not None
+    room.grant(waiter, "a place")
+    assert waiter.granted == "a place"
+    return waiter.key
 
 
 def test_the_first_to_come_stands_first_in_line() -> None:
     room = PendingQueue("e")
-    tickets = [enter(room, now) for now in (1, 2, 3)]
-    assert list(room) == tickets
+    waiters = [enter(room, now) for now in (1, 2, 3)]
+    assert list(room) == waiters
 
 
 def test_a_full_room_refuses_and_says_when_to_come_back() -> None:
@@ -56,16 +56,16 @@ def test_a_request_whose_replica_died_goes_to_the_front_even_of_a_full_room() ->
 
 def test_at_an_awake_endpoint_a_request_waits_as_long_as_one_inference_may_take() -> None:
     room = PendingQueue("e", startup_allowance_s=900)
-    ticket = enter(room, 100)
+    waiter = enter(room, 100)
     assert room.expired(129.9, inference_time_s=30) == []
-    assert room.expired(130, inference_time_s=30) == [ticket]
+    assert room.expired(130, inference_time_s=30) == [waiter]
 
 
 def test_a_cold_wait_has_the_startup_allowance_on_top() -> None:
     room = PendingQueue("e", startup_allowance_s=900)
-    ticket = enter(room, 100, cold=True)
+    waiter = enter(room, 100, cold=True)
     assert room.expired(1029.9, inference_time_s=30) == []
-    assert room.expired(1030, inference_time_s=30) == [ticket]
+    assert room.expired(1030, inference_time_s=30) == [waiter]
 
 
 def test_losing_the_last_replica_turns_every_wait_into_a_cold_one() -> None:
@@ -80,12 +80,12 @@ def test_losing_the_last_replica_turns_every_wait_into_a_cold_one() -> None:
 
 def test_keys_take_turns_and_each_keys_own_requests_go_in_their_order() -> None:
     room = PendingQueue("e")
-    tickets = {
+    waiters = {
         name: enter(room, now, key=name[0], most=9) for now, name in enumerate(["a1", "a2", "a3", "b1", "c1", "b2"])
     }
-    order = [tickets[name] for name in ("a1", "b1", "c1", "a2", "b2", "a3")]
+    order = [waiters[name] for name in ("a1", "b1", "c1", "a2", "b2", "a3")]
     assert list(room) == order
-    assert [granted(room) for _ in range(6)] == [ticket.key for ticket in order]
+    assert [granted(room) for _ in range(6)] == [waiter.key for waiter in order]
     assert room.first() is None and len(room) == 0
 
 
@@ -132,11 +132,11 @@ def test_a_key_that_would_have_as_many_as_the_longest_is_refused_itself() -> Non
     enter(room, 1, key="c")
     with pytest.raises(QueueFullError):
         enter(room, 1, key="d")
-    assert sorted(ticket.key for ticket in room) == ["a", "b", "c"]
+    assert sorted(waiter.key for waiter in room) == ["a", "b", "c"]
 
 
 class Model:
-    """What a waiting room is to do, said in the simplest way and slowly."""
+    """What a pending queue is to do, said in the simplest way and slowly."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -185,7 +185,7 @@ class Model:
 def test_on_random_walks_the_room_is_what_a_slow_and_simple_model_says(seed: int) -> None:
     chance = random.Random(seed)
     most = chance.choice([1, 3, 8, 20])
-    room, model, tickets = PendingQueue("e"), Model(most), {}
+    room, model, waiters = PendingQueue("e"), Model(most), {}
     refused: list[int] = []
     for number in range(400):
         what = chance.random()
@@ -194,7 +194,7 @@ def test_on_random_walks_the_room_is_what_a_slow_and_simple_model_says(seed: int
             refused.clear()
             expected = model.enter(number, key)
             try:
-                tickets[number] = room.enter(
+                waiters[number] = room.enter(
                     0, lambda error, n=number: refused.append(n), cold=False, max_queue=most, key=key
                 )
             except QueueFullError:
@@ -205,14 +205,14 @@ def test_on_random_walks_the_room_is_what_a_slow_and_simple_model_says(seed: int
             else:
                 assert refused == ([] if expected is None else [expected])
         elif what < 0.65:
-            tickets[number] = room.enter(0, lambda error: None, cold=False, max_queue=most, tried=("r",), key="z")
+            waiters[number] = room.enter(0, lambda error: None, cold=False, max_queue=most, tried=("r",), key="z")
             model.front.insert(0, number)
-        elif what < 0.8 and tickets:
-            gone = chance.choice(list(tickets))
-            assert room.leave(tickets[gone]) == (gone in model.all())
+        elif what < 0.8 and waiters:
+            gone = chance.choice(list(waiters))
+            assert room.leave(waiters[gone]) == (gone in model.all())
             model.leave(gone)
         elif (first := room.first()) is not None:
-            assert first is tickets[model.grant()]
+            assert first is waiters[model.grant()]
             room.grant(first, "a place")
-        assert [ticket.number for ticket in room] == [tickets[n].number for n in model.all()]
+        assert [waiter.number for waiter in room] == [waiters[n].number for n in model.all()]
         assert len(room) == len(model.all())

@@ -58,7 +58,7 @@ def test_what_other_gateways_found_out_is_refused_too_and_only_ones_own_is_told(
     poison.check_key("k", 1031.0)
     for now in (1000.0, 1001.0):
         poison.died("mine", now, 0.1, alone=True)
-    assert poison.told(1001.0) == {"mine": CONVICTED_S}
+    assert poison.convicted(1001.0) == {"mine": CONVICTED_S}
 
 
 def test_suspects_are_bounded() -> None:
@@ -122,7 +122,11 @@ class Replicas:
 
 def usable(world: World) -> list[str]:
     """Replicas that the gateway has."""
-    return [link.replica_id for link in world.gateway.lanes.by_name["e"].links.values() if link.usable]
+    return [
+        connection.replica_id
+        for connection in world.gateway.pool.by_name["e"].connections.values()
+        if connection.usable
+    ]
 
 
 def deaths_told(world: World) -> dict[str, dict[str, Any]]:
@@ -134,7 +138,7 @@ def deaths_told(world: World) -> dict[str, dict[str, Any]]:
 def test_a_body_that_kills_replicas_is_answered_500_at_once_after_two_and_others_are_served(sockets: Path) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world).start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         assert (await replicas.call(b"fine")).status_code == 200
         first = await replicas.call(b"poison")
         assert first.status_code == 502 and "2 replicas died" in first.json()["error"]
@@ -157,7 +161,7 @@ def test_a_body_that_kills_replicas_is_answered_500_at_once_after_two_and_others
 def test_of_a_batch_that_died_together_the_culprit_is_singled_out_and_all_others_are_answered(sockets: Path) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world, count=2, concurrency=8).start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected(2)
         replicas.may_end.clear()
         others = [asyncio.ensure_future(replicas.call(b"%d" % number)) for number in range(12)]
@@ -183,7 +187,7 @@ def test_suspects_go_one_by_one_and_have_company_again_once_they_have_lived_long
 ) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world, count=1, concurrency=8, fatal=b"nothing").start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected(1)
         replicas.may_end.clear()
         both = [asyncio.ensure_future(replicas.call(body)) for body in (b"a", b"b")]
@@ -198,7 +202,7 @@ def test_suspects_go_one_by_one_and_have_company_again_once_they_have_lived_long
         await until(lambda: replicas._running["w2"] == [b"b", b"a", b"c"])
         replicas.may_end.set()
         assert [reply.status_code for reply in await asyncio.gather(*both, later)] == [200] * 3
-        assert not world.gateway.lanes.by_name["e"].poison
+        assert not world.gateway.pool.by_name["e"].poison
 
     story(sockets, play)
 
@@ -206,7 +210,7 @@ def test_suspects_go_one_by_one_and_have_company_again_once_they_have_lived_long
 def test_a_client_that_hangs_up_at_once_is_found_out_all_the_same(sockets: Path) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world).start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         for count in (1, 2):
             await world.connected(1)
             with pytest.raises(httpx.ReadTimeout):
@@ -222,12 +226,12 @@ def test_a_client_that_hangs_up_at_once_is_found_out_all_the_same(sockets: Path)
 def test_another_revision_dies_of_other_things(sockets: Path) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world).start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await replicas.call(b"poison")
         assert (await replicas.call(b"poison")).status_code == 500
         replicas.fatal = b"nothing"
         world.control.set(*replicas.living, revision=4)
-        await until(lambda: world.gateway.lanes.by_name["e"].route.revision == 4)
+        await until(lambda: world.gateway.pool.by_name["e"].route.revision == 4)
         assert (await replicas.call(b"poison")).status_code == 200
 
     story(sockets, play)
@@ -236,14 +240,14 @@ def test_another_revision_dies_of_other_things(sockets: Path) -> None:
 def test_what_the_table_says_is_refused_by_a_gateway_that_saw_nobody_die(sockets: Path) -> None:
     async def play(world: World) -> None:
         replicas = await Replicas(world, fatal=b"nothing").start()
-        await until(lambda: "e" in world.gateway.lanes.by_name)
-        lane = world.gateway.lanes.by_name["e"]
+        await until(lambda: "e" in world.gateway.pool.by_name)
+        dispatcher = world.gateway.pool.by_name["e"]
         world.control.set(*replicas.living, poison={digest("infer", b"poison"): 300.0})
-        await until(lambda: lane.poison)
+        await until(lambda: dispatcher.poison)
         assert (await replicas.call(b"poison")).status_code == 500
         assert (await replicas.call(b"fine")).status_code == 200
         world.control.set(*replicas.living, blocked={"0123abcd": 300.0})
-        await until(lambda: lane.route.blocked)
+        await until(lambda: dispatcher.route.blocked)
         refused = await replicas.call(b"fine")
         assert refused.status_code == 429 and 290 < int(refused.headers["retry-after"]) <= 300
 
@@ -260,7 +264,7 @@ def test_a_worker_that_answers_504_and_ends_itself_has_died_of_that_call(sockets
     async def play(world: World) -> None:
         for number in (1, 2):
             world.control.set(await world.worker(overrun, id=f"w{number}"))
-            await until(lambda: "e" in world.gateway.lanes.by_name)
+            await until(lambda: "e" in world.gateway.pool.by_name)
             await world.connected(1)
             assert (await world.client.post(INFER, headers=KEY, content=b"long")).status_code == 504
             await until(lambda: len(deaths_told(world)) == number)  # noqa: B023
@@ -287,7 +291,7 @@ def test_a_stream_that_has_begun_counts_and_one_that_ends_well_clears(sockets: P
         for number, well in enumerate([True, False, True, False, False]):
             ends_well[0] = well
             world.control.set(await world.worker(begin, id=f"w{number}"))
-            await until(lambda: "e" in world.gateway.lanes.by_name)
+            await until(lambda: "e" in world.gateway.pool.by_name)
             await until(lambda who=f"w{number}": who in usable(world))  # type: ignore[misc]
             reply = await world.client.post(path, headers=KEY, content=b"body")
             assert reply.status_code == 200 and ("died" in reply.text) is not well

@@ -20,14 +20,14 @@ from serve.conftest import StubWorker, until
 from serve.test_gateway import INFER, KEY, World, story
 
 
-def lane(revision: int) -> Dispatcher:
+def dispatcher(revision: int) -> Dispatcher:
     route = EndpointRoute("e", revision, True, "ready", "", 5.0, 100, 2, 0, None, ())
     return Dispatcher(route, lambda: None, 900.0)
 
 
 @pytest.mark.parametrize("percent", [1, 10, 25, 33, 50, 75, 99])
 def test_of_each_hundred_the_second_gets_exactly_its_share_spread_evenly(percent: int) -> None:
-    first, split = lane(3), Split(lane(4), percent)
+    first, split = dispatcher(3), Split(dispatcher(4), percent)
     turns = [split.pick(first, Call("e", "infer", b"", "t"), "").route.revision for _ in range(1000)]
     for start in range(900):
         assert turns[start : start + 100].count(4) == percent
@@ -36,7 +36,7 @@ def test_of_each_hundred_the_second_gets_exactly_its_share_spread_evenly(percent
 
 
 def test_who_asks_for_a_revision_with_a_share_gets_it_and_takes_nobodys_turn() -> None:
-    first, split = lane(3), Split(lane(4), 50)
+    first, split = dispatcher(3), Split(dispatcher(4), 50)
 
     def pick(asked: str) -> int:
         call = Call("e", "infer", b"", "t")
@@ -86,8 +86,8 @@ class Two:
 
     async def connected(self) -> None:
         def both() -> bool:
-            mine = self.world.gateway.lanes.by_name.get("e")
-            return mine is not None and mine.split is not None and mine.ready and mine.split.lane.ready
+            mine = self.world.gateway.pool.by_name.get("e")
+            return mine is not None and mine.split is not None and mine.ready and mine.split.dispatcher.ready
 
         await until(both)
 
@@ -117,7 +117,7 @@ def test_replies_come_from_each_revision_by_its_share_and_say_from_which(sockets
         assert all(r.headers["x-puna-revision"] == r.text[1:] for r in replies)
         assert {(await made.call(**{"x-puna-revision": "4"})).text for _ in range(5)} == {"r4"}
         made.share(50)
-        await until(lambda: (s := world.gateway.lanes.by_name["e"].split) is not None and s.percent == 50)
+        await until(lambda: (s := world.gateway.pool.by_name["e"].split) is not None and s.percent == 50)
         assert Counter([(await made.call()).text for _ in range(20)]) == {"r3": 10, "r4": 10}
         streams = [
             await world.client.post("/v2/models/e/generate_stream", json={}, headers=KEY | {"x-puna-revision": "4"})
@@ -166,19 +166,19 @@ def test_who_waits_for_a_revision_that_loses_its_share_is_answered_by_the_other(
         made = await two(world, 50)
         loser = made.second if heir == 3 else made.first
         loser.die()
-        lanes = world.gateway.lanes.by_name
-        losing = lanes["e"].split.lane if heir == 3 else lanes["e"]  # type: ignore[union-attr]
+        dispatchers = world.gateway.pool.by_name
+        losing = dispatchers["e"].split.dispatcher if heir == 3 else dispatchers["e"]  # type: ignore[union-attr]
         await until(lambda: not losing.ready)
         asked = {"x-puna-revision": loser.id[1:]}
         waiting = [asyncio.ensure_future(made.call(**asked)) for _ in range(7)]
-        await until(lambda: len(losing.room) == 7)
+        await until(lambda: len(losing.queue) == 7)
         if heir == 3:
             world.control.set(made.first, max_queue=1)  # those who were accepted are not refused now
         else:
             world.control.set(made.second, revision=4, max_queue=1)
         replies = await asyncio.gather(*waiting)
         assert [(r.status_code, r.text) for r in replies] == [(200, f"r{heir}")] * 7
-        assert lanes["e"].route.revision == heir and lanes["e"].split is None
+        assert dispatchers["e"].route.revision == heir and dispatchers["e"].split is None
         assert (await made.call()).text == f"r{heir}"
         metrics = world.gateway.counts.text().decode()
         assert 'puna_requests_total{endpoint="e",status="200"} 8.0' in metrics
@@ -199,7 +199,7 @@ def test_what_a_retired_revision_has_begun_it_finishes_and_is_counted_until_then
         begun = asyncio.ensure_future(made.call(**{"x-puna-revision": "4"}))
         await made.second.until_seen(protocol.REQUEST)
         world.control.set(made.first)
-        await until(lambda: world.gateway.lanes.by_name["e"].split is None)
+        await until(lambda: world.gateway.pool.by_name["e"].split is None)
         count = len(world.control.loads)
         await until(lambda: len(world.control.loads) > count + 1)
         assert made.load()["replicas"]["r4"] == 1
@@ -217,7 +217,7 @@ def test_a_request_whose_replica_dies_after_its_revision_lost_its_share_goes_on_
         begun = asyncio.ensure_future(made.call(**{"x-puna-revision": "4"}))
         await made.second.until_seen(protocol.REQUEST)
         world.control.set(made.first)
-        await until(lambda: world.gateway.lanes.by_name["e"].split is None)
+        await until(lambda: world.gateway.pool.by_name["e"].split is None)
         made.second.die()
         assert (await begun).text == "r3"
 
@@ -230,12 +230,14 @@ def test_another_second_revision_takes_the_place_of_the_first_one(sockets: Path)
         made = await two(world, 50)
         third = await world.worker(answer, id="r5")
         made.share(50, third, revision=5)
-        await until(lambda: (s := world.gateway.lanes.by_name["e"].split) is not None and s.lane.route.revision == 5)
+        await until(
+            lambda: (s := world.gateway.pool.by_name["e"].split) is not None and s.dispatcher.route.revision == 5
+        )
         assert Counter([(await made.call()).text for _ in range(10)]) == {"r3": 5, "r5": 5}
         world.control.endpoints.clear()
         world.control.version += 1
         world.control.changed.set()
-        await until(lambda: not world.gateway.lanes.by_name)
+        await until(lambda: not world.gateway.pool.by_name)
         assert (await made.call()).status_code == 404
 
     story(sockets, play)

@@ -33,7 +33,7 @@ async def sleeper(world: World, handler: Handler = reply, concurrency: int = 20,
 async def listed(world: World, *workers: StubWorker, **changes: Any) -> None:
     """The endpoint `e` with these replicas, all connected."""
     world.control.set(*workers, **changes)
-    await until(lambda: "e" in world.gateway.lanes.by_name)
+    await until(lambda: "e" in world.gateway.pool.by_name)
     await world.connected(len(workers))
 
 
@@ -74,9 +74,9 @@ def test_while_a_replica_wakes_it_is_sent_what_it_runs_at_once_and_the_rest_wait
     async def play(world: World) -> None:
         worker = await sleeper(world, concurrency=4)
         await listed(world, worker)
-        lane = world.gateway.lanes.by_name["e"]
+        dispatcher = world.gateway.pool.by_name["e"]
         asked = [ask(world, b"%d" % n) for n in range(20)]
-        await until(lambda: worker.came_asleep == 4 and len(lane.room) == 16)
+        await until(lambda: worker.came_asleep == 4 and len(dispatcher.queue) == 16)
         worker.may_wake.set()
         replies = await asyncio.gather(*asked)
         assert [r.content for r in replies] == [b"%d" % n for n in range(20)]
@@ -113,9 +113,9 @@ def test_a_request_that_waited_for_a_replica_to_be_born_says_how_it_was_born(
 ) -> None:
     async def play(world: World) -> None:
         world.control.set(state="idle")
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         asked = ask(world)
-        await until(lambda: len(world.gateway.lanes.by_name["e"].room))
+        await until(lambda: len(world.gateway.pool.by_name["e"].queue))
         worker = StubWorker(world.folder / "w")
         worker.born = born
         world.workers.append(await worker.start())
@@ -131,15 +131,15 @@ def test_the_workers_word_of_its_tier_wins_over_the_route_table(sockets: Path) -
     async def play(world: World) -> None:
         worker = await sleeper(world)
         await listed(world, worker)
-        link = next(iter(world.gateway.lanes.by_name["e"].links.values()))
-        assert link.asleep
+        connection = next(iter(world.gateway.pool.by_name["e"].connections.values()))
+        assert connection.asleep
         worker.tell_tier("awake")
-        await until(lambda: not link.asleep)
+        await until(lambda: not connection.asleep)
         worker.tier = "asleep"  # what the stub's control plane will say; the worker says nothing
-        revision = world.gateway.lanes.by_name["e"].route.revision
+        revision = world.gateway.pool.by_name["e"].route.revision
         world.control.set(worker, revision=revision + 1)
-        await until(lambda: world.gateway.lanes.by_name["e"].route.revision == revision + 1)
-        assert link.usable and not link.asleep
+        await until(lambda: world.gateway.pool.by_name["e"].route.revision == revision + 1)
+        assert connection.usable and not connection.asleep
 
     story(sockets, play)
 
@@ -150,17 +150,17 @@ def test_the_workers_word_of_its_tier_wins_over_the_route_table(sockets: Path) -
 def test_a_refusal_says_what_was_found(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(state="idle", max_queue=1)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
-        lane = world.gateway.lanes.by_name["e"]
+        await until(lambda: "e" in world.gateway.pool.by_name)
+        dispatcher = world.gateway.pool.by_name["e"]
         first = ask(world)
-        await until(lambda: len(lane.room) == 1)
+        await until(lambda: len(dispatcher.queue) == 1)
         refused = await ask(world)
         assert refused.status_code == 429 and waits(refused) == ("cold", 0.0, 0.0, 0.0)
         busy = await world.worker(forever, concurrency=1)
         world.control.set(busy, max_queue=1)
         await busy.until_seen(protocol.REQUEST)
         second = ask(world)
-        await until(lambda: len(lane.room) == 1)
+        await until(lambda: len(dispatcher.queue) == 1)
         refused = await ask(world)
         assert refused.status_code == 429 and waits(refused) == ("awake", 0.0, 0.0, 0.0)
         unknown = await ask(world, path="/v2/models/nope/infer")
@@ -179,7 +179,7 @@ def test_a_504_says_where_the_time_went(sockets: Path) -> None:
         tier, queue, wake, infer = waits(late)
         assert (late.status_code, tier, queue, wake) == (504, "awake", 0.0, 0.0) and infer >= 200
         world.control.set(state="idle", inference_time_s=0.2)
-        await until(lambda: not world.gateway.lanes.by_name["e"].ready)
+        await until(lambda: not world.gateway.pool.by_name["e"].ready)
         late = await ask(world)
         tier, queue, wake, infer = waits(late)
         assert (late.status_code, tier, wake, infer) == (504, "cold", 0.0, 0.0) and queue >= 300
@@ -194,7 +194,7 @@ def test_a_504_says_where_the_time_went(sockets: Path) -> None:
 def test_a_request_waits_for_as_long_as_its_endpoints_start_may_take(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(state="idle", inference_time_s=0.1, startup_timeout_s=1.0)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         late = await ask(world)
         assert late.status_code == 504 and 1100 <= waits(late)[1] < 5000
 
@@ -209,7 +209,7 @@ def test_inference_time_does_not_run_while_the_replica_wakes(sockets: Path) -> N
         worker = await sleeper(world, concurrency=1)
         await listed(world, worker, inference_time_s=0.3)
         asked, waiting = ask(world, b"1"), ask(world, b"2")
-        await until(lambda: worker.came_asleep and len(world.gateway.lanes.by_name["e"].room))
+        await until(lambda: worker.came_asleep and len(world.gateway.pool.by_name["e"].queue))
         await asyncio.sleep(0.7)
         worker.may_wake.set()
         replies = await asyncio.gather(asked, waiting)
@@ -329,7 +329,7 @@ def test_metrics_count_every_wait_by_tier_and_the_replicas_of_the_table(sockets:
         world.control.endpoints.clear()
         world.control.version += 1
         world.control.changed.set()
-        await until(lambda: not world.gateway.lanes.by_name)
+        await until(lambda: not world.gateway.pool.by_name)
         found = await metrics(world)
         assert (found["puna_replicas", "awake", ""], found["puna_replicas", "asleep", ""]) == (0, 0)
 
@@ -348,7 +348,7 @@ def test_a_prompt_goes_back_to_the_replica_that_has_read_its_beginning(sockets: 
         await listed(world, await world.worker(answer, 16, "r1"), await world.worker(answer, 16, "r2"), schema=ENGINE)
         question = b"what is the meaning of this? " * 20
         busy = ask(world, b"wait")
-        await until(lambda: world.gateway.lanes.by_name["e"].in_flight)
+        await until(lambda: world.gateway.pool.by_name["e"].in_flight)
         other = (await ask(world, question + b"1")).content
         release.set()
         assert {other, (await busy).content} == {b"r1", b"r2"}

@@ -54,12 +54,12 @@ def test_again_and_again_twenty_requests_at_once_wake_a_worker_once_and_each_has
         owner = worker.ready()
         route = SimpleNamespace(id="r1", path=worker.path, concurrency=PLACES, tier="awake")
         world.control.set(route, inference_time_s=1.0)  # type: ignore[arg-type]
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         await world.connected()
-        link = next(iter(world.gateway.lanes.by_name["e"].links.values()))
+        connection = next(iter(world.gateway.pool.by_name["e"].connections.values()))
         for number in range(1, 4):
             owner.socket.sendall(protocol.encode(protocol.SLEEP))
-            await until(lambda: link.asleep)
+            await until(lambda: connection.asleep)
             answers = await asyncio.gather(*(ask(world, str(n)) for n in range(20)))
             told = [outputs for _, outputs in answers]
             assert told == [{"prompt": str(n), "is_awake": True, "wakes": number} for n in range(20)]

@@ -16,17 +16,17 @@ HEAD = {"path": "infer", "deadline_s": 5, "trace": "t"}
 
 
 def talk(worker: StubWorker, story: Callable[[WorkerConnection], Awaitable[None]]) -> None:
-    """Run `story` with a link to a running `worker`."""
+    """Run `story` with a connection to a running `worker`."""
 
     async def main() -> None:
         await worker.start()
-        link = WorkerConnection(worker.route, lambda: None)
-        task = asyncio.ensure_future(link.run())
-        await until(lambda: link.usable)
+        connection = WorkerConnection(worker.route, lambda: None)
+        task = asyncio.ensure_future(connection.run())
+        await until(lambda: connection.usable)
         try:
-            await asyncio.wait_for(story(link), 10)
+            await asyncio.wait_for(story(connection), 10)
         finally:
-            link.close()
+            connection.close()
             await asyncio.wait_for(task, 5)
             worker.die()
 
@@ -44,9 +44,9 @@ async def silent(worker: StubWorker, request_id: int, head: dict[str, Any], body
 class Asked:
     """An exchange, and what was heard of it as a future."""
 
-    def __init__(self, link: WorkerConnection, body: bytes) -> None:
+    def __init__(self, connection: WorkerConnection, body: bytes) -> None:
         self.outcome: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self.exchange = link.send(HEAD, body, self.heard)
+        self.exchange = connection.send(HEAD, body, self.heard)
 
     def heard(self, reply: Reply | None, error: BaseException | None) -> None:
         assert not self.outcome.done(), "heard twice"
@@ -59,8 +59,8 @@ class Asked:
         return getattr(self.exchange, name)
 
 
-def ask(link: WorkerConnection, body: bytes = b"x") -> Any:
-    return Asked(link, body)
+def ask(connection: WorkerConnection, body: bytes = b"x") -> Any:
+    return Asked(connection, body)
 
 
 def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets: Path) -> None:
@@ -68,20 +68,20 @@ def test_many_requests_share_the_connection_and_each_gets_its_own_reply(sockets:
         await asyncio.sleep(0.05 - int(body) / 1000)
         worker.send(protocol.encode_reply(request_id, 200, body))
 
-    async def story(link: WorkerConnection) -> None:
-        exchanges = [ask(link, b"%d" % n) for n in range(40)]
-        assert link.outstanding == 40
+    async def story(connection: WorkerConnection) -> None:
+        exchanges = [ask(connection, b"%d" % n) for n in range(40)]
+        assert connection.outstanding == 40
         replies = await asyncio.gather(*(e.outcome for e in exchanges))
         assert replies == [Reply(200, b"%d" % n) for n in range(40)]
-        assert link.outstanding == 0
+        assert connection.outstanding == 0
 
     talk(StubWorker(sockets / "w", last_first), story)
 
 
 def test_a_body_of_megabytes_arrives_whole_both_ways(sockets: Path) -> None:
-    async def story(link: WorkerConnection) -> None:
+    async def story(connection: WorkerConnection) -> None:
         body = bytes(range(256)) * 4096 * 8
-        assert await ask(link, body).outcome == Reply(200, body)
+        assert await ask(connection, body).outcome == Reply(200, body)
 
     talk(StubWorker(sockets / "w"), story)
 
@@ -89,15 +89,15 @@ def test_a_body_of_megabytes_arrives_whole_both_ways(sockets: Path) -> None:
 def test_when_the_worker_dies_unbegun_requests_are_lost_and_it_is_dialled_again(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         await worker.until_seen(protocol.REQUEST)
         worker.die()
         with pytest.raises(Lost):
             await exchange.outcome
-        assert not link.usable and link.outstanding == 0
+        assert not connection.usable and connection.outstanding == 0
         await worker.start()
-        await until(lambda: link.usable)
+        await until(lambda: connection.usable)
 
     talk(worker, story)
 
@@ -109,8 +109,8 @@ def test_a_begun_stream_ends_at_once_with_a_reason_when_its_worker_dies(sockets:
 
     worker = StubWorker(sockets / "w", begin)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         assert await exchange.outcome is None
         await exchange.more()
         assert exchange.take() == [b'{"OUT": "a"}']
@@ -129,12 +129,12 @@ def test_a_whole_stream_ends_without_an_error(sockets: Path) -> None:
             worker.event(request_id, n=n)
         worker.send(protocol.encode(protocol.END, request_id, {}))
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         assert await exchange.outcome is None
         await until(lambda: exchange.ended)
         assert [*exchange.take(), exchange.error] == [b'{"n": 0}', b'{"n": 1}', b'{"n": 2}', ""]
-        assert link.outstanding == 0
+        assert connection.outstanding == 0
 
     talk(StubWorker(sockets / "w", stream), story)
 
@@ -142,14 +142,14 @@ def test_a_whole_stream_ends_without_an_error(sockets: Path) -> None:
 def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_end(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         await until(lambda: exchange.started)
-        link.abandon(exchange.exchange)
+        connection.abandon(exchange.exchange)
         await worker.until_seen(protocol.CANCEL)
-        assert link.outstanding == 1
+        assert connection.outstanding == 1
         worker.send(protocol.encode(protocol.END, exchange.request_id, {}))
-        await until(lambda: link.outstanding == 0)
+        await until(lambda: connection.outstanding == 0)
 
     talk(worker, story)
 
@@ -157,16 +157,16 @@ def test_an_abandoned_request_that_runs_keeps_its_place_until_the_worker_says_en
 def test_an_abandoned_request_that_had_not_begun_frees_its_place_at_once(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         await worker.until_seen(protocol.REQUEST)
-        link.abandon(exchange.exchange)
-        assert link.outstanding == 0
+        connection.abandon(exchange.exchange)
+        assert connection.outstanding == 0
         # ... but STARTED was on its way already: it runs after all
         worker.send(protocol.encode(protocol.STARTED, exchange.request_id))
-        await until(lambda: link.outstanding == 1)
+        await until(lambda: connection.outstanding == 1)
         worker.send(protocol.encode(protocol.END, exchange.request_id, {}))
-        await until(lambda: link.outstanding == 0)
+        await until(lambda: connection.outstanding == 0)
 
     talk(worker, story)
 
@@ -175,11 +175,11 @@ def test_a_draining_worker_refuses_and_the_link_rests(sockets: Path) -> None:
     async def refuse(worker: StubWorker, request_id: int, head: dict[str, Any], body: bytes) -> None:
         worker.send(protocol.encode_reply(request_id, 503, b"{}"))
 
-    async def story(link: WorkerConnection) -> None:
+    async def story(connection: WorkerConnection) -> None:
         with pytest.raises(Refused):
-            await ask(link).outcome
-        assert not link.usable
-        await until(lambda: link.usable)
+            await ask(connection).outcome
+        assert not connection.usable
+        await until(lambda: connection.usable)
 
     talk(StubWorker(sockets / "w", refuse), story)
 
@@ -187,14 +187,14 @@ def test_a_draining_worker_refuses_and_the_link_rests(sockets: Path) -> None:
 def test_an_unlisted_link_finishes_what_it_has_and_then_hangs_up(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         await until(lambda: exchange.started)
-        link.retire()
-        assert not link.usable
+        connection.retire()
+        assert not connection.usable
         worker.send(protocol.encode_reply(exchange.request_id, 200, b"late"))
         assert await exchange.outcome == Reply(200, b"late")
-        await until(lambda: link.closed)
+        await until(lambda: connection.closed)
 
     talk(worker, story)
 
@@ -202,8 +202,8 @@ def test_an_unlisted_link_finishes_what_it_has_and_then_hangs_up(sockets: Path) 
 def test_garbage_from_a_worker_ends_the_connection_not_the_gateway(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", never)
 
-    async def story(link: WorkerConnection) -> None:
-        exchange = ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        exchange = ask(connection)
         await until(lambda: exchange.started)
         worker.send(b"\xff" * 64)
         with pytest.raises(Lost):
@@ -219,15 +219,15 @@ def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_i
         await asyncio.sleep(delay_s)
         worker.send(protocol.encode_reply(request_id, 200, body))
 
-    async def story(link: WorkerConnection) -> None:
+    async def story(connection: WorkerConnection) -> None:
         nonlocal delay_s
-        assert link.places == 1, "an unknown app counts as slow"
+        assert connection.places == 1, "an unknown app counts as slow"
         for _ in range(30):
-            await ask(link).outcome
-        assert link.places > 1
+            await ask(connection).outcome
+        assert connection.places > 1
         delay_s = 0.2
-        await ask(link).outcome
-        assert link.places == 1
+        await ask(connection).outcome
+        assert connection.places == 1
 
     talk(StubWorker(sockets / "w", after_a_while, concurrency=1), story)
 
@@ -235,8 +235,8 @@ def test_a_worker_that_answers_at_once_is_sent_a_few_requests_ahead_a_slow_one_i
 def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_have_not(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent, concurrency=2)
 
-    async def story(link: WorkerConnection) -> None:
-        asked = [ask(link) for _ in range(4)]
+    async def story(connection: WorkerConnection) -> None:
+        asked = [ask(connection) for _ in range(4)]
         await worker.until_seen(protocol.REQUEST, 4)
         worker.die()
         lost = await asyncio.gather(*(one.outcome for one in asked), return_exceptions=True)
@@ -251,16 +251,16 @@ def test_of_a_dead_worker_the_first_requests_may_have_begun_those_sent_ahead_hav
 def test_a_worker_that_sleeps_is_sent_no_more_than_it_runs_at_once_however_brisk_it_was(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", concurrency=2)
 
-    async def story(link: WorkerConnection) -> None:
+    async def story(connection: WorkerConnection) -> None:
         for _ in range(30):
-            await ask(link).outcome
-        assert link.places > 2
+            await ask(connection).outcome
+        assert connection.places > 2
         worker.tell_tier("asleep")
-        await until(lambda: link.asleep)
-        assert link.places == 2
+        await until(lambda: connection.asleep)
+        assert connection.places == 2
         worker.tell_tier("awake")
-        await until(lambda: not link.asleep)
-        assert link.places > 2, "a wake says nothing of how long a call takes"
+        await until(lambda: not connection.asleep)
+        assert connection.places > 2, "a wake says nothing of how long a call takes"
 
     talk(worker, story)
 
@@ -268,13 +268,13 @@ def test_a_worker_that_sleeps_is_sent_no_more_than_it_runs_at_once_however_brisk
 def test_a_request_found_the_worker_asleep_when_started_says_so_or_while_it_may_yet_say_so(sockets: Path) -> None:
     worker = StubWorker(sockets / "w", silent)
 
-    async def story(link: WorkerConnection) -> None:
-        begun, woken, in_time = ask(link), ask(link), ask(link)
+    async def story(connection: WorkerConnection) -> None:
+        begun, woken, in_time = ask(connection), ask(connection), ask(connection)
         await worker.until_seen(protocol.REQUEST, 3)
         worker.send(protocol.encode(protocol.STARTED, begun.request_id))
         await until(lambda: begun.started)
         worker.tell_tier("asleep")
-        await until(lambda: link.asleep)
+        await until(lambda: connection.asleep)
         assert [one.found_asleep for one in (begun, woken, in_time)] == [False, True, True]
         worker.tell_tier("awake")
         worker.send(protocol.encode(protocol.STARTED, woken.request_id, {"tier": "asleep", "wake_ms": 250.0}))
@@ -289,14 +289,14 @@ def test_a_request_found_the_worker_asleep_when_started_says_so_or_while_it_may_
 def test_each_connection_begins_with_the_tier_and_the_birth_of_the_worker_that_it_reached(sockets: Path) -> None:
     worker = StubWorker(sockets / "w")
 
-    async def story(link: WorkerConnection) -> None:
-        assert (link.asleep, link.born) == (False, "spawn")
+    async def story(connection: WorkerConnection) -> None:
+        assert (connection.asleep, connection.born) == (False, "spawn")
         worker.die()
         worker.tier, worker.born = "asleep", "zygote"
-        await until(lambda: not link.usable)
+        await until(lambda: not connection.usable)
         await worker.start()
-        await until(lambda: link.usable)
-        assert (link.asleep, link.born) == (True, "zygote")
+        await until(lambda: connection.usable)
+        assert (connection.asleep, connection.born) == (True, "zygote")
 
     talk(worker, story)
 
@@ -312,10 +312,10 @@ def test_a_worker_that_hangs_up_before_it_has_said_who_it_is_is_dialled_ever_mor
             writer.close()
 
         server = await asyncio.start_unix_server(hang_up, str(sockets / "w"))
-        link = WorkerConnection(StubWorker(sockets / "w").route, lambda: None)
-        task = asyncio.ensure_future(link.run())
+        connection = WorkerConnection(StubWorker(sockets / "w").route, lambda: None)
+        task = asyncio.ensure_future(connection.run())
         await asyncio.sleep(1.0)
-        link.close()
+        connection.close()
         await asyncio.wait_for(task, 5)
         server.close()
 
@@ -332,14 +332,14 @@ def test_a_worker_that_is_not_there_yet_is_dialled_again_soon_and_then_ever_more
         pauses.append(seconds)
         await sleep(0)
         if len(pauses) == 7:
-            link.listed = False
+            connection.listed = False
 
     async def main() -> None:
-        nonlocal link
-        link = WorkerConnection(StubWorker(sockets / "none").route, lambda: None)
+        nonlocal connection
+        connection = WorkerConnection(StubWorker(sockets / "none").route, lambda: None)
         monkeypatch.setattr(asyncio, "sleep", note)
-        await link.run()
+        await connection.run()
 
-    link: WorkerConnection = None  # type: ignore[assignment]
+    connection: WorkerConnection = None  # type: ignore[assignment]
     uvloop.run(main())
     assert pauses == [0.02, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5]

@@ -1,4 +1,4 @@
-"""The door: TLS and plain clients through it, and who lets whom in when several gateways share it."""
+"""The acceptor: TLS and plain clients, and who lets whom in when several gateways share it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def open_door(counts: ClientCounts | None = None, **options: Any) -> AsyncIterator[tuple[AcceptingServer, int]]:
+async def accepting(counts: ClientCounts | None = None, **options: Any) -> AsyncIterator[tuple[AcceptingServer, int]]:
     """A server on a socket that was bound before, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         fixed: dict[str, Any] = {"http": ClientConnection, "ws": "none", "log_level": "critical"}
@@ -86,7 +86,7 @@ async def answered(port: int, **how: Any) -> bytes:
 def test_tls_clients_are_let_in_and_those_that_speak_something_else_harm_nobody(certificate: Path) -> None:
     async def main() -> None:
         trusted = ssl.create_default_context(cafile=str(certificate))
-        async with open_door(ssl_certfile=str(certificate), ssl_keyfile=str(certificate)) as (_, port):
+        async with accepting(ssl_certfile=str(certificate), ssl_keyfile=str(certificate)) as (_, port):
             assert await answered(port, ssl=trusted, server_hostname="localhost") == b"HTTP/1.1 200"
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(ASK)
@@ -102,7 +102,7 @@ def test_who_has_more_clients_still_lets_one_in_when_its_neighbour_does_not() ->
     async def main() -> None:
         fd = os.memfd_create("counts")
         os.ftruncate(fd, 8)
-        async with open_door(ClientCounts(fd, 0)) as (server, port):
+        async with accepting(ClientCounts(fd, 0)) as (server, port):
             for _ in range(SLACK + 3):  # the neighbour never takes its turn
                 assert await answered(port) == b"HTTP/1.1 200"
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(SLACK + 3)]

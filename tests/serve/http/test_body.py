@@ -81,7 +81,7 @@ def test_a_large_body_goes_to_another_replica_when_its_own_dies_before_or_after_
         assert (await asking).content == digest_of(LARGE)
         slow = await world.worker(digest, id="r3")
         world.control.set(slow)
-        await until(lambda: list(world.gateway.lanes.by_name["e"].links) == [("r3", 1)])
+        await until(lambda: list(world.gateway.pool.by_name["e"].connections) == [("r3", 1)])
         await world.connected()
         asking = asyncio.ensure_future(world.client.post(INFER, headers=KEY, content=LARGE))
         await slow.until_seen(protocol.BODY, 2)

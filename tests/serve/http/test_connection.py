@@ -230,7 +230,7 @@ def test_a_stream_whose_client_does_not_read_costs_some_bytes_ends_and_frees_its
         while (protocol.CANCEL, 1) not in worker.seen:
             other.writer.write(post(b"small"))
             assert (await asyncio.wait_for(other.reply(), 5))[2] == b"small"
-        await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
+        await until(lambda: world.gateway.pool.by_name["e"].in_flight == 0)
         assert sent < 64 << 20 and resident_bytes() - before < 48 << 20  # this process plays client and worker as well
 
     raw_story(sockets, play)
@@ -273,7 +273,7 @@ def test_replies_that_nobody_reads_are_bounded_in_all(sockets: Path) -> None:
             raw = await connect()
             raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
             raw.writer.write(post(b"large"))
-            await until(lambda: world.gateway.lanes.by_name["e"].in_flight == 0)
+            await until(lambda: world.gateway.pool.by_name["e"].in_flight == 0)
             await asyncio.sleep(0.1)
         held = sum(c.transport.get_write_buffer_size() for c in world.gateway_connections())
         assert 0 < held <= Small.unread.most_bytes and Small.unread.bytes <= Small.unread.most_bytes

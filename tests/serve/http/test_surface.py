@@ -187,11 +187,11 @@ def test_a_stream_that_is_silent_says_so_and_proxies_are_told_to_hand_it_on(
 
     async def play(world: World) -> None:
         world.control.set(state="idle", schema={"engine": "vllm"})
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         body = json.dumps({**CHAT, "stream": True}).encode()
         for path, content in (("/v2/models/e/generate_stream", b"{}"), ("/v1/chat/completions", body)):
             world.control.set(state="idle", schema={"engine": "vllm"})
-            await until(lambda: not world.gateway.lanes.by_name["e"].ready)
+            await until(lambda: not world.gateway.pool.by_name["e"].ready)
             async with world.client.stream("POST", path, headers=KEY, content=content) as reply:
                 assert reply.headers["x-accel-buffering"] == "no" and "no-transform" in reply.headers["cache-control"]
                 pieces = reply.aiter_lines()
@@ -231,9 +231,9 @@ def test_an_error_after_the_first_comment_is_the_streams_last_event(
         assert late.status_code == 200
         assert late.text.startswith(": waiting") and 'data: {"error":"no such thing"}' in late.text
         world.control.set(state="idle")
-        await until(lambda: not world.gateway.lanes.by_name["e"].ready)
+        await until(lambda: not world.gateway.pool.by_name["e"].ready)
         waiting = asyncio.ensure_future(world.client.post(path, headers=KEY, content=b"{}"))
-        await until(lambda: len(world.gateway.lanes.by_name["e"].room) == 1)
+        await until(lambda: len(world.gateway.pool.by_name["e"].queue) == 1)
         await asyncio.sleep(0.1)
         world.control.set(state="failed", reason="it broke")
         gone = await waiting
@@ -277,7 +277,7 @@ def test_pages_of_other_sites_may_call_where_that_was_allowed_and_nowhere_else(s
 def test_a_queue_of_none_is_none(sockets: Path) -> None:
     async def play(world: World) -> None:
         world.control.set(state="idle", max_queue=0)
-        await until(lambda: "e" in world.gateway.lanes.by_name)
+        await until(lambda: "e" in world.gateway.pool.by_name)
         assert (await world.client.post(INFER, headers=KEY, content=b"{}")).status_code == 429
 
     story(sockets, play)

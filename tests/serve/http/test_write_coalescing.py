@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from puna.serve.http.connection import Corked
+from puna.serve.http.connection import CoalescingTransport
 
 
 class Recorder:
@@ -22,14 +22,14 @@ class Recorder:
         return "closed" in self.done
 
 
-async def corked() -> tuple[Corked, Recorder]:
+async def coalescing() -> tuple[CoalescingTransport, Recorder]:
     recorder = Recorder()
-    return Corked(recorder, asyncio.get_running_loop()), recorder  # type: ignore[arg-type]
+    return CoalescingTransport(recorder, asyncio.get_running_loop()), recorder  # type: ignore[arg-type]
 
 
 def test_what_is_written_in_one_turn_goes_out_in_one_write_in_order() -> None:
     async def main() -> None:
-        transport, recorder = await corked()
+        transport, recorder = await coalescing()
         transport.write(b"head ")
         transport.write(b"body")
         assert recorder.done == []
@@ -44,7 +44,7 @@ def test_what_is_written_in_one_turn_goes_out_in_one_write_in_order() -> None:
 
 def test_closing_sends_what_is_left_first_and_nothing_afterwards() -> None:
     async def main() -> None:
-        transport, recorder = await corked()
+        transport, recorder = await coalescing()
         transport.write(b"last")
         transport.close()
         transport.write(b"too late")

@@ -1,1 +1,1 @@
-"""From what is asked for to what runs: plan, placement, sleep, launches, and the loop that acts."""
+"""From what is asked for to what runs: autoscaler, plan, placement, sleep, launches, and the loop that acts."""

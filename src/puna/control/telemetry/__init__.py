@@ -1,1 +1,1 @@
-"""What runs tells of itself: load, figures over time, use, deaths, logs."""
+"""What runs tells of itself: load and deaths, history, use, logs, health."""

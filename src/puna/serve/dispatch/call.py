@@ -63,7 +63,7 @@ class Stage(Enum):
     """Where a call is."""
 
     WAITING = "waiting"
-    """In the waiting room, or about to enter it."""
+    """In the pending queue, or about to enter it."""
     SENT = "sent"
     """A replica has it."""
     STREAMING = "streaming"
@@ -75,12 +75,12 @@ class Stage(Enum):
 WAITING, SENT, STREAMING, ENDED = Stage
 """Names of their own: looking up an enum's member takes Python 3.11 a tenth of a microsecond, ten times a request."""
 
-Told = Callable[[Reply | None, BaseException | None], None]
+OnDone = Callable[[Reply | None, BaseException | None], None]
 """Called once, with the whole reply; with neither when a stream has begun; or with the reason why there is none."""
 
 
 class Owner(Protocol):
-    """Who brings a call to its end: its endpoint's lane."""
+    """Who brings a call to its end: its endpoint's dispatcher."""
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
         """Say the last word on it."""
@@ -104,8 +104,8 @@ class SuspectGroup:
         for call in self.calls:
             if call.suspicion is not None:
                 call.suspicion.alone = False
-            if call.ticket is not None:
-                call.ticket.alone = False
+            if call.waiter is not None:
+                call.waiter.alone = False
         self.calls = []  # with their bodies
 
 
@@ -157,11 +157,11 @@ class Call:
     broke_off: bool = False
     """Its stream ended with an error: its status had been sent by then."""
     stage: Stage = WAITING
-    told: Told | None = None
+    on_done: OnDone | None = None
     owner: Owner | None = None
-    link: WorkerConnection | None = None
+    connection: WorkerConnection | None = None
     exchange: InFlight | None = None
-    ticket: Waiter | None = None
+    waiter: Waiter | None = None
     sent: float = 0.0
     """When, on the loop's clock."""
     beginnings: tuple[int, ...] = ()

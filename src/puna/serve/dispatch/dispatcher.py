@@ -1,4 +1,4 @@
-"""Brings each request to a replica: at once, or through the waiting room, and once more when a replica dies with it."""
+"""Bring each request to a replica: at once, or through the pending queue, and again when a replica dies with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from puna.control.domain.records import WHOLE
 from puna.control.domain.states import EndpointState
 from puna.control.wire import ASLEEP, AWAKE, COLD, WARM, Conviction, DeathReport, EndpointLoad, EndpointRoute
 from puna.errors import DeadlineError, NotFoundError, PunaError, ReplicaDiedError, UnavailableError
-from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, Deadlines, SuspectGroup, Suspicion, Told
+from puna.serve.dispatch.call import ENDED, SENT, STREAMING, WAITING, Call, Deadlines, OnDone, SuspectGroup, Suspicion
 from puna.serve.dispatch.pending_queue import PendingQueue, Waiter
 from puna.serve.dispatch.poison import PATIENCE_S, Isolation, Poison, digest, probation_s
 from puna.serve.dispatch.routing import Affinity, beginnings, choose
@@ -25,7 +25,7 @@ OVERRUN = 504
 ATTRIBUTED_BYTES = 1 << 20
 """A larger body is not kept once its client has gone, and what dies of it then is the app's own fault."""
 TOLD_S = 30.0
-"""A death is told with every report for so long: one may be lost, and a control plane that is new must know too."""
+"""A death is reported with every report for so long: one may be lost, and a control plane that is new must know too."""
 MAX_TRIES = 5
 """Replicas that may die before they began with a request, until it is given up all the same."""
 
@@ -40,15 +40,15 @@ HOPELESS: dict[str, str] = {
 
 @dataclass
 class Tally:
-    """What a lane has seen since the gateway began; times are of the monotonic clock."""
+    """What a dispatcher has seen since the gateway began; times are of the monotonic clock."""
 
     last_request: float = 0.0
     deaths: list[tuple[float, DeathReport]] = field(default_factory=list)
-    """Of replicas that had requests: when, on the loop's clock, and what is told of it."""
+    """Of replicas that had requests: when, on the loop's clock, and what is reported."""
 
 
 class Moved(Exception):
-    """Who waits in a lane goes on in another one."""
+    """Who waits in a dispatcher goes on in another one."""
 
     def __init__(self, heir: Dispatcher) -> None:
         super().__init__()
@@ -56,20 +56,20 @@ class Moved(Exception):
 
 
 class Dispatcher:
-    """One endpoint in this gateway: its links, its waiting room, the requests passing through.
+    """One endpoint in this gateway: its connections, its pending queue, the requests passing through.
 
-    Where two revisions share the requests each has a lane; the second one's hangs on the first one's `split`.
+    Where two revisions share the requests each has a dispatcher; the second one's hangs on the first one's `split`.
     """
 
     def __init__(self, route: EndpointRoute, on_cold: Callable[[], None], startup_allowance_s: float) -> None:
         self.route = route
-        self.links: dict[tuple[str, int], WorkerConnection] = {}
-        self.room = PendingQueue(route.name, startup_allowance_s)
+        self.connections: dict[tuple[str, int], WorkerConnection] = {}
+        self.queue = PendingQueue(route.name, startup_allowance_s)
         self._least_allowance_s = startup_allowance_s
         self.tally = Tally()
         self.split: Split | None = None
         self.heir: Dispatcher | None = None
-        """Where what was accepted here goes on, once this lane's revision has no share any more."""
+        """Where what was accepted here goes on, once this dispatcher's revision has no share any more."""
         self.poison = Poison(route.name)
         self._isolation = Isolation(self.pump)
         self._affinity = Affinity()
@@ -85,43 +85,43 @@ class Dispatcher:
             self.poison = Poison(route.name)  # another app dies of other things
         self.poison.learn(route.poison, route.blocked, now)
         self.route = route
-        self.room.startup_allowance_s = max(self._least_allowance_s, route.startup_timeout_s)
+        self.queue.startup_allowance_s = max(self._least_allowance_s, route.startup_timeout_s)
         self._has_engine = bool(route.schema and route.schema.get("engine"))
         listed = {(replica.id, replica.epoch): replica for replica in route.replicas}
         for key, replica in listed.items():
-            if key not in self.links or self.links[key].closed:
-                self.links[key] = WorkerConnection(replica, self.pump, self._died)
-                task = asyncio.get_running_loop().create_task(self.links[key].run())
+            if key not in self.connections or self.connections[key].closed:
+                self.connections[key] = WorkerConnection(replica, self.pump, self._died)
+                task = asyncio.get_running_loop().create_task(self.connections[key].run())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            self.links[key].listed_as(replica)
-        for key, link in list(self.links.items()):
+            self.connections[key].listed_as(replica)
+        for key, connection in list(self.connections.items()):
             if key not in listed:
-                link.retire()
-                if link.outstanding == 0:
-                    del self.links[key]
+                connection.retire()
+                if connection.outstanding == 0:
+                    del self.connections[key]
         why_not = self.refusal()
         if why_not is not None:
-            for ticket in self.room:
-                ticket.wake(why_not)
+            for waiter in self.queue:
+                waiter.wake(why_not)
         self.pump()
 
     def retire(self, heir: Dispatcher) -> None:
         """Its revision has lost its share: who waits moves to `heir`, and what replicas have they finish."""
         self.heir = heir
-        for ticket in self.room:
-            ticket.wake(Moved(heir))
+        for waiter in self.queue:
+            waiter.wake(Moved(heir))
         self.update(replace(self.route, replicas=()))
 
     def adopt(self, call: Call) -> None:
-        """Go on with a call that another lane had accepted: it is not refused for want of a place."""
+        """Go on with a call that another dispatcher had accepted: it is not refused for want of a place."""
         call.owner, call.suspicion = self, None
         call.split = self.route.revision if call.split else 0
         why_not = self.refusal()
         if why_not is not None:
             self.end(call, None, why_not)
         else:
-            self._seek(call, len(self.room) + 1)
+            self._seek(call, len(self.queue) + 1)
 
     def refusal(self) -> PunaError | None:
         """Why this endpoint takes no requests at all; None: it does."""
@@ -135,8 +135,8 @@ class Dispatcher:
     @property
     def ready(self) -> bool:
         """A replica is ready, busy or not."""
-        for link in self.links.values():  # asked for each request: `any` costs thrice as much
-            if link.usable:
+        for connection in self.connections.values():  # asked for each request: `any` costs thrice as much
+            if connection.usable:
                 return True
         return False
 
@@ -144,9 +144,9 @@ class Dispatcher:
     def tier(self) -> str:
         """The best that a request finds now."""
         best = COLD
-        for link in self.links.values():
-            if link.usable:
-                if not link.asleep:
+        for connection in self.connections.values():
+            if connection.usable:
+                if not connection.asleep:
                     return AWAKE
                 best = ASLEEP
         return best
@@ -154,40 +154,40 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Requests that replicas have."""
-        return sum(link.outstanding for link in self.links.values())
+        return sum(connection.outstanding for connection in self.connections.values())
 
     def pump(self) -> None:
         """Give free places to those who wait, in their order."""
-        if self._isolation.link is not None:
-            self._isolation.settle(lambda: any(ticket.alone for ticket in self.room))
-        while (ticket := self.room.first()) is not None:
-            link = self._find(ticket)
-            if link is None:
+        if self._isolation.connection is not None:
+            self._isolation.settle(lambda: any(waiter.alone for waiter in self.queue))
+        while (waiter := self.queue.first()) is not None:
+            connection = self._find(waiter)
+            if connection is None:
                 break
-            self.room.grant(ticket, link)
-        if ticket is None:
+            self.queue.grant(waiter, connection)
+        if waiter is None:
             return
         if not self.ready:
-            self.room.turned_cold()
-        elif ticket.tried or ticket.alone:  # what is no place for the first in line may be one for those behind
-            for ticket in self.room:
-                link = self._find(ticket)
-                if link is not None:
-                    self.room.grant(ticket, link)
-                elif not ticket.tried and not ticket.alone:
+            self.queue.turned_cold()
+        elif waiter.tried or waiter.alone:  # what is no place for the first in line may be one for those behind
+            for waiter in self.queue:
+                connection = self._find(waiter)
+                if connection is not None:
+                    self.queue.grant(waiter, connection)
+                elif not waiter.tried and not waiter.alone:
                     return
 
-    def _find(self, ticket: Waiter) -> WorkerConnection | None:
-        if ticket.alone:
-            return self._isolation.find(self.links.values(), ticket.tried)
-        return choose(self.links.values(), ticket.tried)
+    def _find(self, waiter: Waiter) -> WorkerConnection | None:
+        if waiter.alone:
+            return self._isolation.find(self.connections.values(), waiter.tried)
+        return choose(self.connections.values(), waiter.tried)
 
     def sweep(self, now: float) -> None:
         """End the waits that have been too long, and the suspicions that are over."""
         self.poison.sweep(now)
-        for ticket in self.room.expired(now, self.route.inference_time_s):
-            waited = f"{self.route.name}: no replica was free within {now - ticket.entered_at:.0f} s"
-            ticket.wake(DeadlineError(waited, f"puna scale {self.route.name} --max-replica ..."))
+        for waiter in self.queue.expired(now, self.route.inference_time_s):
+            waited = f"{self.route.name}: no replica was free within {now - waiter.entered_at:.0f} s"
+            waiter.wake(DeadlineError(waited, f"puna scale {self.route.name} --max-replica ..."))
 
     async def serve(self, call: Call) -> Reply | None:
         """The whole reply, or None once a stream has begun on `call.exchange`.
@@ -206,7 +206,7 @@ class Dispatcher:
         """
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
-        def told(reply: Reply | None, error: BaseException | None) -> None:
+        def on_done(reply: Reply | None, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is None:
@@ -214,11 +214,11 @@ class Dispatcher:
             else:
                 future.set_exception(error)
 
-        self.begin(call, told)
+        self.begin(call, on_done)
         return future
 
-    def begin(self, call: Call, told: Told) -> None:
-        """Bring the call to a replica; `told` hears how that went, perhaps before this returns.
+    def begin(self, call: Call, on_done: OnDone) -> None:
+        """Bring the call to a replica; `on_done` hears how that went, perhaps before this returns.
 
         Raises:
             PunaError: it is not even taken, and why.
@@ -228,7 +228,7 @@ class Dispatcher:
             raise why_not
         if self.poison:
             self._check(call)
-        call.owner, call.told = self, told
+        call.owner, call.on_done = self, on_done
         self.tally.last_request = time.monotonic()
         self._seek(call)
 
@@ -236,92 +236,95 @@ class Dispatcher:
         """The call's last word; harmless when it was said before."""
         if call.stage is ENDED:
             return
-        told, call.told = call.told, None
+        on_done, call.on_done = call.on_done, None
         if call.suspicion is not None and reply is not None and reply.status != OVERRUN:
             self.poison.lived(call.suspicion.digest)
         self.leave(call)
         self.tally.last_request = time.monotonic()
-        if told is not None:
-            told(reply, error)
+        if on_done is not None:
+            on_done(reply, error)
 
     def leave(self, call: Call) -> None:
         """Nobody waits for the call any more: give back what it holds."""
         stage, call.stage = call.stage, ENDED
         if stage is WAITING:
-            if call.ticket is not None:
-                self.room.leave(call.ticket)
+            if call.waiter is not None:
+                self.queue.leave(call.waiter)
                 self._waited(call, asyncio.get_running_loop().time())
         elif stage is not ENDED:
             self._deadlines.remove(call)
-            assert call.link is not None and call.exchange is not None
+            assert call.connection is not None and call.exchange is not None
             call.timed(asyncio.get_running_loop().time())
             if call.suspicion is not None and stage is STREAMING:
                 if call.exchange.ended and not call.exchange.error:
                     self.poison.lived(call.suspicion.digest)
             if isinstance(call.body, bytes) and len(call.body) > ATTRIBUTED_BYTES:  # of a file the hash is kept
                 call.exchange.call = None
-            call.link.abandon(call.exchange)
+            call.connection.abandon(call.exchange)
 
     def _seek(self, call: Call, max_queue: int | None = None) -> None:
-        """To a replica with a free place, or else into the waiting room."""
+        """To a replica with a free place, or else into the pending queue."""
         call.stage = WAITING
-        link = self._choose(call) if not len(self.room) else None
-        if link is not None:
-            self._send(call, link)
+        connection = self._choose(call) if not len(self.queue) else None
+        if connection is not None:
+            self._send(call, connection)
             return
         call.tier = self.tier
         cold = call.tier == COLD
         entered = asyncio.get_running_loop().time()
         wake = partial(self._woken, call)
         limit = self.route.max_queue if max_queue is None else max_queue
-        call.ticket = self.room.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
-        call.ticket.asleep = call.tier == ASLEEP
+        call.waiter = self.queue.enter(entered, wake, cold=cold, max_queue=limit, tried=call.tried, key=call.key)
+        call.waiter.asleep = call.tier == ASLEEP
         if call.is_suspect:
-            call.ticket.alone = True
+            call.waiter.alone = True
         if cold:
             self._on_cold()
 
     def _choose(self, call: Call) -> WorkerConnection | None:
         if call.is_suspect:
-            return self._isolation.find(self.links.values(), call.tried)
+            return self._isolation.find(self.connections.values(), call.tried)
         # Only an engine's replica remembers what it has read.
-        if self._has_engine and sum(link.usable and not link.asleep for link in self.links.values()) > 1:
+        if (
+            self._has_engine
+            and sum(connection.usable and not connection.asleep for connection in self.connections.values()) > 1
+        ):
             body = call.body
             call.beginnings = call.beginnings or beginnings(body if isinstance(body, bytes) else body.beginning)
-            return self._affinity.choose(self.links.values(), call.beginnings, call.tried)
-        return choose(self.links.values(), call.tried)
+            return self._affinity.choose(self.connections.values(), call.beginnings, call.tried)
+        return choose(self.connections.values(), call.tried)
 
     def _woken(self, call: Call, error: BaseException | None) -> None:
         """The wait is over: a replica has a place, or there will be none, or it goes on elsewhere."""
         if isinstance(error, Moved):
-            assert call.ticket is not None
-            self.room.leave(call.ticket)
+            assert call.waiter is not None
+            self.queue.leave(call.waiter)
             self._waited(call, asyncio.get_running_loop().time())
             error.heir.adopt(call)
             return
         if error is not None:
             self.end(call, None, error)
             return
-        assert call.ticket is not None and isinstance(call.ticket.granted, WorkerConnection)
-        link, was_alone = call.ticket.granted, call.ticket.alone
+        assert call.waiter is not None and isinstance(call.waiter.granted, WorkerConnection)
+        connection, was_alone = call.waiter.granted, call.waiter.alone
         self._waited(call, asyncio.get_running_loop().time())
         try:
             if self.poison:
                 self._check(call)
             if call.is_suspect and not was_alone:  # since it came, a replica has died with an equal one
-                self._seek(call, len(self.room) + 1)
+                self._seek(call, len(self.queue) + 1)
             else:
-                self._send(call, link)
+                self._send(call, connection)
         except PunaError as why_not:
             self.end(call, None, why_not)
 
     def _waited(self, call: Call, now: float) -> None:
-        ticket, call.ticket = call.ticket, None
-        assert ticket is not None
-        call.queued_s += now - ticket.entered_at
-        call.cold = call.cold or ticket.cold
+        waiter, call.waiter = call.waiter, None
+        assert waiter is not None
+        call.queued_s += now - waiter.entered_at
+        call.cold = call.cold or waiter.cold
 
-    def _send(self, call: Call, link: WorkerConnection) -> None:
+    def _send(self, call: Call, connection: WorkerConnection) -> None:
         """Hand the call to a replica, which has `inference_time_s` for it."""
         limit_s = self.route.inference_time_s
         head: dict[str, Any] = {
@@ -339,19 +342,19 @@ class Dispatcher:
         if suspicion is not None:
             head["alone_s"] = probation_s(suspicion.age_s)  # other gateways have requests for this replica too
         if call.cold:
-            call.tier = WARM if link.born == ZYGOTE else COLD
+            call.tier = WARM if connection.born == ZYGOTE else COLD
         elif not call.tier:
             call.tier = AWAKE
         if call.beginnings:
-            self._affinity.served(call.beginnings, link.replica_id)
-        call.stage, call.link = SENT, link
-        call.exchange = link.send(head, call.body, partial(self._heard, call))
+            self._affinity.served(call.beginnings, connection.replica_id)
+        call.stage, call.connection = SENT, connection
+        call.exchange = connection.send(head, call.body, partial(self._on_reply, call))
         call.sent, call.exchange.call = call.exchange.sent, call
         if suspicion is not None:
             self._isolation.seat(call.exchange, suspicion.group, suspicion.age_s)
         self._deadlines.add(call, call.sent + limit_s)
 
-    def _heard(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
+    def _on_reply(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
         """What came of a sent call: a reply, the beginning of a stream, or the need to try elsewhere."""
         if error is None:
             if reply is not None:
@@ -359,20 +362,20 @@ class Dispatcher:
                 return
             call.stage = STREAMING
             call.timed(asyncio.get_running_loop().time())
-            told, call.told = call.told, None
-            if told is not None:
-                told(None, None)
+            on_done, call.on_done = call.on_done, None
+            if on_done is not None:
+                on_done(None, None)
             return
         self._deadlines.remove(call)
         if isinstance(error, PunaError):
             self.end(call, None, error)
             return
-        assert call.link is not None
+        assert call.connection is not None
         if isinstance(error, Unbegun):
             self._unbegun(call)
             return
         if isinstance(error, Lost):
-            call.tried += (call.link.replica_id,)
+            call.tried += (call.connection.replica_id,)
             call.lost += 1
             call.deaths += error.started
         try:
@@ -404,7 +407,7 @@ class Dispatcher:
         if suspect is not None and call.suspicion is None:
             call.suspicion = Suspicion(found, suspect.age_s, SuspectGroup([call]))
 
-    def _died(self, link: WorkerConnection, begun: list[InFlight]) -> None:
+    def _died(self, connection: WorkerConnection, begun: list[InFlight]) -> None:
         """A replica has died by itself, with these: put them under suspicion, or find one guilty."""
         now = asyncio.get_running_loop().time()
         key = ""
@@ -431,7 +434,9 @@ class Dispatcher:
         if not group.calls:
             return
         self.tally.deaths = [(at, death) for at, death in self.tally.deaths if now - at < TOLD_S]
-        self.tally.deaths.append((now, DeathReport(link.route.id, link.route.revision, link.survived, key)))
+        self.tally.deaths.append(
+            (now, DeathReport(connection.route.id, connection.route.revision, connection.survived, key))
+        )
         self._on_cold()
 
     def _acquit(self, group: SuspectGroup, culprit: Call) -> None:
@@ -449,7 +454,7 @@ class Dispatcher:
         if exchange is not None and exchange.found_asleep:
             # Waking is not counted. Asked only now: most calls end sooner, and what a reply costs matters more.
             exchange.on_woken = partial(self._late, call)
-            at = (exchange.woke if exchange.started else call.sent + self.room.startup_allowance_s) + limit_s
+            at = (exchange.woke if exchange.started else call.sent + self.queue.startup_allowance_s) + limit_s
             if at > asyncio.get_running_loop().time():
                 self._deadlines.add(call, at)
                 return
@@ -463,15 +468,15 @@ class Dispatcher:
 
     def _unbegun(self, call: Call) -> None:
         """Its replica may be sick, or lost in a long call of somebody else: it goes on elsewhere, once."""
-        assert call.link is not None and call.exchange is not None
-        call.link.stall()
+        assert call.connection is not None and call.exchange is not None
+        call.connection.stall()
         if call.moved:
             call.abort(too_long(call.endpoint, self.route.inference_time_s))
             return
         call.moved = True
-        if any(link.usable for link in self.links.values()):
-            call.tried += (call.link.replica_id,)  # it is not to wait there a second time
-        call.link.abandon(call.exchange)
+        if any(connection.usable for connection in self.connections.values()):
+            call.tried += (call.connection.replica_id,)  # it is not to wait there a second time
+        call.connection.abandon(call.exchange)
         try:
             if self.heir is not None:
                 self.heir.adopt(call)
@@ -482,49 +487,51 @@ class Dispatcher:
 
     def close(self) -> None:
         """The endpoint is gone: refuse those who wait, finish what is in flight."""
-        for ticket in self.room:
-            ticket.wake(NotFoundError(f"{self.route.name} was deleted"))
-        for link in self.links.values():
-            link.retire()
+        for waiter in self.queue:
+            waiter.wake(NotFoundError(f"{self.route.name} was deleted"))
+        for connection in self.connections.values():
+            connection.retire()
 
     def load(self) -> EndpointLoad:
-        """This lane's part of a load report."""
-        busy = {link.replica_id: link.outstanding for link in self.links.values()}
-        for key in [key for key, link in self.links.items() if not link.listed and link.outstanding == 0]:
-            del self.links[key]
+        """This dispatcher's part of a load report."""
+        busy = {connection.replica_id: connection.outstanding for connection in self.connections.values()}
+        for key in [
+            key for key, connection in self.connections.items() if not connection.listed and connection.outstanding == 0
+        ]:
+            del self.connections[key]
         now = asyncio.get_running_loop().time()
         return EndpointLoad(
             sum(busy.values()),
-            len(self.room),
+            len(self.queue),
             self.tally.last_request,
             busy,
             deaths=tuple(death for at, death in self.tally.deaths if now - at < TOLD_S),
-            poison=tuple(Conviction(self.route.revision, *found) for found in self.poison.told(now).items()),
+            poison=tuple(Conviction(self.route.revision, *found) for found in self.poison.convicted(now).items()),
         )
 
 
 @dataclass
 class Split:
-    """A second revision that shares an endpoint's requests: its lane, and whose turn it is.
+    """A second revision that shares an endpoint's requests: its dispatcher, and whose turn it is.
 
     Turns are spread evenly, and of each hundred requests it gets exactly its share.
     """
 
-    lane: Dispatcher
+    dispatcher: Dispatcher
     percent: int
     _turn: int = 0
 
     def pick(self, first: Dispatcher, call: Call, asked: str) -> Dispatcher:
         """Who takes the call: the revision that it asked for, if that has a share, else the one whose turn it is."""
-        if asked and asked in (str(first.route.revision), str(self.lane.route.revision)):
-            is_second = asked == str(self.lane.route.revision)
+        if asked and asked in (str(first.route.revision), str(self.dispatcher.route.revision)):
+            is_second = asked == str(self.dispatcher.route.revision)
         else:
             self._turn += self.percent
             is_second = self._turn >= WHOLE
             self._turn -= WHOLE * is_second
-        lane = self.lane if is_second else first
-        call.split = lane.route.revision
-        return lane
+        dispatcher = self.dispatcher if is_second else first
+        call.split = dispatcher.route.revision
+        return dispatcher
 
 
 def _digest(call: Call) -> str:

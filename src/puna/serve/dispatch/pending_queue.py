@@ -31,7 +31,7 @@ class Waiter:
     cold: bool
     """No replica was ready at some moment of its wait."""
     wake: Callable[[BaseException | None], None]
-    """Called with None when it is this ticket's turn, or with the reason why that will never be."""
+    """Called with None when it is this waiter's turn, or with the reason why that will never be."""
     tried: Collection[str] = ()
     """Replicas that it is not to be sent to again."""
     key: str = ""
@@ -45,7 +45,7 @@ class Waiter:
 
 
 Line = OrderedDict[int, Waiter]
-"""Tickets by number. Leaving from the middle is common, clients hang up: so no deque."""
+"""Waiters by number. Leaving from the middle is common, clients hang up: so no deque."""
 NOBODY: Line = OrderedDict()
 """The line of a key that has none; it stays empty."""
 
@@ -67,12 +67,12 @@ class PendingQueue:
         return self._count
 
     def __iter__(self) -> Iterator[Waiter]:
-        """The tickets as they stand now, in the order in which their turns would come."""
+        """The waiters as they stand now, in the order in which their turns would come."""
         order, lines = list(self._again.values()), [iter(line.values()) for line in self._lines.values()]
         while lines:
             turn = [(line, next(line, None)) for line in lines]
-            lines = [line for line, ticket in turn if ticket is not None]
-            order += [ticket for _, ticket in turn if ticket is not None]
+            lines = [line for line, waiter in turn if waiter is not None]
+            order += [waiter for _, waiter in turn if waiter is not None]
         return iter(order)
 
     def first(self) -> Waiter | None:
@@ -99,12 +99,12 @@ class PendingQueue:
         Raises:
             QueueFullError: `max_queue` requests wait already, and no key has at least two more of them than this one.
         """
-        ticket = Waiter(next(self._numbers), now, cold, wake, tried, key)
+        waiter = Waiter(next(self._numbers), now, cold, wake, tried, key)
         if tried:
-            self._again[ticket.number] = ticket
-            self._again.move_to_end(ticket.number, last=False)
+            self._again[waiter.number] = waiter
+            self._again.move_to_end(waiter.number, last=False)
             self._count += 1
-            return ticket
+            return waiter
         displaced: Waiter | None = None
         if self._count >= max_queue:
             longest = max(self._lines.values(), key=len, default=NOBODY)
@@ -115,42 +115,42 @@ class PendingQueue:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = OrderedDict()
-        line[ticket.number] = ticket
+        line[waiter.number] = waiter
         self._count += 1
         if displaced is not None:
             # The last step: who is told may come back at once, and must find the room as it is then.
             displaced.wake(self._full(displaced.cold))
-        return ticket
+        return waiter
 
-    def leave(self, ticket: Waiter) -> bool:
+    def leave(self, waiter: Waiter) -> bool:
         """Give the place up; False when it was given up before."""
-        line = self._again if ticket.tried else self._lines.get(ticket.key, NOBODY)
-        if line.pop(ticket.number, None) is None:
+        line = self._again if waiter.tried else self._lines.get(waiter.key, NOBODY)
+        if line.pop(waiter.number, None) is None:
             return False
         self._count -= 1
-        if not line and not ticket.tried:
-            del self._lines[ticket.key]
+        if not line and not waiter.tried:
+            del self._lines[waiter.key]
         return True
 
-    def grant(self, ticket: Waiter, place: object) -> None:
-        """Give its place to a ticket, and the turn to the next key."""
-        if self.leave(ticket) and not ticket.tried and ticket.key in self._lines:
-            self._lines.move_to_end(ticket.key)
-        ticket.granted = place
-        ticket.wake(None)
+    def grant(self, waiter: Waiter, place: object) -> None:
+        """Give its place to a waiter, and the turn to the next key."""
+        if self.leave(waiter) and not waiter.tried and waiter.key in self._lines:
+            self._lines.move_to_end(waiter.key)
+        waiter.granted = place
+        waiter.wake(None)
 
     def turned_cold(self) -> None:
         """No replica is ready: those who wait may wait for one to start."""
         for line in (self._again, *self._lines.values()):
-            for ticket in line.values():
-                ticket.cold = True
+            for waiter in line.values():
+                waiter.cold = True
 
-    def wait_limit_s(self, ticket: Waiter, inference_time_s: float) -> float:
-        """How long this ticket may wait in all."""
-        return inference_time_s + (self.startup_allowance_s if ticket.cold or ticket.asleep else 0.0)
+    def wait_limit_s(self, waiter: Waiter, inference_time_s: float) -> float:
+        """How long this waiter may wait in all."""
+        return inference_time_s + (self.startup_allowance_s if waiter.cold or waiter.asleep else 0.0)
 
     def expired(self, now: float, inference_time_s: float) -> list[Waiter]:
-        """The tickets whose wait has been too long; they stay until they leave."""
+        """The waiters whose wait has been too long; they stay until they leave."""
         return [t for t in self if now - t.entered_at >= self.wait_limit_s(t, inference_time_s)]
 
     def _full(self, cold: bool) -> QueueFullError:

@@ -80,7 +80,7 @@ class Poison:
             self._until[digest] = max(now + left_s, self._until.get(digest, 0.0))
         self._blocked = {key: now + left_s for key, left_s in blocked.items()}
 
-    def told(self, now: float) -> dict[str, float]:
+    def convicted(self, now: float) -> dict[str, float]:
         """What this gateway has found out: seconds left, by digest."""
         self.sweep(now)
         return {digest: self._until[digest] - now for digest in self._mine}
@@ -138,26 +138,26 @@ class Isolation:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         """`on_change` is called when a suspect has passed, or a batch is to wait no longer."""
-        self.link: WorkerConnection | None = None
+        self.connection: WorkerConnection | None = None
         """The replica that is kept free."""
         self.guest: InFlight | None = None
         """The suspect that it has and that has not passed."""
         self._on_change = on_change
         self._timer: asyncio.TimerHandle | None = None
 
-    def find(self, links: Iterable[WorkerConnection], tried: Collection[str]) -> WorkerConnection | None:
+    def find(self, connections: Iterable[WorkerConnection], tried: Collection[str]) -> WorkerConnection | None:
         """Where a suspect may run now; None: it has to wait, and a replica is being emptied for it."""
         self.settle(lambda: True)
         if self.guest is not None:
             return None
-        if self.link is None or self.link.replica_id in tried:
+        if self.connection is None or self.connection.replica_id in tried:
             self._release()
-            self.link = least_loaded(links, tried)
-            if self.link is None:
+            self.connection = least_loaded(connections, tried)
+            if self.connection is None:
                 return None
-            self.link.is_reserved = True
-        have_passed = all(c is not None and c.suspicion and c.suspicion.has_passed for c in self.link.calls)
-        return self.link if have_passed and self.link.outstanding < self.link.concurrency else None
+            self.connection.is_reserved = True
+        have_passed = all(c is not None and c.suspicion and c.suspicion.has_passed for c in self.connection.calls)
+        return self.connection if have_passed and self.connection.outstanding < self.connection.concurrency else None
 
     def seat(self, exchange: InFlight, group: SuspectGroup, age_s: float) -> None:
         """The suspect has been sent to the replica that was found."""
@@ -170,10 +170,10 @@ class Isolation:
 
     def settle(self, wanted: Callable[[], bool]) -> None:
         """Something has changed: is the replica still needed? `wanted()`: suspects wait."""
-        link, guest = self.link, self.guest
+        connection, guest = self.connection, self.guest
         if guest is not None and (guest.call is None or guest.ended):
             self.guest = None
-        if link is not None and (not link.usable or (self.guest is None and not wanted())):
+        if connection is not None and (not connection.usable or (self.guest is None and not wanted())):
             self._release()
 
     def _watch(self, exchange: InFlight, seconds: float) -> None:
@@ -196,8 +196,8 @@ class Isolation:
         self._on_change()
 
     def _release(self) -> None:
-        if self.link is not None:
-            self.link.is_reserved = False
+        if self.connection is not None:
+            self.connection.is_reserved = False
         if self._timer is not None:
             self._timer.cancel()
-        self.link = self.guest = self._timer = None
+        self.connection = self.guest = self._timer = None

@@ -24,10 +24,10 @@ other work: none ahead 1.8k requests/s, four 3.3k; after replies travelled toget
 load generator for a request, medians of three: four ahead 181 us, eight 155, sixteen 126."""
 AHEAD_WEIGHT = 0.2
 REFUSED_PAUSE_S = 0.25
-"""How long a link rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
+"""How long a connection rests after a refusal; a draining replica leaves the route table sooner or hangs up."""
 STALLED_S = 5.0
 """A worker that let a request's time pass unbegun gets another after so long, if it has done nothing until then: it may
-have been busy with another gateway's, of whose end nothing is heard here."""
+have been busy with another gateway's, of whose end nothing is known here."""
 CANCELLED = 64
 """Requests that are remembered when they are given up unbegun: the worker may have begun just then, and die of one."""
 MAX_BUFFERED_BYTES = 4 << 20
@@ -65,7 +65,7 @@ class Reply(NamedTuple):
     """How much of the body is JSON, when tensors' bytes follow it; 0: all of it."""
 
 
-Heard = Callable[[Reply | None, BaseException | None], None]
+OnReply = Callable[[Reply | None, BaseException | None], None]
 """Called once: with the Reply, with neither when a stream has begun, or with Lost or Refused."""
 
 
@@ -74,7 +74,7 @@ class InFlight:
     """One request on one worker."""
 
     request_id: int
-    heard: Heard | None
+    on_reply: OnReply | None
     sent: float = 0.0
     """When, on the loop's clock."""
     place: int = 1
@@ -139,9 +139,9 @@ class InFlight:
         self._notify()
 
     def _tell(self, reply: Reply | None, error: BaseException | None) -> None:
-        heard, self.heard = self.heard, None
-        if heard is not None and not self.abandoned:
-            heard(reply, error)
+        on_reply, self.on_reply = self.on_reply, None
+        if on_reply is not None and not self.abandoned:
+            on_reply(reply, error)
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -153,7 +153,7 @@ class WorkerConnection(asyncio.Protocol):
         on_change: Callable[[], None],
         on_death: Callable[[WorkerConnection, list[InFlight]], None] | None = None,
     ) -> None:
-        """`on_change` is called when the link becomes usable, loses its worker, or a place on it becomes free.
+        """`on_change` is called when the connection becomes usable, loses its worker, or a place on it becomes free.
 
         `on_death` is called before that when the worker went away by itself, with what it may have died of.
         """
@@ -161,13 +161,13 @@ class WorkerConnection(asyncio.Protocol):
         self.concurrency = route.concurrency
         self.revision = b"%d" % route.revision
         self.listed = True
-        """The route table names it; an unlisted link finishes what it has and takes nothing more."""
+        """The route table names it; an unlisted connection finishes what it has and takes nothing more."""
         self.asleep = route.tier == ASLEEP
         """As the worker says; until it has said so, as the route table says."""
         self.born = ""
         """How its process came to be: `zygote` or `spawn`."""
         self.closed = False
-        """`run` has ended; this link will not connect again."""
+        """`run` has ended; this connection will not connect again."""
         self.is_reserved = False
         """It is one suspect's: nobody else is given a place."""
         self._on_change, self._on_death = on_change, on_death
@@ -263,10 +263,10 @@ class WorkerConnection(asyncio.Protocol):
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def send(self, head: dict[str, Any], body: Body, heard: Heard) -> InFlight:
-        """Send a request over a usable link; `head` as protocol.REQUEST describes it."""
+    def send(self, head: dict[str, Any], body: Body, on_reply: OnReply) -> InFlight:
+        """Send a request over a usable connection; `head` as protocol.REQUEST describes it."""
         self._next_id += 1
-        exchange = InFlight(self._next_id, heard, self._loop.time(), len(self._exchanges) + 1)
+        exchange = InFlight(self._next_id, on_reply, self._loop.time(), len(self._exchanges) + 1)
         exchange.found_asleep, exchange.is_alone = self.asleep, "alone_s" in head
         self._exchanges[exchange.request_id] = exchange
         if isinstance(body, bytes):
@@ -350,7 +350,7 @@ class WorkerConnection(asyncio.Protocol):
     # -- what the worker says ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected; the worker's HELLO makes the link usable."""
+        """Connected; the worker's HELLO makes the connection usable."""
         # A cast: uvloop's transports do not inherit from asyncio's.
         self._transport = cast(asyncio.WriteTransport, transport)
         self._decoder, self._greeted = protocol.Decoder(), False

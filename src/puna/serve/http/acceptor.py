@@ -1,4 +1,4 @@
-"""uvicorn's server with a door of its own, so that gateways on one port share their clients.
+"""uvicorn's server with an acceptor of its own, so that gateways on one port share their clients.
 
 All gateways accept from one inherited socket: what waits in it when one of them is killed is taken by the others. The
 kernel wakes all of them and the quickest wins, time after time the same, and connections stay; so each lets in one
@@ -78,7 +78,7 @@ class CountedConnections(set[Any]):
         self._counts.mine = len(self)
 
 
-class Door:
+class Acceptor:
     """A listening socket; `close` and `wait_closed` as an asyncio server has them."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Door:
         self._is_open = True
         bound.setblocking(False)
         bound.listen(backlog)
-        self._loop.add_reader(bound, self._knock)
+        self._loop.add_reader(bound, self._on_readable)
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -106,15 +106,15 @@ class Door:
     async def wait_closed(self) -> None:
         """As an asyncio server's."""
 
-    def _knock(self) -> None:
+    def _on_readable(self) -> None:
         if self._counts is not None and self._counts.is_ahead:
             self._loop.remove_reader(self._socket)
-            self._loop.call_later(START_S, self._let_in)
+            self._loop.call_later(START_S, self._accept)
             self._loop.call_later(START_S, self._open_again)
         else:
-            self._let_in()
+            self._accept()
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         if not self._is_open:
             return
         now = self._loop.time()
@@ -152,7 +152,7 @@ class Door:
 
     def _open_again(self) -> None:
         if self._is_open:
-            self._loop.add_reader(self._socket, self._knock)
+            self._loop.add_reader(self._socket, self._on_readable)
 
     async def _greet(self, client: socket.socket, greeting: Greeting) -> None:
         """Make a connection of it; TLS is agreed on first."""
@@ -216,7 +216,7 @@ class AcceptingServer(uvicorn.Server):  # type: ignore[misc]
             self.server_state.connections = CountedConnections(counts)
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
-        """The app first, then the doors."""
+        """The app first, then the acceptors."""
         await super().startup(sockets=[])
 
         def make() -> ClientConnection:
@@ -227,15 +227,15 @@ class AcceptingServer(uvicorn.Server):  # type: ignore[misc]
 
         tls, backlog = self.config.ssl, self.config.backlog
         clients = Clients(self._limits, self.server_state.connections)
-        self._door: Callable[[socket.socket], Door]
-        self._door = lambda bound: Door(bound, make, tls, backlog, self._counts, clients)
-        self.servers = [self._door(bound) for bound in sockets or ()]
+        self._acceptor: Callable[[socket.socket], Acceptor]
+        self._acceptor = lambda bound: Acceptor(bound, make, tls, backlog, self._counts, clients)
+        self.servers = [self._acceptor(bound) for bound in sockets or ()]
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if counter % 10 == 0 and (bound := self._renewed()) is not None:
-            for door in self.servers:
-                door.close()
-            self.servers = [self._door(bound)]
+            for acceptor in self.servers:
+                acceptor.close()
+            self.servers = [self._acceptor(bound)]
         ended: bool = await super().on_tick(counter)
         return ended

@@ -21,7 +21,7 @@ LARGE_BYTES = 1 << 18
 """More is written as it comes: another copy would cost more than the system call."""
 
 
-class Corked:
+class CoalescingTransport:
     """A transport that keeps what is written until the end of the loop's turn; all else is the transport's own."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -60,12 +60,12 @@ class Corked:
         self._transport.close()
 
 
-class CorkedProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """As uvicorn's, on a corked transport."""
+class CoalescingProtocol(HttpToolsProtocol):  # type: ignore[misc]
+    """As uvicorn's, on a transport that coalesces writes."""
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
-        super().connection_made(Corked(transport, self.loop))
+        super().connection_made(CoalescingTransport(transport, self.loop))
 
 
 PREFIX, SUFFIX = b"/v2/models/", b"/infer"
@@ -153,7 +153,7 @@ class Request:
         """As an event's."""
 
 
-class ClientConnection(CorkedProtocol):
+class ClientConnection(CoalescingProtocol):
     """One client."""
 
     limits = ArrivalLimits()

@@ -46,7 +46,7 @@ async def _watch(receive: Receive, call: Call) -> None:
 
 
 def headers(call: Call, *, has_waited: bool = True) -> list[Header]:
-    """What a reply says of its way here; of a request that was refused at the door, or waits still, only its id."""
+    """What a reply says of its way here; of a request that was refused at once, or waits still, only its id."""
     trace = call.trace.encode()
     limited = call.use.headers(time.monotonic()) if call.use is not None else ()
     if not call.tier or not has_waited:
@@ -60,8 +60,8 @@ def headers(call: Call, *, has_waited: bool = True) -> list[Header]:
         (b"x-puna-tier", call.tier.encode()),
         *limited,
     ]
-    if call.link is not None:
-        told.append((REVISION, call.link.revision))
+    if call.connection is not None:
+        told.append((REVISION, call.connection.revision))
     return told
 
 
@@ -133,7 +133,9 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
 
-async def streamed(send: Send, call: Call, lane: Dispatcher, failed: Callable[[str], bytes], last: bytes = b"") -> int:
+async def streamed(
+    send: Send, call: Call, dispatcher: Dispatcher, failed: Callable[[str], bytes], last: bytes = b""
+) -> int:
     """Serve a call that asked for a stream: each event as it comes; then an error as `failed` writes it, or `last`.
 
     An app that does not stream after all is answered in one piece; returns the status.
@@ -146,7 +148,7 @@ async def streamed(send: Send, call: Call, lane: Dispatcher, failed: Callable[[s
     try:
         error = ""
         try:
-            reply = await lane.start(call)
+            reply = await dispatcher.start(call)
             if reply is not None and not stream.begun:
                 stream.close()
                 return await whole(send, call, reply)

@@ -29,8 +29,8 @@ Ask = Callable[[], Awaitable[tuple[int, bytes]]]
 class HealthCheck:
     """Answers the paths in PATHS; `look` is called at every report."""
 
-    def __init__(self, ask: Ask, lanes: Iterable[Dispatcher]) -> None:
-        self._ask, self._lanes = ask, lanes
+    def __init__(self, ask: Ask, dispatchers: Iterable[Dispatcher]) -> None:
+        self._ask, self._dispatchers = ask, dispatchers
         self._follower: Follower | None = None
         self._lost_since: dict[tuple[str, int], float] = {}
         self._heard = float("-inf")
@@ -45,7 +45,9 @@ class HealthCheck:
         """Note which endpoints have replicas that this gateway cannot reach; `now` on the loop's clock."""
         if self._follower is not None and self._follower.connected:
             self._heard = now
-        routes = [lane.route for lane in self._lanes if lane.route.replicas and not lane.ready]
+        routes = [
+            dispatcher.route for dispatcher in self._dispatchers if dispatcher.route.replicas and not dispatcher.ready
+        ]
         lost = {(route.name, route.revision) for route in routes}
         self._lost_since = {name: self._lost_since.get(name, now) for name in lost}
 
