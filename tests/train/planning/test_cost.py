@@ -38,6 +38,13 @@ def test_flops_of_llama3_agree_with_the_published_ones() -> None:
     assert flops_per_token(SETUP, 32) == pytest.approx(40.9e9, rel=0.02)
 
 
+def test_a_layer_keeps_of_a_token_its_streams_products_and_lora_columns() -> None:
+    streams, qkv, attended, gate_and_up = 2 * 4096, 4096 + 2 * 1024, 4096, 2 * 14_336
+    lora_columns = 4 * 64 + 64  # of each product, and room for the gradient of gate and up
+    statistics = 4 * (2 + 32)
+    assert SETUP.layer_bytes_per_token() == 2 * (streams + qkv + attended + gate_and_up + lora_columns) + statistics
+
+
 def test_a_large_gpu_recomputes_nothing_and_a_small_one_does_what_it_must() -> None:
     large, small = choose(SETUP, gpu(140)), choose(SETUP, gpu(16))
     assert (large.choice.tokens_per_batch, large.choice.recompute_layers, large.choice.resident) == (24_576, 0, True)
