@@ -312,3 +312,31 @@ def running(mark: str) -> list[int]:
             if mark.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
+
+
+STRAYS = """
+import os, subprocess, sys, time
+from puna.process import guard, tree
+from puna.supervisor import sweep
+tree.become_subreaper()
+known = subprocess.Popen(["sleep", "60"])
+subprocess.run(["sh", "-c", "sleep 61 & setsid sh -c 'sleep 62; true' &"])
+subprocess.run(["sh", "-c", '"$0" -c "import time; time.sleep(63)" "$1" &', sys.executable, guard.__file__])
+words = lambda: sorted(" ".join(tree.command_line(one.pid)) for one in tree.descendants())
+while len(words()) < 5 or not any(guard.__file__ in line for line in words()):
+    time.sleep(0.02)
+while len(words()) > 2:
+    sweep({known.pid})
+    time.sleep(0.02)
+time.sleep(0.2)
+sweep({known.pid})
+left = words()
+tree.kill_tree()
+print(len(left), known.pid in [one.pid for one in tree.descendants()], *left)
+"""
+
+
+@pytest.mark.process
+def test_strays_are_ended_with_all_below_them_and_guards_and_what_is_known_stay() -> None:
+    done = subprocess.run([sys.executable, "-c", STRAYS], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("2 False ") and "sleep 60" in done.stdout and "guard.py" in done.stdout, done

@@ -1,4 +1,4 @@
-"""The command line of worker.pyz: `serve`, `validate` and `zygote`."""
+"""The command line of the worker: `serve`, `validate` and `zygote`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from puna.worker.server import EXIT_FAILED, Server
 from puna.worker.zygote.fork_server import ForkServer
 
 USAGE = """
-usage: python -I worker.pyz serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
+usage: python -I WORKER serve --socket PATH --app DIR [--concurrency N] [--parent-fd FD]
                             [--busy-fd FD] [--overrun-grace-s S] [--asked MONOTONIC_S]
                             [--log cri]
-       python -I worker.pyz validate --app DIR --report FILE [--parent-fd FD]
-       python -I worker.pyz zygote --socket PATH --app DIR --parent-fd FD [--log cri]"""
+       python -I WORKER validate --app DIR --report FILE [--parent-fd FD]
+       python -I WORKER zygote --socket PATH --app DIR --parent-fd FD [--log cri]"""
 
 NEEDED = {"serve": {"socket", "app"}, "validate": {"app", "report"}, "zygote": {"socket", "app", "parent-fd"}}
 

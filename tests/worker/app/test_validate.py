@@ -1,4 +1,4 @@
-"""`worker.pyz validate` on good apps and on each way to break one."""
+"""`validate` on good apps and on each way to break one."""
 
 from __future__ import annotations
 
