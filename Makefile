@@ -1,7 +1,7 @@
 # Puna's targets; each does its own set-up. `make help` lists them.
 PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE  # images of containers set it: each process would compile torch once more
-.PHONY: help setup test test-lowest coverage wheel quick process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs openapi home mutate clean
+.PHONY: help setup test test-lowest coverage wheel quick quick-learning quick-others process engine gpu demo check bench-cycles bench-console bench-train bench-ranks bench-serve bench-sickness bench-coldstart bench-engine bench-batch docs openapi home mutate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -11,8 +11,14 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 	@bash scripts/setup
 
 test: setup check process quick  ## everything that CI runs but the demo
-quick: setup  ## tests without real processes: under a minute
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not process and not engine and not gpu"
+LEARNING := $(addprefix tests/,data demo merge train worker)
+QUICK := OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not process and not engine and not gpu"
+quick: setup  ## tests without real processes: under a minute; those that load torch beside all others
+	@$(MAKE) --no-print-directory -k -j 2 -O quick-learning quick-others
+quick-learning:
+	$(QUICK) $(LEARNING)
+quick-others:
+	$(QUICK) tests $(addprefix --ignore=,$(LEARNING))
 JOBS ?= 4
 process: setup  ## tests with real processes, JOBS=4 at once, then those that measure; says the slowest, and what it skips and why
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25 \

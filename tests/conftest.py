@@ -1,6 +1,7 @@
 """What is skipped, and why; what tests cost: `PUNA_TEST_CPU=25` prints the 25 that take most processor time."""
 
 import contextlib
+import gc
 import itertools
 import os
 import re
@@ -19,6 +20,9 @@ from _pytest.mark.expression import Expression
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# A walk for every 700 new objects, as is the default, is a third of collecting: what torch brings stays to the end.
+gc.set_threshold(20_000, 50, 100)
+
 if not shutil.which("nvidia-smi"):
     os.environ["TRITON_INTERPRET"] = "1"  # the kernels' tests run in Triton's interpreter; read when it is imported
 
@@ -29,7 +33,7 @@ _wall_s: dict[str, float] = defaultdict(float)
 _before_s = 0.0
 
 
-def _among(marks: tuple[str, ...]) -> Callable[..., bool]:
+def _among(marks: set[str]) -> Callable[..., bool]:
     return lambda name, /, **_: name in marks
 
 
@@ -38,10 +42,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     asked = config.option.markexpr
     if not asked or not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
         return None
-    named = set(re.findall(r"\bmark\.(\w+)", collection_path.read_text())) & set(re.findall(r"\w+", asked))
-    subsets = itertools.chain.from_iterable(itertools.combinations(named, count) for count in range(len(named) + 1))
+    text, words = collection_path.read_text(), set(re.findall(r"\w+", asked))
+    marks = re.compile(r"\bmark\.(\w+)")
+    of_all = {mark for line in re.findall(r"^pytestmark = (\[[^]]*]|.*)", text, re.M) for mark in marks.findall(line)}
+    of_some = set(marks.findall(text)) & words - of_all
+    subsets = itertools.chain.from_iterable(itertools.combinations(of_some, n) for n in range(len(of_some) + 1))
     expression = Expression.compile(asked)
-    return None if any(expression.evaluate(_among(marks)) for marks in subsets) else True
+    return None if any(expression.evaluate(_among({*some, *of_all})) for some in subsets) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):
             item.add_marker(gpu)
     items.sort(key=lambda item: not item.nodeid.startswith("tests/stories/"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and items, which stay to the end, out of every later walk of the garbage collector."""
+    gc.collect()
+    gc.freeze()
 
 
 def spent_s() -> float:
