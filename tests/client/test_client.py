@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
-from control.conftest import World, make_source
+from control.conftest import World, fresh_store, make_source
 from puna import errors
 from puna.cli import output
 from puna.cli.commands import deploy
@@ -21,7 +21,6 @@ from puna.client import Client
 from puna.client.transport import error_of
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState, RevisionState
-from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log
 from puna.home import Home
 
@@ -29,7 +28,7 @@ from puna.home import Home
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     home = Home(tmp_path / "home")
-    store = Store(f"sqlite:///{home.database}")
+    store = fresh_store(home)
     yield World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
     store.close()
 

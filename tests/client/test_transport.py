@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from backends.memory import MemoryBackend
-from control.conftest import World
+from control.conftest import World, fresh_store
 from control.place import document
 from load import load_factor
 from puna import errors, instance
@@ -25,7 +25,6 @@ from puna.config.settings import Settings
 from puna.control.api import openapi
 from puna.control.api.app import create_app
 from puna.control.domain.records import RevisionSpec
-from puna.control.store.store import Store
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.instance import sole
@@ -92,7 +91,7 @@ class Relay:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     home = Home(tmp_path / "home")
-    store = Store(f"sqlite:///{home.database}")
+    store = fresh_store(home)
     yield World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
     store.close()
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
 from config.tutorial_files import FILES
-from control.conftest import World
+from control.conftest import World, fresh_store
 from puna import pipeline
 from puna.cli import output
 from puna.cli.commands import deploy
@@ -22,7 +22,6 @@ from puna.client import Client
 from puna.config import project, recipe
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState
-from puna.control.store.store import Store
 from puna.errors import ConflictError, PunaError, UsageError
 from puna.home import Home
 from puna.packaging import template
@@ -31,7 +30,7 @@ from puna.packaging import template
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     home = Home(tmp_path / "home")
-    store = Store(f"sqlite:///{home.database}")
+    store = fresh_store(home)
     yield World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
     store.close()
 

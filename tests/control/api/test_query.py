@@ -1,4 +1,4 @@
-"""Lists in pages: 450 of everything, each seen once and in one order; cursors that are none; and moments."""
+"""Lists in pages: 210 of everything, each seen once and in one order; cursors that are none; and moments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, fresh_store
 from puna.client import Client
 from puna.config.settings import Settings
 from puna.control.api import openapi, query
@@ -19,13 +19,12 @@ from puna.control.api.query import moment
 from puna.control.domain.records import Delivery, RevisionSpec
 from puna.control.domain.states import DeliveryState
 from puna.control.store import deliveries
-from puna.control.store.store import Store
 from puna.control.telemetry import log_files
 from puna.control.telemetry.log_files import iso
 from puna.errors import UsageError
 from puna.home import Home
 
-COUNT = 450
+COUNT = 210  # more than a page has by default
 NOW = 1_764_072_000.0  # 2025-11-25 12:00 UTC
 REPORTS = {"get_metrics", "get_usage"}
 """Series and sums, not lists of things: as long as their time is, and of no use in parts."""
@@ -33,11 +32,11 @@ REPORTS = {"get_metrics", "get_usage"}
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, TestClient]]:
-    """A home with 450 of everything that has a list."""
+    """A home with 210 of everything that has a list."""
     from backends.memory import MemoryBackend
 
     home = Home(tmp_path_factory.mktemp("pages") / "home")
-    store = Store(f"sqlite:///{home.database}")
+    store = fresh_store(home)
     world = World(store, home, MemoryBackend())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deliveries, "KEPT", COUNT)
@@ -128,7 +127,7 @@ def test_each_item_comes_once_and_in_one_order(full: tuple[World, TestClient], p
     ids = [mark(item) for page in default for item in page]
     assert len(set(ids)) == len(ids) >= COUNT
     assert [len(page) for page in default][:-1] == [query.DEFAULT] * (len(ids) // query.DEFAULT)
-    for limit in (149, len(ids), 1000):
+    for limit in (99, len(ids), 1000):
         again = walk(api, path, limit=limit)
         assert [mark(item) for page in again for item in page] == ids
         assert all(len(page) <= limit for page in again) and len(again) == -(-len(ids) // limit)
@@ -159,13 +158,13 @@ def test_a_page_stays_right_when_items_come_and_go(full: tuple[World, TestClient
 
 def test_a_key_for_some_endpoints_gets_full_pages_of_its_own(full: tuple[World, TestClient]) -> None:
     world, api = full
-    mine = [f"app-{number}" for number in range(0, COUNT, 9)]
+    mine = [f"app-{number}" for number in range(0, COUNT, 4)]
     made = api.post("/api/v1/keys", json={"scope": ["deploy"], "endpoints": mine}).json()
     api.headers = {**api.headers, "x-puna-forwarded": "1", "authorization": f"Bearer {made['key']}"}
     try:
         for path, field in (("/endpoints", "name"), ("/builds", "subject")):
             found = walk(api, path, limit=20)
-            assert [len(page) for page in found] == [20, 20, 10]
+            assert [len(page) for page in found] == [20, 20, 13]
             assert sorted(item[field] for page in found for item in page) == sorted(mine)
     finally:
         for name in ("x-puna-forwarded", "authorization"):
