@@ -36,7 +36,7 @@ def line(text: str = "", style: str = "") -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person reads what `line` writes, in colours."""
+    """True when a person reads what `line` writes, in colours."""
     return sys.stdout.isatty()
 
 
@@ -95,7 +95,7 @@ def pairs(values: Mapping[str, object]) -> None:
 
 
 def error(problem: PunaError, as_json: bool = False) -> None:
-    """What happened to which thing, the evidence, and the next command to type."""
+    """Print what happened to which thing, the evidence, and the next command to type."""
     if as_json:
         data(problem.as_json())
         return

@@ -1,1 +1,1 @@
-"""What the user writes: recipe, project, runtime, schema."""
+"""The files that users write, read: recipe, project, runtime, schema; and the settings of endpoints."""

@@ -37,7 +37,7 @@ _OPTIONAL = ("input_file_name", "output_file_name", "runtime_file_name")
 
 @dataclass(frozen=True)
 class Project:
-    """How an app is to be deployed; everything has a default."""
+    """An app as its folder says that it is to be deployed; everything has a default."""
 
     name: str
     """The endpoint's: what the file, or else the folder, is called, made fit for one; empty when nothing of it is."""
@@ -54,7 +54,7 @@ class Project:
     serve: str = "model"
     """`adapter`: requests may name any published adapter of the same base, not only the one that the app names."""
     warnings: tuple[str, ...] = ()
-    """What looks like a mistake but does not stop a deployment."""
+    """Likely mistakes, which do not stop a deployment."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, the settings among the others."""

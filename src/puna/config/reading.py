@@ -116,7 +116,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values were written: what keys are called there, and the kind of error that it gets."""
+    """The place where values were written: its words for keys, and the kind of error that it gets."""
 
     error: type[UsageError] = UsageError
     words: Mapping[str, str] = field(default_factory=dict)

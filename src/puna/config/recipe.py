@@ -30,7 +30,7 @@ FILES = (".json", ".jsonl", ".parquet", ".csv", ".jinja", ".jinja2", ".j2")  # a
 
 @dataclass(frozen=True, config=STRICT)
 class DataRecipe:
-    """What to learn from."""
+    """The conversations to learn from."""
 
     dataset: str = "HuggingFaceH4/ultrachat_200k"
     """A hub id, or a local .json, .jsonl, .parquet or .csv file (relative to the recipe), or `demo`."""
@@ -39,7 +39,7 @@ class DataRecipe:
     revision: str | None = None
     """The hub dataset's commit, for a run that can be repeated exactly."""
     take: Annotated[int, Field(ge=2), Whole] | None = 10_000
-    """How many rows to use, after shuffling; all when null."""
+    """Rows to use, after shuffling; all when null."""
     shuffle_seed: NotNegative = 42
     test_fraction: Fraction = 0.01
     """The share of rows held out for evaluation."""
@@ -60,7 +60,7 @@ class DataRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class QuantizationRecipe:
-    """How the frozen base is held."""
+    """The form in which the frozen base is held."""
 
     load_in_4bit: Flag = True
     bnb_4bit_quant_type: Literal["nf4"] = "nf4"
@@ -72,7 +72,7 @@ class QuantizationRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class LoraRecipe:
-    """What is trained."""
+    """The weights that are trained."""
 
     lora_r: Positive = 16
     lora_alpha: Annotated[FiniteFloat, Field(gt=0), Number] = 64.0
@@ -93,7 +93,7 @@ class LoraRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingRecipe:
-    """How it is trained."""
+    """Batches, optimiser, schedule and limits of the training."""
 
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 2
@@ -132,7 +132,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class MergeRecipe:
-    """How adapter and base become one model."""
+    """The base to which the adapter is added."""
 
     base: Literal["auto", "original", "dequantised"] = "auto"
     """Which base the adapter is added to; `auto` measures both on the held-out rows."""
@@ -140,7 +140,7 @@ class MergeRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class PublishRecipe:
-    """Where the model goes."""
+    """Names under which the model is published."""
 
     name: str | None = None
     """`owner/name` in the local registry; `puna/<recipe name>` when null."""
@@ -156,7 +156,7 @@ class PublishRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class ServeRecipe:
-    """How `puna ship` deploys it."""
+    """The endpoint that `puna ship` makes of it."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vllm where there is a GPU, else transformers."""

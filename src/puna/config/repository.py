@@ -1,4 +1,4 @@
-"""Where a project in git lies: the URL, branch and folder of a repository, and which of them are none. No I/O."""
+"""URL, branch and folder of a project in git, and which of them are none. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from puna.errors import UsageError
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
-"""What in an address opens it, and is shown to nobody."""
+"""The part of an address that opens it, and is shown to nobody."""
 BRANCH = re.compile(r"(?!-)(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])")
 FOLDER = re.compile(r"[A-Za-z0-9._ +@-]+(/[A-Za-z0-9._ +@-]+)*")
 SCP = re.compile(r"(?P<user>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<host>[A-Za-z0-9.-]+):(?P<path>(?!/)[A-Za-z0-9._/~-]+)")
@@ -20,7 +20,7 @@ PATH = re.compile(r"/[A-Za-z0-9._/~%+-]+")
 
 @dataclass(frozen=True)
 class Repository:
-    """Where a project lies: a URL, a branch (the repository's own choice when empty) and a folder in it."""
+    """The place of a project: a URL, a branch (the repository's own choice when empty) and a folder in it."""
 
     url: str
     branch: str = ""
@@ -46,7 +46,7 @@ class Repository:
 
     @property
     def ref(self) -> str:
-        """What is fetched."""
+        """The reference that is fetched."""
         return f"refs/heads/{self.branch}" if self.branch else "HEAD"
 
 

@@ -1,4 +1,4 @@
-"""What an app's environment holds: inferless-runtime-config.yaml, read into plain words that no shell will see."""
+"""The contents of an app's environment: inferless-runtime-config.yaml, read into plain words that no shell will see."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RuntimeSpec:
     """One environment as asked for; empty lists are fine."""
 
     cuda_version: str | None = None
-    """What the packages were chosen for; recorded, and compared with the driver."""
+    """The CUDA that the packages were chosen for; recorded, and compared with the driver."""
     base_image: str | None = None
     """The platform's image; recorded only, there is no image here."""
     python_version: str | None = None
@@ -103,7 +103,7 @@ class RuntimeSpec:
 
 
 def has_nvidia() -> bool:
-    """Whether this machine shows an NVIDIA driver."""
+    """True when this machine shows an NVIDIA driver."""
     return shutil.which("nvidia-smi") is not None
 
 
@@ -303,7 +303,7 @@ def _requirement(text: str) -> str | None:
 
 
 def _is_marker(text: str) -> bool:
-    """Whether `text` is an environment marker (`python_version < "3.12" and ...`) and nothing more."""
+    """True when `text` is an environment marker (`python_version < "3.12" and ...`) and nothing more."""
     words, position = [], 0
     text = text.rstrip()
     while found := _MARKER_WORD.match(text, position):

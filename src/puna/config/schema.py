@@ -51,7 +51,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Flags:
-    """How `infer` is called."""
+    """The form of call that `infer` takes."""
 
     batch_size: int | None = None
     batch_window_ms: float = DEFAULT_BATCH_WINDOW_MS

@@ -37,7 +37,7 @@ MASK = "***"
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting is beside its type and range: its spellings, and when it acts."""
+    """A setting beside its type and range: its spellings, and when it acts."""
 
     file: str = ""
     """Its key under `configuration` in inferless.yaml and in the platform's API; empty: they have none."""
@@ -271,7 +271,7 @@ class Settings(BaseModel):
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it asks for a GPU where there is one."""
+        """True when it asks for a GPU where there is one."""
         return self.gpu_type.lower() not in NO_GPU
 
     @property

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from puna.cli import output
 from puna.cli.options import AsJson, pairs
+from puna.client import Client
 from puna.errors import NotFoundError, UsageError
 
 key_app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -30,8 +31,6 @@ def create_key(
     json: AsJson = False,
 ) -> None:
     """Make an API key; its text is shown once."""
-    from puna.client import Client
-
     expires_s = expires_days * 86400 if expires_days else None
     with Client() as client:
         limits = {"rate": rate, "tokens": tokens, "concurrency": concurrency}
@@ -42,8 +41,6 @@ def create_key(
 @key_app.command("list")
 def list_keys(json: AsJson = False) -> None:
     """List keys, without their text."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.keys()
     if json:
@@ -71,8 +68,6 @@ def _limits(key: Mapping[str, Any]) -> str:
 @key_app.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], json: AsJson = False) -> None:
     """Stop a key from working, at once."""
-    from puna.client import Client
-
     with Client() as client:
         done = client.delete_key(key_id)
     output.data(done) if json else output.line(f"key {key_id} is revoked")
@@ -89,8 +84,6 @@ def set_secret(
     Everybody on the machine can read a command while it runs: the value of a NAME alone is taken from the variable of
     that name, or asked for.
     """
-    from puna.client import Client
-
     values = [value if "=" in value else f"{value}={_untyped(value)}" for value in values]
     named = pairs(values, f"puna secret set {name} NAME=VALUE")
     with Client() as client:
@@ -105,8 +98,6 @@ def _untyped(name: str) -> str:
 @secret_app.command("list")
 def list_secrets(json: AsJson = False) -> None:
     """List secret sets and the names in them; values are never shown."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.secrets()
     if json:
@@ -119,15 +110,10 @@ def list_secrets(json: AsJson = False) -> None:
 @secret_app.command("delete")
 def delete_secret(name: Annotated[str, typer.Argument(help="The set's name.")], json: AsJson = False) -> None:
     """Forget a set of secret values."""
-    from puna.client import Client
-
     with Client() as client:
         done = client.delete_secret(name)
     output.data(done) if json else output.line(f"secret {name} is deleted")
 
-
-if TYPE_CHECKING:
-    from puna.client import Client
 
 volume_app = typer.Typer(no_args_is_help=True, add_completion=False)
 Name = Annotated[str, typer.Argument(help="The volume's name.", show_default=False)]
@@ -138,8 +124,6 @@ Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders, wit
 @volume_app.command()
 def create(name: Name, json: AsJson = False) -> None:
     """Make a volume; one that is there already stays as it is."""
-    from puna.client import Client
-
     with Client() as client:
         made = client.create_volume(name)
     output.data(made) if json else output.line(f"volume {name}, mounted at {made['mount_path']}")
@@ -150,8 +134,6 @@ def ls(
     place: Annotated[str, typer.Argument(help="NAME or NAME:/path; all volumes without.")] = "", json: AsJson = False
 ) -> None:
     """List volumes, or what is in one."""
-    from puna.client import Client
-
     with Client() as client:
         if place:
             found = client.volume_entries(*parsed(place))
@@ -175,8 +157,6 @@ def cp(
     json: AsJson = False,
 ) -> None:
     """Copy into a volume or out of it."""
-    from puna.client import Client
-
     inward, outward = is_place(target), is_place(source)
     if inward == outward:
         raise UsageError("one side must be in a volume, the other on this machine", "puna volume cp FILE NAME:/path")
@@ -190,8 +170,6 @@ def cp(
 @volume_app.command()
 def rm(place: Place, recursive: Recursive = False, json: AsJson = False) -> None:
     """Remove a file or folder of a volume; without a path, the volume itself."""
-    from puna.client import Client
-
     name, path = parsed(place)
     with Client() as client:
         if not path:

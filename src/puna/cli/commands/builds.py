@@ -10,6 +10,7 @@ import typer
 from puna import names
 from puna.cli import output
 from puna.cli.options import AsJson, EndpointName, Wait, Yes
+from puna.client import Client
 from puna.errors import ConflictError
 
 runtime_app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -33,7 +34,6 @@ After = Annotated[int, typer.Argument(help="Another.", min=1, show_default=False
 def upload(file: RuntimeFile, name: RuntimeName = None, wait: Wait = True, json: AsJson = False) -> None:
     """Build a runtime from its file, with its log; a new version of it when the name is taken."""
     from puna import pipeline
-    from puna.client import Client
 
     with Client() as client:
         chosen = name or names.of_folder(file.resolve().parent)
@@ -69,8 +69,6 @@ def generate(
 @runtime_app.command("list")
 def list_runtimes(json: AsJson = False) -> None:
     """List runtimes and their versions."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.runtimes()
     if json:
@@ -83,8 +81,6 @@ def list_runtimes(json: AsJson = False) -> None:
 @runtime_app.command("show")
 def show_runtime(name: RuntimeArgument, version: OfVersion = None, json: AsJson = False) -> None:
     """Show a version of a runtime: its file, packages as installed, size, and which endpoints use it."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.runtime(name, version)
     if json:
@@ -110,8 +106,6 @@ def show_runtime(name: RuntimeArgument, version: OfVersion = None, json: AsJson 
 @runtime_app.command("diff")
 def diff_versions(name: RuntimeArgument, before: Before, after: After, json: AsJson = False) -> None:
     """Show what differs between two versions: lines of the file, and packages as installed."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.runtime_diff(name, before, after)
     if json:
@@ -127,7 +121,6 @@ def use_runtime(
 ) -> None:
     """Build an endpoint on another runtime, or version of it, as a new revision."""
     from puna import pipeline
-    from puna.client import Client
 
     with Client() as client:
         done = client.patch(endpoint, runtime=name, runtime_version=version)
@@ -147,8 +140,6 @@ def use_runtime(
 @runtime_app.command("delete")
 def delete_runtime(name: RuntimeArgument, version: OneVersion = None, yes: Yes = False, json: AsJson = False) -> None:
     """Delete a version that no endpoint needs; without --version, all of them."""
-    from puna.client import Client
-
     what = f"version {version} of runtime {name}" if version is not None else f"all versions of runtime {name}"
     if not yes and not json:
         typer.confirm(f"delete {what}?", abort=True)
@@ -165,8 +156,6 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the bu
 @build_app.command("list")
 def list_builds(json: AsJson = False) -> None:
     """List the latest builds."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.builds()
     if json:
@@ -179,8 +168,6 @@ def list_builds(json: AsJson = False) -> None:
 @build_app.command("show")
 def show_build(build: BuildId, json: AsJson = False) -> None:
     """Show a build: its steps with their seconds, and why it failed."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.build(build)
     if json:
@@ -196,8 +183,6 @@ def show_build(build: BuildId, json: AsJson = False) -> None:
 @build_app.command("log")
 def build_log(build: BuildId, follow: Follow = False) -> None:
     """Print a build's output."""
-    from puna.client import Client
-
     with Client() as client:
         for line in client.build_log(build, follow):
             output.line(line)
@@ -206,8 +191,6 @@ def build_log(build: BuildId, follow: Follow = False) -> None:
 @build_app.command("cancel")
 def cancel_build(build: BuildId, json: AsJson = False) -> None:
     """Stop a build: one that waits at once, one under way within seconds; what serves goes on."""
-    from puna.client import Client
-
     with Client() as client:
         done = client.cancel_build(build)
     output.data(done) if json else output.line(f"build {build} of {done['subject']} is being stopped")

@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from puna.cli import credentials, output
 from puna.cli.options import AsJson, EndpointName, Timeout, pairs
+from puna.client import Client
 from puna.errors import UsageError
-
-if TYPE_CHECKING:
-    from puna.client import Client
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,6 @@ def call(
     json: AsJson = False,
 ) -> None:
     """Call an endpoint: puna call my-app prompt="What is AI?"."""
-    from puna.client import Client
-
     with Client() as client:
         reply = infer(client, name, _inputs(inputs or []), timeout)
     if json:
@@ -92,8 +88,6 @@ def usage(
     json: AsJson = False,
 ) -> None:
     """Show what was asked of endpoints and what they held of GPUs, by whole hours (UTC)."""
-    from puna.client import Client
-
     asked = {"since": since, "until": until, "by": by, "endpoint": endpoint or ""}
     with Client() as client:
         if csv is not None:

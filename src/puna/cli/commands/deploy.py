@@ -13,9 +13,13 @@ from puna import names
 from puna.cli import output
 from puna.cli.credentials import show_endpoint
 from puna.cli.options import AsJson, EndpointName, Wait, pairs, takes_settings
+from puna.client import Client
 from puna.config.settings import LIVE, RANGES, Settings, setting
 from puna.errors import UsageError
 from puna.home import Home
+
+if TYPE_CHECKING:
+    from puna.config.project import Project
 
 
 def init(
@@ -62,10 +66,6 @@ def _plain(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-if TYPE_CHECKING:
-    from puna.client import Client
-    from puna.config.project import Project
-
 Folder = Annotated[Path | None, typer.Argument(help="The folder that holds app.py; this one.", show_default=False)]
 Git = Annotated[str | None, typer.Option(help="A git repository instead, https or ssh.")]
 Branch = Annotated[str | None, typer.Option(help="Its branch; its own choice when not given.")]
@@ -107,7 +107,6 @@ def deploy(
 ) -> None:
     """Build a folder, a git repository's newest commit or a model, and roll it out; answers with URL and curl line."""
     from puna import pipeline
-    from puna.client import Client
 
     settings |= {"secrets": secret} if secret else {}
     settings |= {"volumes": dict(_volume(word) for word in volume)} if volume else {}
@@ -225,7 +224,6 @@ def _uploaded(
 def scale(name: EndpointName, json: AsJson = False, *, settings: dict[str, Any]) -> None:
     """Change replicas, delays and limits without a rebuild."""
     from puna.cli.commands.endpoints import show_change
-    from puna.client import Client
 
     if not settings:
         raise UsageError("nothing to change", "puna scale NAME --min 1 --max 4")
@@ -242,8 +240,6 @@ def webhook(
     settings: dict[str, Any],
 ) -> None:
     """Show address and secret for a repository's settings, and the deliveries so far; or change and repeat."""
-    from puna.client import Client
-
     with Client() as client:
         if settings:
             client.patch(name, **settings)

@@ -9,6 +9,7 @@ import typer
 
 from puna.cli import credentials, output
 from puna.cli.options import AsJson, EndpointName, Wait, Yes, pairs
+from puna.client import Client
 from puna.errors import UsageError
 
 
@@ -17,8 +18,6 @@ def ps(
     json: AsJson = False,
 ) -> None:
     """List endpoints and their replicas, or show one."""
-    from puna.client import Client
-
     with Client() as client:
         if name is not None:
             one = client.endpoint(name)
@@ -85,8 +84,6 @@ def logs(
     times: Annotated[bool, typer.Option("--times", "-t", help="When each line was printed.")] = False,
 ) -> None:
     """Show what an app printed, with request ids; or a build's log."""
-    from puna.client import Client
-
     if (name is None) == (build is None):
         raise UsageError("name an endpoint, or a build", "puna logs NAME, or puna logs --build ID")
     with Client() as client:
@@ -101,8 +98,6 @@ def logs(
 
 def events(name: EndpointName, json: AsJson = False) -> None:
     """Show what happened to an endpoint, and why: rollouts, scaling, deaths."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.events(name)
     if json:
@@ -115,16 +110,12 @@ def events(name: EndpointName, json: AsJson = False) -> None:
 
 def activate(name: EndpointName, json: AsJson = False) -> None:
     """Let an endpoint take requests again."""
-    from puna.client import Client
-
     with Client() as client:
         show_change(client.activate(name), json)
 
 
 def deactivate(name: EndpointName, json: AsJson = False) -> None:
     """Stop every replica and refuse requests."""
-    from puna.client import Client
-
     with Client() as client:
         show_change(client.deactivate(name), json)
 
@@ -132,7 +123,6 @@ def deactivate(name: EndpointName, json: AsJson = False) -> None:
 def rebuild(name: EndpointName, wait: Wait = True, json: AsJson = False) -> None:
     """Build the endpoint's source again and roll it out."""
     from puna import pipeline
-    from puna.client import Client
 
     with Client() as client:
         made = client.rebuild(name)
@@ -149,8 +139,6 @@ def rollback(
     json: AsJson = False,
 ) -> None:
     """Take a split away, or serve an earlier revision again."""
-    from puna.client import Client
-
     with Client() as client:
         made = client.rollback(name, revision)
         if wait:
@@ -160,8 +148,6 @@ def rollback(
 
 def delete(name: EndpointName, yes: Yes = False, json: AsJson = False) -> None:
     """Delete an endpoint and stop its replicas."""
-    from puna.client import Client
-
     if not yes and not json:
         typer.confirm(f"delete endpoint {name}?", abort=True)
     with Client() as client:
@@ -187,8 +173,6 @@ Number = Annotated[int, typer.Argument(help="A revision.", show_default=False)]
 
 def traffic(name: EndpointName, shares: Shares = None, wait: Wait = True, json: AsJson = False) -> None:
     """Divide the requests between two revisions, e.g. 3=90 4=10; without shares, show who gets how much."""
-    from puna.client import Client
-
     asked = _shares(name, shares or [])
     with Client() as client:
         if asked:
@@ -206,8 +190,6 @@ def promote(
     json: AsJson = False,
 ) -> None:
     """Give a revision all requests; the other one is drained and retired."""
-    from puna.client import Client
-
     with Client() as client:
         done = client.promote(name, revision)
         if wait:
@@ -218,8 +200,6 @@ def promote(
 
 def diff(name: EndpointName, before: Number, after: Number, json: AsJson = False) -> None:
     """Show what changed from one revision to another: settings, packages, files."""
-    from puna.client import Client
-
     with Client() as client:
         found = client.diff(name, before, after)
     if json:

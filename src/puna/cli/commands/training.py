@@ -16,6 +16,13 @@ from puna.home import Home
 from puna.train.reporting import record
 from puna.train.reporting.record import compare, duration
 
+if TYPE_CHECKING:
+    from puna.artifacts import Dataset
+    from puna.config.recipe import Recipe
+    from puna.data.tokens import Histogram, PreviewToken
+    from puna.train.planning.plan import TrainingPlan
+
+
 data_app = typer.Typer(no_args_is_help=True, add_completion=False)
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)]
 
@@ -61,12 +68,6 @@ def preview(
     learnt = sum(t.label for t in tokens)
     output.line(f"\nrow {row} of {split}: {len(tokens)} tokens, {learnt} learnt (green, or in [brackets])")
 
-
-if TYPE_CHECKING:
-    from puna.artifacts import Dataset
-    from puna.config.recipe import Recipe
-    from puna.data.tokens import Histogram, PreviewToken
-    from puna.train.planning.plan import TrainingPlan
 
 SAID_ABOVE = ("rows", "tokens", "time")
 """Lines of the plan's description that the sections on data and time have already."""

@@ -31,6 +31,6 @@ def test_a_key_says_when_it_was_last_used_so_that_one_knows_which_to_revoke(
     world.store.add_usage("g", 1, [(hour, name, used["id"], count, 0, 0.1) for hour, name, count in hours], 1.0)
     shown = {key["name"]: key["last_used"] for key in api.get("/api/v1/keys").json()["items"]}
     assert shown == {"a": NOON, "b": None}
-    monkeypatch.setattr("puna.client.Client", lambda: Client(http=api))
+    monkeypatch.setattr("puna.cli.commands.access.Client", lambda: Client(http=api))
     printed = CliRunner().invoke(access.key_app, ["list"]).stdout
     assert "2025-11-25 12 h UTC" in printed and "never" in printed and unused["id"] in printed
