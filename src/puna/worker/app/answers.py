@@ -8,15 +8,7 @@ from typing import Any, Callable, Dict, Optional
 from puna.worker import protocol
 from puna.worker.app import calllog, faults, scope, tensors
 from puna.worker.app.runner import App, StreamHandler
-from puna.worker.app.tensors import (
-    BINARY_SIZE,
-    BadOutput,
-    BadRequest,
-    read_inputs,
-    read_parameters,
-    write_event,
-    write_outputs,
-)
+from puna.worker.app.tensors import BadOutput, BadRequest
 from puna.worker.call_table import WorkerCall
 from puna.worker.openai import completions
 from puna.worker.openai.parameters import Refusal
@@ -68,14 +60,14 @@ def _infer(app: App, call: WorkerCall) -> bytes:
     wanted = tensors.BinaryOutputs(document) if tensors.names_outputs(document) else None
     if wanted is not None:
         wanted.check(app.outputs)  # before infer runs, where the app's outputs are known by then
-    result = _run(app, call, read_inputs(app.schema, document, app.numpy), None)
+    result = _run(app, call, tensors.read_inputs(app.schema, document, app.numpy), None)
     reply: Dict[str, Any] = _model(call)
     if isinstance(document, dict) and isinstance(document.get("id"), str):
         reply["id"] = document["id"]  # KServe v2: the request's id comes back
-    reply["outputs"] = outputs = write_outputs(result, declared=app.outputs)
+    reply["outputs"] = outputs = tensors.write_outputs(result, declared=app.outputs)
     if wanted is not None:
         reply["outputs"], rest = wanted.split(wanted.chosen(outputs))
-        if rest or any(BINARY_SIZE in o.get("parameters", ()) for o in reply["outputs"]):
+        if rest or any(tensors.BINARY_SIZE in o.get("parameters", ()) for o in reply["outputs"]):
             return protocol.encode_binary_reply(call.request_id, 200, *tensors.binary_body(reply, rest))
     return protocol.encode_reply(call.request_id, 200, protocol.dumps(reply))
 
@@ -92,9 +84,9 @@ def _stream(app: App, call: WorkerCall, emit: Callable[[WorkerCall, bytes], None
         emit(call, protocol.encode(protocol.CHUNK, call.request_id, dict(model, **event)))
 
     handler = StreamHandler(send)
-    result = _run(app, call, read_parameters(app.schema, _document(call), app.numpy), handler)
+    result = _run(app, call, tensors.read_parameters(app.schema, _document(call), app.numpy), handler)
     if not app.passes_handler:
-        send(write_event(result))  # an app that does not stream answers with one event, as Triton does
+        send(tensors.write_event(result))  # an app that does not stream answers with one event, as Triton does
     if not call.stream_begun:
         emit(call, protocol.encode(protocol.BEGIN, call.request_id, {}))
     return protocol.encode(protocol.END, call.request_id, {})
