@@ -45,7 +45,7 @@ class ReplicaRoute:
 
 @dataclass(frozen=True)
 class EndpointRoute:
-    """What the gateway must know of one endpoint."""
+    """One endpoint, as gateways have to know it."""
 
     name: str
     revision: int
@@ -155,7 +155,7 @@ class UsageCount(NamedTuple):
 
 @dataclass(frozen=True)
 class UsageReport:
-    """What a gateway has counted since its report of the number before."""
+    """Counts of a gateway since its report of the number before."""
 
     process: str
     number: int
@@ -164,7 +164,7 @@ class UsageReport:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a gateway says of itself twice a second."""
+    """The state of a gateway, twice a second."""
 
     gateway: str
     at: float
@@ -241,7 +241,7 @@ NONE = Memories(())
 
 
 class Kind(StrEnum):
-    """How the series of several gateways become one."""
+    """Ways in which the series of several gateways become one."""
 
     COUNTER = "counter"
     HISTOGRAM = "histogram"
@@ -264,7 +264,7 @@ class Family:
 
     @property
     def width(self) -> int:
-        """How many numbers a series has."""
+        """The number of values of a series."""
         return len(self.bounds_s) + 2 if self.kind is Kind.HISTOGRAM else 1
 
 
@@ -368,7 +368,7 @@ def _put(fd: int, data: bytes, at: int) -> None:
 
 
 def read(memories: Memories) -> dict[Key, tuple[float, ...]]:
-    """What all gateways have counted together."""
+    """The series of all gateways, added up."""
     found: dict[Key, tuple[float, ...]] = {}
     for fd in memories:
         for key, values, _ in _records(fd):

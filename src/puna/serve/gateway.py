@@ -61,7 +61,7 @@ CLIENT_GONE = 499
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """What one gateway process is told at its start."""
+    """Settings of one gateway process."""
 
     control_socket: Path
     id: str = ""
@@ -297,7 +297,7 @@ class Gateway:
             raise NotFoundError(message, f"leave /versions/{call.version} out, or ask for {' or '.join(served) or 1}")
 
     def _knows(self, authorization: str) -> bool:
-        """Whether this is a key, whatever it may do."""
+        """True if this is a key, whatever it may do."""
         try:
             self.admission.access.check(authorization, time.time())
         except ForbiddenError:
@@ -339,7 +339,7 @@ class Gateway:
 
 
 def _json_bytes(scope: Scope, call: Call) -> int:
-    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it.
+    """Bytes of the body that are JSON, when tensors' bytes follow it; 0: all of it.
 
     Raises:
         UsageError: the header says more than there is.

@@ -36,7 +36,7 @@ HEAD = KEYS
 
 
 def size_bytes(gateways: int) -> int:
-    """How much memory that many gateways share; only what is used is taken."""
+    """The size of the memory that so many gateways share; only what is used is taken."""
     return 8 * (HEAD + KEYS * WORDS * gateways)
 
 
@@ -58,7 +58,7 @@ class LimitCounts:
         return HEAD + (place * self._gateways + gateway) * WORDS
 
     def place(self, key: str) -> int:
-        """Where the counts of a key are, in all gateways."""
+        """The place of a key's counts, the same in all gateways."""
         found = self._places.get(key)
         if found is None:
             found = self._places[key] = self._claim(int(key, 16) + 1)
@@ -90,7 +90,7 @@ class LimitCounts:
         words[base + slot % RING] += amount
 
     def total(self, place: int, kind: int, slot: int) -> int:
-        """What all gateways have counted in the period that ends with `slot`."""
+        """The count of all gateways in the period that ends with `slot`."""
         return sum(sum(self._of(place, gateway, kind, slot)) for gateway in range(self._gateways))
 
     def _of(self, place: int, gateway: int, kind: int, slot: int) -> list[int]:
@@ -146,7 +146,7 @@ class KeyUse:
 
     @property
     def limits(self) -> KeyLimits:
-        """What the key may ask for."""
+        """The key's limits."""
         return self.key.parsed_limits
 
     def enter(self, now: float) -> None:
@@ -184,7 +184,7 @@ class KeyUse:
             self.counts.add(self.place, TOKENS, tokens, _slot(self.limits.tokens, now))
 
     def headers(self, now: float) -> list[tuple[bytes, bytes]]:
-        """What is left of the key's limits, as OpenAI's API tells it."""
+        """Headers with the rest of the key's limits, as OpenAI's API names them."""
         told = []
         for limit, kind, name in (
             (self.limits.rate, RATE, b"requests"),
@@ -201,7 +201,7 @@ class KeyUse:
         return told
 
     def _wait_s(self, limit: Rate, kind: int, now: float) -> float:
-        """How long until one more fits."""
+        """Seconds until one more fits."""
         slot = _slot(limit, now)
         slots = self.counts.slots_until(self.place, kind, slot, limit.count - 1)
         return (slot + slots) * limit.period_s / SLOTS - now

@@ -62,7 +62,7 @@ KINDS: tuple[tuple[type[PunaError], str, str | None], ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """What a `model` means."""
+    """The endpoint and the adapter that a `model` means."""
 
     endpoint: str
     adapter: str = ""
@@ -142,7 +142,7 @@ class OpenAI:
             return await delivery.whole(send, call, reply)
 
     def _open_to(self, key: KeyRoute) -> list[Dispatcher]:
-        """What the key may call."""
+        """The dispatchers of the endpoints that the key may call."""
         return [dispatcher for name, dispatcher in self.pool.by_name.items() if visible(key, name)]
 
     def _unknown(self, model: str, key: KeyRoute) -> NotFoundError:
@@ -200,13 +200,13 @@ def asked_of(body: bytes) -> tuple[str, bool]:
 
 
 def _is_adapters(model: str, key: KeyRoute) -> bool:
-    """Whether the name can only be an adapter's: `owner/name`, or `endpoint:name` of one that the key is for."""
+    """True if the name can only be an adapter's: `owner/name`, or `endpoint:name` of one that the key is for."""
     name, colon, _ = model.partition(":")
     return "/" in name or (bool(colon) and name in (key.endpoints or ()))
 
 
 def find(model: str, routes: Sequence[EndpointRoute]) -> Target | None:
-    """What `model` means: an endpoint's name, `endpoint:adapter`, or the name of an adapter that one can load."""
+    """Find what `model` means: an endpoint, `endpoint:adapter`, or the name of an adapter that one can load."""
     by_name = {route.name: route for route in routes}
     if model in by_name:
         return Target(model)
@@ -235,7 +235,7 @@ def _models(dispatchers: Any, key: KeyRoute) -> Iterator[dict[str, Any]]:
 
 
 def _has_engine(dispatcher: Dispatcher) -> bool:
-    """Whether it may answer here: an app that was tried at deploy time and loaded no engine will not."""
+    """True if it may answer here: an app that was tried at deploy time and loaded no engine will not."""
     route = dispatcher.route
     if not route.active or route.state in (EndpointState.EMPTY, EndpointState.FAILED):
         return False
@@ -253,7 +253,7 @@ def _usage(body: bytes) -> int:
 
 
 def _tokens(call: Call) -> int:
-    """What a call has cost. Of a stream that broke off the worker says nothing: then each of its events counts one."""
+    """Tokens that a call has cost. Of a stream that broke off the worker says nothing: each of its events is one."""
     return call.tokens or (call.exchange.tokens if call.exchange is not None else 0) or call.events
 
 

@@ -1,4 +1,4 @@
-"""How many replicas an endpoint should have, and the loop that writes it down; the reconciler makes it true.
+"""Desired replicas of each endpoint, decided and written down twice a second; the reconciler makes them true.
 
 `decide` is a pure function of the load, the limits and the time.
 """
@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Load:
-    """What the gateways together report of one endpoint."""
+    """The load of one endpoint, all gateways together."""
 
     in_flight: int = 0
     """Requests that a replica has."""
@@ -35,7 +35,7 @@ class Load:
 
 @dataclass(frozen=True)
 class ScalingLimits:
-    """What the endpoint's owner has set."""
+    """Limits that the endpoint's owner has set."""
 
     min_replica: int
     max_replica: int
@@ -46,7 +46,7 @@ class ScalingLimits:
 
 @dataclass(frozen=True)
 class State:
-    """What the last decision leaves to the next one."""
+    """The memory of one decision for the next one."""
 
     replicas: int
     """The decision that stands."""

@@ -1,1 +1,1 @@
-"""What runs tells of itself: load and deaths, history, use, logs, health."""
+"""Telemetry: load and deaths, history, use, logs, health."""

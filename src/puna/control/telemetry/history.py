@@ -44,7 +44,7 @@ class Point(Rates):
 
 @dataclass(frozen=True)
 class EndpointCounts:
-    """What the gateways have counted of one endpoint since they started, all of them together."""
+    """Counts of one endpoint since the gateways started, all of them together."""
 
     requests: float = 0
     errors: float = 0
@@ -152,7 +152,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def counted(memories: Memories) -> dict[str, EndpointCounts]:
-    """What the gateways have counted, by endpoint."""
+    """Counts of all gateways together, by endpoint."""
     series = read(memories)
     requests: dict[str, float] = {}
     errors: dict[str, float] = {}
@@ -167,7 +167,7 @@ def counted(memories: Memories) -> dict[str, EndpointCounts]:
 
 
 class Answered(TypedDict):
-    """What one of two revisions answered since they share the requests."""
+    """Answers of one of two revisions since they share the requests."""
 
     requests: int
     errors: int

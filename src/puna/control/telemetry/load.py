@@ -35,7 +35,7 @@ class Death:
 
 @dataclass
 class Of:
-    """What is known of one revision."""
+    """Deaths and convictions of one revision."""
 
     deaths: dict[str, Death] = field(default_factory=dict)
     """By replica."""
@@ -47,7 +47,7 @@ class Of:
 
 @dataclass(frozen=True)
 class News:
-    """What a report has changed."""
+    """Changes by one report."""
 
     uncount: tuple[int, ...] = ()
     """Revisions, one for each death that was counted before it was known whose it is."""
@@ -101,7 +101,7 @@ class Deaths:
             return replica_id in self._excused
 
     def refused(self, endpoint: str, revision: int, now: float) -> dict[str, dict[str, float]]:
-        """What gateways are to refuse of one revision: seconds left, of bodies by digest, and of keys."""
+        """The bodies (by digest) and keys that gateways are to refuse for one revision: seconds left."""
         with self._lock:
             of = self._of.get((endpoint, revision))
             if of is None:

@@ -56,7 +56,7 @@ class LineFilter:
 
     @property
     def needle(self) -> bytes:
-        """What a wanted line has in it, in small letters."""
+        """The bytes that a wanted line has in it, in small letters."""
         return (f"[{self.request}] " if self.request else self.search).encode().lower()
 
     @property
@@ -122,7 +122,7 @@ def backwards(path: Path, source: str, wanted: LineFilter = EVERYTHING, end: int
 
 
 def _all(block: bytes) -> Iterator[tuple[int, int]]:
-    """Where the lines of a block begin and end, the last one first."""
+    """Beginnings and ends of a block's lines, the last one first."""
     stop = len(block) - block.endswith(b"\n")
     while True:
         begin = block.rfind(b"\n", 0, stop) + 1
@@ -182,7 +182,7 @@ def start_of(file: BinaryIO) -> int:
 
 
 def whole_end(path: Path) -> int:
-    """Where a file's last whole line ends."""
+    """The end of a file's last whole line."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -267,7 +267,7 @@ async def follow(path: Path, ended: Callable[[], bool], start: int = 0) -> Async
 
 
 class View:
-    """How the lines of an endpoint's logs are asked for and shown."""
+    """The lines of an endpoint's logs, as they were asked for and are shown."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What logs may take of the disk: the beginning of a large one is given back, old ones of replicas that ended go."""
+"""Limits of logs on the disk: the beginning of a large one is given back, old ones of replicas that ended go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRAY_S = 3600.0
 
 @dataclass(frozen=True)
 class LogLimits:
-    """How much is kept."""
+    """Limits of what is kept."""
 
     log_bytes: int = 64 * 2**20
     """Of one replica, and of each of Puna's own processes: the newest."""

@@ -1,4 +1,4 @@
-"""Whether the control plane works: what /health tells, and what its heartbeat depends on.
+"""Vital signs of the control plane: the parts that /health tells of, and the illness that ends its heartbeat.
 
 What is broken around it (a full disk, a socket that was deleted) is told and not healed by a fresh process. Illness is
 what one does heal: a loop that does not turn, a database lock that is not given back, no thread left for handlers. A
@@ -60,7 +60,7 @@ class Turns(threading.Event):
 
 
 class Stillness:
-    """How long each thread of this process has not run; known only from the first look on."""
+    """Seconds for which each thread of this process has not run; known only from the first look on."""
 
     def __init__(self, folder: Path = Path("/proc/self/task")) -> None:
         """`folder` is where the kernel tells of this process's threads."""
@@ -103,7 +103,7 @@ class Vitals:
         """Replicas whose guards do not answer."""
 
     def turns(self, name: str, stopped: threading.Event) -> threading.Event:
-        """What a loop is given instead of `stopped`."""
+        """The event that a loop is given instead of `stopped`."""
         turns = Turns(name, stopped)
         self._loops.append(turns)
         return turns
@@ -169,7 +169,7 @@ class Vitals:
         }
 
     def illness(self, now: float) -> str:
-        """Why this process had better be replaced; empty when it had not."""
+        """The reason to replace this process; empty when there is none."""
         looking_s = now - self._looking_since if self._looking_since is not None else 0.0
         handlers_s = now - self._handlers_since if self._handlers_since is not None else 0.0
         late = [loop for loop in self._loops if loop.name in self._essential and now - loop.turned > LATE_S]

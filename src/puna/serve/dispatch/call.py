@@ -60,7 +60,7 @@ class ClientGone(Exception):
 
 
 class Stage(Enum):
-    """Where a call is."""
+    """Stages of a call."""
 
     WAITING = "waiting"
     """In the pending queue, or about to enter it."""
@@ -80,7 +80,7 @@ OnDone = Callable[[Reply | None, BaseException | None], None]
 
 
 class Owner(Protocol):
-    """Who brings a call to its end: its endpoint's dispatcher."""
+    """The owner of a call, which brings it to its end: its endpoint's dispatcher."""
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
         """Say the last word on it."""
@@ -136,7 +136,7 @@ class Call:
     trace: str
     version: str = "1"
     json_bytes: int = 0
-    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it."""
+    """Bytes of the body that are JSON, when tensors' bytes follow it; 0: all of it."""
     key: str = ""
     """The id of the key that it came with, once that was found good."""
     split: int = 0
@@ -201,7 +201,7 @@ class Call:
 
     @property
     def most_deaths(self) -> int:
-        """How many replicas may die with it: one more where nobody knows whether they died of it."""
+        """Replicas that may die with it: one more where nobody knows whether they died of it."""
         return 1 if self.suspicion is None or self.suspicion.is_proved else 2
 
     async def hold(self, future: asyncio.Future[Any]) -> Any:

@@ -40,7 +40,7 @@ HOPELESS: dict[str, str] = {
 
 @dataclass
 class Tally:
-    """What a dispatcher has seen since the gateway began; times are of the monotonic clock."""
+    """Observations of a dispatcher since the gateway began; times are of the monotonic clock."""
 
     last_request: float = 0.0
     deaths: list[tuple[float, DeathReport]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Tally:
 
 
 class Moved(Exception):
-    """Who waits in a dispatcher goes on in another one."""
+    """The call that waits here goes on in another dispatcher."""
 
     def __init__(self, heir: Dispatcher) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Dispatcher:
             self._seek(call, len(self.queue) + 1)
 
     def refusal(self) -> PunaError | None:
-        """Why this endpoint takes no requests at all; None: it does."""
+        """The reason for which this endpoint takes no requests at all; None: it does."""
         route = self.route
         if not route.active:
             return UnavailableError(f"{route.name} is deactivated", f"puna activate {route.name}")
@@ -355,7 +355,7 @@ class Dispatcher:
         self._deadlines.add(call, call.sent + limit_s)
 
     def _on_reply(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
-        """What came of a sent call: a reply, the beginning of a stream, or the need to try elsewhere."""
+        """Handle the outcome of a sent call: a reply, the beginning of a stream, or the need to try elsewhere."""
         if error is None:
             if reply is not None:
                 self.end(call, reply, None)
@@ -522,7 +522,7 @@ class Split:
     _turn: int = 0
 
     def pick(self, first: Dispatcher, call: Call, asked: str) -> Dispatcher:
-        """Who takes the call: the revision that it asked for, if that has a share, else the one whose turn it is."""
+        """Pick for the call the revision that it asked for, if that has a share, else the one whose turn it is."""
         if asked and asked in (str(first.route.revision), str(self.dispatcher.route.revision)):
             is_second = asked == str(self.dispatcher.route.revision)
         else:

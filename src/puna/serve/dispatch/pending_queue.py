@@ -1,4 +1,4 @@
-"""Where requests wait while no replica can take them: in turns among keys, bounded, with a time limit. No I/O.
+"""The queue of requests that no replica can take yet: in turns among keys, bounded, with a time limit. No I/O.
 
 Each key has a line of its own, first come first served, and the keys take turns: a caller with one request waits for
 one of each other key, however many they have. The bound is shared. In a full room the newest of the key that has the
@@ -81,7 +81,7 @@ class PendingQueue:
         return next(iter(line.values()), None)
 
     def waiting_of(self, key: str) -> int:
-        """How many requests of a key wait in its line."""
+        """The number of requests of a key that wait in its line."""
         return len(self._lines.get(key, ()))
 
     def enter(
@@ -146,7 +146,7 @@ class PendingQueue:
                 waiter.cold = True
 
     def wait_limit_s(self, waiter: Waiter, inference_time_s: float) -> float:
-        """How long this waiter may wait in all."""
+        """Seconds that this waiter may wait in all."""
         return inference_time_s + (self.startup_allowance_s if waiter.cold or waiter.asleep else 0.0)
 
     def expired(self, now: float, inference_time_s: float) -> list[Waiter]:

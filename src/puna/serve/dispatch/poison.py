@@ -27,7 +27,7 @@ REMEMBERED = 1024
 
 
 def digest(path: str, body: bytes, adapter: str = "") -> str:
-    """What equal requests have in common; the endpoint is known from where it is kept."""
+    """A digest that equal requests have in common; the endpoint is known from where it is kept."""
     made = hashlib.blake2b(f"{path}\n{adapter}\n".encode(), digest_size=16)
     made.update(body)
     return made.hexdigest()
@@ -46,7 +46,7 @@ class Suspect:
 
 
 class Poison:
-    """What is known of the bodies of one revision; empty, and false, when nothing is. Times are on one clock."""
+    """Knowledge of the bodies of one revision; empty, and false, when there is none. Times are on one clock."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -75,13 +75,13 @@ class Poison:
         self._suspects.pop(digest, None)
 
     def learn(self, convicted: Mapping[str, float], blocked: Mapping[str, float], now: float) -> None:
-        """What all gateways know: seconds left, by digest and by key."""
+        """Take what all gateways know: seconds left, by digest and by key."""
         for digest, left_s in convicted.items():
             self._until[digest] = max(now + left_s, self._until.get(digest, 0.0))
         self._blocked = {key: now + left_s for key, left_s in blocked.items()}
 
     def convicted(self, now: float) -> dict[str, float]:
-        """What this gateway has found out: seconds left, by digest."""
+        """The convictions by this gateway: seconds left, by digest."""
         self.sweep(now)
         return {digest: self._until[digest] - now for digest in self._mine}
 
@@ -97,7 +97,7 @@ class Poison:
             raise RateLimitError(message, left_s, f"puna logs {self.endpoint}")
 
     def check(self, digest: str, now: float) -> Suspect | None:
-        """What a body is suspected of; None: nothing.
+        """The suspicion against a body; None: there is none.
 
         Raises:
             PoisonError: it is convicted.
@@ -129,7 +129,7 @@ PATIENCE_S = 10.0
 
 
 def probation_s(age_s: float) -> float:
-    """How long a suspect runs alone, when a replica died `age_s` after it was given an equal one."""
+    """Seconds for which a suspect runs alone, when a replica died `age_s` after it was given an equal one."""
     return min(PROBATION * age_s + PROBATION_S, MAX_PROBATION_S)
 
 
@@ -146,7 +146,7 @@ class Isolation:
         self._timer: asyncio.TimerHandle | None = None
 
     def find(self, connections: Iterable[WorkerConnection], tried: Collection[str]) -> WorkerConnection | None:
-        """Where a suspect may run now; None: it has to wait, and a replica is being emptied for it."""
+        """Find a replica for a suspect; None: it has to wait, and one is being emptied for it."""
         self.settle(lambda: True)
         if self.guest is not None:
             return None

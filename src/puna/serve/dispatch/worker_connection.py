@@ -62,7 +62,7 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     json_bytes: int = 0
-    """How much of the body is JSON, when tensors' bytes follow it; 0: all of it."""
+    """Bytes of the body that are JSON, when tensors' bytes follow it; 0: all of it."""
 
 
 OnReply = Callable[[Reply | None, BaseException | None], None]
@@ -212,7 +212,7 @@ class WorkerConnection(asyncio.Protocol):
 
     @property
     def calls(self) -> list[Any]:
-        """What its requests are for; None for one that nobody waits for and that is not known."""
+        """The calls that it has; None for one that nobody waits for and that is not known."""
         return [exchange.call for exchange in self._exchanges.values()]
 
     @property

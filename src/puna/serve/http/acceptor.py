@@ -37,7 +37,7 @@ SLACK = 2
 
 
 class ClientCounts:
-    """How many clients each gateway of this port has, in memory that they share (`fd`); `index` is this one's."""
+    """Numbers of clients of the gateways of one port, in memory that they share (`fd`); `index` is this one's."""
 
     def __init__(self, fd: int, index: int) -> None:
         self._counts = memoryview(mmap.mmap(fd, 0)).cast("I")

@@ -91,7 +91,7 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[Header] 
 
 
 def error_text(error: PunaError) -> str:
-    """What a caller on `/v2` reads: one line, and the hint when there is one."""
+    """The text for a caller on `/v2`: one line, and the hint when there is one."""
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
@@ -107,7 +107,7 @@ def refusal(error: PunaError) -> tuple[int, list[Header], bytes]:
 
 
 def advice(error: PunaError) -> list[Header]:
-    """What an error's headers tell a client to do."""
+    """Headers of an error that tell a client what to do."""
     extra = []
     if isinstance(error, (QueueFullError, NotYetError)):
         extra.append((b"retry-after", b"%d" % error.retry_after_s))

@@ -79,7 +79,7 @@ class Unpacker:
 
 
 def unpackers(encodings: str) -> list[Unpacker]:
-    """What undoes a `Content-Encoding` header, in the order in which it has to be done; nothing for an empty one.
+    """The unpackers of a `Content-Encoding` header, in the order in which to use them; none for an empty one.
 
     Raises:
         EncodingError: an encoding that is not read here.
@@ -95,7 +95,7 @@ def unpackers(encodings: str) -> list[Unpacker]:
 
 
 def unpacked(packed: Sequence[Unpacker], piece: bytes) -> Iterator[bytes]:
-    """What comes out at the end when `piece` goes through all of them, in pieces, none of them empty."""
+    """Put `piece` through all of them; the plain bytes in pieces, none of them empty."""
     if not packed:
         if piece:
             yield piece
@@ -137,7 +137,7 @@ class Spooled:
 
     @property
     def fingerprint(self) -> bytes:
-        """What equal bodies have in common."""
+        """A digest that equal bodies have in common."""
         return self._hash.digest()
 
     async def read(self, offset: int) -> bytes:
@@ -271,7 +271,7 @@ class Spool:
         return Spooled(file, self._pool)
 
     def has_memory(self, size: int) -> bool:
-        """Whether a body of so many bytes may stay in memory."""
+        """True if a body of so many bytes may stay in memory."""
         return size <= MEMORY_BYTES and self.bytes_in_memory + size <= self._memory_bytes
 
     def admit(self) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 
 class Awaited(Enum):
-    """What a client owes next."""
+    """The next thing that a client owes."""
 
     REQUEST = "request"
     """The next one, or the first."""
@@ -31,7 +31,7 @@ REQUEST, HEAD, BODY = Awaited
 
 @dataclass(frozen=True)
 class ArrivalLimits:
-    """What a client may ask of a connection."""
+    """Limits of one connection."""
 
     head_bytes: int = 65536
     head_s: float = 10.0
@@ -75,7 +75,7 @@ class Arrival:
         self.moved += seconds
 
     def is_late(self, now: float, limits: ArrivalLimits, keep_alive_s: float) -> bool:
-        """What is awaited is overdue. Between requests that is so after `keep_alive_s`."""
+        """True if the next bytes are overdue; between requests they are after `keep_alive_s`."""
         waited_s = now - self.since
         if self.awaited is REQUEST:
             return waited_s >= (limits.head_s if self.is_first else keep_alive_s)
@@ -89,7 +89,7 @@ class Arrival:
         return self.came_bytes - self.body_bytes > limits.overhead_bytes + OVERHEAD * self.body_bytes
 
     def waiting(self, now: float) -> tuple[int, float] | None:
-        """How dispensable a connection is that waits for its client, the least first; None: it is not.
+        """Rank how dispensable a connection is that waits for its client, the least first; None: it is not.
 
         First those that have never said a word or not a whole head, then those between two requests, then slow bodies;
         of equals, who has waited longest. A moment's grace, so that what is on its way can arrive.
@@ -115,7 +115,7 @@ class LimitedClient(Protocol):
     address: str
 
     def waiting(self, now: float) -> tuple[int, float] | None:
-        """How dispensable it is, the least first; None while a request is being answered."""
+        """Rank how dispensable it is, the least first; None while a request is being answered."""
 
     def hang_up(self) -> None:
         """End it."""
@@ -123,7 +123,7 @@ class LimitedClient(Protocol):
 
 @dataclass(frozen=True)
 class ClientLimits:
-    """What a server lets in."""
+    """Limits of one server."""
 
     most: int = 16384
     per_address: int = 1024
@@ -131,7 +131,7 @@ class ClientLimits:
 
 
 class Unread:
-    """What waits in memory for clients that do not read it: past a limit, who has been stuck longest is hung up on."""
+    """Replies in memory for clients that do not read them: past a limit, the longest stuck is hung up on."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
@@ -165,7 +165,7 @@ class Clients:
         self._count = 0
 
     def has_room(self, now: float) -> bool:
-        """Whether one more may come in; some that only wait may have been hung up on for it."""
+        """True if one more may come in; some that only wait may have been hung up on for it."""
         return self._count < self.limits.most or self.make_room(now)
 
     def admit(self, address: str, now: float) -> bool:

@@ -84,11 +84,11 @@ UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
 class NoRequestError(Exception):
-    """What the parser has found is refused."""
+    """The parser has found something that is refused."""
 
 
 class Direct(Protocol):
-    """Who answers the short way: the gateway."""
+    """The side that answers the short way: the gateway."""
 
     has_cors: bool
     """What pages of other sites send needs headers of its own."""
@@ -249,7 +249,7 @@ class ClientConnection(CoalescingProtocol):
         return now - self._stuck >= self.limits.unread_s + read_bytes / self.limits.body_bytes_s
 
     def waiting(self, now: float) -> tuple[int, float] | None:
-        """How dispensable this connection is, the least first; None: a request is being answered, or it ends anyway."""
+        """Rank how dispensable it is, the least first; None: a request is being answered, or it ends anyway."""
         if self.transport.is_closing():
             return None
         if not self._is_idle() and (self._arrival.awaited is not BODY or self.cycle.response_started):
@@ -264,7 +264,7 @@ class ClientConnection(CoalescingProtocol):
         return self.cycle is None or bool(self.cycle.response_complete)
 
     def _refuse(self, status: int, text: bytes) -> None:
-        """What cannot be a request any more: say why once all before it is answered, and hang up.
+        """Refuse the rest: say why once all before it is answered, and hang up.
 
         Of a body that breaks off, the refusal is the answer, unless one has begun.
         """

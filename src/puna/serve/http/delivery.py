@@ -1,4 +1,4 @@
-"""How a reply reaches its client: whole, or event by event; and the watch for a client that leaves before."""
+"""Replies on their way to clients: whole, or event by event; and the watch for a client that leaves before."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _watch(receive: Receive, call: Call) -> None:
 
 
 def headers(call: Call, *, has_waited: bool = True) -> list[Header]:
-    """What a reply says of its way here; of a request that was refused at once, or waits still, only its id."""
+    """Headers about a reply's way here; of a request that was refused at once, or waits still, only its id."""
     trace = call.trace.encode()
     limited = call.use.headers(time.monotonic()) if call.use is not None else ()
     if not call.tier or not has_waited:

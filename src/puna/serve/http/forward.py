@@ -208,7 +208,7 @@ class ControlPlane:
             raise _down()
 
     async def _is_known(self, scope: Scope) -> bool:
-        """Whether the request may be passed on as it comes: its key is good, or it has no body."""
+        """True if the request may be passed on as it comes: its key is good, or it has no body."""
         if not _has_body(scope):
             return True
         authorization = header(scope, b"authorization")

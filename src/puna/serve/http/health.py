@@ -1,4 +1,4 @@
-"""What probes ask: whether this gateway lives, whether everything behind it works, and which version it is."""
+"""Answers to probes: this gateway's life, the state of everything behind it, and its version."""
 
 from __future__ import annotations
 
