@@ -11,14 +11,14 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 	@bash scripts/setup
 
 test: setup check process quick  ## everything that CI runs but the demo
-LEARNING := $(addprefix tests/,data demo merge train worker)
+LEARNING := $(addprefix tests/,data demo merge train worker/engines worker/openai)  # what loads torch
 QUICK := OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not process and not engine and not gpu"
-quick: setup  ## tests without real processes: under a minute; those that load torch beside all others
+quick: setup  ## tests without real processes: under a minute; what loads torch in one process, all else in two
 	@$(MAKE) --no-print-directory -k -j 2 -O quick-learning quick-others
 quick-learning:
 	$(QUICK) $(LEARNING)
 quick-others:
-	$(QUICK) tests $(addprefix --ignore=,$(LEARNING))
+	$(QUICK) -n 2 --dist worksteal tests $(addprefix --ignore=,$(LEARNING))
 JOBS ?= 4
 process: setup  ## tests with real processes, JOBS=4 at once, then those that measure; says the slowest, and what it skips and why
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25 \

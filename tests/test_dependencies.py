@@ -23,6 +23,7 @@ BY_PRIVATE_NAMES = {"uvicorn", "prometheus-client", "typer"}
 IMPORTED_AS = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 BROUGHT_ALONG = {
     **dict.fromkeys(("pydantic", "starlette", "anyio", "annotated_types"), "fastapi"),
+    **dict.fromkeys(("pydantic_core", "typing_extensions"), "pydantic"),
     **dict.fromkeys(("uvloop", "httptools", "h11"), "uvicorn"),
     **dict.fromkeys(("numpy", "tokenizers"), "transformers"),
     **{"pyarrow": "datasets", "re2": "pathspec"},

@@ -18,7 +18,7 @@ from puna.control.api.app import create_app
 from puna.control.api.routes.endpoints import Endpoint, Traffic
 from puna.control.domain.states import BuildState, RevisionState
 from puna.control.operations.comparison import RevisionDiff
-from puna.control.telemetry.history import figures
+from puna.control.telemetry.history import split_counts
 from puna.control.wire import make
 from puna.errors import ConflictError, DeployError, NotFoundError, UsageError
 from puna.serve.counts import RequestCounts
@@ -316,16 +316,16 @@ def test_large_differences_are_cut_and_what_is_gone_is_said(client: Client, worl
 
 def test_what_two_revisions_answered_is_read_from_what_the_gateways_count() -> None:
     memories = make(2)
-    assert figures(memories, "app", 3) == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
+    assert split_counts(memories, "app", 3) == {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
     for index in range(2):
         metrics = RequestCounts(memories, index)
         for split, status, count in ((0, 200, 3), (3, 200, 6), (4, 200, 3), (4, 503, 1)):
             for _ in range(count):
                 metrics.answered("app", status, Call("app", "infer", b"", "t", split=split), 0.0)
         metrics.flush()
-    told = figures(memories, "app", 4)
+    told = split_counts(memories, "app", 4)
     assert (told["requests"], told["errors"]) == (8, 2) and told["p95_ms"] is not None
-    assert (figures(memories, "app", 3)["requests"], figures(memories, "nap", 3)["requests"]) == (12, 0)
+    assert (split_counts(memories, "app", 3)["requests"], split_counts(memories, "nap", 3)["requests"]) == (12, 0)
 
 
 def test_names_of_before_are_answered_too_and_the_document_calls_them_deprecated(client: Client, world: World) -> None:
