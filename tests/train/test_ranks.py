@@ -125,7 +125,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resuming_gives_the_same_
     forks = together.start(recipe, cut.path, slow_s=0.2)
     wait_for_step(cut, 3, forks)
     forks.processes[1].terminate()
-    codes, said, step = forks.wait(60), forks.said, cut.step
+    codes, said, step = forks.wait(60), forks.said, cut.status.step
     for number in (0, 1):
         assert f"said {number} stopped by SIGTERM after step {step} of 16" in said
     assert codes == [1, 1] and cut.state == "interrupted" and "SIGTERM" in cut.status.error

@@ -70,6 +70,6 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_the_way_to_resume(
     codes, said = child.wait(60), child.said
     cut = Run(tmp_path / "cut")
     assert codes == [1] and "stopped by SIGTERM" in said and "--resume cut" in said
-    assert cut.state == "interrupted" and int(cut.checkpoints[-1].name[5:]) == cut.step < 16
+    assert cut.state == "interrupted" and int(cut.checkpoints[-1].name[5:]) == cut.status.step < 16
     train(recipe, base_dir, dataset, cut.path, resume=True)
     assert_same(cut, whole)
