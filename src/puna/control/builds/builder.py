@@ -235,7 +235,7 @@ class Builder:
                 return None
 
     def cancelled(self, build_id: str) -> bool:
-        """Whether a build should end: it was cancelled, or the control plane stops."""
+        """True when a build should end: it was cancelled, or the control plane stops."""
         return self._stop.is_set() or self.store.build(build_id).cancel
 
     def spec(self, build: Build, log: Log) -> RuntimeSpec:

@@ -1,4 +1,4 @@
-"""What is kept of the past: old revisions go, and with them their bundles, sources, environments and logs.
+"""Retention: old revisions go, and with them their bundles, sources, environments and logs.
 
 Runs in the builder's thread while no bundle is being made, and is told which ones builds under way have made: what is
 not named yet is never taken for old.
@@ -38,7 +38,7 @@ STRAY_S = 3600.0
 
 @dataclass(frozen=True)
 class Retention:
-    """How much is kept."""
+    """Amounts that are kept."""
 
     revisions: int = 10
     """Of each endpoint, built ones and as many that were not; those in use come on top."""

@@ -1,4 +1,4 @@
-"""What is done with a training run after it: `puna merge` and `puna publish`, as a shell would run them."""
+"""Jobs on a finished training run: `puna merge` and `puna publish`, as a shell would run them."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def make(
 
 
 def digest(salt: str, secret: str) -> str:
-    """What is kept of a secret: sha256 of salt and secret, in hex. 256 random bits need no slower hash."""
+    """The kept form of a secret: sha256 of salt and secret, in hex. 256 random bits need no slower hash."""
     return hashlib.sha256((salt + secret).encode()).hexdigest()
 
 
@@ -225,7 +225,7 @@ def restrict(key: Key | None, endpoint: str) -> None:
 
 
 def visible(key: HeldKey | None, endpoint: str) -> bool:
-    """Whether a request's key may see an endpoint in a list; None is the administrator."""
+    """True when a request's key may see an endpoint in a list; None is the administrator."""
     return key is None or key.endpoints is None or endpoint in key.endpoints
 
 

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen rows of endpoints, revisions, replicas, builds, runtimes, keys, events, deliveries.
+"""Rows that the store hands out, frozen: endpoints, revisions, replicas, builds, runtimes, keys, events, deliveries.
 
 `RevisionSpec` is also what it takes in.
 """
@@ -46,7 +46,7 @@ class TrafficSplit:
 
 @dataclass(frozen=True)
 class RevisionSpec:
-    """What a deploy asks for."""
+    """The revision that a deploy asks for."""
 
     source: str
     runtime: str | None
@@ -69,7 +69,7 @@ class Endpoint:
     """Why it cannot serve, or cannot serve as much as it should; empty when all is well."""
     created: float
     desired_replicas: int
-    """How many replicas the autoscaler wants."""
+    """Replicas that the autoscaler wants."""
     scaling_reason: str = ""
     split: TrafficSplit | None = None
 
@@ -100,7 +100,7 @@ class Endpoint:
         return min(low, max(1, low - self.split.part(low))), max(1, high - self.split.part(high))
 
     def desired_of(self, revision: int | None) -> tuple[int, str]:
-        """How many replicas of a revision the autoscaler wants, and why."""
+        """Replicas of a revision that the autoscaler wants, and the reason."""
         if self.split is not None and revision == self.split.revision:
             return self.split.desired_replicas, self.split.scaling_reason
         return self.desired_replicas, self.scaling_reason
@@ -251,7 +251,7 @@ class Event:
 
 @dataclass(frozen=True)
 class UsageRow:
-    """What one key asked of one endpoint in one hour; without a key, what its replicas held of GPUs."""
+    """Use of one endpoint by one key in one hour; without a key, what its replicas held of GPUs."""
 
     hour: int
     """When it began, in Unix seconds."""

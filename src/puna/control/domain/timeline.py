@@ -24,7 +24,7 @@ MOST_MOMENTS, MOST_SPANS = 50_000, 100
 
 @dataclasses.dataclass
 class _Span:
-    """How the wall clock was set for a while, in seconds before the monotonic one.
+    """A while of one setting of the wall clock, in seconds before the monotonic one.
 
     It was set to that and to another at some time between two looks: spans overlap.
     """
@@ -52,7 +52,7 @@ class Timeline:
             return self._look()
 
     def of(self, moment: float) -> float:
-        """Where a stored moment lies."""
+        """The place of a stored moment."""
         with self._lock:
             now = self._look()
             found = self._known.pop(moment, None)
@@ -68,7 +68,7 @@ class Timeline:
         return max(0.0, self.of(until) - self.of(since))
 
     def age_s(self, moment: float) -> float:
-        """How long ago a stored moment was."""
+        """Seconds since a stored moment."""
         return max(0.0, self.now() - self.of(moment))
 
     def snapshot(self, stored: Snapshot) -> Snapshot:

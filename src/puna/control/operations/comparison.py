@@ -1,4 +1,4 @@
-"""What is different between two revisions: settings, runtime and packages, files with their lines."""
+"""The comparison of two revisions: settings, runtime and packages, files with their lines."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class RevisionDiff(_From):
 
 
 def compare(control: Control, name: str, before: int, after: int) -> RevisionDiff:
-    """What changed from revision `before` to revision `after` of an endpoint.
+    """Compare revision `before` of an endpoint with revision `after`.
 
     Raises:
         NotFoundError: there is no such revision.

@@ -1,4 +1,4 @@
-"""What the API's handlers share: store, home, load reports, secrets, and whom to wake; made by whoever runs the API."""
+"""Parts shared by the API's handlers: store, home, load reports, secrets, and whom to wake."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Control:
     history: History | None = None
     """Figures over time; None where nobody takes them."""
     vitals: Vitals | None = None
-    """What of it works; None where nobody looks."""
+    """Its parts' health; None where nobody looks."""
     clock: Callable[[], float] = field(default=time.time)
     """Unix seconds: what is written down, and when keys expire."""
     steady: Callable[[], float] = field(default=time.monotonic)

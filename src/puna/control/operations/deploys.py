@@ -239,7 +239,7 @@ def patch(
 def _rebased(
     control: Control, base: Revision | None, values: Mapping[str, Any], settings: Settings, name: str
 ) -> RevisionSpec | None:
-    """What is to be built when another runtime is asked for than the one that the endpoint has."""
+    """The spec to build when another runtime is asked for than the one that the endpoint has."""
     runtime, version = values.get("runtime"), values.get("runtime_version")
     if runtime is None and version is None:
         return None
@@ -299,7 +299,7 @@ def _check_credential(control: Control, wanted: DeployRequest, key: Key | None) 
 
 
 def _check_parts(control: Control, settings: Settings, key: Key | None) -> None:
-    """What the app needs must be there, and be for whom asks, before anything is built or started for it."""
+    """Check that what the app needs is there, and is for the caller, before anything is built or started for it."""
     api_keys.check_grants(control.store.endpoints(), key, settings)
     workspace.check_volumes(Volumes(control.home).mounted(settings.volumes))
     known = control.store.secrets()

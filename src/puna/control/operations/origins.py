@@ -58,7 +58,7 @@ class Made:
 
 
 class Repositories:
-    """What `Control.pull` and `Control.head` do on a real machine."""
+    """`Control.pull` and `Control.head` of a real machine."""
 
     def __init__(self, secrets: Secrets, home: Home) -> None:
         """Fetched commits become sources of `home`."""

@@ -68,7 +68,7 @@ def read(headers: Mapping[str, str], body: bytes, known_secret: str) -> Hook:
 
 
 def ignored_because(hook: Hook, git: Mapping[str, str], auto_rebuild: bool) -> str:
-    """Why a delivery changes nothing; empty when it is a push to the branch that is served."""
+    """The reason why a delivery changes nothing; empty when it is a push to the branch that is served."""
     if (hook.sender, hook.event) not in PUSHES:
         return "the address works" if hook.event == "ping" else f"{hook.event or 'this'} is no push"
     if not git:
@@ -118,7 +118,7 @@ def _gitlab(hook: Hook, body: Json) -> Hook:
 
 
 def _pushed(hook: Hook, body: Json, repository: Json, *urls: str) -> Hook:
-    """What GitHub and GitLab say in the same words: where a push went, and what is at its end."""
+    """Read the fields that GitHub and GitLab share: where a push went, and what is at its end."""
     commit = _text(body, "after")
     return dataclasses.replace(
         hook,

@@ -16,7 +16,7 @@ from puna.errors import QueueFullError
 
 @dataclass(frozen=True)
 class Slots:
-    """What is built, and how many may do what at once; a key that holds no place finds a few more."""
+    """Kinds of builds, and how many may do what at once; a key that holds no place finds a few more."""
 
     kinds: tuple[str, ...] = ("revision", "runtime")
     building: int = 1
@@ -30,12 +30,12 @@ class Slots:
 
 
 def is_free(places: int, holders: Collection[str], owner: str, guests: int) -> bool:
-    """Whether a place is free for `owner`; who holds none finds `guests` more. `holders` hold those that are taken."""
+    """True when a place is free for `owner`; one who holds none finds `guests` more. `holders` hold the taken ones."""
     return len(holders) < places or (owner not in holders and len(holders) < places + guests)
 
 
 def is_past(build: Build, step: str) -> bool:
-    """Whether a step of a build has ended; one that it does not have never does."""
+    """True when a step of a build has ended; one that it does not have never does."""
     return any(one.name == step and one.state is StepState.DONE for one in build.steps)
 
 
@@ -89,7 +89,7 @@ class Fetches:
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     async def run(self, owner: str, call: Callable[[], T]) -> T:
-        """What `call` returns or raises, once it is `owner`'s turn.
+        """Return or raise as `call` does, once it is `owner`'s turn.
 
         Raises:
             QueueFullError: others that are fetched leave no place.

@@ -1,4 +1,4 @@
-"""What a plan may ask for: one small dataclass each, nothing else happens to replicas and rollouts."""
+"""Actions of a plan: one small dataclass each, nothing else happens to replicas and rollouts."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Note:
 
 
 Life = Start | Admit | Sleep | Wake | Changed | Drain | Stop | Fail | Forget
-"""What happens to one replica."""
+"""An action on one replica."""
 Action = Life | MarkRevision | Swap | StartCanary | AbortCanary | CancelPromotion | ClearFailures | Note
 
 

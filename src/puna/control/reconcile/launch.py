@@ -111,7 +111,7 @@ def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapp
 
 
 def told_by_validation(schema: Mapping[str, Any] | None) -> dict[str, str]:
-    """What validation has found out about the bundle, for its replicas: what every reply must hold, what is proved."""
+    """Findings of validation for the bundle's replicas: what every reply must hold, what is proved."""
     found, schema = {}, schema or {}
     if schema.get("outputs"):
         found["PUNA_OUTPUTS"] = json.dumps([output["name"] for output in schema["outputs"]])
@@ -121,7 +121,7 @@ def told_by_validation(schema: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def volume_env(volumes: Mapping[str, str]) -> dict[str, str]:
-    """What the platform's apps ask for where their volume is; of several, the first."""
+    """Variables by which the platform's apps find their volume; of several, the first."""
     for name, path in volumes.items():
         return dict.fromkeys(("NFS_VOLUME", "NFS_PATH"), path or f"{DEFAULT_ROOT}/{name}")
     return {}

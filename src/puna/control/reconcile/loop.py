@@ -216,7 +216,7 @@ class Reconciler:
             self.store.uncount_failure(replica.endpoint, replica.revision)
 
     def _damaged(self, replica: Replica) -> str:
-        """What of a dead replica's files is not as it was built; looked at once in a while, not at each death."""
+        """Damage to a dead replica's files, in words; looked for once in a while, not at each death."""
         key = (replica.endpoint, replica.revision)
         if self._at >= self._looked.get(key, (float("-inf"), ""))[0] + DAMAGE_EVERY_S:
             try:

@@ -57,7 +57,7 @@ class SleepPolicy:
 def may_sleep(
     endpoint: Endpoint, replica: Replica, observed: Mapping[str, Observed], in_flight: Mapping[str, int], now: float
 ) -> bool | None:
-    """Whether a replica that is not wanted awake may sleep instead of going; None: it may, but is not idle yet."""
+    """True when a replica that is not wanted awake may sleep instead of going; None: it may, but is not idle yet."""
     seen = observed.get(replica.id)
     is_serving = replica.state is ReplicaState.READY and replica.revision in endpoint.shares and endpoint.active
     if seen is None or not is_serving or not seen.can_sleep or endpoint.settings.evict_after_s <= 0:
@@ -124,7 +124,7 @@ class Placement:
                 self._free[gpu] -= share
 
     def impossible(self, revision: Revision) -> str:
-        """Why this machine can never run a revision, or an empty text."""
+        """The reason why this machine can never run a revision, or an empty text."""
         least = int(revision.weights_bytes * LEAST_BITS_SHARE)
         if self._on_gpu(revision):
             share = revision.settings.gpu_fraction
@@ -160,7 +160,7 @@ class Placement:
         return to_evict(share - NEAR_ZERO, self._free, sleep_policy.leaving, sleep_policy.evictable)
 
     def shortage(self, revision: Revision) -> str:
-        """What is missing when `allocate` gave None."""
+        """The shortage in words, when `allocate` gave None."""
         wanted = "a whole GPU" if revision.settings.gpu_fraction == 1.0 else "half a GPU"
         free = ", ".join(f"GPU {index} has {max(free, 0):.2g} free" for index, free in sorted(self._free.items()))
         return f"it needs {wanted}, and {free}"

@@ -1,4 +1,4 @@
-"""What to do next: `plan(desired, actual, now) -> actions`, pure. Rollouts, restarts, scaling and placement.
+"""Planning: `plan(desired, actual, now) -> actions`, pure. Rollouts, restarts, scaling and placement.
 
 A rollout: the new revision's replicas start beside the old one's; when enough are ready the route is swapped in one
 transaction, and only then the old ones drain. The revision that serves is never stopped first, unless `replace` was
@@ -50,7 +50,7 @@ STOP_AGAIN_S = 15.0
 
 @dataclass(frozen=True)
 class Actual:
-    """What runs: the backend's view, and the gateways' counts."""
+    """Reality: the backend's view, and the gateways' counts."""
 
     capacity: Capacity
     observed: Mapping[str, Observed] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def plan(desired: Snapshot, actual: Actual, now: float) -> list[Action]:
 
 
 def _fact(replica: Replica, actual: Actual, now: float) -> Action | None:
-    """What follows from what the backend sees, whatever the endpoint wants."""
+    """The action that follows from what the backend sees, whatever the endpoint wants."""
     seen = actual.observed.get(replica.id)
     gone = seen is None or seen.phase is Phase.EXITED
     match replica.state:
@@ -365,7 +365,7 @@ class _Endpoint:
             self._remove(replica, why)
 
     def _spare(self, replica: Replica) -> tuple[bool, int, float]:
-        """Who goes first: the one that is still starting, then the least busy, then the youngest."""
+        """Sort key of who goes first: the one that is still starting, then the least busy, then the youngest."""
         busy = self.actual.in_flight.get(replica.id, 0)
         return (replica.state is ReplicaState.READY, busy, -replica.created)
 

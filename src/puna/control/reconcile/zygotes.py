@@ -27,10 +27,10 @@ Key = tuple[str, int]
 
 
 class Prepare(Protocol):
-    """Where launches come from; both raise PunaError when a bundle or a secret is missing."""
+    """Source of launches; both methods raise PunaError when a bundle or a secret is missing."""
 
     def zygote_name(self, endpoint: str, revision: int) -> str:
-        """What the zygote of a revision is called: another name when its environment is another."""
+        """The name of a revision's zygote: another one when its environment is another."""
 
     def zygote(self, endpoint: str, revision: int) -> Launch:
         """Everything needed to start it."""
@@ -52,7 +52,7 @@ class Cool:
 
 @dataclass(frozen=True)
 class ZygoteHistory:
-    """What became of the zygotes of one name."""
+    """History of the zygotes of one name."""
 
     deaths: int = 0
     last_death: float = 0.0
@@ -84,7 +84,7 @@ def wanted(snapshot: Snapshot) -> dict[Key, bool]:
 def plan(
     names: Mapping[str, bool], seen: Collection[Zygote], history: Mapping[str, ZygoteHistory], now: float
 ) -> list[StartZygote | Cool]:
-    """What to begin and end; `names` are the wanted ones, and whether each may begin now."""
+    """Plan starts and ends; `names` are the wanted ones, and whether each may begin now."""
     actions: list[StartZygote | Cool] = [Cool(z.name) for z in seen if z.name not in names or z.phase is Phase.EXITED]
     there = {zygote.name for zygote in seen}
     for name, may_begin in names.items():
@@ -131,7 +131,7 @@ class ZygoteKeeper:
             self._names[key] = launch.warm
 
     def view(self, endpoint: str, revision: int | None) -> dict[str, Any] | None:
-        """What the API says of an endpoint's zygote; None when it is to have none."""
+        """An endpoint's zygote as the API shows it; None when it is to have none."""
         name = self._names.get((endpoint, revision or 0))
         if name is None:
             return None

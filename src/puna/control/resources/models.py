@@ -69,7 +69,7 @@ def run_of(version: RegisteredVersion, runs: dict[str, str]) -> str | None:
 
 
 def dataset_of(home: Home, run: Run) -> dict[str, Any]:
-    """What is known of the rows that a run learnt from; empty when the dataset is gone."""
+    """Figures of the rows that a run learnt from; empty when the dataset is gone."""
     return dict(_manifest(home.datasets / run.dataset[:SHORT]).get("metrics", {})) if run.dataset else {}
 
 
@@ -171,7 +171,7 @@ TIGHT = 0.9
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What there is to know of a model's size."""
+    """A model's size."""
 
     name: str
     weights_bytes: int
@@ -181,7 +181,7 @@ class ModelSize:
     """The longest request that it can take; 0: not known."""
 
     def need(self, requests: int, context: int) -> Need:
-        """What so many requests of so many tokens at once take; 0 tokens: what is usual."""
+        """Bytes for so many requests of so many tokens at once; 0 tokens: the usual number."""
         usual = min(CONTEXT, self.context or CONTEXT)
         tokens = min(context, self.context or context) or usual
         overhead = min(OVERHEAD_BYTES + int(self.weights_bytes * OVERHEAD_PART), MOST_BYTES)
@@ -251,7 +251,7 @@ def read_size(name: str, folder: Path) -> ModelSize:
 
 
 def together(name: str, models: list[ModelSize]) -> ModelSize:
-    """What one app loads: weights and caches add up; the shortest context is the one that all can take."""
+    """The size of all that one app loads: weights and caches add up; of contexts it is the shortest."""
     contexts = [model.context for model in models if model.context]
     tokens = sum(model.kv_bytes_per_token for model in models)
     return ModelSize(name, sum(model.weights_bytes for model in models), tokens, min(contexts, default=0))

@@ -41,7 +41,7 @@ def use_source(home: Home, digest: str) -> Source:
 
 
 def damage_of(home: Home, revision: Revision) -> str:
-    """What is damaged of its environment or bundle; empty when nothing is, or it has not been built."""
+    """Damage to its environment or bundle; empty when there is none, or it has not been built."""
     if revision.environment:
         path = home.environments / revision.environment[:SHORT]
         found = inventory.damage(path) if path.is_dir() else None

@@ -21,7 +21,7 @@ NONCE_BYTES = 12
 
 
 class Seal:
-    """What keeps texts closed at rest, and tells whether two are the same without keeping either."""
+    """Encryption of texts at rest, and fingerprints that compare two without keeping either."""
 
     def __init__(self, key_file: Path) -> None:
         key = _key(key_file)

@@ -100,7 +100,7 @@ class Volumes:
         return {path or f"{DEFAULT_ROOT}/{name}": self.folder(name) for name, path in volumes.items()}
 
     def entries(self, name: str, path: str = "", recursive: bool = False) -> list[VolumeEntry]:
-        """What is in a folder of a volume, or the one file at `path`.
+        """List a folder of a volume, or the one file at `path`.
 
         Raises:
             NotFoundError: there is nothing at `path`, or a link.

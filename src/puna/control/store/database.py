@@ -35,7 +35,7 @@ class Database:
         """
         self.engine = _engine(url)
         self.timeline: Timeline | None = None
-        """How long a GPU was held is reckoned by it, once it is set: the wall clock may be."""
+        """GPU time is reckoned by it, once it is set: the wall clock may be."""
         self._lock = threading.RLock()
         self._writer = 0
         self._listeners: list[Callable[[], None]] = []

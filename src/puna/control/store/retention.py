@@ -11,12 +11,12 @@ from puna.control.store.database import Database
 from puna.control.store.schema import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES, SPLITS
 
 REVISION_OF = "revision of "
-"""What the names of the counters of endpoints' revisions begin with."""
+"""The prefix of the counters of endpoints' revisions."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What the store names of that which lies on the disk; digests are whole."""
+    """Names in the store of what lies on the disk; digests are whole."""
 
     sources: frozenset[str]
     bundles: frozenset[str]
@@ -104,7 +104,7 @@ class RetentionStore(Database):
             return len(gone)
 
     def named(self) -> Named:
-        """What must stay on the disk, as of one moment."""
+        """Everything that must stay on the disk, as of one moment."""
         with self._read() as connection, connection.begin():
             revisions = connection.execute(select(REVISIONS)).all()
             runtimes = connection.execute(select(RUNTIMES.c.digest)).scalars().all()

@@ -22,12 +22,12 @@ ENDS = {
     BuildState.FAILED: RevisionState.FAILED,
     BuildState.CANCELLED: RevisionState.CANCELLED,
 }
-"""What a revision becomes when its build ends."""
+"""The state of a revision after the end of its build."""
 IN_BUILD = frozenset({RevisionState.QUEUED, RevisionState.BUILDING})
 """Revisions that wait for the end of a build."""
 
 SpecOf = Callable[[Endpoint | None, Revision | None], RevisionSpec]
-"""What to build, from the endpoint (None: there is none yet) and its revision of the highest number."""
+"""The revision to build, from the endpoint (None: there is none yet) and its revision of the highest number."""
 
 
 def _whole(_revision: Revision) -> bool:
@@ -36,7 +36,7 @@ def _whole(_revision: Revision) -> bool:
 
 @dataclass(frozen=True)
 class QueuedRevision:
-    """What a deploy came to: a new revision, or the one that made it needless."""
+    """The outcome of a deploy: a new revision, or the one that made it needless."""
 
     revision: Revision
     is_unchanged: bool
@@ -44,7 +44,7 @@ class QueuedRevision:
 
 @dataclass(frozen=True)
 class Change:
-    """What a change of settings comes to: with a `spec` a new revision, built unless it is a `copy_of` one."""
+    """The outcome of a change of settings: with a `spec` a new revision, built unless it is a `copy_of` one."""
 
     settings: Settings
     spec: RevisionSpec | None = None

@@ -48,7 +48,7 @@ SCHEMA_VERSION = Table("schema_version", METADATA, Column("number", Integer, pri
 # `routes` is the version of the gateways' table; `asked` orders deploys; `epoch` numbers replicas; one more for each
 # endpoint's revisions.
 RUNTIME_COUNTER = "runtime "
-"""What the names of the counters begin with that remember the highest version which has been deleted."""
+"""The prefix of counters that remember the highest version which has been deleted."""
 COUNTERS = Table("counters", METADATA, Column("name", String(80), primary_key=True), _count("value"))
 
 RUNTIMES = Table(
@@ -260,7 +260,7 @@ def migration_001_all_tables(connection: Connection) -> None:
 
 
 def migration_002_deliveries(connection: Connection) -> None:
-    """What repositories said of their changes."""
+    """Deliveries of webhooks."""
     DELIVERIES.create(connection, checkfirst=True)
 
 
@@ -275,7 +275,7 @@ def migration_004_arguments_of_builds(connection: Connection) -> None:
 
 
 def migration_005_usage(connection: Connection) -> None:
-    """What was asked of endpoints, and what they held of GPUs."""
+    """Use by the hour: requests, and GPU time."""
     for table in (USAGE, USAGE_MARKS):
         table.create(connection, checkfirst=True)
 
@@ -287,7 +287,7 @@ def migration_006_splits(connection: Connection) -> None:
 
 
 def migration_007_owners_of_builds(connection: Connection) -> None:
-    """Who asked for a build."""
+    """The owner of a build."""
     _add_column(connection, BUILDS.c.owner)
 
 

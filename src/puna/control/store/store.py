@@ -65,7 +65,7 @@ class Store(TrafficStore, ReplicaStore, KeyStore, ReplyStore, RetentionStore, Us
         return [revision_of(row) for row in connection.execute(query)]
 
     def routing(self) -> tuple[int, Snapshot, list[Key]]:
-        """What the gateways' table is made from, with its version: all of one moment."""
+        """Everything that the gateways' table is made from, with its version: all of one moment."""
         with self._read() as connection, connection.begin():
             return self._counter(connection, "routes"), self._snapshot(connection), self._keys(connection)
 

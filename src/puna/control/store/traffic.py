@@ -15,7 +15,7 @@ from puna.errors import ConflictError
 
 
 class TrafficStore(DeployStore):
-    """What is asked of an endpoint's traffic; each is judged in the transaction that does it."""
+    """Requests to change an endpoint's traffic; each is judged in the transaction that does it."""
 
     def divide(self, name: str, shares: Mapping[int, int], now: float) -> int:
         """Give two revisions, of which one serves, their shares in percent; the number of the other one.
@@ -136,7 +136,7 @@ class TrafficStore(DeployStore):
 
     @staticmethod
     def _coming(connection: Connection, name: str) -> list[Revision]:
-        """What is on its way to a share, in the order it was asked for."""
+        """Revisions on their way to a share, in the order they were asked for."""
         states = REVISIONS.c.state.in_([str(state) for state in PENDING])
         mine = and_(REVISIONS.c.endpoint == name, states, REVISIONS.c.percent < WHOLE)
         rows = connection.execute(select(REVISIONS).where(mine).order_by(REVISIONS.c.asked)).all()

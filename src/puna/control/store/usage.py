@@ -38,7 +38,7 @@ def count(
 
 
 def mark(connection: Connection, name: str) -> float | None:
-    """How far something has been counted."""
+    """The mark of what has been counted so far; None: nothing."""
     return connection.execute(select(USAGE_MARKS.c.value).where(USAGE_MARKS.c.name == name)).scalar()
 
 
