@@ -138,7 +138,7 @@ def test_the_orders_are_as_told(full: tuple[World, TestClient]) -> None:
     at = [build["created"] for page in walk(api, "/builds") for build in page]
     assert at == sorted(at, reverse=True)
     events = [event["id"] for page in walk(api, "/endpoints/app-0/events") for event in page]
-    newest = [event["id"] for page in walk(api, "/endpoints/app-0/events", spec="newest") for event in page]
+    newest = [event["id"] for page in walk(api, "/endpoints/app-0/events", order="newest") for event in page]
     assert events == sorted(events) and newest == events[::-1]
     runtimes = [(item["name"], -item["version"]) for page in walk(api, "/runtimes") for item in page]
     assert runtimes == sorted(runtimes)

@@ -133,8 +133,8 @@ def test_a_home_of_before_keys_had_limits_opens_and_its_keys_work(tmp_path: Path
     store.add_key(api_keys.make("new", ["infer"], None, None, 3.0, limits)[0])
     old, new = store.keys()
     assert old.limits is None and api_keys.parse_limits(new.limits) == limits
-    table = wire.encode(wire.RouteTable(1, {key.id: internal.key_route(key) for key in (old, new)}))
-    read = wire.decode(wire.RouteTable, table).keys
+    table = wire.encode(wire.RouteTable(1, tuple(internal.key_route(key) for key in (old, new))))
+    read = {key.id: key for key in wire.decode(wire.RouteTable, table).keys}
     assert read[old.id].limits is None and read[new.id].parsed_limits == limits and read[new.id].name == "new"
     store.close()
 
