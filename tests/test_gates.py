@@ -24,9 +24,8 @@ HEAVY = ("torch", "transformers", "ray", "fastapi", "numpy", "sqlalchemy", "uvic
 HOMELESS_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|misc|managers?)(_|$)")
 QUESTIONS = re.compile(r"(What|Who|Where|Whether)(ever)?\b")
 
-MAX_QUESTIONS = 434
-MAX_PAIRS_OF_CLASSES = 14
-MAX_MODULES_WITHOUT_TESTS_BY_PATH = 176
+MAX_PAIRS_OF_CLASSES = 12
+MAX_MODULES_WITHOUT_TESTS_BY_PATH = 87
 
 
 def told(offenders: list[str]) -> str:
@@ -176,7 +175,7 @@ def test_docstrings_are_an_imperative_or_a_noun_phrase() -> None:
                 first = (ast.get_docstring(node, clean=False) or "").lstrip()
                 if QUESTIONS.match(first):
                     offenders.append(f"{said(path)}:{getattr(node, 'lineno', 1)}: {first[:40]!r}")
-    assert len(offenders) <= MAX_QUESTIONS, f"no more than {MAX_QUESTIONS}, but " + told(offenders)
+    assert not offenders, told(offenders)
 
 
 def test_classes_have_names_of_their_own() -> None:

@@ -185,7 +185,7 @@ def rm(place: Place, recursive: Recursive = False, json: AsJson = False) -> None
 
 
 def is_place(text: str) -> bool:
-    """Whether a word names something in a volume: `NAME:/path`, `NAME:`, or the platform's infer://volumes/..."""
+    """True where a word names something in a volume: `NAME:/path`, `NAME:`, or the platform's infer://volumes/..."""
     name, colon, path = text.partition(":")
     return text.startswith("infer://") or bool(colon and "/" not in name and (not path or path.startswith("/")))
 

@@ -20,7 +20,7 @@ from puna.errors import UsageError
 
 @dataclass(frozen=True)
 class CallReply:
-    """What an endpoint answered: name -> value, or values when there are several; and how long it took."""
+    """An endpoint's answer: name -> value, or values when there are several; and how long it took."""
 
     outputs: Mapping[str, Any]
     seconds: float

@@ -35,7 +35,7 @@ WARM_CALLS = 5
 
 @dataclass
 class Story:
-    """What happened so far: seconds a stage, figures, and whether each promise held."""
+    """The story so far: seconds a stage, figures, and whether each promise held."""
 
     quiet: bool
     stages: dict[str, float] = field(default_factory=dict)

@@ -124,7 +124,7 @@ def deploy(
 
 @dataclass(frozen=True)
 class _Order:
-    """What was said of what it becomes."""
+    """The options about the endpoint."""
 
     name: str
     runtime: str | None
@@ -134,7 +134,7 @@ class _Order:
 
 @dataclass(frozen=True)
 class _Source:
-    """What was said of where the app comes from."""
+    """The options about the app's origin."""
 
     folder: Path | None
     git: str

@@ -62,7 +62,7 @@ class BuildTools(Protocol):
         """The environment of a runtime."""
 
     def bundle(self, source: Source, environment: Environment, home: Home, log: Log) -> Bundle:
-        """What a replica runs."""
+        """Put together what a replica runs."""
 
     def validate(
         self, launch: Launch, home: Home, report: Path, timeout_s: float, cancelled: Cancelled
@@ -315,7 +315,7 @@ class _BuildWork:
             self._is_silent = True
 
     def cancelled(self) -> bool:
-        """Whether to stop."""
+        """True when it is to stop."""
         return self.builder.cancelled(self.build.id)
 
     def run(self) -> dict[str, Any]:

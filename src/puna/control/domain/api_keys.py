@@ -46,7 +46,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one key may ask for; None is no limit."""
+    """Limits of one key; None is no limit."""
 
     rate: Rate | None = None
     """Calls."""

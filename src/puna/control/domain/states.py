@@ -56,7 +56,7 @@ class ReplicaState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """What became of the word that a repository has changed."""
+    """The course of the word that a repository has changed."""
 
     QUEUED = "queued"
     IGNORED = "ignored"
@@ -66,7 +66,7 @@ class DeliveryState(StrEnum):
 
 
 class EndpointState(StrEnum):
-    """What an endpoint is doing; derived by `endpoint_state`, never stored."""
+    """An endpoint's activity; derived by `endpoint_state`, never stored."""
 
     EMPTY = "empty"
     BUILDING = "building"
@@ -277,7 +277,7 @@ def endpoint_state(
     wanted: int,
     failures: int,
 ) -> EndpointState:
-    """What an endpoint is doing.
+    """Derive an endpoint's activity.
 
     `serving`: it has a serving revision; `pending`: states of the revisions on their way; `failed`: its newest
     revision failed; `replicas`: states of the serving revision's replicas; `wanted`: how many there should be;

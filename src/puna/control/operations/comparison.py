@@ -66,7 +66,7 @@ class ChangedPackage(TypedDict):
 
 
 class ChangedPackages(TypedDict):
-    """What is different between two environments, as installed."""
+    """The differences between two environments, as installed."""
 
     added: list[Package]
     removed: list[Package]
@@ -89,7 +89,7 @@ _From = TypedDict("_From", {"from": ComparedRevision})  # no name that a class c
 
 
 class RevisionDiff(_From):
-    """What changed from one revision to another."""
+    """The changes from one revision to another."""
 
     endpoint: str
     to: ComparedRevision

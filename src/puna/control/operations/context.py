@@ -77,5 +77,5 @@ class Control:
     """Seconds of a clock that nobody sets: how long ago something was."""
 
     def url(self, endpoint: str) -> str:
-        """Where an endpoint is called."""
+        """The address at which an endpoint is called."""
         return f"{self.base_url.rstrip('/')}/v2/models/{endpoint}/infer"

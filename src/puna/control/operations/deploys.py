@@ -30,7 +30,7 @@ REPOSITORY = "repository"
 
 
 class Deployed(TypedDict):
-    """What a deploy, rebuild or rollback led to."""
+    """The outcome of a deploy, rebuild or rollback."""
 
     endpoint: str
     revision: int

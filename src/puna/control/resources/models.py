@@ -212,7 +212,7 @@ class Need:
 
 
 class Fit(TypedDict):
-    """Whether a model fits some room."""
+    """A model against the memory there is."""
 
     verdict: Literal["fits", "tight", "does not fit"]
     room_bytes: int

@@ -62,7 +62,7 @@ class Volumes:
         return True
 
     def folder(self, name: str) -> Path:
-        """Where a volume lies.
+        """A volume's folder.
 
         Raises:
             NotFoundError: there is no such volume.

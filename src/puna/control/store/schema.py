@@ -270,7 +270,7 @@ def migration_003_replies(connection: Connection) -> None:
 
 
 def migration_004_arguments_of_builds(connection: Connection) -> None:
-    """What a merge or a publishing was told."""
+    """Arguments of merges and publishings."""
     _add_column(connection, BUILDS.c.arguments)
 
 
@@ -292,7 +292,7 @@ def migration_007_owners_of_builds(connection: Connection) -> None:
 
 
 def migration_008_limits_of_keys(connection: Connection) -> None:
-    """What a key may ask for."""
+    """Limits of keys."""
     _add_column(connection, KEYS.c.limits)
 
 

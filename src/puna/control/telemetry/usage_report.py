@@ -39,7 +39,7 @@ class Sums(TypedDict):
 
 
 class Used(Sums):
-    """What was used of one endpoint, key, hour or day; null is what was not asked for."""
+    """The use of one endpoint, key, hour or day; null is what was not asked for."""
 
     start: float | None
     endpoint: str | None
