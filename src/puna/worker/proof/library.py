@@ -259,9 +259,9 @@ class Known:
             self._classes[id(kind)] = kind, found
         return self._classes[id(kind)][1]
 
-    def is_mine(self, code: types.CodeType) -> bool:
-        """Code of a file of the app's."""
-        return self._sources.is_mine(code)
+    def is_inside(self, path: str) -> bool:
+        """A file of the app's."""
+        return self._sources.is_inside(path)
 
     def is_from_app(self, kind: Any) -> bool:
         """A class whose module is a file of the app's."""
