@@ -312,8 +312,15 @@ REPLICAS = Family("puna_replicas", "Ready replicas.", Kind.MAX, _TIERED)
 FAMILIES = {
     family.name: family
     for family in (
-        *(REQUESTS, LATENCY, REVISION_REQUESTS, REVISION_LATENCY, *WAITS),
-        *(COLD_WAITS, QUEUE, IN_FLIGHT, REPLICAS),
+        REQUESTS,
+        LATENCY,
+        REVISION_REQUESTS,
+        REVISION_LATENCY,
+        *WAITS,
+        COLD_WAITS,
+        QUEUE,
+        IN_FLIGHT,
+        REPLICAS,
     )
 }
 

@@ -8,7 +8,6 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from control.place import Place, ending, furnished, own_place
+from control.place import Place, ending
 from puna.control.api.app import create_app
 from puna.control.store.store import Store
 from puna.home import Home
@@ -33,17 +32,6 @@ from puna.home import Home
 pytestmark = pytest.mark.process
 EXAMPLES = int(os.environ.get("PUNA_FUZZ_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-
-
-@pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A place that is only read."""
-    yield from furnished(tmp_path_factory.mktemp("read"))
-
-
-@pytest.fixture
-def place(operation_id: str, read: Place, tmp_path: Path) -> Iterator[Place]:
-    yield from own_place(operation_id, read, tmp_path)
 
 
 @functools.cache

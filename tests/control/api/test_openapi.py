@@ -19,22 +19,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from control.place import Place, document, ending, furnished, operations, own_place
+from control.place import Place, document, ending, furnished, operations
 from puna.config.settings import RANGES
 from puna.control.api import openapi
 
 GOLDEN = Path(__file__).with_name("openapi.json")
-
-
-@pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A place that is only read."""
-    yield from furnished(tmp_path_factory.mktemp("read"))
-
-
-@pytest.fixture
-def place(operation_id: str, read: Place, tmp_path: Path) -> Iterator[Place]:
-    yield from own_place(operation_id, read, tmp_path)
 
 
 NASTY: list[Any] = [

@@ -99,9 +99,10 @@ class Json(JSONResponse):
 class Route(APIRoute):
     """One method and path with its handler and all that is declared of them; FastAPI validates only what comes in."""
 
-    def __init__(self, call: str, handler: Callable[..., Any], needs: Right, answer: Answer, body: Body | None) -> None:
-        """`call` is method and path."""
-        method, _, path = call.partition(" ")
+    def __init__(
+        self, method: str, path: str, handler: Callable[..., Any], needs: Right, answer: Answer, body: Body | None
+    ) -> None:
+        """`body` is one that the handler reads by itself."""
         self.handler, self.needs, self.answer, self.own_body = handler, needs, answer, body
         super().__init__(
             path,
@@ -129,7 +130,7 @@ class Routes(list[Route]):
         method, _, path = call.partition(" ")
 
         def add(handler: Handler) -> Handler:
-            route = Route(f"{method} {self.prefix}{path}", handler, needs, answer or Answer(), body)
+            route = Route(method, self.prefix + path, handler, needs, answer or Answer(), body)
             route.tags, route.include_in_schema = [tag or self.tag], bool(self.tag)
             self.append(route)
             return handler
@@ -143,11 +144,12 @@ def declared(routes: Iterable[BaseRoute]) -> list[Route]:
     Raises:
         TypeError: one of them does not say whose key opens it.
     """
-    found = list(routes)
-    for route in found:
+    found: list[Route] = []
+    for route in routes:
         if not isinstance(route, Route):
             raise TypeError(f"{route!r} does not say whose key opens it: add it with `Routes` and a `Right`")
-    return [route for route in found if isinstance(route, Route)]
+        found.append(route)
+    return found
 
 
 def find(routes: Iterable[Route], scope: Scope) -> tuple[Route | None, Mapping[str, Any]]:
