@@ -95,7 +95,11 @@ class Up:
     def deploy(self, folder: Path, name: str = "app", **settings: Any) -> int:
         """Deploy and wait until the revision serves; returns its number."""
         deployed = self.client.deploy(folder, name, settings={"gpu_type": "cpu", **settings})
-        self.client.wait_for_build(deployed["build_id"], 120 * load_factor())
+        try:
+            self.client.wait_for_build(deployed["build_id"], 120 * load_factor())
+        except PunaError as error:
+            error.add_note(f"{error.detail}\n{error.hint}")  # pytest shows these, and of the error its first line only
+            raise
         self.client.wait_for_endpoint(name, deployed["revision"], 60 * load_factor())
         return int(deployed["revision"])
 

@@ -199,6 +199,16 @@ def test_builds_that_nothing_names_are_counted_and_their_logs_go_with_them(store
     assert {path.stem for path in home.folder("logs", "builds").iterdir()} == kept
 
 
+def test_the_report_that_a_build_writes_this_moment_stays(store: Store, home: Home) -> None:
+    build = store.add_build("revision", "app", built(store, "1"), NOW)
+    written = {f"{build.id}.log", f"{build.id}.json", f"{build.id}.json.part"}
+    folder = home.folder("logs", "builds")
+    for name in (*written, "0123456789ab.json.part"):
+        (folder / name).write_text("x")
+    sweeper(store, home).sweep()
+    assert {path.name for path in folder.iterdir()} == written
+
+
 def test_events_keys_and_counters(store: Store, home: Home) -> None:
     from puna.control.domain import api_keys
 
@@ -227,10 +237,20 @@ def test_logs_and_working_copies_that_nobody_has_any_more(store: Store, home: Ho
     for name, age_s in ((replica.id, 9 * DAY_S), ("zygote-1", 9 * DAY_S), ("young", 1.0), ("stray", DAY_S)):
         laid(home.workspaces, name, age_s)
     laid(home.workspaces, "guarded", DAY_S)
+    running, ended = (store.add_build("revision", "app", 1, NOW) for _ in range(2))
+    store.move_build(ended.id, BuildState.CANCELLED)
+    for build in (running, ended):  # a copy is as old as what it was made of
+        laid(home.workspaces, build.workspace, DAY_S)
     home.guard_socket("guarded").touch()
     sweeper(store, home).sweep()
     assert {path.name for path in folder.iterdir()} == {"app", "just-deleted"}
-    assert {path.name for path in home.workspaces.iterdir()} == {replica.id, "zygote-1", "young", "guarded"}
+    assert {path.name for path in home.workspaces.iterdir()} == {
+        replica.id,
+        "zygote-1",
+        "young",
+        "guarded",
+        running.workspace,
+    }
 
 
 def test_it_looks_only_when_something_was_built_or_deleted(store: Store, home: Home) -> None:

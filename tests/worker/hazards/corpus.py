@@ -14,7 +14,7 @@ from typing import Any
 
 from config import tutorial_files
 from puna.packaging import template
-from worker.hazards.copying_llama import NAMES
+from worker.hazards.copying_llama import MARKERS, NAMES
 
 HERE = Path(__file__).parent
 ENGINES = ("vllm", "transformers", "async", "streaming")
@@ -77,8 +77,8 @@ def stories(kind: str) -> list[Story]:
 
 
 def marker(number: int) -> str:
-    """The words that only this call says."""
-    return f"q{number}q"
+    """The words that only this call says, of those that run; the model knows so many and no more."""
+    return f"q{number % MARKERS}q"
 
 
 def inputs(number: int) -> dict[str, Any]:

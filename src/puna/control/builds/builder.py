@@ -365,7 +365,7 @@ class _BuildWork:
         if gpu is None:
             self.log("no GPU is free: the app is not tried here, its first replica will show whether it works")
             return None
-        run, settings = f"build-{self.build.id}", revision.settings
+        run, settings = self.build.workspace, revision.settings
         launch = launch_of(run, revision, bundle, self.home, self.builder.secrets, self.path)
         launch = dataclasses.replace(launch, gpu=gpu)
         report = self.home.folder("logs", "builds") / f"{self.build.id}.json"

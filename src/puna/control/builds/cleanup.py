@@ -91,10 +91,10 @@ class Sweeper:
             if is_alone:
                 self._sources(sources, named, now)
         for path in build_logs:
-            if path.stem not in named.builds:
+            if path.name.partition(".")[0] not in named.builds:  # ID.log, ID.json, and ID.json.part as it is written
                 path.unlink(missing_ok=True)
         for path in workspaces:
-            if path.name not in named.replicas and not path.name.startswith("zygote-"):
+            if path.name not in named.workspaces and not path.name.startswith("zygote-"):
                 self._workspace(path, now)
         if named.is_settled:
             self._artifacts(bundles, caches, named)

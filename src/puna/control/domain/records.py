@@ -207,6 +207,16 @@ class Build:
     owner: str = ""
     """The id of the key that asked for it, or `repository`; empty for the local administrator."""
 
+    @property
+    def workspace(self) -> str:
+        """The name of the working copy in which its app is validated."""
+        return workspace_of_build(self.id)
+
+
+def workspace_of_build(build_id: str) -> str:
+    """No replica is named like this: their ids are hexadecimal."""
+    return f"build-{build_id}"
+
 
 @dataclass(frozen=True)
 class Runtime:

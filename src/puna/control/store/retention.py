@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, delete, func, select
 
+from puna.control.domain.records import workspace_of_build
 from puna.control.domain.states import PAST, UNENDED
 from puna.control.store.database import Database
 from puna.control.store.schema import BUILDS, COUNTERS, ENDPOINTS, EVENTS, KEYS, REPLICAS, REVISIONS, RUNTIMES, SPLITS
@@ -22,7 +23,8 @@ class Named:
     bundles: frozenset[str]
     environments: frozenset[str]
     builds: frozenset[str]
-    replicas: frozenset[str]
+    workspaces: frozenset[str]
+    """Of replicas and of builds under way."""
     endpoints: frozenset[str]
     is_settled: bool
     """No replica is left of an endpoint or a revision that has been dropped: it may still read its files."""
@@ -109,13 +111,15 @@ class RetentionStore(Database):
             revisions = connection.execute(select(REVISIONS)).all()
             runtimes = connection.execute(select(RUNTIMES.c.digest)).scalars().all()
             replicas = connection.execute(select(REPLICAS)).all()
+            builds = connection.execute(select(BUILDS.c.id, BUILDS.c.state)).all()
+            validations = [workspace_of_build(row.id) for row in builds if row.state in UNENDED]
             known = {(row.endpoint, row.number) for row in revisions}
             return Named(
                 sources=frozenset(row.source for row in revisions),
                 bundles=frozenset(row.bundle for row in revisions if row.bundle),
                 environments=frozenset([*(row.environment for row in revisions if row.environment), *runtimes]),
-                builds=frozenset(connection.execute(select(BUILDS.c.id)).scalars()),
-                replicas=frozenset(row.id for row in replicas),
+                builds=frozenset(row.id for row in builds),
+                workspaces=frozenset([*(row.id for row in replicas), *validations]),
                 endpoints=frozenset(connection.execute(select(ENDPOINTS.c.name)).scalars()),
                 is_settled=all((row.endpoint, row.revision) in known for row in replicas),
             )

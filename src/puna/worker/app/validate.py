@@ -89,7 +89,9 @@ def validate(app: App, path: str) -> bool:
         report.phase("bake", engine.bake)
         _finalize(app, report)
         report.write(ok=True, unfinished=False, line="")
-    except BaseException:  # noqa: BLE001 - the report has it, and so has the log
+    except BaseException as error:  # noqa: BLE001 - the report has it, and so has the log
+        if report.fields["unfinished"]:
+            calllog.note("the report could not be written:\n" + faults.whole(error))
         return False
     return True
 

@@ -15,13 +15,12 @@ from puna.control.api.routing import Right, Routes
 from puna.control.domain import records
 from puna.control.domain.api_keys import restrict
 from puna.control.domain.records import Step
-from puna.control.domain.states import BuildState
+from puna.control.domain.states import UNENDED, BuildState
 from puna.control.operations.context import Control
 from puna.control.telemetry.log_files import LineFilter, build_log, follow, last_lines
 
 Json = dict[str, Any]
 BuildId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{12}$"})]
-UNENDED = (BuildState.QUEUED, BuildState.RUNNING)
 
 
 class Build(TypedDict):

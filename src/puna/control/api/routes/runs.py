@@ -12,9 +12,10 @@ from typing_extensions import TypedDict
 
 from puna import names
 from puna.control.api.query import Listed, Paged
-from puna.control.api.routes.builds import UNENDED, Build, build_view
+from puna.control.api.routes.builds import Build, build_view
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain import records
+from puna.control.domain.states import UNENDED
 from puna.control.operations.context import Control
 from puna.control.resources import models
 from puna.errors import ConflictError, UsageError

@@ -21,6 +21,7 @@ class InferlessPythonModel:
     def infer(self, inputs):
         ids = self.tokenizer(inputs["prompt"], return_tensors="pt")
         self.stop.length = ids.input_ids.shape[1] + inputs["limit"]
+        print("stop at", self.stop.length, flush=True)
         out = self.model.generate(
             **ids, max_new_tokens=12, do_sample=False, stopping_criteria=StoppingCriteriaList([self.stop])
         )
