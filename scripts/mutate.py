@@ -140,13 +140,15 @@ def sources(args: argparse.Namespace) -> list[Path]:
 
 
 def drawn(args: argparse.Namespace, paths: Iterable[Path]) -> list[Mutant]:
-    """The sample: of all mutants of these modules, or of those whose name has the words of `--only`."""
+    """The sample: of all mutants of these modules, or of those whose name has the words of `--only`.
+
+    As it was drawn: what an interrupted run has tried is a smaller sample.
+    """
     texts = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
     every = [m for path, text in texts.items() for m in candidates(path, text) if args.only in m.name]
     random.Random(args.seed).shuffle(every)
     # To compile each of tens of thousands takes minutes: only as many as are wanted.
-    chosen = itertools.islice((m for m in every if is_python(m, texts[m.path])), args.sample)
-    return sorted(chosen, key=lambda m: (m.path, m.start))
+    return list(itertools.islice((m for m in every if is_python(m, texts[m.path])), args.sample))
 
 
 def accepted() -> dict[tuple[str, str, str], str]:
