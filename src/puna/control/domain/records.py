@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import TypedDict
 
@@ -25,6 +25,7 @@ from puna.control.domain.states import (
 if TYPE_CHECKING:  # `puna up` itself does without pydantic
     from puna.config.settings import Settings
 
+Answer = TypeVar("Answer")
 WHOLE = 100
 """Percent: the share of a revision that serves alone."""
 
@@ -326,6 +327,12 @@ class Snapshot:
             replicas.setdefault(replica.endpoint, []).append(replica)
         for endpoint in self.endpoints:
             yield endpoint, revisions.get(endpoint.name, []), replicas.get(endpoint.name, [])
+
+
+def view(model: type[Answer], record: object, /, **others: Any) -> Answer:
+    """An answer of the API, whose `model` is a TypedDict: `others`, and the record's values of the remaining names."""
+    names = model.__annotations__
+    return cast(Answer, {name: others[name] if name in others else getattr(record, name) for name in names})
 
 
 class Concurrency(TypedDict):

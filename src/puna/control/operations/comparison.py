@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from puna.artifacts import SHORT, Source
 from puna.config.settings import masked_env
-from puna.control.domain.records import Revision
+from puna.control.domain.records import Revision, view
 from puna.control.domain.states import RevisionState
 from puna.control.operations.context import Control
 from puna.control.resources.revision_files import find_source
@@ -122,16 +122,7 @@ def compare(control: Control, name: str, before: int, after: int) -> RevisionDif
 
 
 def _about(revision: Revision) -> ComparedRevision:
-    return {
-        "revision": revision.number,
-        "state": revision.state,
-        "created": revision.created,
-        "source": revision.source,
-        "commit": revision.settings.git.get("commit"),
-        "runtime": revision.runtime,
-        "runtime_version": revision.runtime_version,
-        "environment": revision.environment,
-    }
+    return view(ComparedRevision, revision, revision=revision.number, commit=revision.settings.git.get("commit"))
 
 
 def _settings(old: Revision, new: Revision) -> list[ChangedSetting]:

@@ -14,7 +14,7 @@ from puna.control.api.routes.logs import MAX_LINES, PLAIN, UNBUFFERED, Lines, Se
 from puna.control.api.routing import Right, Routes
 from puna.control.domain import records
 from puna.control.domain.api_keys import restrict
-from puna.control.domain.records import Step
+from puna.control.domain.records import Step, view
 from puna.control.domain.states import UNENDED, BuildState
 from puna.control.operations.context import Control
 from puna.control.telemetry.log_files import LineFilter, build_log, follow, last_lines
@@ -98,16 +98,4 @@ def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:
 
 def build_view(build: records.Build) -> Build:
     """One build."""
-    return {
-        "id": build.id,
-        "kind": build.kind,
-        "subject": build.subject,
-        "number": build.number,
-        "status": build.state,
-        "created": build.created,
-        "steps": list(build.steps),
-        "error": build.error,
-        "hint": build.hint,
-        "detail": build.detail,
-        "arguments": dict(build.arguments),
-    }
+    return view(Build, build, status=build.state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Le
 from fastapi import Path, Request
@@ -22,7 +22,7 @@ from puna.control.api.routes.sources import ModelName, Repository, wanted_model
 from puna.control.api.routing import Answer, Deleted, Right, Routes
 from puna.control.domain import records
 from puna.control.domain.api_keys import owner, restrict, visible
-from puna.control.domain.records import WHOLE, Concurrency, Event, concurrency, state_of
+from puna.control.domain.records import WHOLE, Concurrency, Event, concurrency, state_of, view
 from puna.control.domain.states import EndpointState, ReplicaState, RevisionState, label
 from puna.control.operations import comparison, deploys
 from puna.control.operations.comparison import RevisionDiff
@@ -348,27 +348,24 @@ def _show(
     if endpoint.split is not None:
         traffic = [{**one, **split_counts(control.memories, endpoint.name, one["revision"])} for one in traffic]
     desired = sum(endpoint.desired_of(number)[0] for number in endpoint.shares) or endpoint.desired_replicas
-    return {
-        "name": endpoint.name,
-        "state": state,
-        "label": label(state),
-        "active": endpoint.active,
-        "url": control.url(endpoint.name),
-        "settings": {**endpoint.settings.as_dict(), "env": masked_env(endpoint.settings.env)},
-        "revision": endpoint.serving,
-        "traffic": traffic,
-        "schema": dict(serving.schema) if serving and serving.schema is not None else None,
-        "concurrency": _concurrency(serving) if serving else None,
-        "replicas": [_replica(r, control.loads.in_flight(r.id, now)) for r in replicas],
-        "revisions": [_revision(r) for r in revisions],
-        "desired_replicas": desired,
-        "scaling_reason": endpoint.scaling_reason,
-        "wish": desired,
-        "wish_reason": endpoint.scaling_reason,
-        "reason": endpoint.reason,
-        "created": endpoint.created,
-        "warm": cast(Warm | None, control.warm(endpoint.name, endpoint.serving)),
-    }
+    return view(
+        Endpoint,
+        endpoint,
+        state=state,
+        label=label(state),
+        url=control.url(endpoint.name),
+        settings={**endpoint.settings.as_dict(), "env": masked_env(endpoint.settings.env)},
+        revision=endpoint.serving,
+        traffic=traffic,
+        schema=serving.schema if serving else None,
+        concurrency=_concurrency(serving) if serving else None,
+        replicas=[view(Replica, r, in_flight=control.loads.in_flight(r.id, now)) for r in replicas],
+        revisions=[_revision(r) for r in revisions],
+        desired_replicas=desired,
+        wish=desired,
+        wish_reason=endpoint.scaling_reason,
+        warm=control.warm(endpoint.name, endpoint.serving),
+    )
 
 
 def divided(endpoint: records.Endpoint, revisions: Collection[records.Revision]) -> list[Share]:
@@ -383,40 +380,9 @@ def divided(endpoint: records.Endpoint, revisions: Collection[records.Revision])
     return found
 
 
-def _replica(replica: records.Replica, in_flight: int) -> Replica:
-    return {
-        "id": replica.id,
-        "revision": replica.revision,
-        "state": replica.state,
-        "tier": replica.tier,
-        "pid": replica.pid,
-        "since": replica.since,
-        "in_flight": in_flight,
-        "gpu": replica.gpu,
-        "reason": replica.reason,
-    }
-
-
 def _revision(revision: records.Revision) -> Revision:
-    return {
-        "number": revision.number,
-        "state": revision.state,
-        "percent": revision.percent,
-        "source": revision.source,
-        "commit": revision.settings.git.get("commit"),
-        "runtime": revision.runtime,
-        "runtime_version": revision.runtime_version,
-        "environment": revision.environment,
-        "bundle": revision.bundle,
-        "build_id": revision.build_id,
-        "concurrency": _concurrency(revision),
-        "created": revision.created,
-        "since": revision.since,
-        "failures": revision.failures,
-        "error": revision.error,
-        "hint": revision.hint,
-        "detail": revision.detail,
-    }
+    commit = revision.settings.git.get("commit")
+    return view(Revision, revision, commit=commit, concurrency=_concurrency(revision))
 
 
 def _concurrency(revision: records.Revision) -> Concurrency | None:

@@ -12,6 +12,7 @@ from puna import names
 from puna.control.api.query import Listed, Paged
 from puna.control.api.routing import Answer, Deleted, Right, Routes
 from puna.control.domain import api_keys, records
+from puna.control.domain.records import view
 from puna.control.operations.context import Control
 
 KeyId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{8}$"})]
@@ -127,16 +128,4 @@ def routes(control: Control) -> Routes:
 
 def key_view(key: records.Key, last_used: float | None = None) -> Key:
     """One key, without salt and hash."""
-    limits = api_keys.parse_limits(key.limits).as_json()
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scope": list(key.scope),
-        "endpoints": None if key.endpoints is None else list(key.endpoints),
-        "expires": key.expires,
-        "created": key.created,
-        "rate": limits["rate"],
-        "tokens": limits["tokens"],
-        "concurrency": limits["concurrency"],
-        "last_used": last_used,
-    }
+    return view(Key, key, **api_keys.parse_limits(key.limits).as_json(), last_used=last_used)

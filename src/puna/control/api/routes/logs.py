@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from puna.control.api.query import Listed, Paged, moment
 from puna.control.api.routes.endpoints import EndpointName
 from puna.control.api.routing import Answer, Right, Routes
+from puna.control.domain.records import view
 from puna.control.operations.context import Control
 from puna.control.telemetry.log_files import LineFilter, StoredLine, View, iso
 
@@ -88,10 +89,4 @@ def routes(control: Control) -> Routes:
 
 def _shown(line: StoredLine) -> LogLine:
     of = REQUEST.match(line.text)
-    return {
-        "at": line.at,
-        "replica": line.source,
-        "stream": line.stream,
-        "request": of[1] if of else None,
-        "text": line.text,
-    }
+    return view(LogLine, line, replica=line.source, request=of[1] if of else None)

@@ -10,7 +10,7 @@ from puna.backends import machine
 from puna.backends.base import GpuDevice
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain.api_keys import visible
-from puna.control.domain.records import Key, Snapshot
+from puna.control.domain.records import Key, Snapshot, view
 from puna.control.operations.context import Control
 from puna.control.resources import models, revision_files
 from puna.control.resources.models import Fit, ModelSize, Need
@@ -104,7 +104,9 @@ def routes(control: Control) -> Routes:
         wanted = _wanted(control.home, model, source, weights_bytes)
         need = wanted.need(requests, context) if wanted else None
         found, snapshot = machine.capacity(control.devices), control.store.snapshot()
-        free = control.devices.free_bytes()
+        free, sized = control.devices.free_bytes(), None
+        if wanted and need:
+            sized = view(Sized, need, name=wanted.name, kv_bytes_per_token=wanted.kv_bytes_per_token)
         gpus = []
         for gpu in found.gpus:
             holders = _holders(gpu, snapshot, control, request.state.key)
@@ -113,7 +115,7 @@ def routes(control: Control) -> Routes:
             "cpus": found.cpus,
             "memory_bytes": found.memory_bytes,
             "gpus": gpus,
-            "model": _sized(wanted, need) if wanted and need else None,
+            "model": sized,
             "fit": models.fit(need, found.memory_bytes, is_free=True) if need else None,
         }
 
@@ -147,19 +149,6 @@ def _parts(registry: Registry, version: RegisteredVersion) -> dict[str, ModelSiz
     return {base.digest: models.read_size(version.ref, base.path), version.digest: adapter}
 
 
-def _sized(model: ModelSize, need: Need) -> Sized:
-    return {
-        "name": model.name,
-        "kv_bytes_per_token": model.kv_bytes_per_token,
-        "weights_bytes": need.weights_bytes,
-        "kv_cache_bytes": need.kv_cache_bytes,
-        "overhead_bytes": need.overhead_bytes,
-        "total_bytes": need.total_bytes,
-        "requests": need.requests,
-        "context": need.context,
-    }
-
-
 def _gpu(gpu: GpuDevice, free_bytes: int, holders: list[GpuHolder], need: Need | None) -> Gpu:
     held = min(1.0, sum(holder["share"] for holder in holders))
 
@@ -167,15 +156,8 @@ def _gpu(gpu: GpuDevice, free_bytes: int, holders: list[GpuHolder], need: Need |
         is_free = held + share <= 1 + NEAR_ZERO and need.total_bytes <= free_bytes
         return models.fit(need, int(gpu.memory_bytes * share), is_free)
 
-    return {
-        "index": gpu.index,
-        "name": gpu.name,
-        "memory_bytes": gpu.memory_bytes,
-        "free_bytes": free_bytes,
-        "held": held,
-        "holders": holders,
-        "fit": {"whole": fit(need, 1.0), "half": fit(need, 0.5)} if need else None,
-    }
+    fits = {"whole": fit(need, 1.0), "half": fit(need, 0.5)} if need else None
+    return view(Gpu, gpu, free_bytes=free_bytes, held=held, holders=holders, fit=fits)
 
 
 def _holders(gpu: GpuDevice, snapshot: Snapshot, control: Control, key: Key | None) -> list[GpuHolder]:

@@ -12,7 +12,7 @@ from puna.control.api.bodies import Number
 from puna.control.api.query import Listed, Paged
 from puna.control.api.routing import Deleted, Right, Routes
 from puna.control.domain.api_keys import visible
-from puna.control.domain.records import Revision
+from puna.control.domain.records import Revision, view
 from puna.control.operations.context import Control
 from puna.control.resources import models
 from puna.control.resources.models import ServedBy
@@ -78,7 +78,8 @@ def routes(control: Control) -> Routes:
     @route("PUT /models/{owner}/{model}/aliases/{alias}", Right.ALL)
     def put_model_alias(owner: str, model: str, alias: str, body: Alias) -> ModelVersion:
         """Let an alias mean a version."""
-        return _version(registry.alias(f"{owner}/{model}:{body.version}", alias))
+        version = registry.alias(f"{owner}/{model}:{body.version}", alias)
+        return view(ModelVersion, version, path=str(version.path))
 
     @route("DELETE /models/{owner}/{model}/aliases/{alias}", Right.ALL)
     def delete_model_alias(owner: str, model: str, alias: str) -> Deleted:
@@ -101,23 +102,6 @@ def routes(control: Control) -> Routes:
 
 
 def _listed(version: RegisteredVersion, runs: dict[str, str], users: dict[str, list[ServedBy]]) -> ListedModel:
-    return {
-        **_version(version),
-        "bytes": models.size_bytes(version),
-        "run": models.run_of(version, runs),
-        "endpoints": users.get(version.digest, []),
-    }
-
-
-def _version(version: RegisteredVersion) -> ModelVersion:
-    return {
-        "name": version.name,
-        "version": version.version,
-        "digest": version.digest,
-        "path": str(version.path),
-        "aliases": list(version.aliases),
-        "created": version.created,
-        "lineage": dict(version.lineage),
-        "verification": None if version.verification is None else dict(version.verification),
-        "kind": version.kind,
-    }
+    run, endpoints = models.run_of(version, runs), users.get(version.digest, [])
+    size = models.size_bytes(version)
+    return view(ListedModel, version, path=str(version.path), bytes=size, run=run, endpoints=endpoints)

@@ -15,6 +15,7 @@ from puna.control.api.query import Listed, Paged
 from puna.control.api.routes.builds import Build, build_view
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain import records
+from puna.control.domain.records import view
 from puna.control.domain.states import UNENDED
 from puna.control.operations.context import Control
 from puna.control.resources import models
@@ -133,21 +134,15 @@ def routes(control: Control) -> Routes:
         """One training run: recipe, plan, figures (those of steps after `after`), samples, and what became of it."""
         run = find_run(control.home, name)
         known = models.published(Registry(control.home).list(), models.trained(control.home))
-        return {
+        return view(
+            Run,
+            run,
             **_listed(run, known),
-            "recipe": run.recipe,
-            "plan": run.plan,
-            "base": run.base,
-            "dataset": run.dataset,
-            "data": models.dataset_of(control.home, run),
-            "metrics": [line for line in run.metrics() if line.get("step", 0) > after][-MOST_LINES:],
-            "samples": run.samples,
-            "compared": [
-                {"name": f.name, "unit": f.unit, "planned": f.planned, "measured": f.measured, "error": f.error}
-                for f in compare(run)
-            ],
-            "builds": [build_view(build) for build in _builds(control, run.name)],
-        }
+            data=models.dataset_of(control.home, run),
+            metrics=[line for line in run.metrics() if line.get("step", 0) > after][-MOST_LINES:],
+            compared=[view(Compared, figure) for figure in compare(run)],
+            builds=[build_view(build) for build in _builds(control, run.name)],
+        )
 
     @route("POST /runs/{name}/merge", Right.ALL, Answer(202))
     def post_merge(name: str, body: Merge | None = None) -> QueuedBuild:
@@ -209,20 +204,16 @@ def _builds(control: Control, run: str) -> list[records.Build]:
 
 def _listed(run: record.Run, known: Mapping[str, list[RegisteredVersion]]) -> ListedRun:
     """A run in short, with how its merge went and which versions came of it."""
-    status, merged = run.status, run.path / "merge.json"
-    return {
-        "name": run.name,
-        "path": str(run.path),
-        "state": status.state,
-        "step": status.step,
-        "steps": status.steps,
-        "started": status.started,
-        "ended": status.ended,
-        "error": status.error,
-        "seconds": run.seconds(),
-        "seconds_left": run.seconds_left(),
-        "last": run.last,
-        "adapter": models.adapter_digest(run),
-        "merge": json.loads(merged.read_text()) if merged.exists() else None,
-        "published": [{"name": v.name, "version": v.version, "kind": v.kind} for v in known.get(run.name, ())],
-    }
+    merged = run.path / "merge.json"
+    return view(
+        ListedRun,
+        run.status,
+        name=run.name,
+        path=str(run.path),
+        seconds=run.seconds(),
+        seconds_left=run.seconds_left(),
+        last=run.last,
+        adapter=models.adapter_digest(run),
+        merge=json.loads(merged.read_text()) if merged.exists() else None,
+        published=[view(PublishedAs, version) for version in known.get(run.name, ())],
+    )

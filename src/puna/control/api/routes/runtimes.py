@@ -17,6 +17,7 @@ from puna.config import runtime as spec
 from puna.control.api.query import Listed, Paged
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain import records
+from puna.control.domain.records import view
 from puna.control.domain.states import BuildState, RevisionState
 from puna.control.operations.comparison import ChangedPackages, Package, changed_packages, packages
 from puna.control.operations.context import Control
@@ -162,29 +163,13 @@ def _shown(control: Control, version: records.Runtime) -> Runtime:
         "error": build.error,
         "hint": build.hint,
         "log": f"/api/v1/builds/{version.build_id}/log",
-        "endpoints": [
-            {
-                "endpoint": use.endpoint,
-                "revision": use.revision,
-                "version": use.version,
-                "state": use.state,
-                "is_serving": use.is_serving,
-            }
-            for use in uses
-        ],
+        "endpoints": [view(RuntimeUse, use) for use in uses],
         "versions": [_version(one) for one in store.runtimes(version.name)],
     }
 
 
 def _version(runtime: records.Runtime) -> RuntimeVersion:
-    return {
-        "name": runtime.name,
-        "version": runtime.version,
-        "digest": runtime.digest,
-        "status": runtime.state,
-        "build_id": runtime.build_id,
-        "created": runtime.created,
-    }
+    return view(RuntimeVersion, runtime, status=runtime.state)
 
 
 def _inventory(home: Home, version: records.Runtime) -> Inventory | None:

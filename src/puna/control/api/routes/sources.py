@@ -17,7 +17,7 @@ from puna.control.api.openapi import Problem
 from puna.control.api.routing import Answer, Body, Right, Routes
 from puna.control.domain import api_keys
 from puna.control.domain.api_keys import owner
-from puna.control.domain.records import Key
+from puna.control.domain.records import Key, view
 from puna.control.operations.context import Control
 from puna.control.operations.origins import WantedModel
 from puna.control.resources import revision_files
@@ -169,24 +169,11 @@ def _from_git(control: Control, body: Repository, key: Key | None) -> PulledSour
     said = parse_git(body.model_dump(), {})
     api_keys.check_credential(control.store.endpoints(), key, body.credential, body.url)
     pulled = control.pull(said)
-    return {
-        "digest": pulled.source,
-        "commit": pulled.commit,
-        "name": pulled.name,
-        "settings": dict(pulled.settings),
-        "runtime": pulled.runtime,
-        "runtime_version": pulled.runtime_version,
-    }
+    return view(PulledSource, pulled, digest=pulled.source)
 
 
 def _from_model(control: Control, body: FromModel, key: Key | None) -> MadeSource:
     wanted = wanted_model(body.model, body.engine)
     api_keys.check_credential(control.store.endpoints(), key, wanted.credential)
     made = control.make(wanted)
-    return {
-        "digest": made.source,
-        "name": made.name,
-        "settings": dict(made.settings),
-        "model": made.model,
-        "engine": made.engine,
-    }
+    return view(MadeSource, made, digest=made.source)

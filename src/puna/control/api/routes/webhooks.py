@@ -12,6 +12,7 @@ from puna.control.api.query import Listed, Paged
 from puna.control.api.routes.endpoints import EndpointName
 from puna.control.api.routing import Answer, Body, Json, Right, Routes
 from puna.control.domain import records
+from puna.control.domain.records import view
 from puna.control.domain.states import DeliveryState, RevisionState
 from puna.control.operations import push_events
 from puna.control.operations.context import Control
@@ -144,17 +145,12 @@ def _secret(control: Control, endpoint: records.Endpoint) -> str:
 
 def _delivery(delivery: records.Delivery, revision: records.Revision | None) -> Delivery:
     """One delivery, and how the revision that it made is doing."""
-    return {
-        "id": delivery.id,
-        "at": delivery.at,
-        "sender": delivery.sender,
-        "event": delivery.event,
-        "commit": delivery.commit,
-        "outcome": delivery.outcome,
-        "message": delivery.message or (revision.error if revision else ""),
-        "hint": delivery.hint or (revision.hint if revision else ""),
-        "detail": delivery.detail or (revision.detail if revision else ""),
-        "revision": delivery.revision,
-        "state": revision.state if revision else None,
-        "build_id": revision.build_id if revision else None,
-    }
+    return view(
+        Delivery,
+        delivery,
+        message=delivery.message or (revision.error if revision else ""),
+        hint=delivery.hint or (revision.hint if revision else ""),
+        detail=delivery.detail or (revision.detail if revision else ""),
+        state=revision.state if revision else None,
+        build_id=revision.build_id if revision else None,
+    )
