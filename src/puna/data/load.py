@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from puna.artifacts import file_digest
 from puna.config.recipe import DataRecipe
@@ -19,17 +19,23 @@ COLUMNS = ("messages", "conversations", "prompt", "completion", "text")
 CELL_CHARACTERS = 2**27  # csv refuses cells over 128 KiB by default; a conversation may be longer
 
 
-class Records(Protocol):
+@dataclass(frozen=True)
+class Records:
     """Rows as they stand in the source, read one at a time: sampling 10,000 of 200,000 parses only those."""
 
+    values: Any
+    """A sequence of rows, or a dataset of the Hub."""
+
     def __len__(self) -> int:
-        """Number of rows."""
+        return len(self.values)
 
     def place(self, index: int) -> str:
         """The row's place for people: `line 17` of the file, or `row 17` counted from 1."""
+        return f"row {index + 1}"
 
     def read(self, index: int) -> object:
         """The row's value; raises BadRowError when it cannot be parsed."""
+        return self.values[index]
 
 
 @dataclass(frozen=True)
@@ -133,43 +139,22 @@ def _open_file(path: Path) -> RowSource:
     return RowSource(path.name, fingerprint, lambda: reader(path))
 
 
-@dataclass(frozen=True)
-class _List:
-    values: Any
-    """A sequence of rows, or a dataset of the Hub."""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def place(self, index: int) -> str:
-        return f"row {index + 1}"
-
-    def read(self, index: int) -> object:
-        return self.values[index]
-
-
-class _Table(_List):
+class _Table(Records):
     """Known columns of a Parquet file, kept in Arrow's memory and made into Python objects row by row."""
 
     def read(self, index: int) -> object:
         return self.values.slice(index, 1).to_pylist()[0]
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """JSON Lines: the lines that are not blank with their numbers, parsed when asked for."""
-
-    lines: Sequence[tuple[int, bytes]]
-
-    def __len__(self) -> int:
-        return len(self.lines)
+class _Lines(Records):
+    """JSON Lines: (number, line) of each that is not blank, parsed when asked for."""
 
     def place(self, index: int) -> str:
-        return f"line {self.lines[index][0]}"
+        return f"line {self.values[index][0]}"
 
     def read(self, index: int) -> object:
         try:
-            return json.loads(self.lines[index][1])
+            return json.loads(self.values[index][1])
         except UnicodeDecodeError as problem:
             raise BadRowError(f"is not UTF-8: {problem}") from None
         except ValueError as problem:
@@ -186,7 +171,7 @@ def _json(path: Path) -> Records:
     if not content.lstrip().startswith(b"["):
         return _json_lines(path)  # many files named .json hold JSON Lines
     try:
-        return _List(json.loads(content))
+        return Records(json.loads(content))
     except ValueError as problem:
         hint = "mend the file, or write one row a line (.jsonl)"
         raise DataError(f"{path.name} is not JSON: {problem}", hint) from None
@@ -196,7 +181,7 @@ def _csv(path: Path) -> Records:
     csv.field_size_limit(CELL_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return _List([_cells(row) for row in csv.DictReader(file, strict=True)])
+            return Records([_cells(row) for row in csv.DictReader(file, strict=True)])
         except (csv.Error, UnicodeDecodeError) as problem:
             hint = "save it as UTF-8 with a header row"
             raise DataError(f"{path.name} is not CSV in UTF-8: {problem}", hint) from None
@@ -234,9 +219,9 @@ def _open_hub(data: DataRecipe) -> RowSource:
     name = f"{data.dataset} ({data.split})"
     # A commit never changes, so its name is fingerprint enough; a branch has to be looked up.
     if data.revision and len(data.revision) == 40:
-        return RowSource(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: _List(_download(data)))
+        return RowSource(name, f"hub:{data.dataset}@{data.revision}/{data.split}", lambda: Records(_download(data)))
     dataset = _download(data)
-    return RowSource(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: _List(dataset))
+    return RowSource(name, f"hub:{data.dataset}/{data.split}#{dataset._fingerprint}", lambda: Records(dataset))
 
 
 def _download(data: DataRecipe) -> Any:

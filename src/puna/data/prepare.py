@@ -7,8 +7,8 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
             max_length=data.max_length,
         )
         progress.stage("tokenise")
-        done = _tokenise(encoder, [rows[i] for i in train + test], data, progress)
-        train_rows = TokenRows.pack([t for i in range(len(train)) if (t := done.tokens[i])])
-        test_rows = TokenRows.pack([t for i in range(len(train), len(rows)) if (t := done.tokens[i])])
+        tokens, counts = _tokenise(encoder, [rows[i] for i in train + test], data, progress)
+        parts = tokens[: len(train)], tokens[len(train) :]
+        train_rows, test_rows = (TokenRows.pack([t for t in part if t]) for part in parts)
         if not len(train_rows):
             hint = "raise `data.max_length`, or see its rows with a preview"
             raise DataError(f"{source.name}: no row is left to train on", hint)
@@ -98,10 +98,10 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
         draft.made_from = {"base": recipe.base, "base_tokenizer": base_digest(base_dir), "data": source.fingerprint}
         draft.config = recipe.as_dict()["data"] | {"base": recipe.base}
         draft.metrics = _metrics(train_rows, test_rows, tokenizer) | {
-            "skipped_rows": skipped + done.refused,
-            "unlearnable_rows": done.unlearnable,
-            "truncated_rows": done.cut,
-            "truncated_share": done.cut / len(rows),
+            "skipped_rows": skipped + counts["refused"],
+            "unlearnable_rows": counts["unlearnable"],
+            "truncated_rows": counts["cut"],
+            "truncated_share": counts["cut"] / len(rows),
         }
     assert draft.final is not None
     write_json(index, {"dataset": draft.final.name})
@@ -109,17 +109,12 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
     return Dataset.open(draft.final)
 
 
-@dataclass(frozen=True)
-class _Tokenised:
-    tokens: Sequence[Tokens | None]
-    cut: int
-    refused: int
-    unlearnable: int
-
-
-def _tokenise(encoder: Encoder, rows: Sequence[Row], data: DataRecipe, progress: Progress) -> _Tokenised:
+def _tokenise(
+    encoder: Encoder, rows: Sequence[Row], data: DataRecipe, progress: Progress
+) -> tuple[list[Tokens | None], Counter[str]]:
+    """Each row's tokens, None where there is nothing to learn, and how many were cut, refused or unlearnable."""
     tokens: list[Tokens | None] = []
-    cut = refused = unlearnable = 0
+    counts: Counter[str] = Counter()
     with contextlib.closing(encode_rows(encoder, rows, processes_for(len(rows), data.processes))) as encoded:
         for row, result in zip(rows, encoded, strict=True):
             if result.tokens is None and not data.skip_bad_rows:
@@ -127,12 +122,12 @@ def _tokenise(encoder: Encoder, rows: Sequence[Row], data: DataRecipe, progress:
             # A row whose first reply begins after the cut would add nothing but work, and 0 / 0 to a mean.
             is_learnable = result.tokens is not None and bool((result.tokens[1] != NOT_LEARNT).any())
             tokens.append(result.tokens if is_learnable else None)
-            refused += result.tokens is None
-            unlearnable += result.tokens is not None and not is_learnable
-            cut += result.cut
+            counts["refused"] += result.tokens is None
+            counts["unlearnable"] += result.tokens is not None and not is_learnable
+            counts["cut"] += result.cut
             if len(tokens) % 100 == 0 or len(tokens) == len(rows):
                 progress.advance(len(tokens), len(rows))
-    return _Tokenised(tokens, cut, refused, unlearnable)
+    return tokens, counts
 
 
 def _samples(encoder: Encoder, rows: Sequence[Row], max_length: int) -> list[dict[str, Any]]:
