@@ -135,7 +135,7 @@ class Bundle(Artifact):
 
 @dataclass
 class Draft:
-    """An artifact being written: files go under `path`; `manifest` exists once the `with` block has ended."""
+    """An artifact being written: files go under `path`; `final` and `manifest` are set as the block ends."""
 
     path: Path
     made_from: dict[str, str] = field(default_factory=dict)
@@ -143,8 +143,8 @@ class Draft:
     metrics: dict[str, Any] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
     """Relative path -> sha256 of files that are hard links into sealed artifacts: 16 GB need not be read again."""
-    final: Path | None = None
-    manifest: Manifest | None = None
+    final: Path = field(init=False)
+    manifest: Manifest = field(init=False)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ def make_bundle(home: Home) -> Bundle:
         (draft.path / "app" / "app.py").write_text("x = 1\n")
         (draft.path / "app" / "sub" / "data.txt").write_text("data")
         (draft.path / "app" / "app.py").chmod(0o444)
-    assert draft.final is not None
     return Bundle.open(draft.final)
 
 

@@ -135,5 +135,4 @@ def make_source(home: Home, text: str = "class InferlessPythonModel: ...\n") -> 
     with drafting("source", home.sources) as draft:
         (draft.path / "files").mkdir()
         (draft.path / "files" / "app.py").write_text(text)
-    assert draft.final is not None
     return Source.open(draft.final)

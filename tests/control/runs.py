@@ -35,7 +35,6 @@ def merge(home: Home, run: record.Run, **verification: Any) -> Model:
     with drafting("model", home.models) as draft:
         (draft.path / "model.safetensors").write_bytes(b"merged weights")
         draft.made_from = {"base": "demo", "adapter": run.adapter.digest}
-    assert draft.final is not None
     model = Model.open(draft.final)
     merged = {"model": model.path.name, "verification": PASSED | verification, "why": "original"}
     (run.path / "merge.json").write_text(json.dumps(merged))

@@ -82,7 +82,6 @@ def blank(home: Home, tone: RegisteredVersion, folder: Path) -> RegisteredVersio
         file.unlink()  # a hard link into the published one
         save_file(pairs, file)
         draft.made_from |= {"base": "demo"}
-    assert draft.final is not None
     registry = Registry(home)
     return registry.publish(seal(Adapter.open(draft.final), registry.serving_base(tone), home), "acme/blank")
 

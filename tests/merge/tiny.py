@@ -132,7 +132,6 @@ def seal_adapter(home: Home, peft: Path, tokenizer: Path, dataset: Dataset) -> A
             for path in (p for p in source.iterdir() if p.is_file() and p.name != "README.md"):
                 (target / path.name).write_bytes(path.read_bytes())
         draft.made_from |= {"base": "tiny", "dataset": dataset.digest, "recipe": "0" * 64}
-    assert draft.final is not None
     return Adapter.open(draft.final)
 
 
@@ -160,7 +159,6 @@ def make_dataset(home: Home, tokenizer_dir: Path, tokenizer: Tokenizer) -> Datas
         for path in tokenizer_dir.iterdir():
             (target / path.name).write_bytes(path.read_bytes())
         draft.metrics |= {"eos_token_id": 3, "stop_token_ids": [3, 1], "bos_token_id": 0, "pad_token_id": 4}
-    assert draft.final is not None
     return Dataset.open(draft.final)
 
 

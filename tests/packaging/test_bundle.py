@@ -29,7 +29,6 @@ def model(home: Home) -> ModelRef:
         (draft.path / "model.safetensors").write_bytes(b"weights" * 1000)
         (draft.path / "extra").mkdir()
         (draft.path / "extra" / "note.txt").write_text("deep")
-    assert draft.final is not None
     opened = Model.open(draft.final)
     return ModelRef("acme/tiny", 1, opened.digest, opened.path)
 

@@ -141,7 +141,6 @@ class Fort:
         """A published model that is in the bundle of both."""
         with drafting("model", self.home.models) as draft:
             (draft.path / "config.json").write_text('{"model_type": "llama"}')
-        assert draft.final is not None
         version = Registry(self.home).publish(Model.open(draft.final), "acme/m", force=True)
         named = {"name": version.name, "version": version.version, "digest": version.digest}
         bundle = self.home.bundles / ("b" * SHORT)

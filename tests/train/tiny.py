@@ -85,7 +85,6 @@ def write_dataset(parent: Path, train: int = 24, test: int = 5, chat_tokens: boo
             "chat_token_ids": {"<|im_start|>": START, "<|im_end|>": END} if chat_tokens else {},
             "eos_token_id": END, "stop_token_ids": [END, EOS], "bos_token_id": 0, "pad_token_id": 2,
         }  # fmt: skip
-    assert draft.final is not None
     return Dataset.open(draft.final)
 
 

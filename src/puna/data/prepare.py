@@ -103,7 +103,6 @@ def prepare(recipe: Recipe, base_dir: Path, home: Home, progress: Progress = Sil
             "truncated_rows": counts["cut"],
             "truncated_share": counts["cut"] / len(rows),
         }
-    assert draft.final is not None
     write_json(index, {"dataset": draft.final.name})
     _tell(progress, draft.metrics, data)
     return Dataset.open(draft.final)

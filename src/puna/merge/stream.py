@@ -71,7 +71,6 @@ def merge(
             "merged_pairs": touched,
             "recipe": recipe.as_dict(),
         }
-    assert draft.final is not None
     progress.note(f"{touched} matrices merged into {draft.final}")
     return Model.open(draft.final)
 
@@ -97,7 +96,6 @@ def serving_base(
         _write_model(work, delta, adapter, base_dir, home, draft.path, progress)
         draft.made_from |= {"base": base_ref}
         draft.config |= {"base": "dequantised" if dequantise else "original", "serves": "adapters"}
-    assert draft.final is not None
     return Model.open(draft.final)
 
 

@@ -97,7 +97,6 @@ def bundle(source: Source, environment: Environment, models: Sequence[ModelRef],
         draft.made_from = {"source": source.digest, "environment": environment.digest}
         draft.made_from |= {f"model:{model.name}": model.digest for model in models}
         draft.config = about
-    assert draft.final is not None
     return Bundle.open(draft.final)
 
 

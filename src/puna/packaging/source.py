@@ -309,7 +309,6 @@ def snapshot(folder: Path, home: Home) -> Source:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
                 target.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
-        assert draft.final is not None
         found = Source.open(draft.final)
         os.utime(found.path)  # one that was there already counts as new: it may be deployed in a moment
     return found

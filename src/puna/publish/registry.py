@@ -311,7 +311,6 @@ def seal(adapter: Adapter, serving_base: Model, home: Home) -> Adapter:
         draft.made_from |= {**adapter.manifest.made_from, SERVING_BASE: serving_base.digest}
         draft.config |= dict(adapter.manifest.config)
         draft.metrics |= dict(adapter.manifest.metrics)
-    assert draft.final is not None
     return Adapter.open(draft.final)
 
 

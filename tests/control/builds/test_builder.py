@@ -65,7 +65,6 @@ class FakeTools:
             (draft.path / "hub").mkdir()
             (draft.path / "hub" / "w.safetensors").write_bytes(b"x" * 100)
             draft.made_from["environment"] = environment.digest
-        assert draft.final is not None
         return Bundle.open(draft.final)
 
     def validate(
@@ -166,7 +165,6 @@ def test_the_runtime_file_beside_the_app_is_used_else_the_default_one(site: Site
         (draft.path / "files").mkdir()
         (draft.path / "files" / "app.py").write_text("")
         (draft.path / "files" / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: [scipy]\n")
-    assert draft.final is not None
     site.queue(source=Source.open(draft.final))
     site.queue()
     site.builder.build_next()

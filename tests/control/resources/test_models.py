@@ -31,7 +31,6 @@ def base(world: World) -> Model:
     """The model that the adapters are served on, and a bundle of an endpoint that serves them."""
     with drafting("model", world.home.models) as draft:
         (draft.path / "config.json").write_text("{}")
-    assert draft.final is not None
     model = Model.open(draft.final)
     folder = world.home.bundles / ("b" * SHORT)
     folder.mkdir()
@@ -42,7 +41,6 @@ def base(world: World) -> Model:
 def publish(world: World, base: Model, tmp_path: Path, name: str) -> str:
     with drafting("adapter", tmp_path / "runs", name=name.replace("/", "-")) as draft:
         (draft.path / "adapter_config.json").write_text(json.dumps({"r": 8, "name": name}))
-    assert draft.final is not None
     return str(Registry(world.home).publish(seal(Adapter.open(draft.final), base, world.home), name).path)
 
 

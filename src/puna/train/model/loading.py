@@ -170,7 +170,6 @@ def write_adapter(model: Llama, recipe: Recipe, dataset: Dataset, run_dir: Path,
         draft.made_from = {"base": base, "dataset": dataset.digest, "recipe": recipe.digest}
         draft.config = recipe.as_dict()
         draft.metrics = metrics
-    assert draft.final is not None
     return Adapter.open(draft.final)
 
 

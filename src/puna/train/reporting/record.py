@@ -20,12 +20,10 @@ from puna.errors import NotFoundError, nearest
 from puna.home import Home
 from puna.process import tree
 
-STATES = ("running", "finished", "failed", "interrupted")
-
 
 @dataclass(frozen=True)
 class Status:
-    """A run's progress; `state` is one of STATES."""
+    """A run's progress; `state` is running, finished, failed or interrupted."""
 
     state: str
     pid: int = 0
@@ -63,15 +61,15 @@ class Run:
 
     @property
     def state(self) -> str:
-        """One of STATES."""
+        """Running, finished, failed or interrupted."""
         return self.status.state
 
-    def seconds(self, now: float | None = None) -> float | None:
-        """From the run's first start to its end, or to `now` while it runs; pauses between processes count."""
+    def seconds(self) -> float | None:
+        """From the run's first start to its end, or to now while it runs; pauses between processes count."""
         status = self.status
         began, ended = _timestamp(status.started), _timestamp(status.ended)
         if status.state == "running":
-            ended = time.time() if now is None else now
+            ended = time.time()
         return None if began is None or ended is None else ended - began
 
     def seconds_left(self) -> float | None:
@@ -145,12 +143,10 @@ class Run:
 
     def begin(self, steps: int) -> None:
         """Say that this process runs the run from now on."""
-        pid = os.getpid()
-        now = datetime.now(UTC).isoformat()
+        pid, now = os.getpid(), datetime.now(UTC).isoformat()
         fresh = {"state": "running", "pid": pid, "steps": steps, "ended": "", "error": ""}
-        self.write_status(**fresh, process_started=_process_started(pid), process_began=now)
-        if not self.status.started:
-            self.write_status(started=now)
+        times = {"started": self.status.started or now, "process_began": now}
+        self.write_status(**fresh, **times, process_started=str(tree.start_ticks(pid)))
 
     def end(self, state: str, error: str = "") -> None:
         """Say how the run ended."""
@@ -233,21 +229,9 @@ def _timestamp(text: str) -> float | None:
 
 
 def _alive(status: Status) -> bool:
-    if not status.pid:
-        return False
-    try:
-        os.kill(status.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it lives, under another user
-    return not status.process_started or _process_started(status.pid) == status.process_started
-
-
-def _process_started(pid: int) -> str:
-    """The kernel's start time of a process; "dead" for one that is gone or only waits to be reaped."""
-    seen = tree.stat(pid)
-    return "dead" if seen is None or seen.has_ended else str(seen.start_ticks)
+    if not status.process_started:
+        return tree.stat(status.pid) is not None
+    return tree.is_alive(tree.Process(status.pid, int(status.process_started)))
 
 
 def figures(line: Mapping[str, Any]) -> dict[str, float]:

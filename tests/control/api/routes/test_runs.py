@@ -143,7 +143,6 @@ def test_lineage_leads_from_run_to_model_to_endpoint_and_guards_it(world: World,
         (draft.path / "app").mkdir()
         (draft.path / "app" / "app.py").write_text("")
         draft.config = {"models": [{"name": "acme/tiny", "version": 1, "digest": version.digest}]}
-    assert draft.manifest is not None
     world.deploy("chat")
     world.store.move_revision("chat", 1, RevisionState.STARTING, 1.0, bundle=draft.manifest.digest)
     assert api.get("/api/v1/models").json()["items"][0]["endpoints"] == [{"endpoint": "chat", "revision": 1}]
@@ -189,7 +188,6 @@ def test_an_adapter_published_unmerged_is_known_by_its_run(world: World) -> None
     assert run.adapter is not None
     with drafting("adapter", world.home.models) as draft:
         (draft.path / "adapter_model.safetensors").write_bytes(b"adapter")
-    assert draft.final is not None
     version = Registry(world.home).publish(Adapter.open(draft.final), "acme/tiny-adapter")
     assert lineage.run_of(version, lineage.trained(world.home)) == "tiny-1"
 
