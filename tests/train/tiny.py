@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from puna.artifacts import Dataset, drafting
 from puna.config import recipe as recipes
 from puna.config.recipe import Recipe
+from puna.train.model.quant import FrozenWeight
 
 VOCAB = 300
 START, END, EOS = 290, 291, 1
@@ -37,6 +38,12 @@ def write_base(folder: Path, config: Any = None, **changes: Any) -> Path:
                 parameter.copy_(torch.randn_like(parameter) * 0.08)
     model.save_pretrained(folder)
     return folder
+
+
+def whole(weight: FrozenWeight) -> torch.Tensor:
+    """The weight [outputs, inputs] in the compute dtype."""
+    weight.write(out_OI := torch.empty(weight.shape, dtype=weight.dtype, device=weight.device))
+    return out_OI
 
 
 def random_rows(count: int, seed: int = 0, longest: int = 40) -> list[tuple[np.ndarray, np.ndarray]]:

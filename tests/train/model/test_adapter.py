@@ -13,7 +13,7 @@ from puna.errors import TrainError
 from puna.merge.delta import load_delta
 from puna.train.run import train
 from puna.train.trained import TrainedModel, load_trained
-from train.tiny import END, START, make_recipe, write_base
+from train.tiny import END, START, make_recipe, whole, write_base
 
 # PEFT reads a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -37,7 +37,7 @@ def pefts_logits(adapter: Adapter, mine: TrainedModel, base_dir: Path, ids: list
     base = AutoModelForCausalLM.from_pretrained(base_dir, attn_implementation="eager")
     with torch.no_grad():
         for linear in mine.model.linears:
-            base.get_parameter(f"{linear.place}.weight").copy_(linear.weight.tensor())
+            base.get_parameter(f"{linear.place}.weight").copy_(whole(linear.weight))
         assert mine.model.chat is not None
         base.model.embed_tokens.weight[[START, END]] = mine.model.chat.embed
         base.lm_head.weight[[START, END]] = mine.model.chat.head

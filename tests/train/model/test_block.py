@@ -16,6 +16,7 @@ from puna.train.model.lora import Dropout, LoraLinear, Product, fresh_pair, wide
 from puna.train.model.quant import FrozenWeight, quantise
 from puna.train.model.shape import ModelShape, Rope, weight_name
 from puna.train.rows import Row
+from train.tiny import whole
 
 SHAPE = ModelShape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
 LENGTHS = [7, 5, 5]
@@ -52,13 +53,13 @@ def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 def reference(llama: Llama, x: torch.Tensor, shared: Pass) -> torch.Tensor:
     """All layers and the last norm as one would write them, with the same masks."""
-    for layer in llama.blocks:
+    for layer in llama.layers:
         linears = {linear.place.rsplit(".", 1)[1]: linear for p in layer.products.values() for linear in p.members}
         place = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "down_proj": "down"}
 
         def apply(name: str, h: torch.Tensor, linears: Any = linears, place: Any = place, at: Any = layer) -> Any:
             linear = linears[name]
-            y = F.linear(h, linear.weight.tensor(), linear.bias)
+            y = F.linear(h, whole(linear.weight), linear.bias)
             if linear.lora_a is None:
                 return y
             how = shared.dropout.at(f"{at.index}.{place.get(name, 'gate_up')}") if shared.dropout else None
@@ -100,7 +101,7 @@ def gradients(llama: Llama, shared: Pass, plain: bool) -> tuple[torch.Tensor, li
     from puna.train.model.llama import _Stack
 
     x = random(sum(LENGTHS), 32, seed=5).requires_grad_()
-    masters = [p for layer in llama.blocks for product in layer.products.values() for p in product.masters]
+    masters = [p for layer in llama.layers for product in layer.products.values() for p in product.masters]
     llama._refresh(shared.kept)
     h = reference(llama, x, shared) if plain else _Stack.apply(x, llama, shared, *masters)
     return h, list(torch.autograd.grad((h * random(*h.shape, seed=6)).sum(), [x, *masters]))
@@ -142,7 +143,7 @@ def test_a_product_follows_its_masters_and_its_rank() -> None:
     product, x = Product([linear]), wide(3, 4, 5, torch.empty(0, dtype=torch.float64)).copy_(random(3, 4, seed=2))
     product.refresh(1.0)
     plain = product(x, product.down(x))
-    torch.testing.assert_close(plain, x @ linear.weight.tensor().t())
+    torch.testing.assert_close(plain, x @ whole(linear.weight).t())
     for rank in (2, 5):
         linear.add_lora(random(rank, 4, seed=3), random(6, rank, seed=4), 2 * rank)
         product.refresh(0.5)

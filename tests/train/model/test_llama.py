@@ -74,7 +74,7 @@ def test_recomputing_layers_changes_no_gradient(base_dir: Path) -> None:
         model = load_llama(base_dir, PLAIN)
         model.recompute_layers = recompute
         for linear in model.linears:
-            size = linear.weight.tensor().shape
+            size = linear.weight.shape
             generator = torch.Generator().manual_seed(9)
             a = torch.randn(4, size[1], generator=generator)
             linear.add_lora(a, torch.randn(size[0], 4, generator=generator) * 0.1, 8)

@@ -13,7 +13,7 @@ from puna.train.model.llama import Llama
 from puna.train.model.loading import Choices, add_fresh_lora, load_llama
 from puna.train.model.lora import Dropout, fresh_pair
 from puna.train.rows import count_labelled
-from train.tiny import make_recipe, random_rows
+from train.tiny import make_recipe, random_rows, whole
 
 # PEFT reads a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -25,7 +25,7 @@ def peft_twin(base_dir: Path, model: Llama) -> torch.nn.Module:
     theirs = AutoModelForCausalLM.from_pretrained(base_dir, attn_implementation="eager")
     with torch.no_grad():
         for linear in model.linears:
-            theirs.get_parameter(f"{linear.place}.weight").copy_(linear.weight.tensor())
+            theirs.get_parameter(f"{linear.place}.weight").copy_(whole(linear.weight))
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     wrapped = get_peft_model(theirs, config)
     with torch.no_grad():

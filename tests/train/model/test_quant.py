@@ -13,7 +13,7 @@ from puna.train.model.lora import LoraLinear, Product
 from puna.train.model.quant import EightBit, FrozenWeight, freeze, quantise
 from puna.train.reporting.record import Run
 from puna.train.run import train
-from train.tiny import make_recipe
+from train.tiny import make_recipe, whole
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -84,17 +84,18 @@ def test_codes_and_scales_equal_those_of_bitsandbytes_linear4bit(dtype: torch.dt
         assert torch.equal(state.offset, theirs.offset)
         assert torch.equal(state.state2.absmax, theirs.state2.absmax)
     expected = bitsandbytes.functional.dequantize_4bit(linear.weight.data, theirs)
-    assert torch.equal(freeze(weight, dtype, nf4=True, double=double, resident=False).tensor(), expected)
+    assert torch.equal(whole(freeze(weight, dtype, nf4=True, double=double, resident=False)), expected)
 
 
 def test_a_resident_weight_is_the_same_function_as_its_codes() -> None:
     weight = torch.randn(64, 128) * 0.1
     packed = freeze(weight, torch.bfloat16, nf4=True, double=True, resident=False)
     dense = freeze(weight, torch.bfloat16, nf4=True, double=True, resident=True)
-    assert torch.equal(packed.tensor(), dense.tensor())
-    assert dense.size_bytes == 4 * packed.size_bytes
+    assert torch.equal(whole(packed), whole(dense))
+    assert dense.dense is not None and packed.codes is not None
+    assert dense.dense.nbytes == 4 * packed.codes.nbytes
 
 
 def test_without_quantisation_the_weight_is_only_cast() -> None:
     weight = torch.randn(8, 64)
-    assert torch.equal(freeze(weight, torch.float32, nf4=False, double=True, resident=True).tensor(), weight)
+    assert torch.equal(whole(freeze(weight, torch.float32, nf4=False, double=True, resident=True)), weight)

@@ -80,17 +80,16 @@ def _padded(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, docum
 
 def _rectangle(q_THd: torch.Tensor, k_TKd: torch.Tensor, v_TKd: torch.Tensor, group: DocumentGroup) -> torch.Tensor:
     n, longest, heads = group.documents, group.longest, q_THd.shape[1]
-    q, k, v = (
-        _spread(x, group.place, n * longest).view(n, longest, -1, x.shape[-1]).transpose(1, 2)
-        for x in (q_THd, k_TKd, v_TKd)
-    )
+    spread = (_spread(x, group.place, n * longest) for x in (q_THd, k_TKd, v_TKd))
+    q, k, v = (x.view(n, longest, -1, x.shape[-1]).transpose(1, 2) for x in spread)
     out = F.scaled_dot_product_attention(q, _repeat(k, heads), _repeat(v, heads), is_causal=True)
     flat = out.transpose(1, 2).reshape(n * longest, heads, -1)
     return _Gather.apply(flat, group.place)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _spread(x: torch.Tensor, place: torch.Tensor | None, rows: int) -> torch.Tensor:
-    return _Spread.apply(x, place, rows)  # type: ignore[no-untyped-call, no-any-return]
+    """Rows to their places among zeros. (The gradient of index_copy_ picks rows; index_put's would add them up.)"""
+    return x if place is None else x.new_zeros(rows, *x.shape[1:]).index_copy_(0, place, x)
 
 
 def _repeat(x_NKTd: torch.Tensor, heads: int) -> torch.Tensor:
@@ -99,22 +98,8 @@ def _repeat(x_NKTd: torch.Tensor, heads: int) -> torch.Tensor:
     return x_NKTd if times == 1 else x_NKTd.repeat_interleave(times, dim=1)
 
 
-class _Spread(Function):
-    """Rows to their places among zeros. (Its gradient, unlike index_put's, adds nothing up: it is exact.)"""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, place: torch.Tensor | None, rows: int) -> torch.Tensor:
-        ctx.save_for_backward(place)
-        return x if place is None else x.new_zeros(rows, *x.shape[1:]).index_copy_(0, place, x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (place,) = ctx.saved_tensors
-        return grads[0] if place is None else grads[0].index_select(0, place), None, None
-
-
 class _Gather(Function):
-    """The opposite of _Spread."""
+    """The opposite of _spread. (Its gradient, unlike index_select's own, adds nothing up: it is exact.)"""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
@@ -125,8 +110,7 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (place,) = ctx.saved_tensors
-        g = grads[0]
-        return g if place is None else g.new_zeros(ctx.rows, *g.shape[1:]).index_copy_(0, place, g), None
+        return _spread(grads[0], place, ctx.rows), None
 
 
 @cache

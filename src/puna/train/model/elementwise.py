@@ -126,7 +126,7 @@ def cross_entropy(z_NV: torch.Tensor, targets_N: torch.Tensor, gradient: bool) -
 
 
 def quantise_rows(x_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x in e4m3 with a scale for each row, (values [T, K], scales [T, 1] in float32): see fp8.py."""
+    """x in e4m3 with a scale for each row, (values [T, K], scales [T, 1] in float32): see quant.py."""
     scale_T1 = (_wide(x_TK).abs().amax(dim=1, keepdim=True) / quant.LARGEST).clamp_(min=quant.SMALLEST_SCALE)
     return (_wide(x_TK) / scale_T1).to(quant.E4M3), scale_T1.float()
 

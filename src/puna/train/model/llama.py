@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Llama(nn.Module):
         """`head_VD` is `embed_VD` itself when tied."""
         super().__init__()
         self.shape = shape
-        self.layers = nn.ModuleList(layers)
+        self.layers: Sequence[Layer] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.embed_VD, self.norm_D, self.head_VD = embed_VD, norm_D, head_VD
         self.chat: ChatRows | None = None
         self.recompute_layers = 0
@@ -76,14 +77,9 @@ class Llama(nn.Module):
         return found
 
     @property
-    def blocks(self) -> list[Layer]:
-        """The layers, typed."""
-        return list(self.layers)  # type: ignore[arg-type]
-
-    @property
     def products(self) -> list[Product]:
         """The products of all layers, in the order of a forward pass."""
-        return [product for layer in self.blocks for product in layer.products.values()]
+        return [product for layer in self.layers for product in layer.products.values()]
 
     def hidden(self, ids_T: torch.Tensor, documents: Documents, dropout: Dropout | None = None) -> torch.Tensor:
         """[T] -> [T, D] after the last norm."""
@@ -133,7 +129,7 @@ class Llama(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(hidden states after the last norm, the stream before it, 1 / rms); what is kept goes to `kept`."""
         y_TD: torch.Tensor | None = None
-        for layer in self.blocks:
+        for layer in self.layers:
             recompute = layer.index < self.recompute_layers
             x_TD, y_TD, found = layer(x_TD, y_TD, shared, keep=kept is not None, recompute=recompute)
             if kept is not None and found is not None:
@@ -174,13 +170,12 @@ class _Stack(Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Layer by layer from the last; what a layer kept is let go as soon as its gradients are made."""
         model, shared, (stream_TD, r_T) = ctx.model, ctx.shared, ctx.last
-        layers = model.blocks
-        g_TD = layers[-1].stream_gradient(stream_TD)
+        g_TD = model.layers[-1].stream_gradient(stream_TD)
         last = grads[0].clone(memory_format=torch.contiguous_format)
         kernels(g_TD.device).norm_backward(last, stream_TD, (model.norm_D, r_T), None, g_TD)
         del last
         found: list[list[torch.Tensor]] = []
-        for layer in reversed(layers):
+        for layer in reversed(model.layers):
             g_TD, of_products = layer.backward(ctx.kept.pop(), g_TD, shared)
             found.append([grad for name in layer.products for grad in of_products[name]])
         ctx.last = None

@@ -103,7 +103,7 @@ class Product(nn.Module):
     def __init__(self, linears: Sequence[LoraLinear]) -> None:
         """All of `linears` have the same inputs, dtype and device."""
         super().__init__()
-        self.linears = nn.ModuleList(linears)
+        self.members: Sequence[LoraLinear] = nn.ModuleList(linears)  # type: ignore[assignment]
         first: FrozenWeight = linears[0].weight
         self.outputs = sum(linear.weight.shape[0] for linear in linears)
         self.inputs = first.shape[1]
@@ -117,11 +117,6 @@ class Product(nn.Module):
         self._sides: tuple[torch.Tensor, torch.Tensor] | None = None
         biases = [linear.bias for linear in linears if linear.bias is not None]
         self.bias_N = torch.cat(biases) if biases else None
-
-    @property
-    def members(self) -> list[LoraLinear]:
-        """The matrices, in their order."""
-        return list(self.linears)  # type: ignore[arg-type]
 
     @property
     def beside(self) -> int:

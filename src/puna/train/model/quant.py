@@ -60,7 +60,7 @@ class FrozenWeight:
     """
 
     def __init__(self, dense: torch.Tensor | None, codes: torch.Tensor | None, state: Any, dtype: torch.dtype) -> None:
-        """One of `dense` and (`codes`, `state`) is given; `dtype` is what `tensor` returns."""
+        """One of `dense` and (`codes`, `state`) is given; `dtype` is what is computed in."""
         held = dense if dense is not None else codes
         assert held is not None
         self.dense = dense
@@ -69,14 +69,6 @@ class FrozenWeight:
         self.shape: tuple[int, int] = tuple(state.shape if dense is None else dense.shape)
         self.device = held.device
         self._state = state
-
-    def tensor(self) -> torch.Tensor:
-        """The weight [outputs, inputs] in the compute dtype."""
-        if self.dense is not None:
-            return self.dense
-        out_OI = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        self.write(out_OI)
-        return out_OI
 
     def write(self, out_OI: torch.Tensor) -> None:
         """Write the weight to a tensor whose rows may lie in a wider buffer."""
@@ -95,13 +87,6 @@ class FrozenWeight:
         """Give the dense weight a place in a wider buffer, and let go of the one that it had."""
         self.write(out_OI)
         self.dense, self.codes, self._state = out_OI, None, None
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held, scales left out."""
-        held = self.dense if self.dense is not None else self.codes
-        assert held is not None
-        return held.numel() * held.element_size()
 
 
 def quantise(weight: torch.Tensor, double: bool) -> tuple[torch.Tensor, Any]:

@@ -249,7 +249,7 @@ def _quantise_rows(x_p, out_p, scale_p, x_s, K: tl.constexpr, BLOCK: tl.constexp
         c = start + tl.arange(0, BLOCK)
         x = tl.load(x_p + t * x_s + c, mask=c < K, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(x))
-    scale = tl.maximum(tl.max(largest) / 448.0, 1e-12)  # fp8.LARGEST, fp8.SMALLEST_SCALE: a kernel takes no globals
+    scale = tl.maximum(tl.max(largest) / 448.0, 1e-12)  # quant.LARGEST, .SMALLEST_SCALE: a kernel takes no globals
     tl.store(scale_p + t, scale)
     for start in range(0, K, BLOCK):  # read again: a row of 57 KB is still in the cache
         c = start + tl.arange(0, BLOCK)
