@@ -8,6 +8,7 @@ from control.conftest import World, gpu_world
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, TrafficSplit
 from puna.control.domain.states import RevisionState
+from puna.control.reconcile.plan import PLACE_S
 from puna.errors import ConflictError
 
 
@@ -129,7 +130,9 @@ def test_a_promotion_takes_what_room_there_is_and_without_any_keeps_the_share_an
     world.deploy("other", min_replica=1)
     world.settle(20)
     world.store.share("app", 3, 100, world.now)
-    world.settle(100, seconds=1.0)
+    world.settle(int(PLACE_S) - 1, seconds=1.0)
+    assert world.revision(3).percent == 100, "given up before its time"
+    world.settle(3, seconds=1.0)
     assert world.endpoint().shares == {2: 50, 3: 50} and world.revision(3).percent == 50
     assert "no room to promote it: it needs a whole GPU" in world.revision(3).error
     assert "revision 3 keeps 50 %: no room" in events(world)

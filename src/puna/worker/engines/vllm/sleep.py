@@ -200,7 +200,5 @@ def touch(address: int, size: int) -> None:
 def free_host_bytes() -> int:
     """Host memory that can be taken without swapping, by /proc/meminfo."""
     with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        available = next(line for line in file if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024
