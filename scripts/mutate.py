@@ -34,6 +34,7 @@ NOT_QUICK = "not process and not engine and not gpu"
 FILES_A_MAP = 6  # test files measured by one pytest: its start is paid once, and one that fails spoils few
 SLOWER = 10.0  # a test that takes so many times its own time, and GRACE_S, hangs
 GRACE_S = 60.0
+OWN_S = 120.0
 LOCK = threading.Lock()  # of what the workers write to: the coverage, the results, the terminal
 KILLED, TIMEOUT, SURVIVED, UNSEEN, ACCEPTED_AS = "killed", "timeout", "survived", "not covered", "accepted"
 
@@ -228,10 +229,16 @@ def _measure(tree: Tree, group: Sequence[tuple[Path, Path]], coverage: Coverage)
             coverage.add(part)
 
 
+def own_file(mutant: Mutant) -> Path:
+    """The test file at its module's path."""
+    path = ROOT / mutant.path
+    return ROOT / "tests" / path.parent.relative_to(SOURCE) / f"test_{path.stem}.py"
+
+
 def process_files(mutant: Mutant, imports: Imports) -> list[str]:
     """Test files with process tests for a module: its own, those that import it, its package's; nearest first."""
     path = ROOT / mutant.path
-    folder = ROOT / "tests" / path.parent.relative_to(SOURCE)
+    folder = own_file(mutant).parent
     package = ROOT / "tests" / path.relative_to(SOURCE).parts[0]
     ranked = []
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
@@ -319,6 +326,11 @@ class Trial:
             files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
             result = self._run(tree, mutant, ["-m", NOT_QUICK, *files], env, timeout_s)
             result.tests = len(tests)
+            if result.outcome != SURVIVED:
+                return result
+        own = own_file(mutant)
+        if own.is_file():  # what a fixture or a cache made for another test of it counts there only
+            result = self._run(tree, mutant, ["-m", NOT_QUICK, own.relative_to(ROOT).as_posix()], {}, OWN_S)
             if result.outcome != SURVIVED:
                 return result
         files = [] if self.args.quick else process_files(mutant, self.imports)

@@ -130,6 +130,12 @@ def test_what_may_not_be_killed_is_not_waited_for_without_end() -> None:
     assert left == "2" and tree.REFUSED_S <= float(took_s) < 30, done
 
 
+def test_memory_that_a_kernel_does_not_divide_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = tree._sum
+    monkeypatch.setattr(tree, "_sum", lambda path, names: 0 if path.endswith("smaps_rollup") else counted(path, names))
+    assert tree.exact_bytes(os.getpid()) == pytest.approx(own_bytes(os.getpid()), rel=0.1) and own_bytes(1 << 30) == 0
+
+
 def test_memory_is_counted_over_the_tree_and_looked_at_in_time(child: Process) -> None:
     used = own_bytes(os.getpid())
     assert used > 1 << 20 and 0 < tree.exact_bytes(os.getpid()) < 2 * used

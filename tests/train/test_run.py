@@ -47,6 +47,7 @@ def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset
     assert watch.stages == ["plan", "load base", "train", "write adapter", "report"]
     assert [done for done, _, _ in watch.steps] == list(range(1, 25)) and "loss" in watch.steps[0][2]
     assert any("their rows start at the mean" in note for note in watch.notes)
+    assert set(json.loads((run.path / "plan.json").read_text())["reasons"]) <= set(watch.notes)
     metrics = run.metrics()
     assert [m["step"] for m in metrics if "eval_loss" in m] == [0, 5, 10, 15, 20, 24]
     assert [m["step"] for m in metrics if "loss" in m] == list(range(2, 25, 2))

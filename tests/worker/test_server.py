@@ -20,7 +20,8 @@ Write = Callable[..., Path]
 Start = Callable[..., Any]
 
 SLEEPY = """
-    import asyncio, time
+    import asyncio, atexit, time
+    atexit.register(print, "its exit function ran")
     class InferlessPythonModel:
         def infer(self, inputs):
             words = inputs["prompt"].split()
@@ -416,7 +417,8 @@ def test_shutdown_answers_what_it_has_then_finalizes(app: Write, start: Start, h
     client.send(2, {"prompt": "second 0"})
     assert client.reply()[:2] == (2, 503)
     assert client.reply()[:2] == (1, 200)
-    assert worker.process.wait(5) == 0 and "finalized" in worker.text() and not os.path.exists(worker.path)
+    assert worker.process.wait(5) == 0 and not os.path.exists(worker.path)
+    assert "finalized" in worker.text() and "its exit function ran" in worker.text().partition("finalized")[2]
 
 
 def test_a_terminated_child_of_the_app_does_not_end_the_worker(app: Write, start: Start) -> None:

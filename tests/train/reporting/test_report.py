@@ -9,7 +9,7 @@ import pytest
 
 from puna.artifacts import Dataset
 from puna.train.reporting.record import Run
-from puna.train.reporting.report import draw, write_report
+from puna.train.reporting.report import TABLE_ROWS, draw, write_report
 from puna.train.run import train
 from train.tiny import make_recipe
 
@@ -64,6 +64,16 @@ def test_a_run_on_its_way_has_a_report_too(begun: Run) -> None:
     assert "&lt;script&gt;" in page and "<script" not in page
     assert "running · step 0 of 8" in page and "learning_rate" in page
     assert "from 5.000 at step 0" in page and "step 2: training 3.0000" in page
+    assert "all 10 log lines" in page
+
+
+def test_of_many_log_lines_so_many_are_shown_as_fit_a_page(begun: Run) -> None:
+    (begun.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(5000)))
+    write_report(begun.path)
+    page = (begun.path / "report.html").read_text()
+    assert f"{TABLE_ROWS} of 5002 log lines" in page
+    table = page.partition("of 5002 log lines")[2].partition("</table>")[0]
+    assert table.count("<tr>") == TABLE_ROWS + 1  # and the names of the columns
 
 
 def test_a_failed_run_says_why_and_one_without_figures_has_a_page(begun: Run) -> None:

@@ -118,6 +118,8 @@ def test_a_call_that_was_asked_for_and_did_not_come_is_an_error(
     says(monkeypatch, tiny, "It is warm.")
     error = refused("chat", status=500, tools=TOOLS, tool_choice=choice)
     assert error["code"] == "no_tool_call" and "It is warm." in error["message"] and "vLLM" in error["message"]
+    called = "a tool" if choice == "required" else f"`{choice['function']['name']}`"
+    assert error["message"].startswith(f"the model did not call {called}, which `tool_choice` asks for")
     asked = Asked("chat", {"messages": HI, "tools": TOOLS, "tool_choice": choice, "stream": True}).run()
     assert "did not call" in json.loads(asked.sent[-1][1])["error"]
     says(monkeypatch, tiny, '{"name": "weath', "length")

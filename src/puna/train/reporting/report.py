@@ -12,7 +12,7 @@ import yaml
 
 from puna.train.planning.cost import GIB
 from puna.train.planning.plan import TrainingPlan, describe
-from puna.train.reporting.plots import Chart, PlotLine, draw_svg, legend, thin
+from puna.train.reporting.plots import Chart, PlotLine, draw_svg, legend
 from puna.train.reporting.record import PlanComparison, Run, compare, duration, mean_speed, planned_memory
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -159,7 +159,8 @@ def _figures(metrics: Sequence[Mapping[str, Any]]) -> str:
     """The log lines as a table, at most TABLE_ROWS of them, evenly chosen."""
     keys = {"loss": "loss", "eval_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
             "tokens_per_s": "tokens/s", "memory_bytes": "GiB"}  # fmt: skip
-    chosen = [metrics[int(at)] for at, _ in thin([(i, 0.0) for i in range(len(metrics))], TABLE_ROWS)]
+    last, shown = len(metrics) - 1, min(len(metrics), TABLE_ROWS)
+    chosen = [metrics[at * last // max(1, shown - 1)] for at in range(shown)]
     rows = [(f"{line['step']:,}", *(_figure(key, line.get(key)) for key in keys)) for line in chosen]
     told = f"{len(rows)} of {len(metrics)} log lines" if len(rows) < len(metrics) else f"all {len(rows)} log lines"
     table = _table(("step", *keys.values()), rows)

@@ -104,3 +104,26 @@ def test_a_model_without_the_matrices_says_what_to_do(tmp_path: Path) -> None:
     inner = AutoModelForCausalLM.from_pretrained(base).model
     with pytest.raises(RuntimeError, match=r"adapter a/b cannot be added to model.layers.0.*puna merge RUN"):
         shims.add_adapter(inner, SimpleNamespace(name="a/b", path=str(tmp_path / "peft")))
+
+
+def of_kind(name: str = "LlamaForCausalLM", marked: bool = True, takes_places: bool = True, **config: Any) -> Any:
+    """As much of a model as says whether its calls may be joined."""
+
+    def with_places(input_ids: Any, position_ids: Any) -> None: ...
+
+    def without(input_ids: Any) -> None: ...
+
+    model = type(name, (), {shims.MARK: None} if marked else {})()
+    model.forward = with_places if takes_places else without
+    model.config = SimpleNamespace(**config)
+    return model
+
+
+def test_only_models_whose_rows_do_not_meet_are_shared() -> None:
+    assert shims._is_causal(of_kind()) and shims._is_causal(of_kind(rope_parameters={"rope_type": "llama3"}))
+    assert not shims._is_causal(of_kind("T5ForConditionalGeneration"))
+    assert not shims._is_causal(of_kind(is_encoder_decoder=True))
+    assert not shims._is_causal(of_kind(marked=False)), "its generate is not the one that was changed"
+    assert not shims._is_causal(of_kind(takes_places=False)), "rows of different lengths cannot be joined"
+    for scaling in ({"rope_type": "dynamic"}, {"type": "longrope"}):
+        assert not shims._is_causal(of_kind(rope_scaling=scaling)), "its angles are those of the longest row"

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import importlib
 import mmap
-import os
 import threading
 from typing import Any, Dict, List, Optional, Tuple
 
