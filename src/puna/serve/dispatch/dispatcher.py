@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,15 +38,6 @@ HOPELESS: dict[str, str] = {
 }
 
 
-@dataclass
-class Tally:
-    """Observations of a dispatcher since the gateway began; times are of the monotonic clock."""
-
-    last_request: float = 0.0
-    deaths: list[tuple[float, DeathReport]] = field(default_factory=list)
-    """Of replicas that had requests: when, on the loop's clock, and what is reported."""
-
-
 class Moved(Exception):
     """The call that waits here goes on in another dispatcher."""
 
@@ -66,7 +57,6 @@ class Dispatcher:
         self.connections: dict[tuple[str, int], WorkerConnection] = {}
         self.queue = PendingQueue(route.name, startup_allowance_s)
         self._least_allowance_s = startup_allowance_s
-        self.tally = Tally()
         self.split: Split | None = None
         self.heir: Dispatcher | None = None
         """Where what was accepted here goes on, once this dispatcher's revision has no share any more."""
@@ -74,6 +64,8 @@ class Dispatcher:
         self._isolation = Isolation(self.pump)
         self._affinity = Affinity()
         self._has_engine = False
+        self._last_request = 0.0  # on the monotonic clock
+        self._deaths: list[tuple[float, DeathReport]] = []  # of replicas that had requests; when, on the loop's clock
         self._on_cold = on_cold
         self._deadlines: Deadlines[Call] = Deadlines(self._late)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,20 +181,11 @@ class Dispatcher:
             waited = f"{self.route.name}: no replica was free within {now - waiter.entered_at:.0f} s"
             waiter.wake(DeadlineError(waited, f"puna scale {self.route.name} --max-replica ..."))
 
-    async def serve(self, call: Call) -> Reply | None:
+    def serve(self, call: Call) -> asyncio.Future[Reply | None]:
         """The whole reply, or None once a stream has begun on `call.exchange`.
 
         Raises:
-            PunaError: no reply can be had, and why.
-            ClientGone: nobody waits for it.
-        """
-        return await self.start(call)
-
-    def start(self, call: Call) -> asyncio.Future[Reply | None]:
-        """As `serve`, for whoever has something else to do meanwhile.
-
-        Raises:
-            PunaError: it is not even taken, and why.
+            PunaError: it is not even taken, and why; the future has it, or ClientGone, when no reply can be had.
         """
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
@@ -229,7 +212,7 @@ class Dispatcher:
         if self.poison:
             self._check(call)
         call.owner, call.on_done = self, on_done
-        self.tally.last_request = time.monotonic()
+        self._last_request = time.monotonic()
         self._seek(call)
 
     def end(self, call: Call, reply: Reply | None, error: BaseException | None) -> None:
@@ -240,7 +223,7 @@ class Dispatcher:
         if call.suspicion is not None and reply is not None and reply.status != OVERRUN:
             self.poison.lived(call.suspicion.digest)
         self.leave(call)
-        self.tally.last_request = time.monotonic()
+        self._last_request = time.monotonic()
         if on_done is not None:
             on_done(reply, error)
 
@@ -250,7 +233,7 @@ class Dispatcher:
         if stage is WAITING:
             if call.waiter is not None:
                 self.queue.leave(call.waiter)
-                self._waited(call, asyncio.get_running_loop().time())
+                self._waited(call)
         elif stage is not ENDED:
             self._deadlines.remove(call)
             assert call.connection is not None and call.exchange is not None
@@ -299,7 +282,7 @@ class Dispatcher:
         if isinstance(error, Moved):
             assert call.waiter is not None
             self.queue.leave(call.waiter)
-            self._waited(call, asyncio.get_running_loop().time())
+            self._waited(call)
             error.heir.adopt(call)
             return
         if error is not None:
@@ -307,7 +290,7 @@ class Dispatcher:
             return
         assert call.waiter is not None and isinstance(call.waiter.granted, WorkerConnection)
         connection, was_alone = call.waiter.granted, call.waiter.alone
-        self._waited(call, asyncio.get_running_loop().time())
+        self._waited(call)
         try:
             if self.poison:
                 self._check(call)
@@ -318,10 +301,11 @@ class Dispatcher:
         except PunaError as why_not:
             self.end(call, None, why_not)
 
-    def _waited(self, call: Call, now: float) -> None:
+    @staticmethod
+    def _waited(call: Call) -> None:
         waiter, call.waiter = call.waiter, None
         assert waiter is not None
-        call.queued_s += now - waiter.entered_at
+        call.queued_s += asyncio.get_running_loop().time() - waiter.entered_at
         call.cold = call.cold or waiter.cold
 
     def _send(self, call: Call, connection: WorkerConnection) -> None:
@@ -433,10 +417,9 @@ class Dispatcher:
             group.patience_s = PATIENCE_S  # next time they will be tried one by one to the end
         if not group.calls:
             return
-        self.tally.deaths = [(at, death) for at, death in self.tally.deaths if now - at < TOLD_S]
-        self.tally.deaths.append(
-            (now, DeathReport(connection.route.id, connection.route.revision, connection.survived, key))
-        )
+        self._deaths = [(at, death) for at, death in self._deaths if now - at < TOLD_S]
+        death = DeathReport(connection.route.id, connection.route.revision, connection.survived, key)
+        self._deaths.append((now, death))
         self._on_cold()
 
     def _acquit(self, group: SuspectGroup, culprit: Call) -> None:
@@ -503,9 +486,9 @@ class Dispatcher:
         return EndpointLoad(
             sum(busy.values()),
             len(self.queue),
-            self.tally.last_request,
+            self._last_request,
             busy,
-            deaths=tuple(death for at, death in self.tally.deaths if now - at < TOLD_S),
+            deaths=tuple(death for at, death in self._deaths if now - at < TOLD_S),
             poison=tuple(Conviction(self.route.revision, *found) for found in self.poison.convicted(now).items()),
         )
 

@@ -80,10 +80,6 @@ class PendingQueue:
         line = self._again or next(iter(self._lines.values()), self._again)
         return next(iter(line.values()), None)
 
-    def waiting_of(self, key: str) -> int:
-        """The number of requests of a key that wait in its line."""
-        return len(self._lines.get(key, ()))
-
     def enter(
         self,
         now: float,
@@ -108,7 +104,7 @@ class PendingQueue:
         displaced: Waiter | None = None
         if self._count >= max_queue:
             longest = max(self._lines.values(), key=len, default=NOBODY)
-            if self.waiting_of(key) + 1 >= len(longest):
+            if len(self._lines.get(key, NOBODY)) + 1 >= len(longest):
                 raise self._full(cold)
             displaced = next(reversed(longest.values()))
             self.leave(displaced)
@@ -145,13 +141,10 @@ class PendingQueue:
             for waiter in line.values():
                 waiter.cold = True
 
-    def wait_limit_s(self, waiter: Waiter, inference_time_s: float) -> float:
-        """Seconds that this waiter may wait in all."""
-        return inference_time_s + (self.startup_allowance_s if waiter.cold or waiter.asleep else 0.0)
-
     def expired(self, now: float, inference_time_s: float) -> list[Waiter]:
         """The waiters whose wait has been too long; they stay until they leave."""
-        return [t for t in self if now - t.entered_at >= self.wait_limit_s(t, inference_time_s)]
+        cold_s = inference_time_s + self.startup_allowance_s
+        return [t for t in self if now - t.entered_at >= (cold_s if t.cold or t.asleep else inference_time_s)]
 
     def _full(self, cold: bool) -> QueueFullError:
         retry_after_s = COLD_RETRY_AFTER_S if cold else RETRY_AFTER_S

@@ -148,7 +148,7 @@ async def streamed(
     try:
         error = ""
         try:
-            reply = await dispatcher.start(call)
+            reply = await dispatcher.serve(call)
             if reply is not None and not stream.begun:
                 stream.close()
                 return await whole(send, call, reply)
