@@ -31,8 +31,8 @@ GATEWAY = """
     metrics.answered("e", 429, Call("e", "infer", b"", "t", tier="cold"), time.perf_counter())
     metrics.answered("", 404, Call("nope", "infer", b"", "t"), time.perf_counter())
     metrics.loads({"e": EndpointLoad(3, 2)})
+    metrics.flush()
     if sys.argv[1] == "dies":
-        metrics.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     sys.stdout.buffer.write(metrics.text())
 """
@@ -78,7 +78,9 @@ def test_waits_are_summed_over_gateways_those_of_a_killed_one_too_and_replicas_a
 def test_a_successor_counts_on_and_has_nothing_in_flight_of_what_the_dead_one_had() -> None:
     memories = make(1)
     gateway(memories, 0, "dies")
-    text = RequestCounts(memories, 0).text().decode()
+    successor = RequestCounts(memories, 0)
+    successor.flush()
+    text = successor.text().decode()
     assert 'puna_requests_total{endpoint="e",status="200"} 7.0' in text
     assert 'puna_request_seconds_count{endpoint="e"} 8.0' in text
     assert 'puna_in_flight{endpoint="e"} 0.0' in text and 'puna_replicas{endpoint="e",tier="awake"} 0.0' in text
@@ -127,6 +129,7 @@ def test_one_count_is_seen_as_use_and_as_a_metric() -> None:
     report = counts.usage(7200.5)
     assert report is not None and report.number == 1
     assert sorted(report.rows) == [(7200, "e", "k", 3, 2, 0.75), (7200, "e", "other", 1, 1, 0.0)]
+    counts.flush()
     text = counts.text().decode()
     for labels, count in (
         ('"e",status="200"', 3),

@@ -74,7 +74,8 @@ class Admission:
         """
         call.key = key.id
         if key.limits is not None:
-            self.limits.enter(call, key)
+            call.use = self.limits.use(key)
+            call.use.enter(time.monotonic())
 
     def dispatcher(self, call: Call, revision: str, adapter: str = "") -> Dispatcher:
         """The dispatcher of the call's endpoint, or of one of the two revisions that share it.

@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -29,26 +28,12 @@ from puna.control.wire import (
     UsageCount,
     UsageReport,
 )
+from puna.serve.dispatch.call import Call
 
 HOUR_S = 3600
 USAGE_EVERY_S = 1.0
 """Use is reported so often; a gateway that is killed takes at most so much with it."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Counted(Protocol):
-    """An answered request: a call."""
-
-    key: str
-    tier: str
-    cold: bool
-    queued_s: float
-    wake_s: float
-    infer_s: float
-    sent: float
-    first_byte: float
-    broke_off: bool
-    split: int
 
 
 class Series:
@@ -118,7 +103,7 @@ class RequestCounts:
             found = self._series[key] = Series(family)
         return found
 
-    def answered(self, endpoint: str, status: int, call: Counted, began: float) -> None:
+    def answered(self, endpoint: str, status: int, call: Call, began: float) -> None:
         """Count a request that came at `began`, on `time.perf_counter`'s clock; 499: its client left before the reply.
 
         This runs for every request. `endpoint` is empty where there is none of the name that was asked for.
@@ -208,12 +193,7 @@ class RequestCounts:
         self._memory.write((key, series.values) for key, series in new)
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
-        self.flush()
-        return self.written()
-
-    def written(self) -> bytes:
-        """The same of what has been flushed; from any thread: with many endpoints it takes a second."""
+        """Prometheus' text format of what has been flushed; from any thread: with many endpoints it takes a second."""
         if self._memory is not None:
             return generate_latest(_Families(wire.read(self._memories)))
         return generate_latest(_Families({key: tuple(series.values) for key, series in self._series.copy().items()}))

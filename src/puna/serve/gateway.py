@@ -29,13 +29,13 @@ from puna.errors import (
 )
 from puna.serve.admission import Admission
 from puna.serve.counts import CONTENT_TYPE, RequestCounts
-from puna.serve.dispatch.call import REVISION, Call, ClientGone
+from puna.serve.dispatch.call import REVISION, Call
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.endpoint_pool import EndpointPool
 from puna.serve.dispatch.pending_queue import STARTUP_ALLOWANCE_S
 from puna.serve.dispatch.worker_connection import Reply
 from puna.serve.http import asgi, delivery
-from puna.serve.http.asgi import Disconnected, Receive, Scope, Send
+from puna.serve.http.asgi import CLIENT_GONE, ClientGone, Receive, Scope, Send
 from puna.serve.http.body import MOST_FILES, Spool
 from puna.serve.http.connection import Request
 from puna.serve.http.forward import MOST_OPEN, ControlPlane, Follower
@@ -56,7 +56,6 @@ REPORT_EVERY_S = 0.5
 LAST_WORD_S = 2.0
 FIRST_TABLE_S = 20.0
 """Longer than it takes to replace a control plane that hangs; other gateways serve meanwhile, with their own table."""
-CLIENT_GONE = 499
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,13 @@ class Gateway:
         self.control = ControlPlane(settings.control_socket, self._knows, settings.most_forwarded)
         self.has_cors = bool(settings.cors_origins)
         self._inference = asgi.allowing(self._own, settings.cors_origins)
-        self.pool = EndpointPool(self._report_soon, settings.startup_allowance_s)
+        self._report_now = asyncio.Event()
+        self.pool = EndpointPool(self._report_now.set, settings.startup_allowance_s)
         self.limits = KeyLimiter(settings.limits_fd, settings.index)
         self.admission = Admission(self.pool, self.limits, self.counts)
         self.openai = OpenAI(self.admission, self.spool, settings.max_body_bytes)
-        self.health = HealthCheck(self.control.health, self.pool)
-        self._follower: Follower | None = None
-        self._report_now = asyncio.Event()
+        self._follower = Follower(self.control.fetch, self._use, self.id)
+        self.health = HealthCheck(self.control.health, self.pool, self._follower)
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._numbers = 0
@@ -131,8 +130,6 @@ class Gateway:
 
     async def start(self) -> None:
         """Follow the route table and report the load, from now on; returns once there is a table, or soon after."""
-        self._follower = Follower(self.control.fetch, self._use, self.id)
-        self.health.follow(self._follower)
         loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._report())]
         try:
@@ -174,9 +171,6 @@ class Gateway:
         self.admission.access.use({key.id: key for key in table.keys})
         self.pool.update(table)
         self.counts.replicas(table)
-
-    def _report_soon(self) -> None:
-        self._report_now.set()
 
     async def _report(self) -> None:
         """Tell the control plane the load twice a second, and at once when somebody waits for a replica to start."""
@@ -223,7 +217,7 @@ class Gateway:
         except PunaError as error:
             status = error.http_status
             await asgi.refuse(send, error, delivery.headers(call))
-        except (ClientGone, Disconnected):
+        except ClientGone:
             status = CLIENT_GONE
         finally:
             self.admission.leave(call)
@@ -326,14 +320,14 @@ class Gateway:
         if path == METRICS:
             self._permit(scope, "")
             self.counts.flush()
-            text = await asyncio.to_thread(self.counts.written)
+            text = await asyncio.to_thread(self.counts.text)
             await asgi.reply(send, 200, text, [(b"content-type", CONTENT_TYPE.encode())])
             return 200
         self._permit(scope, name)
         dispatcher = self.pool.find(name)
         self._version(dispatcher, call)
         if verb == "ready":
-            ready = dispatcher.ready or (dispatcher.split is not None and dispatcher.split.dispatcher.ready)
+            ready = any(one.ready for one in dispatcher.both)
             return await _say(send, 200 if ready else 503, {"ready": ready, "state": dispatcher.route.state})
         return await _say(send, 200, _metadata(dispatcher))
 
@@ -371,8 +365,7 @@ def _metadata(dispatcher: Dispatcher) -> dict[str, object]:
 
 def _versions(dispatcher: Dispatcher) -> list[str]:
     """The revisions that serve."""
-    dispatchers = (dispatcher,) if dispatcher.split is None else (dispatcher, dispatcher.split.dispatcher)
-    return [str(one.route.revision) for one in dispatchers if one.route.revision]
+    return [str(one.route.revision) for one in dispatcher.both if one.route.revision]
 
 
 def _tensors(items: Sequence[Mapping[str, object]] | None) -> list[dict[str, object]]:

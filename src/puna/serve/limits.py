@@ -14,9 +14,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import time
 from dataclasses import dataclass
-from typing import Protocol
 
 from puna.control.domain.api_keys import KeyLimits, Rate
 from puna.control.wire import KeyRoute
@@ -129,12 +127,6 @@ class LimitCounts:
         return sum(words[self._at(place, gateway) + CONCURRENCY] for gateway in range(self._gateways))
 
 
-class Limited(Protocol):
-    """A call."""
-
-    use: KeyUse | None
-
-
 @dataclass(eq=False)
 class KeyUse:
     """One call of a key with limits."""
@@ -218,16 +210,11 @@ class KeyLimiter:
         self._of = (fd, index)
         self._counts: LimitCounts | None = None
 
-    def enter(self, call: Limited, key: KeyRoute) -> None:
-        """Count a call; `call.use` is what it has to leave when it is over.
-
-        Raises:
-            RateLimitError: its key has asked for more than it may.
-        """
+    def use(self, key: KeyRoute) -> KeyUse:
+        """A call of this key's, to be entered, and to be left when it is over."""
         if self._counts is None:
             self._counts = LimitCounts(*self._of)
-        call.use = KeyUse(key, self._counts, self._counts.place(key.id))
-        call.use.enter(time.monotonic())
+        return KeyUse(key, self._counts, self._counts.place(key.id))
 
 
 def _slot(limit: Rate, now: float) -> int:

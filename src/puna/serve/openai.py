@@ -27,17 +27,16 @@ from puna.errors import (
     UsageError,
 )
 from puna.serve.admission import Admission
-from puna.serve.dispatch.call import REVISION, Call, ClientGone
+from puna.serve.dispatch.call import REVISION, Call
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.http import asgi, delivery
-from puna.serve.http.asgi import Disconnected, Header, Receive, Scope, Send
+from puna.serve.http.asgi import CLIENT_GONE, ClientGone, Header, Receive, Scope, Send
 from puna.serve.http.body import Spool
 
 PREFIX = "/v1/"
 PATHS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 MODELS = "/v1/models"
 DONE = b"[DONE]"
-CLIENT_GONE = 499
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The body is parsed here to find its `model`, and everyone waits meanwhile; a full context of 128k tokens is 1 MB."""
 MANY_VALUES = 300_000
@@ -97,7 +96,7 @@ class OpenAI:
         except PunaError as error:
             status = error.http_status
             await _refuse(send, error, call)
-        except (ClientGone, Disconnected):
+        except ClientGone:
             status = CLIENT_GONE
         finally:
             self.admission.leave(call, _tokens(call))

@@ -141,6 +141,7 @@ def test_the_load_of_each_revision_is_reported_and_counted(sockets: Path) -> Non
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
+        world.gateway.counts.flush()
         text = world.gateway.counts.text().decode()
         assert 'puna_revision_requests_total{endpoint="e",revision="3",status="200"} 1.0' in text
         assert 'puna_revision_request_seconds_count{endpoint="e",revision="3"} 1.0' in text
@@ -154,6 +155,7 @@ def test_without_a_split_nothing_is_counted_by_revision_and_a_wish_is_passed_ove
         await world.serve(answer)
         reply = await world.client.post(INFER, json={}, headers=KEY | {"x-puna-revision": "9"})
         assert reply.status_code == 200 and reply.headers["x-puna-revision"] == "3"
+        world.gateway.counts.flush()
         assert "puna_revision_requests_total{" not in world.gateway.counts.text().decode()
 
     story(sockets, play)
@@ -180,6 +182,7 @@ def test_who_waits_for_a_revision_that_loses_its_share_is_answered_by_the_other(
         assert [(r.status_code, r.text) for r in replies] == [(200, f"r{heir}")] * 7
         assert dispatchers["e"].route.revision == heir and dispatchers["e"].split is None
         assert (await made.call()).text == f"r{heir}"
+        world.gateway.counts.flush()
         metrics = world.gateway.counts.text().decode()
         assert 'puna_requests_total{endpoint="e",status="200"} 8.0' in metrics
 

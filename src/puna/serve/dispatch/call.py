@@ -55,10 +55,6 @@ REVISION = b"x-puna-revision"
 """The header that says which revision answered, and may ask for one of those that have a share."""
 
 
-class ClientGone(Exception):
-    """The client hung up: nobody waits for an answer."""
-
-
 class Stage(Enum):
     """Stages of a call."""
 

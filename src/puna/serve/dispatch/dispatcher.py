@@ -125,6 +125,11 @@ class Dispatcher:
         return None
 
     @property
+    def both(self) -> tuple[Dispatcher, ...]:
+        """It, and that of a second revision which has a share."""
+        return (self,) if self.split is None else (self, self.split.dispatcher)
+
+    @property
     def ready(self) -> bool:
         """A replica is ready, busy or not."""
         for connection in self.connections.values():  # asked for each request: `any` costs thrice as much

@@ -25,17 +25,16 @@ class EndpointPool:
     def __iter__(self) -> Iterator[Dispatcher]:
         """Every dispatcher that takes requests."""
         for dispatcher in self.by_name.values():
-            yield from (dispatcher,) if dispatcher.split is None else (dispatcher, dispatcher.split.dispatcher)
+            yield from dispatcher.both
 
     def update(self, table: RouteTable) -> None:
         """Take a newer table."""
         for name, route in table.endpoints.items():
             self._follow(name, route)
         for name in [name for name in self.by_name if name not in table.endpoints]:
-            dispatcher = self.by_name.pop(name)
-            for one in (dispatcher,) if dispatcher.split is None else (dispatcher, dispatcher.split.dispatcher):
-                one.close()
-                self._closing.append(one)
+            for dispatcher in self.by_name.pop(name).both:
+                dispatcher.close()
+                self._closing.append(dispatcher)
         self._closing = [dispatcher for dispatcher in self._closing if dispatcher.in_flight]
 
     def _follow(self, name: str, route: EndpointRoute) -> None:
@@ -97,13 +96,9 @@ class EndpointPool:
 
 def _load(dispatcher: Dispatcher) -> EndpointLoad:
     """An endpoint's load; where two revisions share it, with that of each."""
-    load = dispatcher.load()
     if dispatcher.split is None:
-        return load
-    parts = {
-        dispatcher.route.revision: load,
-        dispatcher.split.dispatcher.route.revision: dispatcher.split.dispatcher.load(),
-    }
+        return dispatcher.load()
+    parts = {one.route.revision: one.load() for one in dispatcher.both}
     of_each = {number: EndpointLoad(part.in_flight, part.queued, part.last_request) for number, part in parts.items()}
     return replace(_together(*parts.values()), revisions=of_each)
 

@@ -29,10 +29,12 @@ JSON_BYTES = b"inference-header-content-length"
 """KServe's binary tensors: how many bytes of a body are JSON, before those of the tensors."""
 DISCARD_S = 5.0
 """How long a refused body is read and thrown away, so that its client gets to read the refusal."""
+CLIENT_GONE = 499
+"""The status under which a request is counted that nobody waits for any more, as nginx has it."""
 
 
-class Disconnected(Exception):
-    """The client hung up before its request was complete."""
+class ClientGone(Exception):
+    """The client hung up: nobody waits for an answer."""
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -43,12 +45,12 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def pieces(scope: Scope, receive: Receive, limit_bytes: int) -> AsyncIterator[bytes]:
+async def pieces(scope: Scope, receive: Receive, limit_bytes: float) -> AsyncIterator[bytes]:
     """The request's body as it comes; one whose stated length is over the limit is not begun.
 
     Raises:
         TooLargeError: so it is.
-        Disconnected: the client went away.
+        ClientGone: the client went away.
     """
     stated = header(scope, b"content-length")
     if stated.isdigit() and int(stated) > limit_bytes:
@@ -57,13 +59,19 @@ async def pieces(scope: Scope, receive: Receive, limit_bytes: int) -> AsyncItera
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Disconnected
+            raise ClientGone
         more = message.get("more_body", False)
         if body := message.get("body", b""):
             yield body
 
 
-def too_large(limit_bytes: int) -> TooLargeError:
+async def disconnected(receive: Receive) -> None:
+    """Return once the client of a request that has been read has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def too_large(limit_bytes: float) -> TooLargeError:
     """The refusal of a body that is longer than that."""
     return TooLargeError(f"the body is larger than {limit_bytes} bytes")
 

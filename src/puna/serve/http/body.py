@@ -140,27 +140,20 @@ class Spooled:
         """A digest that equal bodies have in common."""
         return self._hash.digest()
 
-    async def read(self, offset: int) -> bytes:
+    async def read(self, offset: int, most_bytes: int = PIECE_BYTES) -> bytes:
         """The next piece, from there on.
 
         Raises:
             MachineError: the disk cannot be read.
         """
-        piece = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, offset, PIECE_BYTES)
-        if not piece:
+        piece = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, offset, most_bytes)
+        if len(piece) < min(most_bytes, self.size - offset):
             raise MachineError("the body was not to be read again from the server's disk", "look at the disk")
         return piece
 
     async def whole(self) -> bytes:
-        """All of it, in memory: for one body at a time.
-
-        Raises:
-            MachineError: the disk cannot be read.
-        """
-        body = await asyncio.get_running_loop().run_in_executor(self._pool, self._read, 0, self.size)
-        if len(body) != self.size:
-            raise MachineError("the body was not to be read again from the server's disk", "look at the disk")
-        return body
+        """All of it, in memory: for one body at a time; raises as `read`."""
+        return await self.read(0, self.size)
 
     def append(self, pieces: list[bytes]) -> None:
         """Write more; in a thread.
@@ -217,7 +210,7 @@ class Spool:
             UsageError: it is not packed as it says.
             MachineError: it has no place on the disk.
             NotYetError: too many bodies are here already.
-            Disconnected: the client went away.
+            ClientGone: the client went away.
         """
         intake = Intake(self, limit_bytes)
         try:

@@ -60,14 +60,6 @@ class CoalescingTransport:
         self._transport.close()
 
 
-class CoalescingProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """As uvicorn's, on a transport that coalesces writes."""
-
-    def connection_made(self, transport: Any) -> None:
-        """A client has connected."""
-        super().connection_made(CoalescingTransport(transport, self.loop))
-
-
 PREFIX, SUFFIX = b"/v2/models/", b"/infer"
 MAX_SHORT_BODY_BYTES = 65536
 """Longer ones take ASGI's way, which can pause the client."""
@@ -153,7 +145,7 @@ class Request:
         """As an event's."""
 
 
-class ClientConnection(CoalescingProtocol):
+class ClientConnection(HttpToolsProtocol):  # type: ignore[misc]
     """One client."""
 
     limits = ArrivalLimits()
@@ -182,7 +174,7 @@ class ClientConnection(CoalescingProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
-        super().connection_made(transport)
+        super().connection_made(CoalescingTransport(transport, self.loop))
         self._arrival = Arrival(self.loop.time())
         self._timer = self.loop.call_later(self.limits.look_every_s, self._look)
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import orjson
 
 from puna.errors import PunaError
-from puna.serve.dispatch.call import REVISION, WAITING, Call, ClientGone
+from puna.serve.dispatch.call import REVISION, WAITING, Call
 from puna.serve.dispatch.dispatcher import Dispatcher
 from puna.serve.dispatch.worker_connection import Reply
 from puna.serve.http import asgi
-from puna.serve.http.asgi import Header, Receive, Send
+from puna.serve.http.asgi import ClientGone, Header, Receive, Send
 
 WATCH_AFTER_S = 0.02
 """A request that is answered sooner is not watched for its client's departure: the watch costs more than the reply."""
@@ -40,8 +40,7 @@ def watched(receive: Receive, call: Call) -> Iterator[None]:
 
 
 async def _watch(receive: Receive, call: Call) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await asgi.disconnected(receive)
     call.abort(ClientGone())
 
 

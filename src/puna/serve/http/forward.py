@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,14 +22,16 @@ from puna.control.domain import api_keys
 from puna.control.wire import RouteTable
 from puna.errors import NotFoundError, NotYetError, PunaError, TooLargeError, UnauthorizedError
 from puna.serve.http.asgi import (
+    CLIENT_GONE,
     JSON,
-    Disconnected,
+    ClientGone,
     Header,
     Receive,
     Scope,
     Send,
     advice,
     discard,
+    disconnected,
     header,
     pieces,
     reply,
@@ -42,7 +45,6 @@ HOP_BY_HOP = frozenset(
     + (b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
 INTERNAL_TIMEOUT_S = 30.0
-CLIENT_GONE = 499
 HEALTH_TIMEOUT_S = 3.0
 HEALTH = "/api/v1/health"
 RESTART_S = 15.0
@@ -144,11 +146,11 @@ class ControlPlane:
             return 404
         try:
             if await self._is_known(scope):
-                body = _body(receive) if _has_body(scope) else b""
+                body = pieces(scope, receive, math.inf) if _has_body(scope) else b""
                 return await self._out(_request(scope, body), receive, send, self.most_open)
             async with self._whole(scope, receive) as held:
                 return await self._out(_request(scope, held), receive, send, self.most_open // 2)
-        except Disconnected:
+        except ClientGone:
             return CLIENT_GONE
         except PunaError as error:
             await reply(send, error.http_status, orjson.dumps(error.as_json()), [JSON, *advice(error)])
@@ -173,7 +175,7 @@ class ControlPlane:
 
         Raises:
             NotYetError: there is none, or the request was lost with the control plane and must not be repeated.
-            Disconnected: the client has left.
+            ClientGone: the client has left.
         """
         is_whole = isinstance(request.stream, httpx.SyncByteStream)  # nothing of it is still to be read
         may_repeat = is_whole and (request.method in ("GET", "HEAD") or "idempotency-key" in request.headers)
@@ -193,7 +195,7 @@ class ControlPlane:
         """Return when the control plane answers; a client that leaves meanwhile is seen by `receive`."""
         until = min(until, (self._silent_since or until) + RESTART_S)
         left_s = until - asyncio.get_running_loop().time() if wait else 0.0
-        leaving = _disconnected(receive) if receive is not None else asyncio.Event().wait()
+        leaving = disconnected(receive) if receive is not None else asyncio.Event().wait()
         tasks = [asyncio.ensure_future(one) for one in (leaving, self._up.wait(), self._stopping.wait())]
         self.waiting += 1
         try:
@@ -203,7 +205,7 @@ class ControlPlane:
             for task in tasks:
                 task.cancel()
         if tasks[0] in done:
-            raise Disconnected
+            raise ClientGone
         if tasks[1] not in done:
             raise _down()
 
@@ -249,7 +251,7 @@ class ControlPlane:
         headers = [(k.lower(), v) for k, v in response.headers.raw if k.lower() not in HOP_BY_HOP]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         # A client that follows logs and leaves must end the stream here; nothing else would notice.
-        works = (_disconnected(receive), _pump(response, send), self._stopping.wait())
+        works = (disconnected(receive), _pump(response, send), self._stopping.wait())
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -339,21 +341,6 @@ def _request(scope: Scope, body: bytes | AsyncIterator[bytes]) -> httpx.Request:
         content=body,
         extensions={"timeout": httpx.Timeout(None).as_dict()},
     )
-
-
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        yield message.get("body", b"")
-        if not message.get("more_body"):
-            return
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _pump(response: httpx.Response, send: Send) -> None:

@@ -29,26 +29,19 @@ Ask = Callable[[], Awaitable[tuple[int, bytes]]]
 class HealthCheck:
     """Answers the paths in PATHS; `look` is called at every report."""
 
-    def __init__(self, ask: Ask, dispatchers: Iterable[Dispatcher]) -> None:
-        self._ask, self._dispatchers = ask, dispatchers
-        self._follower: Follower | None = None
+    def __init__(self, ask: Ask, dispatchers: Iterable[Dispatcher], follower: Follower) -> None:
+        self._ask, self._dispatchers, self._follower = ask, dispatchers, follower
         self._lost_since: dict[tuple[str, int], float] = {}
         self._heard = float("-inf")
         self._told: tuple[float, dict[str, str]] = (float("-inf"), {})
         self._asking: asyncio.Task[dict[str, str]] | None = None
 
-    def follow(self, follower: Follower) -> None:
-        """Know the route table's follower."""
-        self._follower = follower
-
     def look(self, now: float) -> None:
         """Note which endpoints have replicas that this gateway cannot reach; `now` on the loop's clock."""
-        if self._follower is not None and self._follower.connected:
+        if self._follower.connected:
             self._heard = now
-        routes = [
-            dispatcher.route for dispatcher in self._dispatchers if dispatcher.route.replicas and not dispatcher.ready
-        ]
-        lost = {(route.name, route.revision) for route in routes}
+        away = [one.route for one in self._dispatchers if one.route.replicas and not one.ready]
+        lost = {(route.name, route.revision) for route in away}
         self._lost_since = {name: self._lost_since.get(name, now) for name in lost}
 
     async def answer(self, path: str) -> tuple[int, dict[str, Any]]:
@@ -57,16 +50,13 @@ class HealthCheck:
             return 200, {"live": True}
         if path == VERSION:
             return 200, {"version": __version__}
-        has_table = self._follower is not None and self._follower.table.version >= 0
+        has_table = self._follower.table.version >= 0
         if path == READY:
             return 200 if has_table else 503, {"ready": has_table}
         parts = await self._parts(has_table)
         is_well = all(state == OK for state in parts.values())
-        return 200 if is_well else 503, {
-            "status": OK if is_well else "failing",
-            "version": __version__,
-            "parts": parts,
-        }
+        told = {"status": OK if is_well else "failing", "version": __version__, "parts": parts}
+        return 200 if is_well else 503, told
 
     async def _parts(self, has_table: bool) -> dict[str, str]:
         now = asyncio.get_running_loop().time()
