@@ -23,7 +23,7 @@ from puna.errors import MachineError, ProjectError, PunaError, UsageError
 from puna.home import Home
 from puna.packaging import archive, source
 from puna.packaging.command import masked
-from puna.process.command import Bounds, OutputError, TimeError, run_bounded
+from puna.process.command import OutputError, run_bounded
 
 TIMEOUT_S = 300.0
 """Of all that is asked for one fetch."""
@@ -272,10 +272,16 @@ def _git(arguments: list[str], session: _Session, repository: Repository, store:
     where = [f"--git-dir={store}"] if store is not None else []
     if shutil.which("git", path=session.env.get("PATH")) is None:
         raise MachineError("git is not installed", "apt-get install git")
-    bounds = Bounds(max(session.until - time.monotonic(), 0.0), MAX_MEMORY_BYTES, MAX_FILE_BYTES, LIST_BYTES)
     try:
-        status, output, errors = run_bounded(["git", *where, *arguments], session.env, bounds)
-    except TimeError:
+        status, output, errors = run_bounded(
+            ["git", *where, *arguments],
+            session.env,
+            time_s=max(session.until - time.monotonic(), 0.0),
+            memory_bytes=MAX_MEMORY_BYTES,
+            file_bytes=MAX_FILE_BYTES,
+            output_bytes=LIST_BYTES,
+        )
+    except TimeoutError:
         raise ProjectError(
             f"{repository.url} was not fetched within {TIMEOUT_S:g} s", "try again, or make it smaller"
         ) from None

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -88,38 +87,26 @@ def _follow(
                 check()
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Limits of a command with all that it starts; memory and files are each process's own."""
-
-    time_s: float
-    memory_bytes: int
-    file_bytes: int
-    output_bytes: int
-
-
-class TimeError(Exception):
-    """It took too long, and was ended."""
-
-
 class OutputError(Exception):
     """It wrote too much to stdout, and was ended."""
 
 
-def run_bounded(argv: Sequence[str], env: Mapping[str, str], bounds: Bounds) -> tuple[int, bytes, bytes]:
-    """Run `argv`; `(exit status, stdout, the end of stderr)`.
+def run_bounded(
+    argv: Sequence[str], env: Mapping[str, str], *, time_s: float, memory_bytes: int, file_bytes: int, output_bytes: int
+) -> tuple[int, bytes, bytes]:
+    """Run `argv`; `(exit status, stdout, the end of stderr)`. Memory and files are limits of each of its processes.
 
     Raises:
-        TimeError: its time is over.
+        TimeoutError: its time is over.
         OutputError: it wrote too much.
     """
-    limits = ["prlimit", f"--data={bounds.memory_bytes}", f"--fsize={bounds.file_bytes}", "--core=0"]
-    until = time.monotonic() + bounds.time_s
+    limits = ["prlimit", f"--data={memory_bytes}", f"--fsize={file_bytes}", "--core=0"]
+    until = time.monotonic() + time_s
     output, errors = bytearray(), bytearray()
 
     def receive(piece: bytes) -> None:
         output.extend(piece)
-        if len(output) > bounds.output_bytes:
+        if len(output) > output_bytes:
             raise OutputError
 
     def receive_errors(piece: bytes) -> None:
@@ -128,7 +115,7 @@ def run_bounded(argv: Sequence[str], env: Mapping[str, str], bounds: Bounds) -> 
 
     def check() -> None:
         if time.monotonic() > until:
-            raise TimeError
+            raise TimeoutError
 
     status = run([*limits, *argv], env, receive, receive_errors=receive_errors, check=check)
     return status, bytes(output), bytes(errors)
