@@ -50,17 +50,13 @@ def models_named(source: Source, known: set[str]) -> list[str]:
     files = source.path / "files"
     pinned = {}
     for ref in project.load(files).models:
-        name = _plain(ref)
+        name = ref.partition("@")[0].partition(":")[0]
         if name not in known:
             hint = nearest(name, known) or f"puna publish RUN {name}"
             raise ProjectError(f"inferless.yaml: `models` has {ref}, which is not published", hint)
         pinned[name] = ref
     named = {text for path in sorted(files.rglob("*.py")) for text in _strings(path)} & known
     return [pinned.get(name, name) for name in sorted(named | set(pinned))]
-
-
-def _plain(ref: str) -> str:
-    return ref.partition("@")[0].partition(":")[0]
 
 
 def _strings(path: Path) -> set[str]:

@@ -189,7 +189,7 @@ def _build(spec: RuntimeSpec, path: Path, log: Callable[[str], None], cancelled:
             both("warning: no prlimit here, so nothing limits what files this build opens and writes")
         write_text(path / "spec.yaml", spec.as_yaml(), 0o600)
         warn_of_driver(spec.cuda_version, both)
-        ensure_packages(spec.system_packages, work.env, both, work.cancelled)
+        _ensure_packages(work)
         _make_venv(work)
         _install(work)
         _run_lines(work)
@@ -330,11 +330,9 @@ def _failure(what: str, lines: Sequence[str], hint: str) -> BuildError:
     why = re.sub(r"^\W*(cause|error|╰─▶)?:?\s*", "", why.strip())
     # uv's own hint says which package wanted the one that failed.
     own = next((line.removeprefix("hint:").strip() for line in lines if line.startswith("hint:")), "")
-    return BuildError(f"{what}: {why}" if why else what, " / ".join(filter(None, (hint, own))), _tail(lines))
-
-
-def _tail(lines: Sequence[str]) -> str:
-    return "\n".join(lines[-_TAIL_LINES:])
+    return BuildError(
+        f"{what}: {why}" if why else what, " / ".join(filter(None, (hint, own))), "\n".join(lines[-_TAIL_LINES:])
+    )
 
 
 def _with_cause(lines: Sequence[str], number: int) -> str:
@@ -365,14 +363,13 @@ RENAMED = {"libgl1-mesa-glx": "libgl1", "libglib2.0-0": "libglib2.0-0t64"}
 INSTALL = ("apt-get", "-o", "APT::Cmd::Pattern-Only=true", "install", "-y", "-q", "--no-install-recommends")
 
 
-def ensure_packages(
-    names: tuple[str, ...], env: Mapping[str, str], log: Callable[[str], None], cancelled: Callable[[], bool]
-) -> None:
+def _ensure_packages(work: _Build) -> None:
     """Install the apt packages that are missing, where that is allowed.
 
     Raises:
         BuildError: packages are missing and may not be installed, or apt failed.
     """
+    names, env, log = work.spec.system_packages, work.env, work.log
     if not names:
         return
     if shutil.which("dpkg-query", path=env["PATH"]) is None:
@@ -389,23 +386,17 @@ def ensure_packages(
     allowed = os.environ.get("PUNA_APT", "1" if os.geteuid() == 0 else "0") == "1"
     if not allowed or shutil.which("apt-get", path=env["PATH"]) is None:
         raise BuildError(f"missing system packages: {', '.join(missing)}", f"{by_hand}    # or set PUNA_APT=1")
-    _install_missing(missing, env, log, cancelled, by_hand)
+    _install_missing(work, missing, by_hand)
 
 
-def _install_missing(
-    missing: list[str],
-    env: Mapping[str, str],
-    log: Callable[[str], None],
-    cancelled: Callable[[], bool],
-    by_hand: str,
-) -> None:
-    log(f"installing system packages: {', '.join(missing)}")
+def _install_missing(work: _Build, missing: list[str], by_hand: str) -> None:
+    work.log(f"installing system packages: {', '.join(missing)}")
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    apt_env = {**env, "DEBIAN_FRONTEND": "noninteractive"}
+    apt_env = {**work.env, "DEBIAN_FRONTEND": "noninteractive"}
     # A failed update is no failure yet: the lists that are there may do.
-    command.run([*prefix, "apt-get", "update", "-q"], apt_env, Path("/"), log=log, cancelled=cancelled)
+    command.run([*prefix, "apt-get", "update", "-q"], apt_env, Path("/"), log=work.log, cancelled=work.cancelled)
     install = [*prefix, *INSTALL, "--", *missing]
-    status, lines = command.run(install, apt_env, Path("/"), log=log, cancelled=cancelled)
+    status, lines = command.run(install, apt_env, Path("/"), log=work.log, cancelled=work.cancelled)
     if status != 0:
         why = next((line for line in lines if line.startswith("E: ")), f"apt-get ended with status {status}")
         raise BuildError(f"system packages: {why}", by_hand, "\n".join(lines[-20:]))

@@ -135,11 +135,8 @@ def init(
     `published` is the one version that its name means (`owner/name:3`), `revision` the commit on the hub.
 
     Raises:
-        ProjectError: there is no such engine.
         ConflictError: a file of that name is there and says something else, and `force` is off; nothing is written.
     """
-    if engine not in _APPS:
-        raise ProjectError(f"there is no engine {engine!r}", f"one of {', '.join(_APPS)}")
     packages = "".join(f'    - "{package}"\n' for package in _PACKAGES[engine])
     texts = {
         "app.py": _APPS[engine].format(
