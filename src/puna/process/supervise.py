@@ -4,6 +4,7 @@ Used as `python -I -S supervise.py command ...` in a session of its own; the own
 and `end` closes it. As a sub-reaper it stays the ancestor of the command's descendants, whatever sessions they make.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,10 +27,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
         process.wait(END_S)
     except (OSError, subprocess.TimeoutExpired):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 
@@ -50,11 +49,9 @@ def _main() -> int:
     except OSError as error:
         sys.stderr.write(f"{sys.argv[1]}: {error.strerror}\n")
         return 127
-    try:
-        with open(f"/proc/{child.pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
-    except OSError:
-        pass  # it has ended already, or this machine does not let us: nothing depends on it
+    # It may have ended already, or this machine does not let us: nothing depends on it.
+    with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(OOM_SCORE))
     status = child.wait()
     kill_tree()
     return status if status >= 0 else 128 - status
