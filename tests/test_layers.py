@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"errors", "process"},
     {"front", "home", "names", "progress"},
     {"artifacts"},
-    {"config", "instance"},
+    {"config", "instance", "tokens"},
     {"demo", "console"},
     {"data", "merge", "packaging", "publish", "train"},
     {"backends"},

@@ -16,7 +16,7 @@ import yaml
 from puna.artifacts import Dataset, drafting
 from puna.config import recipe as recipes
 from puna.config.recipe import Recipe
-from puna.data.tokens import TokenRows, Tokens
+from puna.tokens import TokenRows, Tokens
 from puna.train.reporting.record import Run
 from puna.train.rows import step_rows
 from puna.train.run import train
@@ -163,7 +163,6 @@ def write_dataset(job: Job, rows: list[Tokens], held_out: list[Tokens]) -> Datas
             "eos_token_id": end, "stop_token_ids": [end],
             "bos_token_id": token("<|begin_of_text|>"), "pad_token_id": token("<|pad|>"),
         }  # fmt: skip
-    assert draft.final is not None
     return Dataset.open(draft.final)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from puna.config.recipe import PROJECTIONS
-from puna.data.tokens import NOT_LEARNT, Tokens
+from puna.tokens import NOT_LEARNT, Tokens
 from puna.train.model.shape import read_shape, weight_name
 from puna.train.rows import count_labelled
 

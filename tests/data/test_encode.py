@@ -9,7 +9,7 @@ from data.made import chat
 from puna.data.conversation import Message, Row
 from puna.data.encode import CHUNK, Encoder, encode_rows, processes_for
 from puna.data.tokenizer import build_tokenizer
-from puna.data.tokens import NOT_LEARNT
+from puna.tokens import NOT_LEARNT
 
 
 def encoder(

@@ -14,9 +14,9 @@ from puna.config.recipe import DataRecipe
 from puna.data.load import open_source
 from puna.data.prepare import prepare, sample, split
 from puna.data.template import BUILT_IN, load_template
-from puna.data.tokens import NOT_LEARNT, TokenRows
 from puna.errors import DataError
 from puna.home import Home
+from puna.tokens import NOT_LEARNT, TokenRows
 
 # Importing transformers, datasets and TRL takes 5, 3 and 20 seconds.
 pytestmark = pytest.mark.process

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from puna.artifacts import Adapter, Dataset, file_digest
+from puna.tokens import TokenRows
 from puna.train import loop
 from puna.train.model import attention, elementwise, kernels
 from puna.train.reporting.record import Run
-from puna.train.rows import Rows
 from puna.train.run import train
 from puna.train.trained import load_trained
 from train.tiny import make_recipe, write_base, write_dataset
@@ -110,7 +110,7 @@ def test_fp8_keeps_a_narrow_models_loss_within_a_percent(base_dir: Path, dataset
 def test_a_trained_adapter_gives_the_same_loss_when_loaded_with_codes_or_dense(
     base_dir: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    recipe, rows = recipe_for("bfloat16"), Rows.load(dataset, "test")
+    recipe, rows = recipe_for("bfloat16"), TokenRows.load(dataset, "test")
     adapter = train(recipe, base_dir, dataset, tmp_path / "run", device="cuda")
     held_out = [rows[i] for i in range(len(rows))]
     on_gpu = load_trained(adapter, base_dir, recipe, "cuda").loss(held_out)

@@ -10,9 +10,10 @@ import torch
 
 from puna.artifacts import Dataset
 from puna.config.recipe import PROJECTIONS, Recipe
+from puna.tokens import TokenRows
 from puna.train.model.loading import Choices, add_fresh_lora, load_llama
 from puna.train.reporting.record import Run
-from puna.train.rows import Rows, step_rows
+from puna.train.rows import step_rows
 from puna.train.run import train
 from puna.train.trained import load_trained
 from train.tiny import make_recipe, write_base, write_dataset
@@ -81,7 +82,7 @@ def first_weights(recipe: Recipe, folder: Path) -> Weights:
 
 def rows_in_order(recipe: Recipe, rows: Dataset) -> dict[str, list[list[int]]]:
     """Every row that the run will see, in the order in which it sees them."""
-    split = Rows.load(rows, "train")
+    split = TokenRows.load(rows, "train")
     order = [int(i) for at in range(STEPS) for i in step_rows(len(split), ROWS_PER_STEP, at, recipe.training.seed)]
     assert len(order) == STEPS * ROWS_PER_STEP  # no epoch ends in the middle of a step
     ids, labels = zip(*(split[i] for i in order), strict=True)

@@ -13,13 +13,13 @@ import torch
 from puna.artifacts import Dataset, file_digest
 from puna.config.recipe import Recipe
 from puna.errors import TrainError
+from puna.tokens import TokenRows
 from puna.train import loop
 from puna.train.checkpoint import Position
 from puna.train.loop import Meter, Stepped, TrainingJob, one_step, train_steps
 from puna.train.optimiser import make_optimiser
 from puna.train.planning.plan import plan
 from puna.train.reporting.record import Run
-from puna.train.rows import Rows
 from puna.train.run import build_model, train
 from puna.train.stopping import StoppedError, StopSignal
 from train.tiny import make_recipe
@@ -51,7 +51,7 @@ def make_job(
     masters = model.named_masters()
     optimiser = make_optimiser(masters.values(), recipe.training, made.device)
     folder.mkdir()
-    rows = {split: Rows.load(dataset, split) for split in ("train", "test")}
+    rows = {split: TokenRows.load(dataset, split) for split in ("train", "test")}
     return TrainingJob(recipe, made, Run(folder), model, masters, optimiser, rows["train"], rows["test"], watch)
 
 

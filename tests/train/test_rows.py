@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from puna.artifacts import Dataset
+from puna.tokens import TokenRows
 from puna.train.batches import Documents, batches, make_batch, to_device
-from puna.train.rows import Rows, count_labelled, pack, share, step_rows
+from puna.train.rows import count_labelled, pack, share, step_rows
 from train.tiny import random_rows
 
 
 def test_rows_come_back_as_they_were_written(dataset: Dataset) -> None:
-    rows = Rows.load(dataset, "train")
+    rows = TokenRows.load(dataset, "train")
     for mine, (ids, labels) in zip((rows[i] for i in range(len(rows))), random_rows(24, 1), strict=True):
         assert np.array_equal(mine[0], ids) and np.array_equal(mine[1], labels)
     assert rows.labelled == count_labelled([rows[i] for i in range(len(rows))])

@@ -11,10 +11,10 @@ import torch
 
 from puna.artifacts import Dataset
 from puna.errors import ConflictError, MachineError, RecipeError, TrainError
+from puna.tokens import TokenRows
 from puna.train import loop
 from puna.train.planning.plan import plan
 from puna.train.reporting.record import Run
-from puna.train.rows import Rows
 from puna.train.run import build_model, train
 from puna.train.trained import load_base, load_trained
 from train.tiny import make_recipe, write_base
@@ -42,7 +42,7 @@ class Watch:
 def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
     recipe, watch = make_recipe(training={"num_train_epochs": 6, "logging_steps": 2, "eval_steps": 5}), Watch()
     adapter = train(recipe, base_dir, dataset, tmp_path / "run", watch, device="cpu")
-    run, rows = Run(tmp_path / "run"), Rows.load(dataset, "test")
+    run, rows = Run(tmp_path / "run"), TokenRows.load(dataset, "test")
     assert run.state == "finished" and (run.status.step, run.status.steps) == (24, 24)
     assert watch.stages == ["plan", "load base", "train", "write adapter", "report"]
     assert [done for done, _, _ in watch.steps] == list(range(1, 25)) and "loss" in watch.steps[0][2]
@@ -70,7 +70,7 @@ def test_a_run_learns_and_leaves_what_the_contract_names(base_dir: Path, dataset
 
 
 def test_noise_on_embeddings_is_in_no_evaluation(base_dir: Path, dataset: Dataset, tmp_path: Path) -> None:
-    metrics, rows = {}, Rows.load(dataset, "test")
+    metrics, rows = {}, TokenRows.load(dataset, "test")
     for alpha in (None, 5):
         recipe = make_recipe(training={"neftune_noise_alpha": alpha, "max_steps": 3})
         adapter = train(recipe, base_dir, dataset, tmp_path / f"run-{alpha}", device="cpu")
@@ -86,7 +86,7 @@ def test_noise_on_embeddings_is_in_no_evaluation(base_dir: Path, dataset: Datase
 def test_gradients_do_not_depend_on_how_a_step_is_split(compute: str, base_dir: Path, dataset: Dataset) -> None:
     recipe, gradients = make_recipe(), []
     made = dataclasses.replace(plan(recipe, base_dir, dataset, "cpu"), compute_dtype=compute)
-    rows = Rows.load(dataset, "train")
+    rows = TokenRows.load(dataset, "train")
     for budget in (40, 100, 4096):
         split = dataclasses.replace(made, tokens_per_batch=budget)
         model = build_model(split, recipe, base_dir, dataset, Watch())

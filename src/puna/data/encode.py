@@ -18,8 +18,8 @@ import numpy as np
 
 from puna.data.conversation import BadRowError, Message, Row
 from puna.data.template import ChatTemplate
-from puna.data.tokens import NOT_LEARNT, Tokens
 from puna.errors import DataError
+from puna.tokens import NOT_LEARNT, Tokens
 
 CHUNK = 64  # rows handed to a process at once: some 70,000 tokens, a tenth of a second
 # A process takes 1.5 s to start (it imports the template renderer); below this many rows it is not worth it.

@@ -21,10 +21,10 @@ from puna.data.encode import Encoder, encode_rows, processes_for
 from puna.data.load import RowSource, bad_row, open_source, read_rows
 from puna.data.template import BUILT_IN, load_template
 from puna.data.tokenizer import ChatTokenizer, base_digest, build_tokenizer
-from puna.data.tokens import NOT_LEARNT, TokenRows, Tokens
 from puna.errors import DataError, NotFoundError
 from puna.home import Home
 from puna.progress import Progress, Silent
+from puna.tokens import NOT_LEARNT, TokenRows, Tokens
 
 
 def sample(total: int, take: int | None, seed: int) -> list[int]:
@@ -185,13 +185,15 @@ def _tell(progress: Progress, metrics: Mapping[str, Any], data: DataRecipe) -> N
 
 
 def _key(data: DataRecipe, source: RowSource, base_dir: Path) -> str:
-    """A digest of everything the result depends on: data, choices, base tokenizer, and the code of this folder."""
+    """A digest of everything the result depends on: data, choices, base tokenizer, and the code that makes it."""
     template = load_template(data.template)
     choices = dataclasses.asdict(data)
     for name in ("dataset", "split", "revision", "processes"):  # in the fingerprint, or without effect
         del choices[name]
     choices["template"] = data.template if data.template in BUILT_IN else template.training
-    code = [file_digest(path) for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".jinja")]
+    folder = Path(__file__).parent
+    paths = [*sorted(folder.rglob("*")), folder.parent / "tokens.py"]
+    code = [file_digest(path) for path in paths if path.suffix in (".py", ".jinja")]
     whole = {"data": choices, "source": source.fingerprint, "base": base_digest(base_dir), "code": code}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

@@ -9,11 +9,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
@@ -21,8 +19,8 @@ from puna.errors import MergeError
 from puna.merge.layout import shards
 from puna.merge.settings import CONFIG, GENERATION_CONFIG
 from puna.progress import Progress
+from puna.tokens import NOT_LEARNT, TokenRows, Tokens
 
-Row = tuple[np.ndarray, np.ndarray]
 # 65 k tokens fix a mean loss to about 0.005 nats (a token's loss spreads over some 1.3), and take under a minute on
 # a GPU; on a CPU only small models are trained.
 LOSS_TOKENS = 65_536
@@ -36,7 +34,7 @@ LOSS_POSITIONS = 2048
 class TrainedLike(Protocol):
     """The model as training left it: a frozen base, perhaps in 4 bits, with the adapter beside it."""
 
-    def loss(self, rows: Sequence[Row]) -> float:
+    def loss(self, rows: Sequence[Tokens]) -> float:
         """Mean over the labelled tokens of all rows, in nats."""
 
     def logits(self, input_ids: Sequence[int]) -> torch.Tensor:
@@ -59,8 +57,8 @@ class Prompt:
 class Probes:
     """Rows and prompts to compare on."""
 
-    rows: list[Row]
-    """(input_ids int32 [T], labels int32 [T], -100 where not learnt), held out unless `held_out` is False."""
+    rows: list[Tokens]
+    """Held out unless `held_out` is False."""
     prompts: list[Prompt]
     stop_token_ids: tuple[int, ...]
     held_out: bool
@@ -91,18 +89,13 @@ def read_probes(dataset: Dataset) -> Probes:
     return Probes(rows, prompts, tuple(stop), held_out)
 
 
-def _rows(dataset: Dataset, split: str) -> list[Row]:
-    path = dataset.path / f"{split}.safetensors"
-    if not path.exists():
-        return []
-    tensors = load_file(path)
-    rows: list[Row] = []
+def _rows(dataset: Dataset, split: Literal["train", "test"]) -> list[Tokens]:
+    every = TokenRows.load(dataset, split)
+    rows: list[Tokens] = []
     budget = LOSS_TOKENS
-    offsets = tensors["offsets"]
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
-        ids, labels = tensors["input_ids"][start:end], tensors["labels"][start:end]
+    for ids, labels in (every[i] for i in range(len(every))):
         # The first token has nothing before it to be predicted from.
-        if bool((labels[1:] != -100).any()):
+        if bool((labels[1:] != NOT_LEARNT).any()):
             rows.append((ids, labels))
             budget -= len(ids)
         if budget <= 0:
@@ -135,14 +128,14 @@ class Served:
         return self.model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def loss(self, rows: Sequence[Row]) -> float:
+    def loss(self, rows: Sequence[Tokens]) -> float:
         """Mean over the labelled tokens of all rows, in nats."""
         total, count = 0.0, 0
         for input_ids, labels in rows:
             ids_BT = torch.tensor(input_ids, dtype=torch.long, device=self.device)[None]
             labels_T = torch.tensor(labels, dtype=torch.long, device=self.device)
             # Only the positions that are learnt go through the head: 128 k logits each.
-            at = (labels_T[1:] != -100).nonzero().flatten()
+            at = (labels_T[1:] != NOT_LEARNT).nonzero().flatten()
             for part in torch.split(at, LOSS_POSITIONS):
                 logits_NV = self.model(input_ids=ids_BT, use_cache=False, logits_to_keep=part).logits[0]
                 total += float(F.cross_entropy(logits_NV.float(), labels_T[part + 1], reduction="sum"))

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from puna.train.rows import IGNORED, Row, pack
+from puna.tokens import NOT_LEARNT, Tokens
+from puna.train.rows import pack
 
 Longs = npt.NDArray[np.int64]
 
@@ -113,16 +114,16 @@ class Batch:
     documents: Documents
 
 
-def make_batch(rows: Sequence[Row], device: torch.device | str) -> Batch:
+def make_batch(rows: Sequence[Tokens], device: torch.device | str) -> Batch:
     """One pass over these rows. A document's last token has no target: nothing is predicted across a border."""
     ids = np.concatenate([ids for ids, _ in rows]).astype(np.int64)
-    following = np.concatenate([np.append(labels[1:], IGNORED) for _, labels in rows]).astype(np.int64)
-    where, lengths = np.flatnonzero(following != IGNORED), [len(ids) for ids, _ in rows]
+    following = np.concatenate([np.append(labels[1:], NOT_LEARNT) for _, labels in rows]).astype(np.int64)
+    where, lengths = np.flatnonzero(following != NOT_LEARNT), [len(ids) for ids, _ in rows]
     ids_T, where_N, targets_N, *borders = to_device([ids, where, following[where], *document_arrays(lengths)], device)
     return Batch(ids_T, where_N, targets_N, Documents.holding(lengths, borders))
 
 
-def batches(rows: Sequence[Row], budget: int, device: torch.device | str) -> Iterator[Batch]:
+def batches(rows: Sequence[Tokens], budget: int, device: torch.device | str) -> Iterator[Batch]:
     """All rows in passes of at most `budget` tokens; rows with nothing in them are left out."""
     full = [row for row in rows if len(row[0])]
     for chosen in pack([len(ids) for ids, _ in full], budget):

@@ -19,6 +19,7 @@ from torch import nn
 from puna.config.recipe import Recipe
 from puna.errors import TrainError
 from puna.progress import Progress
+from puna.tokens import TokenRows, Tokens
 from puna.train import checkpoint
 from puna.train.batches import batches
 from puna.train.checkpoint import Position
@@ -30,7 +31,7 @@ from puna.train.planning.plan import TrainingPlan
 from puna.train.ranks import Ranks
 from puna.train.reporting.record import Run, figures, read_metrics
 from puna.train.reporting.trackers import Tracker
-from puna.train.rows import Row, Rows, count_labelled, share, step_rows
+from puna.train.rows import count_labelled, share, step_rows
 from puna.train.stopping import StoppedError, StopSignal
 
 FP16_LOSS_SCALE = 1024.0
@@ -49,8 +50,8 @@ class TrainingJob:
     model: Llama
     masters: dict[str, nn.Parameter]
     optimiser: torch.optim.Optimizer
-    train: Rows
-    test: Rows
+    train: TokenRows
+    test: TokenRows
     progress: Progress
     trackers: Sequence[Tracker] = ()
     ranks: Ranks = Ranks()
@@ -177,7 +178,7 @@ def one_step(job: TrainingJob, at: Position) -> Stepped:
     return Stepped(at.step, tokens, _divisor(rows), lr, torch.stack((total, norm.to(total.dtype))))
 
 
-def accumulate(job: TrainingJob, rows: Sequence[Row], step: int) -> torch.Tensor:
+def accumulate(job: TrainingJob, rows: Sequence[Tokens], step: int) -> torch.Tensor:
     """Put the gradients of the rows' mean loss into the masters, a token budget at a time; returns the summed loss."""
     training, ranks = job.recipe.training, job.ranks
     scale = FP16_LOSS_SCALE if job.plan.compute_dtype == "float16" else 1.0
@@ -219,12 +220,12 @@ def evaluate(job: TrainingJob) -> float:
     return float(total) / _divisor(rows)
 
 
-def _share(job: TrainingJob, rows: Sequence[Row]) -> list[Row]:
+def _share(job: TrainingJob, rows: Sequence[Tokens]) -> list[Tokens]:
     """The rows that this rank takes: each row is one rank's, and ranks have nearly the same number of tokens."""
     return [rows[i] for i in share([len(ids) for ids, _ in rows], job.ranks.world)[job.ranks.rank]]
 
 
-def _divisor(rows: Sequence[Row]) -> int:
+def _divisor(rows: Sequence[Tokens]) -> int:
     return max(1, count_labelled(rows))
 
 

@@ -1,59 +1,17 @@
-"""Tokenised rows: read from a dataset folder, put in a seeded order, packed into token-budget batches."""
+"""Tokenised rows put in a seeded order, and packed into token-budget batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from heapq import heapreplace
 
 import numpy as np
 import numpy.typing as npt
 
-from puna.artifacts import Dataset
+from puna.tokens import NOT_LEARNT, Tokens
 
-Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
-Row = tuple[Ints, Ints]
-"""(input_ids [L], labels [L]); labels are not shifted, -100 is not learnt."""
-
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A split of a dataset, read whole: a token is 8 bytes, so 11 M tokens are 88 MB."""
-
-    input_ids: Ints
-    labels: Ints
-    offsets: Longs
-
-    @classmethod
-    def load(cls, dataset: Dataset, split: str) -> Rows:
-        """Read `train` or `test`."""
-        from safetensors.numpy import load_file
-
-        tensors = load_file(dataset.path / f"{split}.safetensors")
-        return cls(tensors["input_ids"], tensors["labels"], tensors["offsets"])
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> Row:
-        start, end = self.offsets[index], self.offsets[index + 1]
-        return self.input_ids[start:end], self.labels[start:end]
-
-    @cached_property
-    def lengths(self) -> Longs:
-        """Tokens of each row."""
-        return np.diff(self.offsets)
-
-    @cached_property
-    def labelled(self) -> int:
-        """Tokens that are learnt: a row's first token has nothing before it to be predicted from."""
-        known = self.labels != IGNORED
-        firsts = self.offsets[:-1][self.lengths > 0]
-        return int(known.sum() - known[firsts].sum())
 
 
 def step_rows(rows: int, rows_per_step: int, step: int, seed: int) -> Longs:
@@ -124,6 +82,6 @@ def _first_fit(lengths: Sequence[int] | Longs, falling: Sequence[int], budget: i
     return passes
 
 
-def count_labelled(rows: Sequence[Row]) -> int:
+def count_labelled(rows: Sequence[Tokens]) -> int:
     """Tokens of these rows that are learnt."""
-    return sum(int((labels[1:] != IGNORED).sum()) for _, labels in rows)
+    return sum(int((labels[1:] != NOT_LEARNT).sum()) for _, labels in rows)

@@ -16,6 +16,7 @@ from puna.artifacts import Adapter, Dataset, write_json, write_text
 from puna.config.recipe import Recipe
 from puna.errors import ConflictError, MachineError
 from puna.progress import Progress, Silent
+from puna.tokens import TokenRows
 from puna.train import checkpoint, trained
 from puna.train.checkpoint import Position
 from puna.train.device import hold_to
@@ -29,7 +30,6 @@ from puna.train.ranks import Ranks
 from puna.train.reporting.record import Run
 from puna.train.reporting.report import write_report
 from puna.train.reporting.trackers import check_trackers, tracking
-from puna.train.rows import Rows
 from puna.train.stopping import StoppedError, StopSignal
 from puna.train.trained import TrainedModel
 
@@ -176,8 +176,8 @@ def _job(
         model=model,
         masters=masters,
         optimiser=make_optimiser(masters.values(), recipe.training, plan.device),
-        train=Rows.load(dataset, "train"),
-        test=Rows.load(dataset, "test"),
+        train=TokenRows.load(dataset, "train"),
+        test=TokenRows.load(dataset, "test"),
         progress=progress,
         ranks=ranks,
     )

@@ -12,13 +12,14 @@ import torch
 
 from puna.artifacts import Adapter, Dataset, write_json
 from puna.config.recipe import Recipe
+from puna.tokens import Tokens
 from puna.train.batches import batches
 from puna.train.device import compute_dtype, look
 from puna.train.model.block import Cache
 from puna.train.model.llama import Llama
 from puna.train.model.loading import Choices, add_fresh_chat_rows, load_into, load_llama
 from puna.train.model.shape import read_shape
-from puna.train.rows import Row, count_labelled
+from puna.train.rows import count_labelled
 
 TOKENS_PER_PASS = 4096
 """Tokens of one pass without gradients: enough to fill a GPU, little enough for any memory that holds the model."""
@@ -34,7 +35,7 @@ class TrainedModel:
         self.model = model
 
     @torch.no_grad()
-    def loss(self, rows: Sequence[Row]) -> float:
+    def loss(self, rows: Sequence[Tokens]) -> float:
         """Mean cross-entropy over the rows' labelled tokens, in nats; rows are (input_ids [L], labels [L])."""
         total = sum(float(self.model.loss(batch)) for batch in batches(rows, TOKENS_PER_PASS, self.model.device))
         return total / max(1, count_labelled(rows))

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from puna.config.recipe import PROJECTIONS
+from puna.tokens import Tokens
 from puna.train.batches import Documents, make_batch
 from puna.train.model import elementwise
 from puna.train.model.block import Kept, Layer, Pass
@@ -15,7 +16,6 @@ from puna.train.model.llama import ChatRows, Llama
 from puna.train.model.lora import Dropout, LoraLinear, Product, fresh_pair, wide
 from puna.train.model.quant import FrozenWeight, quantise
 from puna.train.model.shape import ModelShape, Rope, weight_name
-from puna.train.rows import Row
 from train.tiny import whole
 
 SHAPE = ModelShape(50, 32, 48, 2, 4, 2, 8, 1e-5, False, Rope())
@@ -153,7 +153,7 @@ def test_a_product_follows_its_masters_and_its_rank() -> None:
         torch.testing.assert_close(product.apart(x.contiguous(), u), expected)
 
 
-def rows_with_chat_tokens() -> list[Row]:
+def rows_with_chat_tokens() -> list[Tokens]:
     """Documents of LENGTHS, in which every chat token is read and predicted."""
     rng, rows = np.random.default_rng(4), []
     for length in LENGTHS:
@@ -173,7 +173,7 @@ def with_chat_rows(llama: Llama, tied: bool) -> Llama:
     return llama
 
 
-def loss_and_gradients(llama: Llama, rows: list[list[Row]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def loss_and_gradients(llama: Llama, rows: list[list[Tokens]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Of passes that each have some rows."""
     losses = [llama.loss(make_batch(each, "cpu")) for each in rows]
     total, masters = torch.stack(losses).sum(), llama.named_masters()

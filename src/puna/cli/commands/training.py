@@ -19,7 +19,7 @@ from puna.train.reporting.record import compare, duration
 if TYPE_CHECKING:
     from puna.artifacts import Dataset
     from puna.config.recipe import Recipe
-    from puna.data.tokens import Histogram, PreviewToken
+    from puna.tokens import Histogram, PreviewToken
     from puna.train.planning.plan import TrainingPlan
 
 
@@ -53,7 +53,7 @@ def preview(
     """Show one row as the model sees it: learnt tokens are marked, the others only read."""
     from puna import pipeline
     from puna.config import recipe as recipes
-    from puna.data.tokens import preview as tokens_of
+    from puna.tokens import preview as tokens_of
 
     watch = output.ProgressDisplay(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
@@ -75,7 +75,7 @@ SAID_ABOVE = ("rows", "tokens", "time")
 
 def show_plan(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
-    from puna.data.tokens import length_histogram, preview
+    from puna.tokens import length_histogram, preview
     from puna.train.planning.plan import describe
 
     figures, row, lengths = dataset.manifest.metrics, preview(dataset), length_histogram(dataset)
@@ -136,7 +136,7 @@ def time_line(plan: TrainingPlan) -> str:
 
 
 def _plan_row(row: Sequence[PreviewToken]) -> None:
-    from puna.data.tokens import excerpt
+    from puna.tokens import excerpt
 
     start, end = excerpt(row)
     if start:

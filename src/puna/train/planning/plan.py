@@ -14,12 +14,13 @@ import torch
 from puna.artifacts import Dataset
 from puna.config.recipe import Recipe
 from puna.errors import TrainError
+from puna.tokens import TokenRows
 from puna.train.device import TrainingMachine, compute_dtype, look
 from puna.train.model.attention import kernel
 from puna.train.model.shape import ModelShape, Weights, read_shape
 from puna.train.planning.budget import BudgetLimits, choose
 from puna.train.planning.cost import GIB, Memory, PassChoice, Setup, evaluation_s, measure, parse_bytes
-from puna.train.rows import Longs, Rows, pack, share, step_rows
+from puna.train.rows import Longs, pack, share, step_rows
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
         MachineError: there is no such device.
     """
     machine, shape = look(device), read_shape(base_dir)
-    train, test = Rows.load(dataset, "train"), Rows.load(dataset, "test")
+    train, test = TokenRows.load(dataset, "train"), TokenRows.load(dataset, "test")
     _check(shape, train, test)
     dtype, why_dtype = compute_dtype(machine, recipe.quantization.bnb_4bit_compute_dtype)
     steps_per_epoch = math.ceil(len(train) / recipe.rows_per_step)
@@ -175,7 +176,7 @@ def plan(recipe: Recipe, base_dir: Path, dataset: Dataset, device: str | None = 
     )
 
 
-def _check(shape: ModelShape, train: Rows, test: Rows) -> None:
+def _check(shape: ModelShape, train: TokenRows, test: TokenRows) -> None:
     if not len(train) or not train.labelled:
         raise TrainError("the dataset holds no token to learn", "look at `puna train RECIPE --dry-run`'s preview")
     longest = int(max(train.lengths.max(), test.lengths.max(initial=0)))
@@ -198,7 +199,7 @@ def _beside_s(
     return found + share * (math.ceil(steps / training.save_steps) * SAVE_S + START_S)
 
 
-def _setup(recipe: Recipe, base: Base, dataset: Dataset, train: Rows, steps: Steps) -> Setup:
+def _setup(recipe: Recipe, base: Base, dataset: Dataset, train: TokenRows, steps: Steps) -> Setup:
     shape, dtype, machine = base
     chat = dataset.manifest.metrics.get("chat_token_ids", {}) if recipe.lora.train_chat_tokens else {}
     chat_parameters = len(set(chat.values())) * shape.hidden * (1 if shape.tied else 2)

@@ -5,12 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.made import MakeRecipe, chat, write_jsonl
 from puna.artifacts import Dataset, drafting
-from puna.data.prepare import prepare
-from puna.data.tokens import NOT_LEARNT, PreviewToken, TokenRows, Tokens, excerpt, length_histogram, preview
 from puna.errors import NotFoundError
-from puna.home import Home
+from puna.tokens import NOT_LEARNT, PreviewToken, TokenRows, Tokens, excerpt
 
 
 def row(*ids: int) -> Tokens:
@@ -20,7 +17,6 @@ def row(*ids: int) -> Tokens:
 def dataset(tmp_path: Path, rows: TokenRows) -> Dataset:
     with drafting("dataset", tmp_path) as draft:
         rows.save(draft.path / "train.safetensors")
-    assert draft.final
     return Dataset.open(draft.final)
 
 
@@ -46,38 +42,6 @@ def test_a_row_that_is_not_there_is_an_index_error() -> None:
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"test\.safetensors"):
         TokenRows.load(dataset(tmp_path, TokenRows.pack([row(1)])), "test")
-
-
-def test_the_texts_joined_are_the_row_and_the_labels_are_the_reply(
-    base: Path, home: Home, tmp_path: Path, recipe: MakeRecipe
-) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": chat("hi 🦙", "hello é 🦙!")}])
-    tokens = preview(prepare(recipe(path, test_fraction=0), base, home))
-    assert "".join(t.text for t in tokens) == (
-        "<|begin_of_text|><|im_start|>user\nhi 🦙<|im_end|>\n<|im_start|>assistant\nhello é 🦙!<|im_end|>\n"
-    )
-    assert "".join(t.text for t in tokens if t.label) == "hello é 🦙!<|im_end|>"
-
-
-def test_a_row_that_is_not_there_is_an_error_that_says_how_many_are(
-    base: Path, home: Home, chats: Path, recipe: MakeRecipe
-) -> None:
-    dataset = prepare(recipe(chats), base, home)
-    assert preview(dataset, 2, "test")
-    with pytest.raises(NotFoundError, match="no row 3 in the test split") as caught:
-        preview(dataset, 3, "test")
-    assert "3, counted from 0" in caught.value.hint
-
-
-def test_every_row_is_counted_by_its_length(base: Path, home: Home, chats: Path, recipe: MakeRecipe) -> None:
-    dataset = prepare(recipe(chats), base, home)
-    longest = dataset.manifest.metrics["lengths"]["max"]
-    for bars in (1, 4, 12):
-        found = length_histogram(dataset, bars)
-        assert sum(found.rows) == dataset.manifest.metrics["rows_train"] + dataset.manifest.metrics["rows_test"]
-        assert (
-            len(found.rows) <= bars and (len(found.rows) - 1) * found.width < longest <= len(found.rows) * found.width
-        )
 
 
 @pytest.mark.parametrize(
