@@ -11,7 +11,7 @@ setup: .venv/ready  ## make .venv once, and again when pyproject.toml or constra
 	@bash scripts/setup
 
 test: setup check process quick  ## everything that CI runs but the demo
-LEARNING := $(addprefix tests/,data demo merge train worker/engines worker/openai)  # what loads torch
+LEARNING := $(addprefix tests/,data demo merge train worker/app/test_concurrency.py worker/engines worker/openai)  # what loads torch
 QUICK := OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not process and not engine and not gpu"
 quick: setup  ## tests without real processes: under a minute; what loads torch in one process, all else in two
 	@$(MAKE) --no-print-directory -k -j 2 -O quick-learning quick-others

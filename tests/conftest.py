@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import psutil
 import pytest
 from _pytest.mark.expression import Expression
 
@@ -71,6 +70,8 @@ def pytest_collection_finish() -> None:
 
 def spent_s() -> float:
     """Processor time of this process and of all that it has started, whether they live or have been waited for."""
+    import psutil  # costs each worker a tenth of a second, and only who asks for COUNT needs it
+
     total_s, me = 0.0, psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):

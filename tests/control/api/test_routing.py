@@ -92,6 +92,21 @@ def test_a_handler_that_does_not_say_what_it_answers_is_told_by_the_document(
         create_app(world.store, world.home).openapi()
 
 
+def test_handlers_are_read_when_their_routes_or_the_document_are_first_asked(world: World) -> None:
+    from fastapi.testclient import TestClient
+
+    app = create_app(world.store, world.home)
+    routes = declared(app.routes)
+    with TestClient(app) as api:
+        assert [api.get("/api/v1/health").status_code for _ in range(2)] == [200, 200]
+        assert api.post("/api/v1/health").status_code == 405 and api.get("/api/v1/nothing").status_code == 404
+    assert [route.path for route in routes if "dependant" in vars(route)] == ["/api/v1/health"]
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = routes[0].nothing
+    app.openapi()
+    assert all("dependant" in vars(route) for route in routes if route.include_in_schema)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

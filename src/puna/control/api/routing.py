@@ -17,7 +17,7 @@ import orjson
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
@@ -97,22 +97,44 @@ class Json(JSONResponse):
 
 
 class Route(APIRoute):
-    """One method and path with its handler and all that is declared of them; FastAPI validates only what comes in."""
+    """One method and path with its handler and all that is declared of them; FastAPI validates only what comes in.
+
+    FastAPI reads the handler's parameters when the route is first asked, or the document: for all routes that is most
+    of the time that an application takes to begin, and few are ever asked.
+    """
 
     def __init__(
-        self, method: str, path: str, handler: Callable[..., Any], needs: Right, answer: Answer, body: Body | None
+        self,
+        method: str,
+        path: str,
+        handler: Callable[..., Any],
+        needs: Right,
+        answer: Answer,
+        body: Body | None,
+        tag: str,
     ) -> None:
-        """`body` is one that the handler reads by itself."""
-        self.handler, self.needs, self.answer, self.own_body = handler, needs, answer, body
+        """`body` is one that the handler reads by itself; a route without a tag is in no document."""
+        self.handler, self.needs, self.answer, self.own_body, self._tag = handler, needs, answer, body, tag
+        self.path, self.methods, self.name, self.include_in_schema = path, {method}, handler.__name__, bool(tag)
+        self.endpoint = _answering(handler, answer.status)
+        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+
+    def __getattr__(self, name: str) -> Any:
+        """Let FastAPI read the handler, as soon as anything is asked that it makes of it."""
+        if name.startswith("__") or "app" in vars(self):
+            raise AttributeError(name)
         super().__init__(
-            path,
-            _answering(handler, answer.status),
-            methods=[method],
-            name=handler.__name__,
-            status_code=answer.status,
+            self.path,
+            self.endpoint,
+            methods=self.methods,
+            name=self.name,
+            status_code=self.answer.status,
             response_model=None,
+            tags=[self._tag],
+            include_in_schema=self.include_in_schema,
             generate_unique_id_function=lambda route: route.name,
         )
+        return getattr(self, name)
 
 
 class Routes(list[Route]):
@@ -130,9 +152,7 @@ class Routes(list[Route]):
         method, _, path = call.partition(" ")
 
         def add(handler: Handler) -> Handler:
-            route = Route(method, self.prefix + path, handler, needs, answer or Answer(), body)
-            route.tags, route.include_in_schema = [tag or self.tag], bool(self.tag)
-            self.append(route)
+            self.append(Route(method, self.prefix + path, handler, needs, answer or Answer(), body, tag or self.tag))
             return handler
 
         return add
