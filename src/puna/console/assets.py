@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from dataclasses import dataclass
 from pathlib import Path
+
+from starlette.responses import Response
 
 FOLDER = Path(__file__).parent
 KINDS = {
@@ -26,15 +27,6 @@ HEADERS = {
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One reply: status, headers, body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
 class Assets:
     """Every file of the folder, read once."""
 
@@ -47,7 +39,7 @@ class Assets:
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         self.digest = digest.hexdigest()[:16]
 
-    def page(self, if_none_match: str = "") -> Answer:
+    def page(self, if_none_match: str = "") -> Response:
         """The page at `/`: never kept without asking, and then 304."""
         modules = [name for name in self.files if name.endswith(".js") and name != "theme.js"]
         preload = "\n".join(f'<link rel="modulepreload" href="{self._path(name)}">' for name in modules)
@@ -55,17 +47,18 @@ class Assets:
         body = text.replace("{{console}}", f"/console/{self.digest}").encode()
         headers = {**HEADERS, "content-type": KINDS[".html"], "cache-control": "no-cache", "etag": f'"{self.digest}"'}
         if headers["etag"] in if_none_match:
-            return Answer(304, headers, b"")
-        return Answer(200, headers, body)
+            return Response(b"", 304, headers)
+        return Response(body, 200, headers)
 
-    def file(self, digest: str, name: str) -> Answer:
+    def file(self, digest: str, name: str) -> Response:
         """One file of the version that `digest` names; another version's is gone."""
         content = self.files.get(name) if digest == self.digest else None
         if content is None or name == "index.html":
-            return Answer(404, {**HEADERS, "content-type": "text/plain; charset=utf-8"}, b"there is no such file\n")
+            headers = {**HEADERS, "content-type": "text/plain; charset=utf-8"}
+            return Response(b"there is no such file\n", 404, headers)
         suffix = Path(name).suffix
         kind = KINDS.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
-        return Answer(200, {**HEADERS, "content-type": kind, "cache-control": FOR_EVER}, content)
+        return Response(content, 200, {**HEADERS, "content-type": kind, "cache-control": FOR_EVER})
 
     def _path(self, name: str) -> str:
         return f"/console/{self.digest}/{name}"

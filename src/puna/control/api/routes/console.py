@@ -13,7 +13,6 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from puna.config import runtime
-from puna.console.assets import Answer as Asset
 from puna.console.assets import Assets
 from puna.control.api.routes.keys import MadeKey, key_view
 from puna.control.api.routing import Answer, Right, Routes
@@ -159,14 +158,10 @@ def pages(control: Control) -> Routes:
 
     @route("GET /", Right.OPEN)
     async def get_page(request: Request) -> Response:
-        return _reply(assets.page(request.headers.get("if-none-match", "")))
+        return assets.page(request.headers.get("if-none-match", ""))
 
     @route("GET /console/{digest}/{name:path}", Right.OPEN)
     async def get_asset(digest: str, name: str) -> Response:
-        return _reply(assets.file(digest, name))
+        return assets.file(digest, name)
 
     return route
-
-
-def _reply(asset: Asset) -> Response:
-    return Response(asset.body, asset.status, asset.headers)
