@@ -38,7 +38,7 @@ check: setup  ## ruff, mypy strict, oxlint over the console
 	@$(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/oxlint --quiet src/puna/console
 
 demo: setup  ## the whole story on a tiny Llama
-	@$(PY) -m puna.cli.main demo
+	@$(PY) -m puna demo
 
 bench-train: setup  ## Puna, TRL and Unsloth on this GPU, one model, the same rows: writes bench/train-<gpu>.json
 	PYTHONPATH=src $(PY) bench/train.py $(ARGS)

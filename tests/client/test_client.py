@@ -167,7 +167,7 @@ def test_settings_are_judged_before_anything_is_uploaded_or_built(client: Client
     assert client.endpoints() == []
     folder = project(tmp_path / "app")
     (folder / "inferless-runtime-config.yaml").write_text("build:\n  python_packages: [numpy]\n")
-    order = deploy._Order("new", None, None, 100)
+    target = {"name": "new", "runtime": None, "runtime_version": None, "traffic": 100}
     with pytest.raises(errors.NotFoundError, match="no secret `hub`"):
-        deploy._deploy_folder(client, folder, order, {"secrets": ["hub"]}, {}, output.ProgressDisplay(quiet=True))
+        deploy._deploy_folder(client, folder, target, {"secrets": ["hub"]}, {}, output.ProgressDisplay(quiet=True))
     assert client.endpoints() == [] and client.runtimes() == []

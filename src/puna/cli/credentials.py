@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import json as jsons
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def held_keys(home: Home) -> dict[str, str]:
     """Endpoint -> key."""
     try:
-        found = json.loads(home.credentials.read_text())
+        found = jsons.loads(home.credentials.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
@@ -30,7 +31,7 @@ def key_for(client: Client, endpoint: str) -> str:
     if held and any(key["id"] == held.split("_")[1] for key in client.keys()):
         return held
     made = client.create_key(["infer"], name=f"puna call {endpoint}", endpoints=[endpoint])
-    write_text(client.home.credentials, json.dumps(known | {endpoint: made["key"]}, indent=2) + "\n", mode=0o600)
+    write_text(client.home.credentials, jsons.dumps(known | {endpoint: made["key"]}, indent=2) + "\n", mode=0o600)
     return str(made["key"])
 
 
@@ -38,11 +39,7 @@ def forget_key(home: Home, endpoint: str) -> None:
     """Drop the key of an endpoint that is gone."""
     known = held_keys(home)
     if known.pop(endpoint, None):
-        write_text(home.credentials, json.dumps(known, indent=2) + "\n", mode=0o600)
-
-
-if TYPE_CHECKING:
-    from puna.client import Client
+        write_text(home.credentials, jsons.dumps(known, indent=2) + "\n", mode=0o600)
 
 
 def show_endpoint(client: Client, done: Mapping[str, Any], json: bool) -> None:
@@ -68,9 +65,6 @@ def show_endpoint(client: Client, done: Mapping[str, Any], json: bool) -> None:
 
 def curl_line(endpoint: Mapping[str, Any], key: str) -> str:
     """A curl command that calls the endpoint with its schema's examples."""
-    import json as jsons
-    import shlex
-
     from puna.config import schema
 
     body = schema.from_json(endpoint["schema"]).example_request() if endpoint.get("schema") else {"inputs": []}

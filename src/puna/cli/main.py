@@ -157,7 +157,3 @@ def _complete(arguments: list[str]) -> int:
         raise UsageError(f"no completion for {shell or 'nothing'!r}", "puna completion bash|zsh|fish")
     output.line(SCRIPTS[shell].format(words=" ".join(COMMANDS)))
     return 0
-
-
-if __name__ == "__main__":
-    main()

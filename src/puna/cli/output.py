@@ -35,11 +35,6 @@ def line(text: str = "", style: str = "") -> None:
         print(text, flush=True)
 
 
-def is_terminal() -> bool:
-    """True when a person reads what `line` writes, in colours."""
-    return sys.stdout.isatty()
-
-
 def note(text: str) -> None:
     """One line for a person, kept out of what a program reads."""
     if sys.stderr.isatty():
@@ -65,12 +60,6 @@ def data(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str), flush=True)
 
 
-def chunk(text: str) -> None:
-    """Text as it comes, without a line's end."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing yet") -> None:
     """A table; `empty` instead when there is no row."""
     from rich.box import SIMPLE_HEAD
@@ -85,6 +74,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str 
         console().print(grid)
     else:
         line(empty)
+
+
+def listing(
+    found: object, as_json: bool, headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str
+) -> None:
+    """Print a list: `found` as JSON for programs, or its rows as a table."""
+    if as_json:
+        data(found)
+    else:
+        table(headings, rows, empty)
 
 
 def pairs(values: Mapping[str, object]) -> None:

@@ -70,8 +70,8 @@ def folder_of(path: Path, **values: str) -> Path:
 
 
 def deployed(client: Client, folder: Path, name: str = "", **settings: Any) -> dict[str, Any]:
-    order = deploy._Order(name, None, None, 100)
-    return deploy._deploy_folder(client, folder, order, settings, {}, output.ProgressDisplay(quiet=True))
+    target = {"name": name, "runtime": None, "runtime_version": None, "traffic": 100}
+    return deploy._deploy_folder(client, folder, target, settings, {}, output.ProgressDisplay(quiet=True))
 
 
 def test_the_tutorials_four_files_are_deployed_from_a_folder(client: Client, world: World, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_what_init_writes_is_what_deploy_takes(tmp_path: Path) -> None:
 
 
 def test_a_version_without_a_runtime_is_refused_before_the_folders_own_is_built(client: Client, tmp_path: Path) -> None:
-    order = deploy._Order("a", None, 7, 100)
+    target = {"name": "a", "runtime": None, "runtime_version": 7, "traffic": 100}
     with pytest.raises(UsageError, match="--runtime-version"):
-        deploy._deploy_folder(client, folder_of(tmp_path / "a"), order, {}, {}, output.ProgressDisplay(quiet=True))
+        deploy._deploy_folder(client, folder_of(tmp_path / "a"), target, {}, {}, output.ProgressDisplay(quiet=True))
     assert client.runtimes() == []
 
 

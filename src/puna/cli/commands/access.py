@@ -43,15 +43,12 @@ def list_keys(json: AsJson = False) -> None:
     """List keys, without their text."""
     with Client() as client:
         found = client.keys()
-    if json:
-        output.data(found)
-        return
     rows = [
         (k["id"], k["name"], ", ".join(k["scope"]), ", ".join(k["endpoints"] or ["all"]), _limits(k), _last_used(k))
         for k in found
     ]
     headings = ("id", "name", "scope", "endpoints", "limits", "last used")
-    output.table(headings, rows, empty="no keys yet: puna key create NAME")
+    output.listing(found, json, headings, rows, empty="no keys yet: puna key create NAME")
 
 
 def _last_used(key: Mapping[str, Any]) -> str:
@@ -100,11 +97,8 @@ def list_secrets(json: AsJson = False) -> None:
     """List secret sets and the names in them; values are never shown."""
     with Client() as client:
         found = client.secrets()
-    if json:
-        output.data(found)
-        return
     rows = [(s["name"], ", ".join(s.get("keys", []))) for s in found]
-    output.table(("secret", "names"), rows, empty="no secrets yet: puna secret set NAME KEY=VALUE")
+    output.listing(found, json, ("secret", "names"), rows, empty="no secrets yet: puna secret set NAME KEY=VALUE")
 
 
 @secret_app.command("delete")
@@ -135,18 +129,14 @@ def ls(
 ) -> None:
     """List volumes, or what is in one."""
     with Client() as client:
-        if place:
-            found = client.volume_entries(*parsed(place))
-        else:
-            found = client.volumes()
-    if json:
-        output.data(found)
-    elif place:
+        found = client.volume_entries(*parsed(place)) if place else client.volumes()
+    if place:
         rows = [(e["path"] + "/" * (e["kind"] == "folder"), e["kind"], f"{e['bytes']:,}") for e in found]
-        output.table(("path", "kind", "bytes"), rows, empty=f"nothing yet: puna volume cp FILE {place}:/")
+        headings, empty = ("path", "kind", "bytes"), f"nothing yet: puna volume cp FILE {place}:/"
     else:
         rows = [(v["name"], v["mount_path"], ", ".join(v["endpoints"])) for v in found]
-        output.table(("volume", "mounted at", "used by"), rows, empty="no volumes yet: puna volume create NAME")
+        headings, empty = ("volume", "mounted at", "used by"), "no volumes yet: puna volume create NAME"
+    output.listing(found, json, headings, rows, empty)
 
 
 @volume_app.command()
@@ -161,9 +151,10 @@ def cp(
     if inward == outward:
         raise UsageError("one side must be in a volume, the other on this machine", "puna volume cp FILE NAME:/path")
     with Client() as client:
-        copied = (
-            _put(client, Path(source), target, recursive) if inward else _get(client, source, Path(target), recursive)
-        )
+        if inward:
+            copied = _put(client, Path(source), target, recursive)
+        else:
+            copied = _get(client, source, Path(target), recursive)
     output.data({"files": copied}) if json else output.line(f"{len(copied)} file{'s' * (len(copied) != 1)} copied")
 
 

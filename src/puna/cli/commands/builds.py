@@ -71,11 +71,9 @@ def list_runtimes(json: AsJson = False) -> None:
     """List runtimes and their versions."""
     with Client() as client:
         found = client.runtimes()
-    if json:
-        output.data(found)
-        return
     rows = [(r["name"], r["version"], r["status"], r["digest"][:16]) for r in found]
-    output.table(("runtime", "version", "status", "digest"), rows, empty="no runtimes yet: puna runtime upload FILE")
+    headings = ("runtime", "version", "status", "digest")
+    output.listing(found, json, headings, rows, empty="no runtimes yet: puna runtime upload FILE")
 
 
 @runtime_app.command("show")
@@ -88,17 +86,13 @@ def show_runtime(name: RuntimeArgument, version: OfVersion = None, json: AsJson 
         return
     size = f"{found['size_bytes'] / 2**20:,.1f} MiB" if found["size_bytes"] is not None else "not on this disk"
     facts = {key: found[key] for key in ("name", "version", "status", "error", "hint", "digest", "python_version")}
-    facts |= {
-        "size": size,
-        "build": found["build_id"],
-        "versions": ", ".join(str(v["version"]) for v in found["versions"]),
-    }
+    versions = ", ".join(str(v["version"]) for v in found["versions"])
+    facts |= {"size": size, "build": found["build_id"], "versions": versions}
     output.pairs({key: value for key, value in facts.items() if value})
     output.line(found["yaml"].rstrip())
     if found["packages"] is not None:
-        output.table(
-            ("package", "version"), [(p["name"], p["version"]) for p in found["packages"]], empty="no packages"
-        )
+        packages = [(p["name"], p["version"]) for p in found["packages"]]
+        output.table(("package", "version"), packages, empty="no packages")
     uses = [(e["endpoint"], e["revision"], e["version"], e["state"]) for e in found["endpoints"]]
     output.table(("endpoint", "revision", "version", "state"), uses, empty="no endpoint uses it")
 
@@ -158,11 +152,9 @@ def list_builds(json: AsJson = False) -> None:
     """List the latest builds."""
     with Client() as client:
         found = client.builds()
-    if json:
-        output.data(found)
-        return
     rows = [(b["id"], b["kind"], f"{b['subject']} {b['number']}", b["status"], b["error"]) for b in found]
-    output.table(("build", "kind", "of", "status", "error"), rows, empty="nothing was built yet: puna deploy FOLDER")
+    headings = ("build", "kind", "of", "status", "error")
+    output.listing(found, json, headings, rows, empty="nothing was built yet: puna deploy FOLDER")
 
 
 @build_app.command("show")
@@ -173,9 +165,8 @@ def show_build(build: BuildId, json: AsJson = False) -> None:
     if json:
         output.data(found)
         return
-    output.pairs(
-        {key: found[key] for key in ("id", "kind", "subject", "number", "status", "error", "hint") if found[key]}
-    )
+    facts = ("id", "kind", "subject", "number", "status", "error", "hint")
+    output.pairs({key: found[key] for key in facts if found[key]})
     steps = [(s["name"], s["state"], "" if s["seconds"] is None else f"{s['seconds']:.1f}") for s in found["steps"]]
     output.table(("step", "state", "seconds"), steps)
 

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puna.artifacts import write_json
+from puna import demo as parts
+from puna import pipeline
+from puna.artifacts import Adapter, write_json
 from puna.cli import output
 from puna.cli.options import AsJson
+from puna.config import recipe as recipes
 from puna.errors import StageError
 from puna.home import Home
 
 if TYPE_CHECKING:
     from puna.client import Client
-    from puna.pipeline import Merged, Prepared
+    from puna.pipeline import Prepared
     from puna.publish.registry import RegisteredVersion
 
 NAME = "tiny-llama"
@@ -92,10 +95,6 @@ def demo(
 
 
 def _train_to_publish(story: Story, home: Home, watch: output.ProgressDisplay) -> RegisteredVersion:
-    from puna import demo as parts
-    from puna import pipeline
-    from puna.config import recipe as recipes
-
     with story.stage("data: conversations become tokens"):
         prepared = pipeline.prepare(recipes.load(parts.recipe_file()), home, watch)
     with story.stage("train: QLoRA on NF4"):
@@ -106,7 +105,8 @@ def _train_to_publish(story: Story, home: Home, watch: output.ProgressDisplay) -
     with story.stage("merge: one model, verified"):
         merged = pipeline.merge(run, home, watch)
         watch.close()
-        _check_merge(story, merged)
+        same, figures = merged.verification.passed, dataclasses.asdict(merged.verification)
+        story.check("the merged model is the trained one", same, merge=figures, merge_why=merged.why)
     with story.stage("publish: a name and a version"):
         version = pipeline.publish(run, MODEL, home)
         story.figures["model"] = f"{version.name}:{version.version} {version.digest[:16]}"
@@ -116,9 +116,6 @@ def _train_to_publish(story: Story, home: Home, watch: output.ProgressDisplay) -
 def _ask(story: Story, prepared: Prepared, home: Home, run: str) -> None:
     from transformers import AutoTokenizer
 
-    from puna import demo as parts
-    from puna import pipeline
-    from puna.artifacts import Adapter
     from puna.train.trained import load_base, load_trained
 
     recipe, found = prepared.recipe, pipeline.find_run(home, run)
@@ -146,16 +143,10 @@ def _ask(story: Story, prepared: Prepared, home: Home, run: str) -> None:
     story.check("after tuning held-out questions are answered", enough, right_before=right[0], right_after=right[1])
 
 
-def _check_merge(story: Story, merged: Merged) -> None:
-    figures = dataclasses.asdict(merged.verification)
-    story.check("the merged model is the trained one", merged.verification.passed, merge=figures, merge_why=merged.why)
-
-
 # ------------------------------------------------------------------ from a name to an endpoint
 
 
 def _serve(story: Story, home: Home, version: RegisteredVersion, watch: output.ProgressDisplay) -> None:
-    from puna import pipeline
     from puna.cli.running import running
     from puna.client import Client
     from puna.packaging.template import init
@@ -170,21 +161,15 @@ def _serve(story: Story, home: Home, version: RegisteredVersion, watch: output.P
         with story.stage("runtime: a virtual environment of its own"):
             pipeline.upload_runtime(client, folder / "inferless-runtime-config.yaml", NAME, watch)
         with story.stage("deploy: build, validate, start, swap"):
-            _deploy(story, client, folder, watch)
+            settings = {"min_replica": 0, "max_replica": 1, "scale_down_delay_s": 3600.0}
+            done = pipeline.deploy(client, folder, NAME, runtime=NAME, settings=settings, progress=watch)
+            story.figures |= {"url": done["url"], "revision": done["revision"]}
         with story.stage("call: real HTTP"):
             _call_warm(story, client)
         with story.stage("sleep: scale to zero"):
             _wait_for_zero(story, client)
         with story.stage("wake: a request to an endpoint with no replica"):
             _call_cold(story, client)
-
-
-def _deploy(story: Story, client: Client, folder: Path, watch: output.ProgressDisplay) -> None:
-    from puna import pipeline
-
-    settings = {"min_replica": 0, "max_replica": 1, "scale_down_delay_s": 3600.0}
-    done = pipeline.deploy(client, folder, NAME, runtime=NAME, settings=settings, progress=watch)
-    story.figures |= {"url": done["url"], "revision": done["revision"]}
 
 
 def _call_warm(story: Story, client: Client) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from puna import names
+from puna import names, pipeline
 from puna.cli import output
 from puna.cli.credentials import show_endpoint
 from puna.cli.options import AsJson, EndpointName, Wait, pairs, takes_settings
 from puna.client import Client
+from puna.config import project as projects
 from puna.config.settings import LIVE, RANGES, Settings, setting
 from puna.errors import UsageError
 from puna.home import Home
-
-if TYPE_CHECKING:
-    from puna.config.project import Project
 
 
 def init(
@@ -50,8 +48,6 @@ def dev(
     json: AsJson = False,
 ) -> None:
     """Run an app once in its own environment: import, initialize, infer on the schema's examples, finalize."""
-    from puna import pipeline
-
     watch = output.ProgressDisplay(quiet=json)
     tried = pipeline.try_app(folder, Home.default(), watch, timeout)
     if json:
@@ -106,8 +102,6 @@ def deploy(
     settings: dict[str, Any],
 ) -> None:
     """Build a folder, a git repository's newest commit or a model, and roll it out; answers with URL and curl line."""
-    from puna import pipeline
-
     settings |= {"secrets": secret} if secret else {}
     settings |= {"volumes": dict(_volume(word) for word in volume)} if volume else {}
     environment = pairs(env or [], "--env NAME=VALUE")
@@ -115,21 +109,11 @@ def deploy(
     source.check(is_watched=bool(settings.get("auto_rebuild") or settings.get("poll_s")))
     watch = output.ProgressDisplay(quiet=json)
     with Client() as client:
-        order = _Order(name or "", runtime, runtime_version, traffic)
-        done = source.deploy(client, order, settings, environment, watch)
+        target = {"name": name or "", "runtime": runtime, "runtime_version": runtime_version, "traffic": traffic}
+        done = source.deploy(client, target, settings, environment, watch)
         if wait:
             done = pipeline.follow_deploy(client, done, watch)
         show_endpoint(client, done, json)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The options about the endpoint."""
-
-    name: str
-    runtime: str | None
-    version: int | None
-    traffic: int
 
 
 @dataclass(frozen=True)
@@ -159,31 +143,30 @@ class _Source:
     def deploy(
         self,
         client: Client,
-        order: _Order,
+        target: dict[str, Any],
         settings: dict[str, Any],
         environment: dict[str, str],
         watch: output.ProgressDisplay,
     ) -> dict[str, Any]:
-        """Deploy it; what was queued."""
+        """Deploy it; what was queued. `target` are the options about the endpoint, by the client's names for them."""
         if not (self.git or self.model):
-            return _deploy_folder(client, self.folder or Path(), order, settings, environment, watch)
+            return _deploy_folder(client, self.folder or Path(), target, settings, environment, watch)
         settings |= {"env": environment} if environment else {}
         if self.git:
             repository = {"url": self.git, "branch": self.branch, "folder": self.path, "credential": self.credential}
-            return client.deploy_git(repository, order.name, order.runtime, settings, order.version, order.traffic)
+            return client.deploy_git(repository, settings=settings, **target)
         model = {"name": self.model, "engine": self.engine or "auto", "credential": self.credential}
-        return client.deploy_model(model, order.name, order.runtime, settings, order.version, order.traffic)
+        return client.deploy_model(model, settings=settings, **target)
 
 
 def _deploy_folder(
     client: Client,
     folder: Path,
-    order: _Order,
+    target: dict[str, Any],
     settings: dict[str, Any],
     environment: dict[str, str],
     watch: output.ProgressDisplay,
 ) -> dict[str, Any]:
-    from puna.config import project as projects
     from puna.packaging import source
 
     project = projects.load(folder)
@@ -192,32 +175,23 @@ def _deploy_folder(
     settings["env"] = {**settings["env"], **environment}
     for warning in project.warnings:
         watch.note(f"inferless.yaml: {warning}")
-    name, share = order.name or project.name or names.of_folder(folder), order.traffic
+    name = target["name"] or project.name or names.of_folder(folder)
     client.check_settings(name, settings)  # before an environment is built for them
-    runtime = order.runtime or project.runtime_name
-    if order.version and not runtime:
+    runtime, version = target["runtime"] or project.runtime_name, target["runtime_version"] or None
+    if version and not runtime:
         raise UsageError("--runtime-version says nothing without --runtime", "`puna runtime list`")
-    version = order.version or project.runtime_version if runtime else None
-    runtime = runtime or _uploaded(client, folder, project, order, watch)
-    return client.deploy(folder, name, runtime=runtime, runtime_version=version, settings=settings, traffic=share)
+    if runtime:
+        version = version or project.runtime_version
+    elif project.runtime_file:  # its own file becomes one
+        runtime = project.name or target["name"]
+        pipeline.upload_runtime(client, folder / project.runtime_file, runtime, watch)
+    target |= {"name": name, "runtime": runtime, "runtime_version": version}
+    return client.deploy(folder, settings=settings, **target)
 
 
 def _volume(word: str) -> tuple[str, str]:
     name, _, path = word.partition("=")
     return name, path
-
-
-def _uploaded(
-    client: Client, folder: Path, project: Project, order: _Order, watch: output.ProgressDisplay
-) -> str | None:
-    """The runtime that a folder's own file becomes, if there is one."""
-    if not project.runtime_file:
-        return None
-    from puna import pipeline
-
-    called = project.name or order.name
-    pipeline.upload_runtime(client, folder / project.runtime_file, called, watch)
-    return called
 
 
 @takes_settings(name for name in RANGES if name in LIVE and name != "poll_s")

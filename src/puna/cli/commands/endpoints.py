@@ -24,9 +24,6 @@ def ps(
             output.data(one) if json else _show_one(one)
             return
         found = client.endpoints()
-    if json:
-        output.data(found)
-        return
     rows = []
     for one in found:
         revision, why = one["revision"] or "", one["reason"] or ""
@@ -34,7 +31,7 @@ def ps(
             revision = ", ".join(f"{part['revision']}: {part['percent']} %" for part in one["traffic"])
         rows.append((one["name"], one["label"], revision, _replicas(one), _warm(one), one["url"], why))
     headings = ("endpoint", "state", "revision", "replicas", "warm", "url", "why")
-    output.table(headings, rows, empty="no endpoints yet: puna deploy FOLDER")
+    output.listing(found, json, headings, rows, empty="no endpoints yet: puna deploy FOLDER")
 
 
 def _show_one(endpoint: dict[str, Any]) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puna import pipeline
 from puna.cli import output
 from puna.cli.options import AsJson, RunName
-from puna.errors import PunaError, UsageError
+from puna.config import recipe as recipes
+from puna.errors import MergeError, PunaError, UsageError
 from puna.home import Home
+from puna.publish.registry import Registry
+from puna.train.ranks import Ranks
 from puna.train.reporting import record
 from puna.train.reporting.record import compare, duration
 
 if TYPE_CHECKING:
     from puna.artifacts import Dataset
-    from puna.config.recipe import Recipe
     from puna.tokens import Histogram, PreviewToken
     from puna.train.planning.plan import TrainingPlan
 
@@ -30,9 +34,6 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show
 @data_app.command()
 def prepare(recipe: RecipeFile, json: AsJson = False) -> None:
     """Load, sample, split and tokenise; kept, so that training starts at once."""
-    from puna import pipeline
-    from puna.config import recipe as recipes
-
     watch = output.ProgressDisplay(quiet=json)
     prepared = pipeline.prepare(recipes.load(recipe), Home.default(), watch)
     watch.close()
@@ -51,8 +52,6 @@ def preview(
     json: AsJson = False,
 ) -> None:
     """Show one row as the model sees it: learnt tokens are marked, the others only read."""
-    from puna import pipeline
-    from puna.config import recipe as recipes
     from puna.tokens import preview as tokens_of
 
     watch = output.ProgressDisplay(quiet=json)
@@ -73,7 +72,7 @@ SAID_ABOVE = ("rows", "tokens", "time")
 """Lines of the plan's description that the sections on data and time have already."""
 
 
-def show_plan(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
+def show_plan(recipe: recipes.Recipe, recipe_file: Path, dataset: Dataset, plan: TrainingPlan, as_json: bool) -> None:
     """The dataset, the plan and one row, for a person or as data; nothing is trained."""
     from puna.tokens import length_histogram, preview
     from puna.train.planning.plan import describe
@@ -89,7 +88,7 @@ def show_plan(recipe: Recipe, recipe_file: Path, dataset: Dataset, plan: Trainin
     output.pairs(dict(data_lines(figures, recipe.data.max_length)))
     output.line("\ntokens a row, and how many rows have them")
     output.bars(bars(lengths))
-    _heading("One row: what is learnt is " + ("green" if output.is_terminal() else "in [brackets]"))
+    _heading("One row: what is learnt is " + ("green" if sys.stdout.isatty() else "in [brackets]"))
     _plan_row(row)
     _heading("Plan")
     output.pairs({name: text for name, text in describe(plan) if name not in SAID_ABOVE})
@@ -129,8 +128,6 @@ def bars(lengths: Histogram) -> list[tuple[str, float]]:
 
 def time_line(plan: TrainingPlan) -> str:
     """How long, for how many steps, at what speed."""
-    from puna.train.reporting.record import duration
-
     steps = f"{plan.steps:,} steps ({plan.epochs:.2f} epochs) at {plan.tokens_per_s:,.0f} tokens/s"
     return f"about {duration(plan.seconds)}: {steps}, held-out rows included; the run tells its own"
 
@@ -152,7 +149,7 @@ def _heading(text: str) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)],
+    recipe: RecipeFile,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show rows, tokens, memory and time; train nothing.")
     ] = False,
@@ -160,10 +157,6 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Fine-tune as a recipe says: QLoRA, with a progress bar, resumable."""
-    from puna import pipeline
-    from puna.config import recipe as recipes
-    from puna.train.ranks import Ranks
-
     home, ranks = Home.default(), Ranks.here()  # torchrun starts several of us: one speaks and writes
     watch = output.ProgressDisplay(quiet=json or not ranks.leads)
     prepared = ranks.lead(lambda: pipeline.prepare(recipes.load(recipe), home, watch))
@@ -198,9 +191,6 @@ def merge(
     json: AsJson = False,
 ) -> None:
     """Adapter and base become one model, verified against the trained one; exits non-zero when it differs."""
-    from puna import pipeline
-    from puna.errors import MergeError, UsageError
-
     if base not in (None, "original", "dequantised", "auto"):
         raise UsageError(f"--base is {base!r}", "one of original, dequantised, auto")
     watch = output.ProgressDisplay(quiet=json)
@@ -212,10 +202,8 @@ def merge(
     else:
         output.pairs({"model": merged.model.path, "base": merged.why, **figures})
     if not merged.verification.passed:
-        reasons = "; ".join(merged.verification.reasons)
-        raise MergeError(
-            f"the merged model differs from the trained one: {reasons}", "puna publish --force takes it all the same"
-        )
+        what = f"the merged model differs from the trained one: {'; '.join(merged.verification.reasons)}"
+        raise MergeError(what, "puna publish --force takes it all the same")
     if not json:
         output.line(f"next: puna publish {run} owner/name")
 
@@ -237,9 +225,6 @@ def publish(
     json: AsJson = False,
 ) -> None:
     """Give a merged model, or an adapter, a name and a version."""
-    from puna import pipeline
-    from puna.errors import UsageError
-
     if adapter and hub:
         raise UsageError("--hub pushes whole models, --adapter publishes none", "leave one of them out")
     aliases = tuple(dict.fromkeys(("latest", *(alias or ()))))
@@ -260,16 +245,14 @@ def publish(
 
 
 def ship(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)],
+    recipe: RecipeFile,
     folder: Annotated[Path | None, typer.Option(help="Where the app's four files go; ./NAME when not given.")] = None,
     json: AsJson = False,
 ) -> None:
     """Train, merge, verify, publish, init, build and deploy; `puna up` is started when it is not running."""
-    from puna import pipeline
     from puna.cli.credentials import show_endpoint
     from puna.cli.running import ensure_up
     from puna.client import Client
-    from puna.config import recipe as recipes
 
     home, read, watch = Home.default(), recipes.load(recipe), output.ProgressDisplay(quiet=json)
     ensure_up(home)
@@ -288,16 +271,13 @@ run_app = typer.Typer(no_args_is_help=True, add_completion=False)
 def runs(json: AsJson = False) -> None:
     """List training runs, newest last."""
     found = [_run_row(run) for run in record.list_runs(Home.default())]
-    if json:
-        output.data(found)
-        return
     headings = ("run", "state", "step", "loss", "held-out loss", "tokens/s", "time")
     rows = [
         (r["name"], r["state"], f"{r['step']:,}/{r['steps']:,}", _loss(r.get("loss")), _loss(r.get("eval_loss")),
          f"{r['tokens_per_s']:,.0f}" if r.get("tokens_per_s") else "", _time(r))
         for r in found
     ]  # fmt: skip
-    output.table(headings, rows, empty="no runs yet: puna train RECIPE")
+    output.listing(found, json, headings, rows, empty="no runs yet: puna train RECIPE")
 
 
 @run_app.command("show")
@@ -307,8 +287,6 @@ def show_run(
     json: AsJson = False,
 ) -> None:
     """Draw a run's loss curve here, and write its PNG and HTML report."""
-    from puna import pipeline
-
     found = pipeline.find_run(Home.default(), run)
     metrics = found.metrics()
     compared = [{**c.__dict__, "error": c.error} for c in compare(found)]
@@ -391,25 +369,16 @@ Ref = Annotated[str, typer.Argument(help="owner/name, owner/name:version or owne
 @model_app.command("list")
 def list_models(json: AsJson = False) -> None:
     """List published models and their versions."""
-    from puna.publish.registry import Registry
-
     found = Registry(Home.default()).list()
-    if json:
-        output.data([{**v.__dict__, "path": str(v.path)} for v in found])
-        return
     rows = [(v.name, v.version, v.kind, ", ".join(v.aliases), v.digest[:16], v.created[:19]) for v in found]
-    output.table(
-        ("model", "version", "kind", "aliases", "digest", "published"),
-        rows,
-        empty="no models yet: puna publish RUN owner/name",
-    )
+    headings = ("model", "version", "kind", "aliases", "digest", "published")
+    plain = [{**v.__dict__, "path": str(v.path)} for v in found]
+    output.listing(plain, json, headings, rows, empty="no models yet: puna publish RUN owner/name")
 
 
 @model_app.command("show")
 def show_model(ref: Ref, json: AsJson = False) -> None:
     """Show one version: where it is and what it was made from."""
-    from puna.publish.registry import Registry
-
     version = Registry(Home.default()).resolve(ref)
     values = {**version.__dict__, "path": str(version.path)}
     output.data(values) if json else output.pairs(values)
@@ -418,8 +387,6 @@ def show_model(ref: Ref, json: AsJson = False) -> None:
 @model_app.command()
 def alias(ref: Ref, name: Annotated[str, typer.Argument(help="The alias, e.g. champion.")]) -> None:
     """Let an alias point to a version."""
-    from puna.publish.registry import Registry
-
     Registry(Home.default()).alias(ref, name)
     output.line(f"{name} is now {ref}")
 
@@ -427,8 +394,6 @@ def alias(ref: Ref, name: Annotated[str, typer.Argument(help="The alias, e.g. ch
 @model_app.command()
 def unalias(ref: Annotated[str, typer.Argument(help="owner/name@alias.", show_default=False)]) -> None:
     """Remove an alias; the version that it meant stays."""
-    from puna.publish.registry import Registry
-
     Registry(Home.default()).unalias(ref)
     output.line(f"{ref} is removed")
 
@@ -438,7 +403,5 @@ def delete_version(
     ref: Ref, force: Annotated[bool, typer.Option("--force", help="Even when an alias points to it.")] = False
 ) -> None:
     """Delete a version."""
-    from puna.publish.registry import Registry
-
     Registry(Home.default()).delete(ref, force=force)
     output.line(f"{ref} is deleted")
