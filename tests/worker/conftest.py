@@ -114,7 +114,7 @@ class Client:
         """The JSON of the next frame of that kind."""
         while True:
             got, _, payload = self.next()
-            assert got, f"the connection ended before {protocol.NAMES[kind]}"
+            assert got, f"the connection ended before {wire.NAMES[kind]}"
             if got == kind:
                 return json.loads(payload) if payload else None
 
@@ -135,7 +135,7 @@ class Client:
     def reply(self) -> tuple[int, int, Any]:
         """`(request id, status, body)` of the next REPLY."""
         kind, request_id, payload = self.next(protocol.STARTED, protocol.READY, protocol.HELLO, protocol.END)
-        assert kind == protocol.REPLY, protocol.NAMES.get(kind, kind)
+        assert kind == protocol.REPLY, wire.NAMES.get(kind, kind)
         status, body = protocol.decode_reply(payload)
         return request_id, status, json.loads(body)
 

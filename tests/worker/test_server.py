@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from puna.worker import protocol
+from worker import wire
 
 pytestmark = pytest.mark.process
 Write = Callable[..., Path]
@@ -247,7 +248,7 @@ def events(client: Any, inputs: bytes) -> list[tuple[str, bytes]]:
     found: list[tuple[str, bytes]] = []
     while not found or found[-1][0] not in ("END", "REPLY"):
         kind, _, payload = client.next(protocol.STARTED)
-        found.append((protocol.NAMES[kind], payload))
+        found.append((wire.NAMES[kind], payload))
     return found
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from puna.worker import protocol
 from puna.worker.protocol import REQUEST, encode
+
+NAMES = {value: name for name, value in vars(protocol).items() if isinstance(value, int) and value < 256}
+"""Of the kinds of frames."""
 
 
 def request(request_id: int, head: dict[str, Any], body: bytes) -> bytes:

@@ -51,8 +51,6 @@ STARTED = 76
 BINARY_REPLY = 78  # as REPLY, between status and body `json_bytes: u32`: how much of the body is JSON
 FORKED = 77  # the answer to FORK: JSON {"error": str}; an empty one comes from the new guard once it listens
 
-NAMES = {value: name for name, value in list(globals().items()) if isinstance(value, int) and value < 256}
-
 
 class ProtocolError(Exception):
     """The other side sent something that is no frame."""

@@ -15,7 +15,7 @@ from puna.errors import BuildError
 from puna.home import Home
 from puna.packaging import environment
 from puna.worker import protocol
-from worker import corpus
+from worker import corpus, wire
 from worker.conftest import find_python
 
 pytestmark = pytest.mark.process
@@ -90,7 +90,7 @@ def events(client: Any) -> Any:
         if kind == protocol.END:
             assert payload in (b"", b"{}"), payload
             return
-        assert kind == protocol.CHUNK, (protocol.NAMES.get(kind), payload)
+        assert kind == protocol.CHUNK, (wire.NAMES.get(kind), payload)
         event = json.loads(payload)
         assert (event.pop("model_name"), event.pop("model_version")) == ("m", "1")
         yield event
