@@ -224,7 +224,7 @@ class Known:
     """The objects that are there now, by what they are known for."""
 
     def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+        self.sources = sources
         self._by_id: Dict[int, Tuple[Any, str]] = {}
         self._classes: Dict[int, Tuple[Any, bool]] = {}
         for module in FUNCTIONS:
@@ -250,7 +250,7 @@ class Known:
 
     def is_apps_module(self, module: Any) -> bool:
         """A file of the app's folder, whatever name it has."""
-        return self._sources.is_inside(getattr(module, "__file__", None) or "")
+        return self.sources.is_inside(getattr(module, "__file__", None) or "")
 
     def is_apps_class(self, kind: Any) -> bool:
         """A class from a file of the app's, or into which the app has put a function."""
@@ -258,10 +258,6 @@ class Known:
             found = self.is_from_app(kind) or any(map(self._leads_to_app, list(vars(kind).values())))
             self._classes[id(kind)] = kind, found
         return self._classes[id(kind)][1]
-
-    def is_inside(self, path: str) -> bool:
-        """A file of the app's."""
-        return self._sources.is_inside(path)
 
     def is_from_app(self, kind: Any) -> bool:
         """A class whose module is a file of the app's."""
@@ -271,7 +267,7 @@ class Known:
     def _leads_to_app(self, it: Any) -> bool:
         """A function, method or decorated one whose code is the app's."""
         for _ in range(MOST_WRAPPED):
-            if isinstance(it, types.FunctionType) and self._sources.is_mine(it.__code__):
+            if isinstance(it, types.FunctionType) and self.sources.is_inside(it.__code__.co_filename):
                 return True
             if isinstance(it, property):
                 return any(self._leads_to_app(f) for f in (it.fget, it.fset) if f is not None)
@@ -322,21 +318,17 @@ def static(kind: Any, name: str) -> Any:
     return None
 
 
-def base_named(it: Any, name: str, package: str) -> Optional[Any]:
-    """The class of that name among an object's, when it comes from that package."""
-    for one in type(it).__mro__:
-        if one.__name__ == name and one.__module__.split(".")[0] == package:
-            return one
-    return None
+def has_base(it: Any, name: str, package: str) -> bool:
+    """Among an object's classes is one of that name, which comes from that package."""
+    return any(one.__name__ == name and one.__module__.split(".")[0] == package for one in type(it).__mro__)
 
 
 def is_tokenizer(it: Any, is_apps: Callable[[Any], bool]) -> bool:
     """A tokenizer of transformers whose calls cannot meet: in Python, or with the worker's lock around Rust."""
-    if base_named(it, "PreTrainedTokenizerBase", "transformers") is None or any(map(is_apps, type(it).__mro__)):
+    if not has_base(it, "PreTrainedTokenizerBase", "transformers") or any(map(is_apps, type(it).__mro__)):
         return False
-    for name in ("_encode_plus", "_batch_encode_plus", "_decode", "_call_one", "encode", "decode", "__call__"):
-        if name in vars(it):
-            return False
+    if vars(it).keys() & {"_encode_plus", "_batch_encode_plus", "_decode", "_call_one", "encode", "decode", "__call__"}:
+        return False
     if not hasattr(it, "_tokenizer"):
         return True
     try:
@@ -359,7 +351,7 @@ def is_pipeline(it: Any) -> bool:
 
 def is_async_engine(it: Any) -> bool:
     """vLLM's own engine for asyncio; each request is known by its id."""
-    return any(base_named(it, name, "vllm") is not None for name in ("AsyncLLM", "AsyncLLMEngine"))
+    return any(has_base(it, name, "vllm") for name in ("AsyncLLM", "AsyncLLMEngine"))
 
 
 def is_lock(it: Any) -> bool:

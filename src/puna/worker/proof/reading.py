@@ -404,15 +404,11 @@ class Reading(Calls):
         return self.read(node.value, scope)
 
     def _e_Slice(self, node: Any, scope: NameScope) -> Value:
-        for one in (node.lower, node.upper, node.step):
-            if one is not None:
-                self.read(one, scope)
-        return PLAINLY
-
-    def _e_ExtSlice(self, node: Any, scope: NameScope) -> Value:
-        for one in node.dims:
+        for one in ast.iter_child_nodes(node):
             self.read(one, scope)
         return PLAINLY
+
+    _e_ExtSlice = _e_Slice  # before Python 3.9
 
     def _e_Tuple(self, node: Any, scope: NameScope) -> Value:
         found = frozenset().union(*(self.read(one, scope) for one in node.elts))

@@ -32,10 +32,6 @@ class Sources:
         self._folders: Dict[str, str] = {}
         self._files: Dict[str, Tuple[List[types.CodeType], List[Any]]] = {}
 
-    def is_mine(self, code: types.CodeType) -> bool:
-        """Code of a file in the app's folder."""
-        return self.is_inside(code.co_filename)
-
     def is_inside(self, path: str) -> bool:
         """A file of the app's, wherever the working directory is."""
         if path not in self._inside:
@@ -101,8 +97,7 @@ class Names(ast.NodeVisitor):
         self.others: Dict[str, str] = {}
         """Name -> `global` or `nonlocal`."""
         self.is_generator = False
-        for argument in parameters(node.args):
-            self.bound.add(argument)
+        self.bound.update(argument.arg for argument in parameters(node.args))
         body = node.body if isinstance(node.body, list) else [node.body]
         for statement in body:
             self.visit(statement)
@@ -137,10 +132,10 @@ class Names(ast.NodeVisitor):
                 self._walrus(inner)
 
 
-def parameters(args: ast.arguments) -> List[str]:
-    """Names of all parameters."""
-    named = [a.arg for a in [*args.posonlyargs, *args.args, *args.kwonlyargs]]
-    return named + [a.arg for a in (args.vararg, args.kwarg) if a is not None]
+def parameters(args: ast.arguments) -> List[ast.arg]:
+    """All parameters of a definition."""
+    others = (args.vararg, args.kwarg)
+    return [*args.posonlyargs, *args.args, *args.kwonlyargs, *(a for a in others if a is not None)]
 
 
 def defaulted(args: ast.arguments) -> List[str]:
@@ -151,10 +146,8 @@ def defaulted(args: ast.arguments) -> List[str]:
 
 def runs_in_annotations(node: Any) -> bool:
     """Annotations of a definition, which Python computes when it is reached, do more than name types."""
-    args = node.args
-    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(a for a in (args.vararg, args.kwarg) if a is not None)]
-    said = [one for one in [*(a.annotation for a in every), getattr(node, "returns", None)] if one is not None]
-    return any(isinstance(inner, CODE) for one in said for inner in ast.walk(one))
+    said = [*(a.annotation for a in parameters(node.args)), getattr(node, "returns", None)]
+    return any(isinstance(inner, CODE) for one in said if one is not None for inner in ast.walk(one))
 
 
 def targets(node: Any) -> Set[str]:
@@ -174,9 +167,7 @@ def shown(node: Any) -> str:
         return "%s[...]" % shown(node.value)
     if isinstance(node, ast.Call):
         return "%s(...)" % shown(node.func)
-    if isinstance(node, ast.Starred):
-        return shown(node.value)
-    if isinstance(node, ast.Await):
+    if isinstance(node, (ast.Starred, ast.Await)):
         return shown(node.value)
     if isinstance(node, ast.Constant):
         return repr(node.value)[:40]

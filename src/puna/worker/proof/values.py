@@ -217,9 +217,9 @@ class Arguments:
             return self.positional[place]
         return self.rest | self.named_rest
 
-    def without_first(self, count: int = 1) -> Arguments:
-        """The same without the first so many."""
-        return self._with(self.positional[count:])
+    def without_first(self) -> Arguments:
+        """The same without the first."""
+        return self._with(self.positional[1:])
 
     def with_first(self, first: Value) -> Arguments:
         """The same with one more in front."""
@@ -378,10 +378,8 @@ class Attributes:
         found = library.static(cls, name)
         if found is None or (not self.known.is_apps_class(cls) and not isinstance(found, types.FunctionType)):
             return value(Method(Live(cls), name))
-        if isinstance(found, staticmethod):
-            return value(of(found.__func__))
-        if isinstance(found, classmethod):
-            return value(Method(Live(cls), name, found.__func__))
+        if isinstance(found, (staticmethod, classmethod)):
+            return self._bound(found, Live(cls), cls, name, node)
         return value(of(found))
 
     def _bound(self, found: Any, atom: Atom, cls: Any, name: str, node: Any) -> Value:
@@ -405,7 +403,7 @@ class Attributes:
         return value(of(found))
 
     def _is_apps(self, function: Any) -> bool:
-        return isinstance(function, types.FunctionType) and self.sources.is_mine(function.__code__)
+        return isinstance(function, types.FunctionType) and self.sources.is_inside(function.__code__.co_filename)
 
     # -- elements
 

@@ -89,7 +89,7 @@ class _Search:
         found = [it for it in objects if type(it) in kinds]
         functions = [it for it in objects if type(it) is types.FunctionType]
         # By file, not by function: beside torch there are 72,000 functions in 2,300 files.
-        files = {path for path in {it.__code__.co_filename for it in functions} if self._known.is_inside(path)}
+        files = {path for path in {it.__code__.co_filename for it in functions} if self._known.sources.is_inside(path)}
         return [*found, *(it for it in functions if it.__code__.co_filename in files)]
 
     def _holders(self, targets: List[Any], names: Dict[int, str]) -> List[Any]:
@@ -169,7 +169,7 @@ def _must_be_alone(reading: Reading) -> None:
     for ident, frame in sys._current_frames().items():
         at: Any = frame if ident != me else None
         while at is not None:
-            if reading.sources.is_mine(at.f_code):
+            if reading.sources.is_inside(at.f_code.co_filename):
                 name = os.path.relpath(at.f_code.co_filename, reading.sources.folder)
                 raise NotProved("%s:%d runs in a thread beside infer" % (name, at.f_lineno))
             at = at.f_back
