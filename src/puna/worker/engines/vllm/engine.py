@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter, Score
@@ -63,22 +62,14 @@ def made_up_prompt(engine: Any, batch: int, number: int) -> List[int]:
 
 def run_batch(engine: Any, prompts: List[List[int]], way: Dict[str, Any]) -> None:
     """One batch: all prompts at once, each from a thread of its own."""
-    errors: List[BaseException] = []
+    from concurrent.futures import ThreadPoolExecutor  # it brings logging, which a start without it need not wait for
 
     def one(tokens: List[int]) -> None:
-        try:
-            for _ in engine.stream(tokens, dict(way, max_tokens=REPLY_TOKENS, ignore_eos=True)):
-                pass
-        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that validates
-            errors.append(error)
+        for _ in engine.stream(tokens, dict(way, max_tokens=REPLY_TOKENS, ignore_eos=True)):
+            pass
 
-    threads = [threading.Thread(target=one, args=(tokens,), daemon=True) for tokens in prompts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        list(pool.map(one, prompts))
 
 
 FIRST_ADAPTER_ID = 1_000_001  # far from ids that an app gives its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
 from typing import Any, Callable
 
@@ -71,7 +72,7 @@ def _share(llm: Any, model: str) -> None:
         calllog.note("this vLLM's configuration is unlike those known (%s): calls of LLM run one at a time" % error)
         return
     llm.llm_engine = SharedEngine(engine, loop)
-    llm.request_counter = SharedCounter(loop)
+    llm.request_counter = SharedCounter()
     setattr(llm, LOOP, loop)
     adapter = engines.adapter_of(model)
     if adapter is not None:
@@ -83,11 +84,11 @@ def _share(llm: Any, model: str) -> None:
 class SharedCounter:
     """vLLM's counts with two statements, and two threads would get one id."""
 
-    def __init__(self, loop: EngineLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._ids = itertools.count()
 
     def __next__(self) -> int:
-        return self._loop.next_id()
+        return next(self._ids)
 
     def reset(self) -> None:
         """Ids go on: others' requests have the low ones."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import queue
 import threading
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
@@ -109,7 +108,6 @@ class EngineLoop:
         self._aborting: Deque[List[str]] = collections.deque()
         self._owners: Dict[str, RequestHandle] = {}
         self._local = threading.local()
-        self._ids = itertools.count()
         self._is_paused = False
         self._death = ""
         self._thread = threading.Thread(target=self._run, name="puna-engine", daemon=True)
@@ -142,10 +140,6 @@ class EngineLoop:
             handle.rendered()
             handle.withdraw()
             self._local.handle, self._local.is_in_call = before, False
-
-    def next_id(self) -> int:
-        """A request id that no other has; threads share the count."""
-        return next(self._ids)
 
     def submit(self, job: LoopJob) -> None:
         """Let the loop do it, without waiting."""

@@ -144,7 +144,8 @@ class KvCacheSize:
     def option(self) -> Dict[str, Any]:
         """`kv_cache_memory_bytes` when it is known and as much memory is free as then; begins CUDA."""
         entry = self._read().get(self._key)
-        self._free_bytes = free_bytes()
+        torch: Any = sys.modules["torch"]
+        self._free_bytes = int(torch.cuda.mem_get_info()[0])
         if entry is None or self._free_bytes + SLACK_BYTES < entry[FREE]:
             return {}
         share = 1.0
@@ -178,7 +179,7 @@ class KvCacheSize:
 
 def kv_cache_of(options: Dict[str, Any], given: Dict[str, Any]) -> Optional[KvCacheSize]:
     """For an LLM that measures; None where the app settles it, or the engine has a process of its own."""
-    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") == "1":
+    if os.environ.get(IN_PROCESS, "0") == "1":
         return None  # CUDA must not begin in this process then
     if given.get(KV_CACHE_BYTES) or given.get("num_gpu_blocks_override"):
         return None
@@ -221,13 +222,6 @@ def key_of(options: Dict[str, Any]) -> str:
     fraction = os.environ.get("PUNA_GPU_FRACTION", "")
     parts = [said, getattr(vllm, "__version__", ""), getattr(torch, "__version__", ""), gpu, fraction]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def free_bytes() -> int:
-    """Free memory of the GPU."""
-    torch: Any = sys.modules["torch"]
-    free, _ = torch.cuda.mem_get_info()
-    return int(free)
 
 
 def _available(worker: Any) -> Any:

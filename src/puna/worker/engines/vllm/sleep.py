@@ -12,7 +12,6 @@ import ctypes
 import gc
 import importlib
 import mmap
-import threading
 from typing import Any, Dict, List, Optional, Tuple
 
 WEIGHTS = "weights"
@@ -178,6 +177,8 @@ def install() -> Optional[KeptCopy]:
 
 def touch(address: int, size: int) -> None:
     """Have the kernel put pages behind `size` bytes at `address`, by many threads: one alone takes twice as long."""
+    from concurrent.futures import ThreadPoolExecutor  # it brings logging: only who sleeps waits for that
+
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -186,14 +187,11 @@ def touch(address: int, size: int) -> None:
 
     def fill(start: int) -> None:
         length = min(part, size - start)
-        if length > 0 and libc.madvise(address + start, length, MADV_POPULATE_WRITE) != 0:  # Linux before 5.14
+        if libc.madvise(address + start, length, MADV_POPULATE_WRITE) != 0:  # Linux before 5.14
             libc.memset(address + start, 0, length)
 
-    threads = [threading.Thread(target=fill, args=(i * part,), daemon=True) for i in range(TOUCHING_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(TOUCHING_THREADS) as pool:
+        list(pool.map(fill, range(0, size, part)))
 
 
 def free_host_bytes() -> int:
