@@ -9,11 +9,10 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from puna.worker.engines.engine import Delta, Engine, EngineRefusal, LoadedAdapter
 from puna.worker.engines.transformers.draw import Draw, Forms, Matcher, can_hold
-from puna.worker.engines.transformers.loop import BatchRow, Unlike
+from puna.worker.engines.transformers.loop import MAX_ROWS, BatchRow, Unlike
 from puna.worker.engines.transformers.shared import Part, SharedModel
 from puna.worker.openai.parameters import FORMS
 
-CONCURRENCY = 32  # rows of one batch: more would each wait longer for every step
 REPLACEMENT = "\ufffd"  # what an unfinished character decodes to
 EXTRAS = ("presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "allowed_token_ids",
           "skip_special_tokens", "include_stop_str_in_output", "logprobs", "top_logprobs", "echo")  # fmt: skip
@@ -28,7 +27,7 @@ class TransformersEngine(Engine):
 
     def __init__(self, model: Any, name: str, shared: SharedModel) -> None:
         self._model, self._shared, self.model = model, shared, name
-        self.concurrency = CONCURRENCY
+        self.concurrency = MAX_ROWS
         self.max_model_len = int(getattr(model.config, "max_position_embeddings", 0) or 0)
         self.extras = (EXTRAS + FORMS * can_hold()) if shared.loop is not None else ()
         self._forms = Forms()

@@ -97,7 +97,7 @@ def pairs_of(cache: Any) -> Pairs:
     raise Unlike("the model keeps a %s" % type(cache).__name__)
 
 
-MAX_ROWS = 32
+MAX_ROWS = 32  # of one batch: more would each wait longer for every step
 PREFILL_TOKENS = 8192  # of newcomers' prompts in one step, padding too: those who run wait for it
 
 
@@ -145,8 +145,6 @@ class BatchLoop:
         self._is_stepping = self._has_exclusive = False
         self._inside = 0
         self._owed_s = 0.0
-        self.widest = 0
-        """Most rows in one step so far."""
         keep = [n for n in ("logits_to_keep", "num_logits_to_keep") if n in inspect.signature(model.forward).parameters]
         self._last_only: Dict[str, Any] = dict.fromkeys(keep[:1], 1)
 
@@ -286,7 +284,6 @@ class BatchLoop:
         held = self._held
         assert held is not None
         try:
-            self.widest = max(self.widest, len(self._rows))
             last = [[row.tokens[-1]] for row in self._rows]
             ids = torch.tensor(last, device=held.mask.device)
             mask = torch.cat([held.mask, torch.ones_like(ids)], 1)

@@ -9,9 +9,8 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from puna.worker.app import scope
-from puna.worker.engines.transformers.loop import BatchLoop, BatchRow, Unlike
+from puna.worker.engines.transformers.loop import MAX_ROWS, BatchLoop, BatchRow, Unlike
 
-MAX_ROWS = 32
 # The callers of a batch come back at almost one time. The next batch waits for them, but never long against its work.
 GATHER_SHARE, GATHER_LONGEST_S = 0.05, 0.05
 
