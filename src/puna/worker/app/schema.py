@@ -8,16 +8,12 @@ import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_type_hints
 
-KINDS = {
-    "STRING": "text", "BYTES": "text", "BOOL": "bool", "INT8": "number", "INT16": "number", "INT32": "number",
-    "INT64": "number", "UINT8": "number", "UINT16": "number", "UINT32": "number", "UINT64": "number",
-    "FP16": "number", "FP32": "number", "FP64": "number", "BF16": "number",
-}  # fmt: skip
 NUMPY_NAMES = {
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8", "UINT16": "uint16",
     "UINT32": "uint32", "UINT64": "uint64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
     "BF16": "float32",  # numpy has no bfloat16
 }  # fmt: skip
+KINDS = {"STRING": "text", "BYTES": "text", "BOOL": "bool", **dict.fromkeys(NUMPY_NAMES, "number")}
 DEFAULT_BATCH_WINDOW_MS = 500.0
 OPENAI = ("OPENAI_CLIENT_COMPATIBLITY", "OPENAI_CLIENT_COMPATIBILITY")  # the platform's spelling, and the word
 FLAGS = ("BATCH_SIZE", "BATCH_WINDOW", "IS_STREAMING_OUTPUT", *OPENAI)

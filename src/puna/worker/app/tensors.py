@@ -14,11 +14,8 @@ MISSING = "Requried Output %s not found in the inference response; infer returne
 EMPTY_LIST = (
     "Output %s is empty list which cannot be used to infer the data type. Please provide a non-empty list as output."
 )
-DATATYPES = {
-    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
-    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "float16": "FP16", "float32": "FP32",
-    "float64": "FP64", "bfloat16": "BF16",
-}  # fmt: skip
+DATATYPES = {name: datatype for datatype, name in NUMPY_NAMES.items() if datatype != "BF16"}
+DATATYPES.update(bool="BOOL", bfloat16="BF16")
 Tensor = Tuple[str, List[int], List[Any]]  # datatype, shape, data flattened row-major
 
 
