@@ -103,12 +103,9 @@ def _watch_parent(fd: int) -> None:
 
 def _die_with_parent(fd: int) -> None:
     """The guard holds the other end of a pipe: when that closes, the guard is dead, and everything here ends."""
-    while True:
-        try:
-            if not os.read(fd, 1):
-                break
-        except OSError:
-            break
+    with contextlib.suppress(OSError):
+        while os.read(fd, 1):
+            pass
     process.kill_descendants()
     os._exit(128 + signal.SIGKILL)
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import traceback
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 # traceback and linecache import these on first use, which may be after a user's file of that name is on sys.path.
 import tokenize  # noqa: F401  # isort: skip
@@ -31,11 +31,8 @@ def describe(error: BaseException, folder: str) -> Dict[str, str]:
 
 def whole(error: BaseException) -> str:
     """The traceback with the libraries' frames, without the worker's own: for the log."""
-    lines: List[str] = []
-    for part in traceback.TracebackException.from_exception(error).format():
-        if not part.lstrip().startswith(('File "<frozen importlib', 'File "' + _HERE)):
-            lines.append(part)
-    return "".join(lines)
+    parts = traceback.TracebackException.from_exception(error).format()
+    return "".join(p for p in parts if not p.lstrip().startswith(('File "<frozen importlib', 'File "' + _HERE)))
 
 
 def place(folder: str) -> str:

@@ -7,7 +7,7 @@ import importlib.machinery
 import os
 import sys
 import types
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Dict
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 _kept: Dict[str, Any] = {}
@@ -50,11 +50,7 @@ def decorator(*args: Any, **_options: Any) -> Any:
     """Works bare (`@inferless.request`) and called (`@inferless.method(gpu="A100")`)."""
     if len(args) == 1 and callable(args[0]):
         return args[0]
-    return _same
-
-
-def _same(thing: Callable[..., Any]) -> Callable[..., Any]:
-    return thing
+    return lambda thing: thing
 
 
 def config(*args: Any) -> Any:
@@ -88,14 +84,12 @@ def needs_package(*_args: Any, **_options: Any) -> Any:
 class StubFinder:
     """Last on sys.meta_path, so that an installed `inferless` wins. No importlib.abc: that costs 20 ms to import."""
 
-    def find_spec(
-        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[types.ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         loader: Any = self
         return importlib.machinery.ModuleSpec(fullname, loader) if fullname == "inferless" else None
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[types.ModuleType]:
-        return None
+    def create_module(self, spec: Any) -> None:
+        """None: Python makes it."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         module.__doc__ = "Stands in for the package `inferless`: its decorators change nothing."

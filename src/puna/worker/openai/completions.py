@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import itertools
 import json
@@ -77,7 +76,7 @@ class CompletionJob:
         self.params["max_tokens"] = max(1, most)
         self.adapter = _adapter(call, model)
         self.choices = len(self.prompts) * int(self.params.get("n", 1))
-        self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + binascii.hexlify(os.urandom(12)).decode()
+        self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + os.urandom(12).hex()
         self.created = int(time.time())
         self.reply_tokens = 0
 

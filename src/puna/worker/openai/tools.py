@@ -6,7 +6,6 @@ An engine that can hold a reply to a JSON schema is held to the tools'. Of other
 
 from __future__ import annotations
 
-import binascii
 import json
 import os
 from typing import Any, Collection, Dict, List, Optional, Tuple
@@ -98,7 +97,7 @@ def as_json(calls: List[Call], streams: bool = False) -> List[Dict[str, Any]]:
     """The calls in OpenAI's form; in a stream each says which it is."""
     found = []
     for index, (name, arguments) in enumerate(calls):
-        number = "call_" + binascii.hexlify(os.urandom(12)).decode()
+        number = "call_" + os.urandom(12).hex()
         call = {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
         found.append(dict(call, index=index) if streams else call)
     return found

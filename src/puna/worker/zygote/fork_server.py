@@ -135,10 +135,7 @@ class ForkServer:
                 elif kind == protocol.PING:
                     client.send(protocol.PONG, {})
         except (OSError, EOFError, ValueError, KeyError, protocol.ProtocolError):
-            pass
-        else:
-            return
-        self._forget(client)
+            self._forget(client)
 
     def _forget(self, client: ForkClient) -> None:
         fd = client.sock.fileno()
@@ -148,11 +145,8 @@ class ForkServer:
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    break
-                self.guards.discard(pid)
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self.guards.discard(ended[0])
         # A guard that was killed leaves its worker, and a worker what it has started, to this process: nobody else
         # would end them.
         strays = [pid for pid in process.children_of_all().get(os.getpid(), []) if pid not in self.guards]

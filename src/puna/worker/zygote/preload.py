@@ -226,8 +226,7 @@ class Preload:
         hidden = sorted(name for name in mine if is_of_app(name, self.folder))
         if hidden:
             return "the app's own `%s` stands before a library's module of that name" % hidden[0]
-        reasons = (why_threads(), why_cuda(), why_children())
-        return next((reason for reason in reasons if reason), "")
+        return why_threads() or why_cuda() or why_children()
 
 
 def is_of_app(name: str, folder: str) -> bool:
