@@ -9,7 +9,7 @@ import pytest
 from puna.config.settings import parse
 from puna.control.domain.records import RevisionSpec
 from puna.control.domain.states import RevisionState
-from puna.control.reconcile.autoscaler import Autoscaler, Decision, Load, ScalingLimits, State, decide
+from puna.control.reconcile.autoscaler import Autoscaler, Decision, ScalingLimits, State, decide
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
 from puna.control.wire import EndpointLoad, LoadReport
@@ -17,7 +17,7 @@ from puna.control.wire import EndpointLoad, LoadReport
 ONE_AT_A_TIME = ScalingLimits(min_replica=0, max_replica=4, concurrency=1, scale_down_delay_s=10)
 
 
-def run(limits: ScalingLimits, state: State, *loads: tuple[float, Load]) -> Decision:
+def run(limits: ScalingLimits, state: State, *loads: tuple[float, EndpointLoad]) -> Decision:
     """The last of a row of decisions, each starting from what the one before it left."""
     decision = Decision(state.replicas, "", state)
     for now, load in loads:
@@ -26,31 +26,31 @@ def run(limits: ScalingLimits, state: State, *loads: tuple[float, Load]) -> Deci
 
 
 def test_a_cold_request_wakes_one_replica_at_once() -> None:
-    decision = decide(Load(queued=1), ONE_AT_A_TIME, State(0), now=100)
+    decision = decide(EndpointLoad(queued=1), ONE_AT_A_TIME, State(0), now=100)
     assert decision.replicas == 1
     assert "1 waiting" in decision.reason
 
 
 def test_replicas_rise_by_what_is_in_flight_and_waiting_divided_by_the_concurrency() -> None:
     limits = ScalingLimits(0, 100, concurrency=4, scale_down_delay_s=10)
-    assert decide(Load(in_flight=4), limits, State(1), 0).replicas == 1
-    assert decide(Load(in_flight=4, queued=1), limits, State(1), 0).replicas == 2
-    assert decide(Load(in_flight=4, queued=29), limits, State(1), 0).replicas == 9
+    assert decide(EndpointLoad(in_flight=4), limits, State(1), 0).replicas == 1
+    assert decide(EndpointLoad(in_flight=4, queued=1), limits, State(1), 0).replicas == 2
+    assert decide(EndpointLoad(in_flight=4, queued=29), limits, State(1), 0).replicas == 9
 
 
 def test_replicas_never_pass_max_replica() -> None:
-    decision = decide(Load(queued=50), ONE_AT_A_TIME, State(1), 0)
+    decision = decide(EndpointLoad(queued=50), ONE_AT_A_TIME, State(1), 0)
     assert decision.replicas == 4
     assert "max_replica is 4" in decision.reason
 
 
 def test_min_replica_stands_without_any_request() -> None:
-    decision = decide(Load(), ScalingLimits(2, 4, 1, 10), State(0), 0)
+    decision = decide(EndpointLoad(), ScalingLimits(2, 4, 1, 10), State(0), 0)
     assert (decision.replicas, decision.reason) == (2, "min_replica is 2")
 
 
 def test_a_lull_shorter_than_the_delay_changes_nothing() -> None:
-    busy, lull = Load(in_flight=3, last_request=0), Load(in_flight=1, last_request=1)
+    busy, lull = EndpointLoad(in_flight=3, last_request=0), EndpointLoad(in_flight=1, last_request=1)
     decision = run(ONE_AT_A_TIME, State(3), (0, busy), (1, lull), (10.9, lull))
     assert decision.replicas == 3
     assert run(ONE_AT_A_TIME, decision.state, (10.95, busy), (11.1, lull)).replicas == 3, "the delay began anew"
@@ -60,47 +60,55 @@ def test_after_the_delay_as_many_stay_as_were_needed_at_most_during_it() -> None
     decision = run(
         ONE_AT_A_TIME,
         State(4),
-        (0, Load(in_flight=1)),
-        (4, Load(in_flight=2)),
-        (5, Load(in_flight=1)),
-        (10, Load(in_flight=1)),
+        (0, EndpointLoad(in_flight=1)),
+        (4, EndpointLoad(in_flight=2)),
+        (5, EndpointLoad(in_flight=1)),
+        (10, EndpointLoad(in_flight=1)),
     )
     assert (decision.replicas, decision.reason) == (2, "no more than 2 needed for 10 s")
 
 
 def test_the_last_replica_goes_only_when_the_delay_has_passed_since_the_last_request() -> None:
     # 30 short requests between two looks: each look finds nothing in flight, only `last_request` tells.
-    decision = run(ONE_AT_A_TIME, State(1), (0, Load()), (9, Load(last_request=8.5)), (12, Load(last_request=8.5)))
+    decision = run(
+        ONE_AT_A_TIME,
+        State(1),
+        (0, EndpointLoad()),
+        (9, EndpointLoad(last_request=8.5)),
+        (12, EndpointLoad(last_request=8.5)),
+    )
     assert decision.replicas == 1
-    decision = run(ONE_AT_A_TIME, decision.state, (18.5, Load(last_request=8.5)))
+    decision = run(ONE_AT_A_TIME, decision.state, (18.5, EndpointLoad(last_request=8.5)))
     assert (decision.replicas, decision.reason) == (0, "no request for 10 s")
 
 
 def test_a_replica_without_any_request_since_the_reports_began_goes_after_the_delay() -> None:
-    assert run(ONE_AT_A_TIME, State(1), (0, Load()), (9.9, Load())).replicas == 1
-    assert run(ONE_AT_A_TIME, State(1), (0, Load()), (10, Load())).replicas == 0
+    assert run(ONE_AT_A_TIME, State(1), (0, EndpointLoad()), (9.9, EndpointLoad())).replicas == 1
+    assert run(ONE_AT_A_TIME, State(1), (0, EndpointLoad()), (10, EndpointLoad())).replicas == 0
 
 
 def test_a_request_in_flight_keeps_its_replica_however_long_it_takes() -> None:
-    assert run(ONE_AT_A_TIME, State(1), (0, Load(in_flight=1)), (10_000, Load(in_flight=1, last_request=0))).replicas
+    assert run(
+        ONE_AT_A_TIME, State(1), (0, EndpointLoad(in_flight=1)), (10_000, EndpointLoad(in_flight=1, last_request=0))
+    ).replicas
 
 
 def test_a_lower_max_replica_acts_at_once_and_none_at_all_is_a_deactivated_endpoint() -> None:
-    assert decide(Load(in_flight=4), ScalingLimits(0, 2, 1, 600), State(4), 0).replicas == 2
-    decision = decide(Load(in_flight=4), ScalingLimits(0, 0, 1, 600), State(4), 0)
+    assert decide(EndpointLoad(in_flight=4), ScalingLimits(0, 2, 1, 600), State(4), 0).replicas == 2
+    decision = decide(EndpointLoad(in_flight=4), ScalingLimits(0, 0, 1, 600), State(4), 0)
     assert (decision.replicas, decision.reason) == (0, "deactivated")
 
 
 def test_what_is_as_many_as_needed_says_why_it_stays() -> None:
     limits = ScalingLimits(0, 4, 1, 10)
-    assert decide(Load(in_flight=1, queued=1), limits, State(2), 0).reason == "1 in flight and 1 waiting"
-    assert decide(Load(), ScalingLimits(2, 4, 1, 10), State(2), 0).reason == "min_replica is 2"
-    assert decide(Load(), limits, State(0), 0).reason == "no request"
+    assert decide(EndpointLoad(in_flight=1, queued=1), limits, State(2), 0).reason == "1 in flight and 1 waiting"
+    assert decide(EndpointLoad(), ScalingLimits(2, 4, 1, 10), State(2), 0).reason == "min_replica is 2"
+    assert decide(EndpointLoad(), limits, State(0), 0).reason == "no request"
 
 
 def test_a_request_that_ended_late_does_not_hold_more_than_one_replica_longer() -> None:
-    busy = Load(in_flight=1, last_request=9)
-    assert run(ONE_AT_A_TIME, State(2), (0, Load(in_flight=1)), (10, busy)).replicas == 1
+    busy = EndpointLoad(in_flight=1, last_request=9)
+    assert run(ONE_AT_A_TIME, State(2), (0, EndpointLoad(in_flight=1)), (10, busy)).replicas == 1
 
 
 @pytest.fixture

@@ -15,22 +15,11 @@ from puna.control.domain.records import Endpoint, Snapshot
 from puna.control.domain.states import SERVING
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
+from puna.control.wire import EndpointLoad
 from puna.errors import NotFoundError
 
 INTERVAL_S = 0.5
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Load:
-    """The load of one endpoint, all gateways together."""
-
-    in_flight: int = 0
-    """Requests that a replica has."""
-    queued: int = 0
-    """Requests that wait for a replica."""
-    last_request: float | None = None
-    """When a request last came or ended, on the monotonic clock; None: never since the reports began."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ class Decision:
     state: State
 
 
-def decide(load: Load, limits: ScalingLimits, state: State, now: float) -> Decision:
+def decide(load: EndpointLoad, limits: ScalingLimits, state: State, now: float) -> Decision:
     """Up at once, down late.
 
     Every request in flight or waiting needs its share of a replica; the sum, rounded up and clipped to the
@@ -89,7 +78,7 @@ def _settled(replicas: int, reason: str) -> Decision:
     return Decision(replicas, reason, State(replicas))
 
 
-def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: float) -> Decision:
+def _lower(load: EndpointLoad, limits: ScalingLimits, state: State, need: int, now: float) -> Decision:
     """Fewer are needed than there are: wait, then go down to the most that were needed while waiting."""
     low_since = now if state.low_since is None else state.low_since
     peak = max(need, state.peak)
@@ -103,14 +92,14 @@ def _lower(load: Load, limits: ScalingLimits, state: State, need: int, now: floa
     return _settled(0, f"no request for {limits.scale_down_delay_s:g} s")
 
 
-def _why_up(load: Load, limits: ScalingLimits, need: int, waiting: int) -> str:
+def _why_up(load: EndpointLoad, limits: ScalingLimits, need: int, waiting: int) -> str:
     if waiting == 0:
         return f"min_replica is {limits.min_replica}"
     what = f"{load.in_flight} in flight and {load.queued} waiting, {max(limits.concurrency, 1)} at a time on a replica"
     return f"{what}; max_replica is {limits.max_replica}" if need == limits.max_replica else what
 
 
-def _why_kept(load: Load, need: int, low: int) -> str:
+def _why_kept(load: EndpointLoad, need: int, low: int) -> str:
     if load.in_flight + load.queued:
         return f"{load.in_flight} in flight and {load.queued} waiting"
     return f"min_replica is {low}" if need else "no request"
@@ -157,10 +146,9 @@ class Autoscaler:
         if state is None or state.replicas != desired:
             state = State(desired)  # somebody else changed it, or this control plane has just begun
         if endpoint.split is None:
-            reported = self._loads.endpoint(endpoint.name, at)
+            load = self._loads.endpoint(endpoint.name, at)
         else:
-            reported = self._loads.revision(endpoint.name, revision, at, is_first=revision == endpoint.serving)
-        load = Load(reported.in_flight, reported.queued, reported.last_request or None)
+            load = self._loads.revision(endpoint.name, revision, at, is_first=revision == endpoint.serving)
         low, high = endpoint.limits(revision)
         limits = ScalingLimits(
             low, high, concurrency(endpoint, snapshot, revision), endpoint.settings.scale_down_delay_s

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from puna.control.wire import DeathReport, EndpointLoad, LoadReport
@@ -55,9 +55,6 @@ class News:
     """Bodies that are refused from now on, by digest."""
     blocked: tuple[str, ...] = ()
     """Keys that are."""
-
-    def __bool__(self) -> bool:
-        return bool(self.uncount or self.poison or self.blocked)
 
 
 class Deaths:
@@ -205,16 +202,7 @@ class Loads:
     def endpoint(self, name: str, now: float) -> EndpointLoad:
         """One endpoint's load, all gateways together."""
         parts = [loads[name] for loads in self._live(now).values() if name in loads]
-        replicas: dict[str, int] = {}
-        for part in parts:
-            for replica_id, count in part.replicas.items():
-                replicas[replica_id] = replicas.get(replica_id, 0) + count
-        return EndpointLoad(
-            sum(p.in_flight for p in parts),
-            sum(p.queued for p in parts),
-            self._last.get(name, 0.0),
-            replicas,
-        )
+        return _together(parts, self._last.get(name, 0.0))
 
     def revision(self, name: str, number: int, now: float, *, is_first: bool) -> EndpointLoad:
         """The load of one of two revisions that share an endpoint; what a gateway does not divide is the first's."""
@@ -224,13 +212,13 @@ class Loads:
             whole = load if is_first and not load.revisions else EndpointLoad()
             parts.append(load.revisions.get(number, whole))
         last = self._last_of.get(name, {}).get(number, 0.0)
-        return EndpointLoad(
-            sum(p.in_flight for p in parts),
-            sum(p.queued for p in parts),
-            max([last, *(p.last_request for p in parts)]),
-        )
+        return _together(parts, max([last, *(p.last_request for p in parts)]))
 
     def _live(self, now: float) -> dict[str, Mapping[str, EndpointLoad]]:
         with self._lock:
             self._reports = {g: r for g, r in self._reports.items() if now - r[0] < REPORT_LIVES_S}
             return {gateway: loads for gateway, (_, loads) in self._reports.items()}
+
+
+def _together(parts: Collection[EndpointLoad], last_request: float) -> EndpointLoad:
+    return EndpointLoad(sum(p.in_flight for p in parts), sum(p.queued for p in parts), last_request)
