@@ -291,7 +291,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     from puna.backends import local, workspace
     from puna.backends.base import Launch
     from puna.config import project, runtime
-    from puna.control.builds.builder import RealTools
+    from puna.control.builds.builder import BuildTools
     from puna.control.reconcile.launch import volume_env
     from puna.control.resources.volumes import Volumes
     from puna.packaging import bundle as bundles
@@ -304,7 +304,7 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
     workspace.check_volumes(mounted)
     snapshot = source.snapshot(folder, home)
     built = environment.build(spec, home, progress.note, cancelled=lambda: False)
-    bundle = RealTools().bundle(snapshot, built, home, progress.note)
+    bundle = BuildTools().bundle(snapshot, built, home, progress.note)
     run = f"dev-{os.getpid()}"
     try:
         with tempfile.TemporaryDirectory() as scratch:

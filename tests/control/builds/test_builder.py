@@ -20,7 +20,7 @@ from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.config.runtime import RuntimeSpec
 from puna.config.settings import Settings
 from puna.control.builds import builder
-from puna.control.builds.builder import Builder, RealTools
+from puna.control.builds.builder import Builder, BuildTools
 from puna.control.domain.records import Build, RevisionSpec
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.operations.turns import Slots
@@ -36,7 +36,7 @@ SCHEMA = {"inputs": [{"name": "prompt"}]}
 
 
 @dataclass
-class FakeTools:
+class FakeTools(BuildTools):
     """Tools that only write down what they were asked; `fails` names the step that raises."""
 
     fails: dict[str, Exception] = field(default_factory=dict)
@@ -261,7 +261,7 @@ def test_how_many_calls_run_at_once_stands_in_the_log(
 def test_the_real_bundle_carries_the_app(site: Site) -> None:
     source = make_source(site.home)
     environment = Environment(site.home.environments / "e", "e" * 64, Path("/python"), ())
-    bundle = RealTools().bundle(source, environment, site.home, lambda line: None)
+    bundle = BuildTools().bundle(source, environment, site.home, lambda line: None)
     assert (bundle.path / "app" / "app.py").read_text() == (source.path / "files" / "app.py").read_text()
 
 

@@ -12,7 +12,7 @@ from puna.backends.base import Launch, Phase, Zygote
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
-from puna.control.reconcile.launch import told_by_validation
+from puna.control.reconcile.launch import Launching, told_by_validation
 from puna.control.reconcile.plan import BACK_OFF_S
 from puna.control.reconcile.zygotes import LOOK_EVERY_S, Cool, StartZygote, ZygoteHistory, ZygoteKeeper, plan, wanted
 from puna.errors import NotFoundError
@@ -77,7 +77,7 @@ def test_one_that_refused_is_not_begun_again() -> None:
 
 
 @dataclass
-class Preparing:
+class Preparing(Launching):
     """Launches without bundles; `names` may change, as with a secret."""
 
     name: str = "z"

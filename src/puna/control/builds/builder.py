@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from puna.artifacts import SHORT, Adapter, Bundle, Source
 from puna.backends import local, machine, workspace
@@ -55,23 +55,8 @@ Log = Callable[[str], None]
 Cancelled = Callable[[], bool]
 
 
-class BuildTools(Protocol):
-    """The three pieces of work; `RealTools` does them."""
-
-    def environment(self, spec: RuntimeSpec, home: Home, log: Log, cancelled: Cancelled) -> Environment:
-        """The environment of a runtime."""
-
-    def bundle(self, source: Source, environment: Environment, home: Home, log: Log) -> Bundle:
-        """Put together what a replica runs."""
-
-    def validate(
-        self, launch: Launch, home: Home, report: Path, timeout_s: float, cancelled: Cancelled
-    ) -> Mapping[str, Any]:
-        """Run the app once on its examples; returns its schema."""
-
-
-class RealTools:
-    """The rooms below, called."""
+class BuildTools:
+    """The three pieces of work, done by the rooms below."""
 
     def environment(self, spec: RuntimeSpec, home: Home, log: Log, cancelled: Cancelled) -> Environment:
         """The environment, built unless it is there."""
@@ -121,7 +106,7 @@ class Builder:
         `between` is called when no bundle is being made, with those that builds under way have made already.
         """
         self.between, self.slots = between, slots
-        self.store, self.home, self.tools = store, home, tools or RealTools()
+        self.store, self.home, self.tools = store, home, tools or BuildTools()
         self.secrets = Secrets(store, home.key)
         self.capacity, self.clock = capacity, clock
         self._woken = threading.Event()

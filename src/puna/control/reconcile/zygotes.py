@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from puna.backends.base import Backend, Launch, Phase, Zygote
 from puna.control.domain.records import Replica, Snapshot
 from puna.control.domain.states import ReplicaState, RevisionState
+from puna.control.reconcile.launch import Launching
 from puna.control.reconcile.plan import STEADY_S, back_off_s
 from puna.control.store.store import Store
 from puna.errors import PunaError
@@ -24,16 +25,6 @@ LOOK_EVERY_S = 0.5
 
 Key = tuple[str, int]
 """An endpoint's name and a revision's number."""
-
-
-class Prepare(Protocol):
-    """Source of launches; both methods raise PunaError when a bundle or a secret is missing."""
-
-    def zygote_name(self, endpoint: str, revision: int) -> str:
-        """The name of a revision's zygote: another one when its environment is another."""
-
-    def zygote(self, endpoint: str, revision: int) -> Launch:
-        """Everything needed to start it."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +87,8 @@ def plan(
 class ZygoteKeeper:
     """Keeps the zygotes that are wanted; `step` from one thread, `view` from any."""
 
-    def __init__(self, store: Store, backend: Backend, prepare: Prepare) -> None:
-        self._store, self._backend, self._prepare = store, backend, prepare
+    def __init__(self, store: Store, backend: Backend, launching: Launching) -> None:
+        self._store, self._backend, self._launching = store, backend, launching
         self._names: dict[Key, str] = {}
         self._seen: dict[str, Zygote] = {}
         self._history: dict[str, ZygoteHistory] = {}
@@ -150,7 +141,7 @@ class ZygoteKeeper:
         if known is not None:
             return known
         try:
-            return self._prepare.zygote_name(*key)
+            return self._launching.zygote_name(*key)
         except (PunaError, OSError) as error:
             LOG.info(
                 "no zygote for %s revision %d: %s", *key, error
@@ -179,7 +170,7 @@ class ZygoteKeeper:
             return
         key = next(key for key, name in self._names.items() if name == action.name)
         try:
-            self._backend.warm(self._prepare.zygote(*key))
+            self._backend.warm(self._launching.zygote(*key))
         except (PunaError, OSError) as error:
             before = self._history.get(action.name, ZygoteHistory())
             self._history[action.name] = ZygoteHistory(before.deaths + 1, self._at)
