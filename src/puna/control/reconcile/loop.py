@@ -88,12 +88,12 @@ class Reconciler:
             Fail: self._fail,
             Forget: self._forget,
             MarkRevision: self._mark,
-            Swap: self._swap,
-            StartCanary: self._start_canary,
+            Swap: lambda it, now: store.swap(it.endpoint, it.revision, now),
+            StartCanary: lambda it, now: store.start_canary(it.endpoint, it.revision, now),
             AbortCanary: self._abort_canary,
-            CancelPromotion: self._cancel_promotion,
-            ClearFailures: self._clear,
-            Note: self._note,
+            CancelPromotion: lambda it, now: store.cancel_promotion(it.endpoint, it.revision, it.error, now),
+            ClearFailures: lambda it, _: store.clear_failures(it.endpoint, it.revision),
+            Note: lambda it, now: store.set_reason(it.endpoint, it.reason, now),
         }
 
     def run(self, stop: threading.Event) -> None:
@@ -237,21 +237,6 @@ class Reconciler:
         if action.state is RevisionState.FAILED:
             LOG.warning("revision %d of %s failed: %s", action.revision, action.endpoint, action.error)
 
-    def _swap(self, action: Swap, now: float) -> None:
-        self.store.swap(action.endpoint, action.revision, now)
-
-    def _start_canary(self, action: StartCanary, now: float) -> None:
-        self.store.start_canary(action.endpoint, action.revision, now)
-
     def _abort_canary(self, action: AbortCanary, now: float) -> None:
         LOG.warning("revision %d of %s loses its share: %s", action.revision, action.endpoint, action.error)
         self.store.abort_canary(action.endpoint, action.revision, action.error, action.detail, now)
-
-    def _cancel_promotion(self, action: CancelPromotion, now: float) -> None:
-        self.store.cancel_promotion(action.endpoint, action.revision, action.error, now)
-
-    def _clear(self, action: ClearFailures, _: float) -> None:
-        self.store.clear_failures(action.endpoint, action.revision)
-
-    def _note(self, action: Note, now: float) -> None:
-        self.store.set_reason(action.endpoint, action.reason, now)
