@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeVar
 
 from puna.control.domain.api_keys import KeyLimits, parse_limits
+from puna.control.domain.records import HeldKey
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -75,16 +76,9 @@ class EndpointRoute:
 
 
 @dataclass(frozen=True)
-class KeyRoute:
-    """A bearer key that may be used now, without its secret."""
+class KeyRoute(HeldKey):
+    """A bearer key that may be used now."""
 
-    id: str
-    salt: str
-    sha256: str
-    scope: tuple[str, ...]
-    endpoints: tuple[str, ...] | None
-    """The endpoints that it may call; None: all."""
-    expires: float | None
     name: str = ""
     """What its owner calls it; of a key with limits."""
     limits: Mapping[str, Any] | None = None

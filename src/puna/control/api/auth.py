@@ -32,7 +32,7 @@ MAX_BODY_BYTES = 4 << 20
 PLATFORM = re.compile(r"/rest(/|$)")
 """The Inferless platform's own calls, which send the key alone and have their own errors."""
 EVERYWHERE = {"0.0.0.0", "::"}
-NOBODY = Key("", "nobody", "", "", (), (), None, 0.0)
+NOBODY = Key("", "", "", (), (), None, "nobody", 0.0)
 """The caller of a request that needs no key: not the local administrator, whose requests have None."""
 
 

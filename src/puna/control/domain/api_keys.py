@@ -8,11 +8,11 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from puna import names
 from puna.config.repository import address
-from puna.control.domain.records import Endpoint, Key
+from puna.control.domain.records import Endpoint, HeldKey, Key
 from puna.errors import ForbiddenError, UnauthorizedError, UsageError
 
 if TYPE_CHECKING:  # `puna up` itself does without pydantic
@@ -99,23 +99,6 @@ UNKNOWN = "this key is unknown or revoked"
 MAKE = "make another: puna key create"
 # A wider scope opens what a narrower one opens.
 OPENS = {"infer": {"infer"}, "deploy": {"infer", "deploy"}, "admin": {"infer", "deploy", "admin"}}
-
-
-class HeldKey(Protocol):
-    """The fields of a key wherever it is checked; never the secret itself."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def salt(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def scope(self) -> tuple[str, ...]: ...
-    @property
-    def endpoints(self) -> tuple[str, ...] | None: ...
-    @property
-    def expires(self) -> float | None: ...
 
 
 Held = TypeVar("Held", bound=HeldKey)

@@ -233,17 +233,23 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Key:
-    """An API key as it is kept: salted hash, scope, endpoints, expiry."""
+class HeldKey:
+    """The fields of an API key wherever it is checked; never the secret itself."""
 
     id: str
-    name: str
     salt: str
     sha256: str
     scope: tuple[str, ...]
     endpoints: tuple[str, ...] | None
     """The only endpoints it opens; all when None."""
     expires: float | None
+
+
+@dataclass(frozen=True)
+class Key(HeldKey):
+    """An API key as it is kept."""
+
+    name: str
     created: float
     limits: Mapping[str, Any] | None = None
     """What it may ask for, as KeyLimits.as_json writes it; None: anything."""
