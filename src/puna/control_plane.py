@@ -95,10 +95,10 @@ class ControlPlane:
         )
         self.app = create_app(store, home, control=control)
         rebuilds = Rebuilds(control, rebuilds_due)
-        logs = log_limits.LogKeeper(home, self._logging, store.timeline)
+        logs = partial(log_limits.keep, home, self._logging, store.timeline)
         # The first two start replicas.
         self._loops: list[Loop] = [autoscaler.run, reconciler.run, builder.run, history.run, models.run, rebuilds.run]
-        self._loops += [backend.watch.run, partial(metering, store), logs.run]
+        self._loops += [backend.watch.run, partial(metering, store), logs]
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._asked: set[asyncio.Task[None]] = set()  # kept: the event loop itself does not
@@ -171,4 +171,4 @@ def keep_on(loop: Loop, stopped: threading.Event) -> None:
 
 def _name(loop: Loop) -> str:
     owner = getattr(loop, "__self__", None)
-    return type(owner).__name__.lower() if owner is not None else getattr(loop, "__name__", "metering")
+    return type(owner).__name__.lower() if owner is not None else getattr(loop, "func", loop).__name__

@@ -59,7 +59,7 @@ def test_an_action_that_came_too_late_is_left_for_the_next_plan(world: World) ->
     world.settle(3)
     kept = world.store.snapshot()
     world.store.delete_endpoint("app", world.now)
-    world.store._kept = (world.store._writes, kept)  # the snapshot that was read just before the deletion
+    world.store._kept = (world.store.writes, kept)  # the snapshot that was read just before the deletion
     world.settle(1, seconds=2.0)
     world.settle(10)
     assert world.store.replicas() == [] and world.backend.list() == []

@@ -42,8 +42,8 @@ class Listed(TypedDict, Generic[T]):
 class Page:
     """The part of a list that is asked for."""
 
-    limit: int = DEFAULT
-    after: str = ""
+    limit: Annotated[int, Query(ge=1, le=MOST, description="Items in one page, at most.")] = DEFAULT
+    after: Annotated[str, Query(max_length=1000, description="The `next` of the page before.")] = ""
 
     def cut(self, items: Iterable[T], position: Callable[[T], Position]) -> tuple[list[T], str | None]:
         """This page of `items`, in the order of their positions, and the cursor of the next; None at the end.
@@ -84,15 +84,7 @@ class Page:
             raise not_a_cursor(self.after) from None
 
 
-def page(
-    limit: Annotated[int, Query(ge=1, le=MOST, description="Items in one page, at most.")] = DEFAULT,
-    after: Annotated[str, Query(max_length=1000, description="The `next` of the page before.")] = "",
-) -> Page:
-    """The page that a request asks for."""
-    return Page(limit, after)
-
-
-Paged = Annotated[Page, Depends(page)]
+Paged = Annotated[Page, Depends()]
 
 
 def cursor(*position: str | float) -> str:

@@ -37,40 +37,28 @@ class Database:
         self.timeline: Timeline | None = None
         """GPU time is reckoned by it, once it is set: the wall clock may be."""
         self._lock = threading.RLock()
-        self._writer = 0
+        self.writer = 0
+        """The thread (its id for the kernel) whose turn it is to write; 0: nobody's."""
         self._listeners: list[Callable[[], None]] = []
-        self._writes = 0  # transactions that this process has written: what was read before may be kept until the next
+        self.writes = 0
+        """Rises with every transaction that changes what `Store.snapshot` or a list of builds holds."""
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         with self._write(routes=False) as connection:
             migrate(connection)
         with self._read() as connection:
-            self._version = self._counter(connection, "routes")
+            self.version = self._counter(connection, "routes")
+            """The version of the gateways' route table; rises with every change that they can see."""
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
-    @property
-    def version(self) -> int:
-        """The version of the gateways' route table; rises with every change that they can see."""
-        return self._version
-
-    @property
-    def writes(self) -> int:
-        """Rises with every transaction that changes what `Store.snapshot` or a list of builds holds."""
-        return self._writes
-
     def touch_routes(self) -> None:
         """Something that the gateways see has changed, though not in this database: their table is a newer version."""
         with self._write():
             pass
-
-    @property
-    def writer(self) -> int:
-        """The thread (its id for the kernel) whose turn it is to write; 0: nobody's."""
-        return self._writer
 
     @property
     def is_file(self) -> bool:
@@ -105,16 +93,16 @@ class Database:
         # One writer in this process; BEGIN IMMEDIATE keeps other processes out (a deferred transaction that turns
         # from reading to writing fails at once when another writer got between).
         with self._lock:
-            outer, self._writer = self._writer, threading.get_native_id()
+            outer, self.writer = self.writer, threading.get_native_id()
             try:
                 with self.engine.connect().execution_options(puna_write=True) as connection, connection.begin():
                     yield connection
                     version = self._bump(connection, "routes") if routes else None
             finally:
-                self._writer = outer
-            self._writes += snapshot
+                self.writer = outer
+            self.writes += snapshot
             if version is not None:
-                self._version = version
+                self.version = version
         if version is not None:
             for listener in list(self._listeners):
                 listener()

@@ -34,7 +34,7 @@ class Store(TrafficStore, ReplicaStore, KeyStore, ReplyStore, RetentionStore, Us
 
         Read again only after a write: this process is the only one that writes, and the reconciler asks all the time.
         """
-        writes, kept = self._writes, self._kept  # before the read: a write in between makes the next call read again
+        writes, kept = self.writes, self._kept  # before the read: a write in between makes the next call read again
         if kept[0] != writes:
             with self._read() as connection, connection.begin():
                 kept = self._kept = (writes, self._snapshot(connection))

@@ -102,19 +102,10 @@ def _punch(fd: int, length: int) -> bool:
     return False
 
 
-class LogKeeper:
-    """Holds the logs of a running Puna within their limits."""
-
-    def __init__(
-        self, home: Home, replicas: Callable[[], Collection[str]], timeline: Timeline, limits: LogLimits = LIMITS
-    ) -> None:
-        """`replicas` tells the ids of those that are alive."""
-        self._home, self._replicas, self._timeline, self._limits = home, replicas, timeline, limits
-
-    def run(self, stopped: threading.Event) -> None:
-        """Look every few seconds, until `stopped`."""
-        while not stopped.wait(EVERY_S):
-            try:
-                hold(self._home, self._replicas(), self._timeline.age_s, self._limits)
-            except Exception:  # the log has it: one bad look must not let the disk fill up
-                LOG.exception("logs were not held within their limits")
+def keep(home: Home, alive: Callable[[], Collection[str]], timeline: Timeline, stopped: threading.Event) -> None:
+    """Hold the logs of a running Puna within their limits, until `stopped`; `alive` as in `hold`."""
+    while not stopped.wait(EVERY_S):
+        try:
+            hold(home, alive(), timeline.age_s)
+        except Exception:  # the log has it: one bad look must not let the disk fill up
+            LOG.exception("logs were not held within their limits")
