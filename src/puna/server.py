@@ -52,7 +52,6 @@ STATE_EVERY_S = 1.0
 """The interval at which up.json is looked for."""
 BACKLOG = 256
 LOG = logging.getLogger("puna.server")
-Loop = Callable[[threading.Event], None]
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -65,6 +64,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         ConflictError: another `puna up` runs in this home.
     """
     from puna.packaging import command
+    from puna.serve.limits import size_bytes
 
     command.slots()
     command.BuildLimits.of_environment()
@@ -76,8 +76,13 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         number = listener.getsockname()[1]
         url = front.address(number)
         memories = wire.make(gateways)
-        shared = SharedDescriptors(listener.fileno(), _client_counts(gateways), _key_counts(gateways), memories)
-        specs = [_control_spec(home, reader, public or url, memories)]
+        clients, limits = (
+            _shared_memory("puna-clients", 4 * gateways),
+            _shared_memory("puna-limits", size_bytes(gateways)),
+        )
+        shared = SharedDescriptors(listener.fileno(), clients, limits, memories)
+        options = {"owner_fd": reader, "url": public or url, "memories": memories}
+        specs = [_spec(home, "control plane", options, (reader, *memories), REPLICA_GRACE_S + 5)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         if descriptors.hard() < descriptors.FEW:
@@ -159,24 +164,10 @@ def _spec(home: Home, name: str, options: dict[str, Any], fds: tuple[int, ...], 
     return Spec(name, command, log, env, fds, grace_s, beats=True)
 
 
-def _control_spec(home: Home, owner_fd: int, url: str, memories: Memories) -> Spec:
-    options = {"owner_fd": owner_fd, "url": url, "memories": memories}
-    return _spec(home, "control plane", options, (owner_fd, *memories), REPLICA_GRACE_S + 5)
-
-
-def _client_counts(gateways: int) -> int:
-    """Memory in which the gateways tell each other how many clients they have, as a descriptor."""
-    fd = os.memfd_create("puna-clients")
-    os.ftruncate(fd, 4 * gateways)
-    return fd
-
-
-def _key_counts(gateways: int) -> int:
-    """Memory in which they tell each other what keys with limits have asked for (serve/limits.py), as a descriptor."""
-    from puna.serve.limits import size_bytes
-
-    fd = os.memfd_create("puna-limits")
-    os.ftruncate(fd, size_bytes(gateways))
+def _shared_memory(name: str, size_bytes: int) -> int:
+    """Memory that all gateways have, as a descriptor."""
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, size_bytes)
     return fd
 
 

@@ -63,7 +63,6 @@ def test_the_last_to_fall_asleep_wakes_first_and_the_first_goes_first() -> None:
     assert SleepPolicy(three, []).to_wake(three, -1) == []
     assert [r.id for r in SleepPolicy(three, [], {"b": 1}).to_wake(three, 2)] == ["b", "a"], "b wakes already"
     assert [r.id for r in placement.too_many(three, 1)] == ["b", "c"]
-    assert [r.id for r in placement.overslept(endpoint(evict_after_s=8), three, 10.0)] == ["b", "c"]
 
 
 def test_room_is_made_by_as_few_as_can_be_the_longest_asleep_first() -> None:

@@ -34,7 +34,7 @@ def test_a_random_walk_breaks_no_rule_and_settles_when_the_trouble_ends(seed: in
         walk.step()
         if walk.settled():
             break
-    assert walk.settled(), [(e.name, e.wanted, e.reason) for e in walk.endpoints.values()]
+    assert walk.settled(), [(e.name, e.desired_replicas, e.reason) for e in walk.endpoints.values()]
     for _ in range(150):  # drains, back-offs and cleared failures come to an end too
         asked = walk.step()
     assert asked == [] and {r.state for r in walk.replicas.values()} <= {ReplicaState.READY, ReplicaState.ASLEEP}

@@ -75,11 +75,6 @@ class Endpoint:
     split: TrafficSplit | None = None
 
     @property
-    def wanted(self) -> int:
-        """Replicas of the serving revision that should run: those desired, within the limits; 0 when deactivated."""
-        return self.wanted_of(self.serving)
-
-    @property
     def shares(self) -> dict[int, int]:
         """Revision -> percent of the requests, the one that serves first; none when nothing serves."""
         if self.serving is None:
@@ -107,7 +102,7 @@ class Endpoint:
         return self.desired_replicas, self.scaling_reason
 
     def wanted_of(self, revision: int | None) -> int:
-        """As `wanted`, of one of two revisions that share the requests."""
+        """Replicas of a revision that should run: those desired, within the limits; 0 when deactivated."""
         low, high = self.limits(revision)
         return min(max(self.desired_of(revision)[0], low), high) if self.active else 0
 

@@ -88,9 +88,7 @@ def deploy(control: Control, wanted: DeployRequest, key: Key | None = None) -> D
     _check_parts(control, spec_of(before, None).settings, key)
     damaged = _damaged(control, before)
     revision_files.use_source(control.home, source)  # once nothing is refused any more
-    queued = control.store.deploy(
-        wanted.name, spec_of, control.clock(), owner(key), lambda revision: revision.number not in damaged
-    )
+    queued = control.store.deploy(wanted.name, spec_of, control.clock(), owner(key), damaged)
     return _shown(control, queued)
 
 
@@ -333,7 +331,8 @@ def divide(control: Control, name: str, shares: Mapping[int, int]) -> int:
     if len(asked) == 1 and WHOLE not in asked.values() and endpoint.serving not in (None, *asked):
         asked[endpoint.serving] = WHOLE - sum(asked.values())  # type: ignore[index]
     if len(asked) > 2 or sum(asked.values()) != WHOLE:
-        raise UsageError(f"{_said(asked)}: the shares of one or two revisions must make up 100 %", usage)
+        said = ", ".join(f"{number}={share}" for number, share in asked.items())
+        raise UsageError(f"{said}: the shares of one or two revisions must make up 100 %", usage)
     if len(asked) == 1:
         return promote(control, name, *asked)
     return control.store.divide(name, asked, control.clock())
@@ -361,7 +360,3 @@ def roll_back(control: Control, name: str, number: int | None = None) -> int:
     revision = control.store.roll_back(name, number, control.clock())
     control.wake()
     return revision.number
-
-
-def _said(shares: Mapping[int, int]) -> str:
-    return ", ".join(f"{number}={share}" for number, share in shares.items())

@@ -75,10 +75,10 @@ def launch_of(name: str, revision: Revision, bundle: Bundle, home: Home, secrets
     Raises:
         NotFoundError: a secret is gone.
     """
-    settings = revision.settings
+    settings, environment = revision.settings, str(bundle.manifest.made_from["environment"])
     return Launch(
         replica_id=name,
-        python=python_of(home, str(bundle.manifest.made_from["environment"])),
+        python=home.environments / environment[:SHORT] / "venv" / "bin" / "python",
         app=workspace.prepare(bundle, name, home),
         socket=home.replica_socket(name),
         log=log,
@@ -97,11 +97,6 @@ def zygote_name(bundle: Bundle, env: Mapping[str, str], private: Mapping[str, st
     """One name for each bundle in each environment: what was imported in one is not for another."""
     text = json.dumps([bundle.digest, sorted(env.items()), sorted(private.items())])
     return f"zygote-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def python_of(home: Home, environment: str) -> Path:
-    """The interpreter of an environment, by its digest."""
-    return home.environments / environment[:SHORT] / "venv" / "bin" / "python"
 
 
 def environment_of(bundle: Bundle, revision: Revision, secrets: Secrets) -> Mapping[str, str]:

@@ -67,11 +67,6 @@ def may_sleep(
     return True
 
 
-def overslept(endpoint: Endpoint, asleep: Sequence[Replica], now: float) -> list[Replica]:
-    """Those that have slept for `evict_after_s`."""
-    return [r for r in asleep if now - r.since >= endpoint.settings.evict_after_s]
-
-
 def too_many(asleep: Sequence[Replica], places: int) -> list[Replica]:
     """Those over the number that may sleep, the longest asleep first."""
     return sorted(asleep, key=lambda r: r.since)[: max(0, len(asleep) - places)]

@@ -350,8 +350,9 @@ class _Endpoint:
         self.actions += [Wake(replica.id) for replica in woken]
         rest = [r for r in asleep if r not in woken]
         settings = self.endpoint.settings
-        for replica in placement.overslept(self.endpoint, rest, self.now):
-            self._remove(replica, f"slept for {settings.evict_after_s:g} s")
+        for replica in rest:
+            if self.now - replica.since >= settings.evict_after_s:
+                self._remove(replica, f"slept for {settings.evict_after_s:g} s")
         for replica in placement.too_many(rest, places):
             self._remove(replica, f"max_replica is {settings.max_replica}")
         return len(woken)

@@ -136,8 +136,9 @@ class Volumes:
         """
         parts = parts_of(path)
         with self._parent(name, parts, make=True) as (parent, last):
-            if not last or (_exists(parent, last) and not stat.S_ISREG(_lstat(parent, last).st_mode)):
-                raise ConflictError(f"{name}:/{'/'.join(parts)} is no file", "name a file")
+            with contextlib.suppress(FileNotFoundError):
+                if not last or not stat.S_ISREG(_lstat(parent, last).st_mode):
+                    raise ConflictError(f"{name}:/{'/'.join(parts)} is no file", "name a file")
             part = f".{secrets.token_hex(8)}.part"
             file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent), "wb")
             try:
@@ -223,12 +224,6 @@ def _entry(parent: int, item: str, path: str) -> VolumeEntry:
 
 def _lstat(parent: int, item: str) -> os.stat_result:
     return os.stat(item, dir_fd=parent, follow_symlinks=False)
-
-
-def _exists(parent: int, item: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return bool(_lstat(parent, item))
-    return False
 
 
 def _stat(name: str, parts: list[str], parent: int, item: str) -> os.stat_result:

@@ -42,7 +42,7 @@ class BuildStore(Database):
     def add_runtime(self, name: str, digest: str, yaml: str, now: float) -> Runtime:
         """The next version of a runtime, with its build; the newest version again when the digest is the same."""
         with self._write(routes=False) as connection:
-            newest = self._runtime(connection, name, None, missing_is_fine=True)
+            newest = self._runtime(connection, name, None)
             if newest is not None and newest.digest == digest and newest.state not in _BUILD_ENDED_BADLY:
                 return newest
             # Counted beyond deletions: a number never means another file.
@@ -76,19 +76,15 @@ class BuildStore(Database):
         """
         with self._read() as connection:
             found = self._runtime(connection, name, version)
-            assert found is not None  # missing_is_fine is off
+            if found is None:
+                names = connection.execute(select(RUNTIMES.c.name)).scalars()
+                raise _no_runtime(name, version, nearest(name, names) or "`puna runtime upload FILE`")
             return found
 
     @staticmethod
-    def _runtime(
-        connection: Connection, name: str, version: int | None, missing_is_fine: bool = False
-    ) -> Runtime | None:
+    def _runtime(connection: Connection, name: str, version: int | None) -> Runtime | None:
         query = select(RUNTIMES).where(RUNTIMES.c.name == name).order_by(RUNTIMES.c.version.desc()).limit(1)
         row = connection.execute(query if version is None else query.where(RUNTIMES.c.version == version)).first()
-        if row is None and not missing_is_fine:
-            names = connection.execute(select(RUNTIMES.c.name)).scalars()
-            wanted = f"`{name}`" if version is None else f"version {version} of `{name}`"
-            raise NotFoundError(f"there is no runtime {wanted}", nearest(name, names) or "`puna runtime upload FILE`")
         return _runtime(row) if row is not None else None
 
     def add_build(
@@ -96,10 +92,8 @@ class BuildStore(Database):
     ) -> Build:
         """Queue a build; a revision's build is written beside it."""
         with self._write(routes=False) as connection:
-            build_id = self._add_build(connection, kind, subject, number, now)
-            if arguments:
-                told = BUILDS.update().where(BUILDS.c.id == build_id)
-                connection.execute(told.values(arguments=dict(arguments)))
+            told: dict[str, Any] = {"arguments": dict(arguments)} if arguments else {}
+            build_id = self._add_build(connection, kind, subject, number, now, **told)
             if kind == "revision":
                 self._name_build(connection, subject, number, build_id)
             return self._build(connection, build_id)
@@ -116,7 +110,9 @@ class BuildStore(Database):
         connection.execute(REVISIONS.update().where(mine).values(build_id=build_id))
 
     @staticmethod
-    def _add_build(connection: Connection, kind: str, subject: str, number: int, now: float, owner: str = "") -> str:
+    def _add_build(
+        connection: Connection, kind: str, subject: str, number: int, now: float, owner: str = "", **more: Any
+    ) -> str:
         build_id = secrets.token_hex(6)
         row = BUILDS.insert().values(
             id=build_id,
@@ -127,6 +123,7 @@ class BuildStore(Database):
             created=now,
             cancel=False,
             owner=owner,
+            **more,
         )
         connection.execute(row)
         for position, name in enumerate(STEPS[kind]):
@@ -278,8 +275,7 @@ class BuildStore(Database):
         with self._write(routes=False) as connection:
             rows = connection.execute(select(RUNTIMES).where(mine).order_by(RUNTIMES.c.version)).all()
             if not rows:
-                wanted = f"version {version} of `{name}`" if version is not None else f"`{name}`"
-                raise NotFoundError(f"there is no runtime {wanted}", "`puna runtime list`")
+                raise _no_runtime(name, version, "`puna runtime list`")
             uses = [use for use in self._uses(connection, name) if use.is_needed and version in (None, use.version)]
             if uses:
                 raise _used(name, uses)
@@ -301,6 +297,11 @@ _BUILD_ENDED_BADLY = (BuildState.FAILED, BuildState.CANCELLED)
 
 def _runtime(row: Row[Any]) -> Runtime:
     return Runtime(**{**row._mapping, "state": BuildState(row.state)})
+
+
+def _no_runtime(name: str, version: int | None, hint: str) -> NotFoundError:
+    wanted = f"`{name}`" if version is None else f"version {version} of `{name}`"
+    return NotFoundError(f"there is no runtime {wanted}", hint)
 
 
 def _used(name: str, uses: Sequence[RuntimeUsers]) -> ConflictError:

@@ -90,7 +90,7 @@ class EndpointStore(Database):
         if active is not None:
             values["active"] = active
         if not connection.execute(ENDPOINTS.update().where(ENDPOINTS.c.name == name).values(**values)).rowcount:
-            connection.execute(ENDPOINTS.insert().values(name=name, created=now, active=True, **_but_active(values)))
+            connection.execute(ENDPOINTS.insert().values(name=name, created=now, **values | {"active": True}))
             connection.execute(SCALING.insert().values(endpoint=name, replicas=0, reason="", at=now))
             cls._event(connection, name, "created", "endpoint created", now)
 
@@ -303,10 +303,6 @@ def split_text(serving: int | None, number: int, percent: int) -> str:
 def is_revision(endpoint: str, number: int) -> Any:
     """The condition that a row of the table is one revision."""
     return and_(REVISIONS.c.endpoint == endpoint, REVISIONS.c.number == number)
-
-
-def _but_active(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "active"}
 
 
 def _endpoint(row: Row[Any]) -> Endpoint:

@@ -77,25 +77,23 @@ class RetentionStore(Database):
                 connection.execute(delete(BUILDS).where(BUILDS.c.id == build_id))
             return len(ids)
 
-    def drop_events(self, keep: int) -> int:
-        """Drop the oldest events of every endpoint that has more than `keep`; how many."""
-        dropped = 0
+    def drop_events(self, keep: int) -> None:
+        """Drop the oldest events of every endpoint that has more than `keep`."""
         with self._write(routes=False) as connection:
             counted = select(EVENTS.c.endpoint).group_by(EVENTS.c.endpoint).having(func.count() > keep)
             for name in connection.execute(counted).scalars().all():
                 mine = EVENTS.c.endpoint == name
                 newest = select(EVENTS.c.id).where(mine).order_by(EVENTS.c.id.desc())
                 last = connection.execute(newest.offset(keep).limit(1)).scalar()
-                dropped += connection.execute(delete(EVENTS).where(mine, EVENTS.c.id <= last)).rowcount
-        return dropped
+                connection.execute(delete(EVENTS).where(mine, EVENTS.c.id <= last))
 
-    def drop_keys(self, before: float) -> int:
-        """Drop keys that expired before that; how many."""
+    def drop_keys(self, before: float) -> None:
+        """Drop keys that expired before that."""
         with self._write(routes=False) as connection:
-            return connection.execute(delete(KEYS).where(KEYS.c.expires < before)).rowcount
+            connection.execute(delete(KEYS).where(KEYS.c.expires < before))
 
-    def drop_counters(self) -> int:
-        """Drop the revision counters of deleted endpoints that nothing else is left of; how many."""
+    def drop_counters(self) -> None:
+        """Drop the revision counters of deleted endpoints that nothing else is left of."""
         with self._write(routes=False) as connection:
             found = connection.execute(select(COUNTERS.c.name).where(COUNTERS.c.name.like(REVISION_OF + "%"))).scalars()
             alive = set(connection.execute(select(ENDPOINTS.c.name)).scalars())
@@ -103,7 +101,6 @@ class RetentionStore(Database):
             alive |= set(connection.execute(select(BUILDS.c.subject).where(BUILDS.c.kind == "revision")).scalars())
             gone = [name for name in found if name.removeprefix(REVISION_OF) not in alive]
             connection.execute(delete(COUNTERS).where(COUNTERS.c.name.in_(gone)))
-            return len(gone)
 
     def named(self) -> Named:
         """Everything that must stay on the disk, as of one moment."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,6 @@ SpecOf = Callable[[Endpoint | None, Revision | None], RevisionSpec]
 """The revision to build, from the endpoint (None: there is none yet) and its revision of the highest number."""
 
 
-def _whole(_revision: Revision) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class QueuedRevision:
     """The outcome of a deploy: a new revision, or the one that made it needless."""
@@ -59,17 +55,17 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
     """Deploys and builds, from the request to the end; what is asked is judged in the transaction that does it."""
 
     def deploy(
-        self, name: str, spec_of: SpecOf, now: float, owner: str = "", is_whole: Callable[[Revision], bool] = _whole
+        self, name: str, spec_of: SpecOf, now: float, owner: str = "", damaged: Collection[int] = ()
     ) -> QueuedRevision:
         """Make the endpoint or change its settings, and queue a build unless the newest revision is the same.
 
-        `owner` is the key that asked: builds take turns by it. A revision that is not `is_whole` is built again.
+        `owner` is the key that asked: builds take turns by it. A revision that is `damaged` is built again.
         """
         with self._write() as connection:
             found = self._endpoints(connection, name)
             spec = spec_of(found[0] if found else None, self._newest(connection, name))
             same = self._unchanged(connection, name, spec)
-            same = same if same is None or is_whole(same) else None
+            same = None if same is not None and same.number in damaged else same
             self._save_endpoint(connection, name, spec.settings, now, active=True)
             made = same or self._queue(connection, name, spec, now, owner)
             return QueuedRevision(made, is_unchanged=same is not None)

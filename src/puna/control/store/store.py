@@ -139,24 +139,18 @@ class Store(TrafficStore, ReplicaStore, KeyStore, ReplyStore, RetentionStore, Us
             revision = revision_of(row)
             found = self._builds(connection, [revision.build_id]) if revision.build_id else []
             build = found[0] if found else None
-            if build is not None and build.state in UNENDED:
-                if revision.state is RevisionState.BUILDING:  # requeued by a version that died in the middle of it
-                    self._move_revision(connection, revision, RevisionState.QUEUED, now, {})
-            elif build is not None and build.state in (BuildState.FAILED, BuildState.CANCELLED):
+            if build is not None and build.state in (BuildState.FAILED, BuildState.CANCELLED):
                 why = {"error": build.error, "hint": build.hint, "detail": build.detail} if build.error else {}
                 self._move_revision(connection, revision, ENDS[build.state], now, why)
                 said.append(f"revision {revision.number} of {revision.endpoint} is {build.state}, as its build")
-            else:
-                self._build_again(connection, revision, now)
+                continue
+            if revision.state is RevisionState.BUILDING:  # its build is requeued, or told nobody what it made
+                self._move_revision(connection, revision, RevisionState.QUEUED, now, {})
+            if build is None or build.state not in UNENDED:
+                self._build_revision(connection, revision, now, "")
+                self._event(connection, revision.endpoint, "deploy", f"revision {revision.number}: {AGAIN}", now)
                 said.append(f"revision {revision.number} of {revision.endpoint} had no build: it is built again")
         return said
-
-    def _build_again(self, connection: Connection, revision: Revision, now: float) -> None:
-        """A new build for a revision whose own was never queued, or ended without telling what it made."""
-        if revision.state is RevisionState.BUILDING:
-            self._move_revision(connection, revision, RevisionState.QUEUED, now, {})
-        self._build_revision(connection, revision, now, "")
-        self._event(connection, revision.endpoint, "deploy", f"revision {revision.number}: {AGAIN}", now)
 
     def _heal_traffic(self, connection: Connection, endpoint: Endpoint, now: float) -> list[str]:
         """An endpoint and its revisions agree who serves."""

@@ -166,17 +166,7 @@ def counted(memories: Memories) -> dict[str, EndpointCounts]:
     }
 
 
-class Answered(TypedDict):
-    """Answers of one of two revisions since they share the requests."""
-
-    requests: int
-    errors: int
-    """Replies of 500 and above."""
-    p50_ms: float | None
-    p95_ms: float | None
-
-
-def split_counts(memories: Memories, endpoint: str, revision: int) -> Answered:
+def split_counts(memories: Memories, endpoint: str, revision: int) -> Json:
     """Requests, errors (replies of 500 and above) and latencies of a revision, since the gateways started.
 
     What it answered while it served alone is not counted: both are to be judged by the same time and the same callers.

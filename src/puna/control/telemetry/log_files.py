@@ -253,9 +253,9 @@ def _upright(newest_first: Iterable[str], most_bytes: int) -> str:
     return "".join(reversed(found))
 
 
-async def follow(path: Path, ended: Callable[[], bool], start: int = 0) -> AsyncIterator[bytes]:
-    """A file's bytes from `start` on, and those that come, until `ended` and all has been read."""
-    position = max(start, await asyncio.to_thread(_first, path))
+async def follow(path: Path, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """A file's bytes, and those that come, until `ended` and all has been read."""
+    position = await asyncio.to_thread(_first, path)
     while True:
         last_round = await asyncio.to_thread(ended)
         while chunk := _chunk(path, position):

@@ -149,30 +149,22 @@ class Vitals:
 
     def parts(self, now: float) -> dict[str, str]:
         """Each part, and `ok` or what is wrong with it."""
-        late = [loop.name for loop in self._loops if loop.name in self._essential and now - loop.turned > LATE_S]
-        database = self._database
-        if self._looking_since is not None and now - self._looking_since > LATE_S:
-            database = f"it has not answered for {now - self._looking_since:.0f} s"
-        handlers = OK
-        if self._handlers_since is not None and now - self._handlers_since > LATE_S:
-            handlers = f"none has been free for {now - self._handlers_since:.0f} s"
-        gateways = OK
-        if now - self._began > STUCK_S and not self._loads.gateways(now):
-            gateways = "none has reported lately"
+        late = ", ".join(loop.name for loop in self._late(now))
+        looking_s, handlers_s = _seconds(self._looking_since, now), _seconds(self._handlers_since, now)
+        is_heard = now - self._began <= STUCK_S or self._loads.gateways(now)
         return {
-            "database": database,
-            "loops": f"{', '.join(late)} late" if late else OK,
-            "handlers": handlers,
-            "gateways": gateways,
+            "database": f"it has not answered for {looking_s:.0f} s" if looking_s > LATE_S else self._database,
+            "loops": f"{late} late" if late else OK,
+            "handlers": f"none has been free for {handlers_s:.0f} s" if handlers_s > LATE_S else OK,
+            "gateways": OK if is_heard else "none has reported lately",
             "sockets": OK if self._home.control_socket.exists() else "the control socket was deleted",
             "replicas": self._replicas,
         }
 
     def illness(self, now: float) -> str:
         """The reason to replace this process; empty when there is none."""
-        looking_s = now - self._looking_since if self._looking_since is not None else 0.0
-        handlers_s = now - self._handlers_since if self._handlers_since is not None else 0.0
-        late = [loop for loop in self._loops if loop.name in self._essential and now - loop.turned > LATE_S]
+        looking_s, handlers_s = _seconds(self._looking_since, now), _seconds(self._handlers_since, now)
+        late = self._late(now)
         if not late and max(looking_s, handlers_s) < LATE_S:
             self._stillness.forget()
             return ""
@@ -187,8 +179,15 @@ class Vitals:
             return f"no handler has been free for {handlers_s:.0f} s"
         return ""
 
+    def _late(self, now: float) -> list[Turns]:
+        return [loop for loop in self._loops if loop.name in self._essential and now - loop.turned > LATE_S]
+
     def _stands(self, native_id: int, now: float) -> bool:
         return self._stillness.still_s(native_id, now) >= STILL_S
+
+
+def _seconds(since: float | None, now: float) -> float:
+    return now - since if since is not None else 0.0
 
 
 def handler_threads() -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Path, Request
@@ -17,7 +16,8 @@ from puna.control.domain.api_keys import restrict
 from puna.control.domain.records import Step, view
 from puna.control.domain.states import UNENDED, BuildState
 from puna.control.operations.context import Control
-from puna.control.telemetry.log_files import LineFilter, build_log, follow, last_lines
+from puna.control.telemetry import log_files
+from puna.control.telemetry.log_files import LineFilter, build_log, last_lines
 
 Json = dict[str, Any]
 BuildId = Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{12}$"})]
@@ -81,19 +81,13 @@ def routes(control: Control) -> Routes:
     ) -> Response:
         """A build's output; with `follow=1` until the build ends, with `search` the lines that have it in them."""
         found(build_id, request)
-        if follow and not search:
-            return StreamingResponse(_follow(control, build_id), media_type="text/plain", headers=UNBUFFERED)
         path = build_log(control.home, build_id)
+        if follow and not search:
+            lines_to_come = log_files.follow(path, lambda: store.build(build_id).state not in UNENDED)
+            return StreamingResponse(lines_to_come, media_type="text/plain", headers=UNBUFFERED)
         return PlainTextResponse(last_lines(path, lines, LineFilter(search)))
 
     return route
-
-
-def _follow(control: Control, build_id: str) -> AsyncIterator[bytes]:
-    def ended() -> bool:
-        return control.store.build(build_id).state not in UNENDED
-
-    return follow(build_log(control.home, build_id), ended)
 
 
 def build_view(build: records.Build) -> Build:

@@ -7,7 +7,7 @@ import secrets
 import threading
 from typing import Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -60,24 +60,21 @@ class Linted(TypedDict):
     packages: list[str]
 
 
-class NewSession(BaseModel):
+class NewSession(BaseModel, extra="forbid", hide_input_in_errors=True):
     """The body of `POST /console/sessions`; the token never stands in a URL that is sent."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     token: str
 
 
-class RuntimeText(BaseModel):
+class RuntimeText(BaseModel, extra="forbid"):
     """The body of `POST /lint/runtime`."""
 
-    model_config = ConfigDict(extra="forbid")
     yaml: str
 
 
-class PlannedDeploy(BaseModel):
+class PlannedDeploy(BaseModel, extra="forbid"):
     """The body of `POST /lint/settings`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 

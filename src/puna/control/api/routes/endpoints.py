@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from annotated_types import Ge, Le
 from fastapi import Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from typing_extensions import TypedDict
 
@@ -160,10 +160,9 @@ class Traffic(TypedDict):
     traffic: list[Share]
 
 
-class Deploy(BaseModel):
+class Deploy(BaseModel, extra="forbid"):
     """The body of `POST /endpoints`: a `source`, a `git` repository, or a `model`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str = ""
     """The project's own name when empty, for a repository or a model."""
     source: str | None = None
@@ -178,25 +177,22 @@ class Deploy(BaseModel):
     """Percent of the requests that the new revision gets, beside the one that serves."""
 
 
-class Rollback(BaseModel):
+class Rollback(BaseModel, extra="forbid"):
     """The body of `POST /endpoints/{name}/rollback`."""
 
-    model_config = ConfigDict(extra="forbid")
     revision: Number | None = None
 
 
-class Shares(BaseModel):
+class Shares(BaseModel, extra="forbid"):
     """The body of `PUT /endpoints/{name}/traffic`."""
 
-    model_config = ConfigDict(extra="forbid")
     shares: dict[Number, Percent]
     """Revision -> percent of the requests: of one, or of two of which one serves."""
 
 
-class Promotion(BaseModel):
+class Promotion(BaseModel, extra="forbid"):
     """The body of `POST /endpoints/{name}/promote`."""
 
-    model_config = ConfigDict(extra="forbid")
     revision: Number | None = None
     """The second one of a split when it is not said."""
 
@@ -346,7 +342,8 @@ def _show(
     state, now = state_of(endpoint, revisions, replicas), control.steady()
     traffic = divided(endpoint, revisions)
     if endpoint.split is not None:
-        traffic = [{**one, **split_counts(control.memories, endpoint.name, one["revision"])} for one in traffic]
+        for share in traffic:
+            share.update(cast(Share, split_counts(control.memories, endpoint.name, share["revision"])))
     desired = sum(endpoint.desired_of(number)[0] for number in endpoint.shares) or endpoint.desired_replicas
     return view(
         Endpoint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from puna import names
@@ -55,10 +55,9 @@ class Secret(TypedDict):
     keys: list[str]
 
 
-class NewKey(BaseModel):
+class NewKey(BaseModel, extra="forbid"):
     """The body of `POST /keys`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str = ""
     scope: list[str]
     endpoints: list[str] | None = None
@@ -71,10 +70,9 @@ class NewKey(BaseModel):
     """Calls at once, those that wait included."""
 
 
-class NewSecret(BaseModel):
+class NewSecret(BaseModel, extra="forbid", hide_input_in_errors=True):
     """The body of `POST /secrets`; SecretStr keeps values out of errors and logs."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     name: str
     values: dict[str, SecretStr]
 

@@ -102,7 +102,7 @@ class Board:
             "traffic": divided(endpoint, revisions),
             "newest": newest.number if newest else None,
             "build_id": newest.build_id if newest else None,
-            "wanted": endpoint.wanted,
+            "wanted": endpoint.wanted_of(endpoint.serving),
             "scaling_reason": endpoint.scaling_reason,
             "wish_reason": endpoint.scaling_reason,  # as it was called before 0.2
             "replicas": [{"id": r.id, "state": r.state, "tier": r.tier, "revision": r.revision} for r in replicas],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from puna.control.api.bodies import Number
@@ -50,10 +50,9 @@ class ListedModel(ModelVersion):
     endpoints: list[ServedBy]
 
 
-class Alias(BaseModel):
+class Alias(BaseModel, extra="forbid"):
     """The body of `PUT /models/{owner}/{model}/aliases/{alias}`."""
 
-    model_config = ConfigDict(extra="forbid")
     version: Number
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from puna import names
@@ -93,18 +93,16 @@ class QueuedBuild(Build):
     build_id: str
 
 
-class Merge(BaseModel):
+class Merge(BaseModel, extra="forbid"):
     """The body of `POST /runs/{name}/merge`."""
 
-    model_config = ConfigDict(extra="forbid")
     base: str | None = None
     """One of `original`, `dequantised` and `auto`; the recipe's when not given."""
 
 
-class Publish(BaseModel):
+class Publish(BaseModel, extra="forbid"):
     """The body of `POST /runs/{name}/publish`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str | None = None
     """`owner/name`; the recipe's when not given."""
     aliases: list[str] = []

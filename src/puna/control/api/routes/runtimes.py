@@ -6,14 +6,14 @@ import contextlib
 import difflib
 from typing import Annotated
 
-from annotated_types import Ge, Le
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from puna import names
 from puna.artifacts import SHORT
 from puna.config import runtime as spec
+from puna.control.api.bodies import Number
 from puna.control.api.query import Listed, Paged
 from puna.control.api.routing import Answer, Right, Routes
 from puna.control.domain import records
@@ -27,14 +27,12 @@ from puna.packaging import inventory
 from puna.packaging.environment import Environment
 from puna.packaging.inventory import Inventory
 
-Version = Annotated[int, Ge(1), Le(2**31 - 1)]
 RuntimeName = Annotated[str, Path(json_schema_extra={"pattern": names.pattern("runtime")})]
 
 
-class RuntimeUpload(BaseModel):
+class RuntimeUpload(BaseModel, extra="forbid"):
     """The body of `POST /runtimes`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     yaml: str
 
@@ -116,12 +114,12 @@ def routes(control: Control) -> Routes:
         return page.show(store.runtimes(), lambda r: (r.name, -r.version), _version)
 
     @route("GET /runtimes/{name}", Right.ALL)
-    def get_runtime(name: RuntimeName, version: Version | None = None) -> Runtime:
+    def get_runtime(name: RuntimeName, version: Number | None = None) -> Runtime:
         """One version of a runtime, the newest unless another is asked for: file, packages, size, and who uses it."""
         return _shown(control, store.runtime(name, version))
 
     @route("GET /runtimes/{name}/versions/{a}/diff/{b}", Right.ALL)
-    def get_diff(name: RuntimeName, a: Version, b: Version) -> RuntimeDiff:
+    def get_diff(name: RuntimeName, a: Number, b: Number) -> RuntimeDiff:
         """Compare version `a` with version `b`: the file's lines, and the packages as installed."""
         before, after = store.runtime(name, a), store.runtime(name, b)
         old, new = _inventory(control.home, before), _inventory(control.home, after)
@@ -137,7 +135,7 @@ def routes(control: Control) -> Routes:
         }
 
     @route("DELETE /runtimes/{name}/versions/{version}", Right.ALL)
-    def delete_version(name: RuntimeName, version: Version) -> DeletedVersions:
+    def delete_version(name: RuntimeName, version: Number) -> DeletedVersions:
         """Delete a version that no endpoint needs; its number is not used again, its environment goes when unused."""
         return {"name": name, "deleted": store.delete_runtime(name, version)}
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import Path, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from typing_extensions import TypedDict
 
@@ -73,20 +73,18 @@ class MadeSource(TypedDict):
     engine: str
 
 
-class Repository(BaseModel):
+class Repository(BaseModel, extra="forbid"):
     """A git repository: URL, branch (its own choice when empty), folder in it, and the secret set that opens it."""
 
-    model_config = ConfigDict(extra="forbid")
     url: str
     branch: str = ""
     folder: str = ""
     credential: str = ""
 
 
-class ModelName(BaseModel):
+class ModelName(BaseModel, extra="forbid"):
     """A model: published here, in a version or under an alias, else of that name on the Hugging Face Hub."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
     version: int | None = None
     alias: str | None = None
@@ -95,13 +93,12 @@ class ModelName(BaseModel):
     """The secret set whose HF_TOKEN opens it on the hub."""
 
 
-class FromModel(BaseModel):
+class FromModel(BaseModel, extra="forbid"):
     """The body of `POST /sources/from-model`.
 
     A model in one word is `owner/name`, `owner/name:3` or `owner/name@alias`.
     """
 
-    model_config = ConfigDict(extra="forbid")
     model: ModelName | str
     engine: Engine | None = None
 

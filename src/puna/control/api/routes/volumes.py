@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, BinaryIO
 
 from fastapi import Path, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
@@ -49,10 +49,9 @@ class WrittenFile(TypedDict):
     bytes: int
 
 
-class NewVolume(BaseModel):
+class NewVolume(BaseModel, extra="forbid"):
     """The body of `POST /volumes`."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
 
 
