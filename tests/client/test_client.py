@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
 from control.conftest import World, fresh_store, make_source
+from control.rows import move_build
 from puna import errors
 from puna.cli import output
 from puna.cli.commands import deploy
@@ -121,8 +122,8 @@ def test_a_build_is_waited_for_and_its_failure_is_raised(client: Client, world: 
     build_log(world.home, made["build_id"]).write_text("one\ntwo\n")
 
     def later() -> None:
-        world.store.move_build(made["build_id"], BuildState.RUNNING)
-        world.store.move_build(made["build_id"], BuildState.FAILED, error="no such package", hint="fix it", detail="l")
+        move_build(world.store, made["build_id"], BuildState.RUNNING)
+        move_build(world.store, made["build_id"], BuildState.FAILED, error="no such package", hint="fix it", detail="l")
 
     threading.Timer(0.2, later).start()
     with pytest.raises(errors.BuildError, match="no such package") as caught:

@@ -18,6 +18,7 @@ import uvicorn
 from backends.memory import MemoryBackend
 from control.conftest import World, fresh_store
 from control.place import document
+from control.rows import save_endpoint
 from load import load_factor
 from puna import errors, instance
 from puna.client import Client
@@ -209,7 +210,7 @@ def test_a_control_plane_whose_puna_up_has_ended_is_not_waited_for(world: World)
 def test_a_build_that_is_followed_is_followed_on_when_its_connection_breaks(
     client: Client, world: World, relay: Relay
 ) -> None:
-    world.store.save_endpoint("app", Settings(), 1.0)
+    save_endpoint(world.store, "app", Settings(), 1.0)
     spec = RevisionSpec("f" * 64, None, None, Settings())
     world.store.deploy("app", lambda *_: spec, 1.0)
     build = world.store.builds()[0]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from backends.memory import MemoryBackend
+from control.rows import add_revision, save_endpoint
 from puna.artifacts import Source, drafting
 from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.config.settings import Settings
@@ -56,8 +57,8 @@ class World:
     def deploy(self, name: str = "app", **settings: Any) -> int:
         """A revision that has been built, without a builder."""
         spec = RevisionSpec("a" * 64, None, None, Settings(**settings))
-        self.store.save_endpoint(name, spec.settings, self.now)
-        revision = self.store.add_revision(name, spec, self.now)
+        save_endpoint(self.store, name, spec.settings, self.now)
+        revision = add_revision(self.store, name, spec, self.now)
         self.store.move_revision(name, revision.number, RevisionState.BUILDING, self.now)
         self.store.move_revision(name, revision.number, RevisionState.BUILT, self.now, bundle="b" * 64)
         return revision.number

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
 from control.conftest import World, make_source
+from control.rows import build_revision, move_build
 from control.runs import make_run
 from puna.control.api import openapi
 from puna.control.api.app import create_app
@@ -100,9 +101,9 @@ def _endpoints(world: World) -> dict[str, dict[str, Any]]:
     world.deploy("plain", min_replica=1)
     world.settle(20)
     world.deploy(**pulled, env={"A": "1", "HF_TOKEN": "x"})
-    build = store.add_build("revision", "app", 2, 1.0)
+    build = build_revision(store, "app", 2, 1.0)
     for state in (BuildState.RUNNING, BuildState.FAILED):
-        store.move_build(build.id, state, error="no such package", hint="fix it", detail="line 1")
+        move_build(store, build.id, state, error="no such package", hint="fix it", detail="line 1")
     build_log(home, build.id).write_text("one\n")
     replica_log(home, "app", "app-1").write_text("ready\n")
     told = Delivery("app", 1.0, "github", DeliveryState.IGNORED, "push", message="another branch")
@@ -117,7 +118,7 @@ def _kept(world: World, secrets: Secrets) -> dict[str, dict[str, Any]]:
     store, home = world.store, world.home
     old = store.add_runtime("old", "d" * 64, "build: {}\n", 1.0)
     for state in (BuildState.RUNNING, BuildState.SUCCEEDED):
-        store.move_build(old.build_id, state)
+        move_build(store, old.build_id, state)
     store.add_runtime("rt", "d" * 64, "build:\n  python_packages: [numpy]\n", 1.0)
     volumes = Volumes(home)
     volumes.create("data")

@@ -19,6 +19,7 @@ from sqlalchemy import MetaData, select
 
 from backends.memory import MemoryBackend
 from control.conftest import GIB, World, make_source
+from control.rows import build_revision
 from puna.artifacts import MANIFEST, SHORT, Model, drafting
 from puna.backends.base import GpuDevice
 from puna.control.api.app import create_app
@@ -129,7 +130,7 @@ class Fort:
             replica_log(self.home, name, f"{name}-1-0").write_text(mark + "\n")
             store.add_replica(name, 2, "0" if name == "yours" else "1", 1.0, now)
         self._model()
-        self.build = store.add_build("revision", "yours", 2, now).id
+        self.build = build_revision(store, "yours", 2, now).id
         self.runtime_build = next(build.id for build in store.builds() if build.kind == "runtime")
         for build in (self.build, self.runtime_build):
             build_log(self.home, build).write_text(YOURS)

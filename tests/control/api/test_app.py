@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 import puna
 from control.conftest import World, make_source
+from control.rows import move_build
 from puna.artifacts import Source
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState, RevisionState
@@ -175,8 +176,8 @@ def test_runtimes_are_versioned_and_a_misspelt_key_is_named(api: TestClient) -> 
 
 def test_a_runtime_that_failed_cannot_be_deployed_on(api: TestClient, world: World, source: Source) -> None:
     runtime = world.store.add_runtime("rt", "d", "build: {}", 1.0)
-    world.store.move_build(runtime.build_id, BuildState.RUNNING)
-    world.store.move_build(runtime.build_id, BuildState.FAILED, error="no such package")
+    move_build(world.store, runtime.build_id, BuildState.RUNNING)
+    move_build(world.store, runtime.build_id, BuildState.FAILED, error="no such package")
     reply = api.post("/api/v1/endpoints", json={"name": "app", "source": source.digest, "runtime": "rt"})
     assert reply.status_code == 409 and "puna runtime upload" in reply.json()["error"]["hint"]
 

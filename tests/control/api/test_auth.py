@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from control.conftest import World
+from control.rows import build_revision
 from puna.control.api.app import create_app
 from puna.control.api.auth import foreign
 from puna.control.api.routing import Right, Route, declared
@@ -133,7 +134,7 @@ def test_a_key_for_one_endpoint_sees_and_changes_that_one_only(world: World, api
         assert reply.status_code == 403, (method, path)
     body = {"name": "yours", "source": "0" * 64}
     assert api.post("/api/v1/endpoints", headers=mine, json=body).status_code == 403
-    build = world.store.add_build("revision", "yours", 2, 1.0)
+    build = build_revision(world.store, "yours", 2, 1.0)
     for method, path in [("GET", ""), ("GET", "/log"), ("POST", "/cancel")]:
         assert api.request(method, f"/api/v1/builds/{build.id}{path}", headers=mine).status_code == 403
     assert api.get("/api/v1/builds", headers=mine).json() == {"items": [], "next": None}

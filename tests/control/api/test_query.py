@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from control.conftest import World, fresh_store
+from control.rows import add_revision, build_revision, save_endpoint
 from puna.client import Client
 from puna.config.settings import Settings
 from puna.control.api import openapi, query
@@ -52,9 +53,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Test
 def fill(world: World, number: int) -> None:
     """One more of everything; three of them at the same moment."""
     store, home, now = world.store, world.home, float(1000 + number // 3)
-    store.save_endpoint(f"app-{number}", Settings(), now)
-    store.add_revision(f"app-{number}", RevisionSpec("a" * 64, None, None, Settings()), now)
-    store.add_build("revision", f"app-{number}", 1, now)
+    save_endpoint(store, f"app-{number}", Settings(), now)
+    add_revision(store, f"app-{number}", RevisionSpec("a" * 64, None, None, Settings()), now)
+    build_revision(store, f"app-{number}", 1, now)
     store.add_event("app-0", "note", f"event {number}", now)
     store.add_runtime(f"rt-{number % 7}", f"{number:064x}", "build: {}", now)
     store.save_secret(f"s-{number}", ["A"], b"", now)

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from control.conftest import gpus, make_source
+from control.rows import add_revision, build_revision, save_endpoint
 from puna.artifacts import Bundle, Source, drafting
 from puna.backends.base import Capacity, Launch, Observed, Phase
 from puna.config.runtime import RuntimeSpec
@@ -96,9 +97,9 @@ class Site:
     def queue(self, name: str = "app", **spec: Any) -> Build:
         settings = spec.pop("settings", Settings(env={"A": "1"}))
         source = spec.pop("source", None) or make_source(self.home)
-        self.store.save_endpoint(name, settings, 1.0)
-        revision = self.store.add_revision(name, RevisionSpec(source.digest, spec.get("runtime"), 1, settings), 1.0)
-        return self.store.add_build("revision", name, revision.number, 1.0)
+        save_endpoint(self.store, name, settings, 1.0)
+        revision = add_revision(self.store, name, RevisionSpec(source.digest, spec.get("runtime"), 1, settings), 1.0)
+        return build_revision(self.store, name, revision.number, 1.0)
 
     def log(self, build: Build) -> str:
         return build_log(self.home, build.id).read_text()
@@ -228,7 +229,7 @@ def test_validation_takes_a_gpu_and_gives_it_back(site: Site) -> None:
 
 def test_without_a_free_gpu_the_rollout_has_to_show_whether_it_works(site: Site) -> None:
     site.capacity = gpus(1)
-    site.store.save_endpoint("other", Settings(), 1.0)
+    save_endpoint(site.store, "other", Settings(), 1.0)
     site.store.add_replica("other", 1, "0", 1.0, 1.0)
     build = site.queue()
     site.builder.build_next()
@@ -267,8 +268,8 @@ def test_the_real_bundle_carries_the_app(site: Site) -> None:
 
 def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
     site.capacity = gpus(1)
-    site.store.save_endpoint("other", Settings(), 1.0)
-    site.store.add_revision("other", RevisionSpec("s", None, None, Settings()), 1.0)
+    save_endpoint(site.store, "other", Settings(), 1.0)
+    add_revision(site.store, "other", RevisionSpec("s", None, None, Settings()), 1.0)
     for state in (RevisionState.BUILDING, RevisionState.BUILT, RevisionState.STARTING):
         site.store.move_revision("other", 1, state, 1.0)
     site.store.swap("other", 1, 1.0)
@@ -296,7 +297,7 @@ def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
 
 def test_one_that_sleeps_on_too_small_a_share_is_left_asleep(site: Site) -> None:
     site.capacity = gpus(1)
-    site.store.save_endpoint("other", Settings(), 1.0)
+    save_endpoint(site.store, "other", Settings(), 1.0)
     for _ in range(2):
         half = site.store.add_replica("other", 1, "0", 0.5, 1.0)
         site.store.move_replica(half.id, ReplicaState.READY, 1.0)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from control.conftest import make_source
+from control.rows import add_revision, build_revision, move_build, save_endpoint
 from puna.artifacts import SHORT, Source
 from puna.config.runtime import RuntimeSpec
 from puna.config.settings import Settings
@@ -34,8 +35,8 @@ def digest(text: str) -> str:
 def built(store: Store, number: str, source: str = "", name: str = "app") -> int:
     """A revision that has been built from bundle and environment `number`, and serves."""
     spec = RevisionSpec(source or digest(number), None, None, Settings())
-    store.save_endpoint(name, spec.settings, NOW)
-    revision = store.add_revision(name, spec, NOW).number
+    save_endpoint(store, name, spec.settings, NOW)
+    revision = add_revision(store, name, spec, NOW).number
     store.move_revision(name, revision, RevisionState.BUILDING, NOW)
     values = {"bundle": digest(number), "environment": digest(number)}
     store.move_revision(name, revision, RevisionState.BUILT, NOW, **values)
@@ -45,7 +46,7 @@ def built(store: Store, number: str, source: str = "", name: str = "app") -> int
 
 
 def failed(store: Store, name: str = "app") -> int:
-    revision = store.add_revision(name, RevisionSpec("f" * 64, None, None, Settings()), NOW).number
+    revision = add_revision(store, name, RevisionSpec("f" * 64, None, None, Settings()), NOW).number
     store.move_revision(name, revision, RevisionState.BUILDING, NOW)
     store.move_revision(name, revision, RevisionState.FAILED, NOW, error="no")
     return revision
@@ -188,9 +189,9 @@ def test_builds_that_nothing_names_are_counted_and_their_logs_go_with_them(store
     revision = built(store, "1")
     ids = []
     for number in range(BUILDS_KEPT + 3):
-        build = store.add_build("revision", "app", revision, NOW + number)
+        build = build_revision(store, "app", revision, NOW + number)
         if number:  # the first one goes on
-            store.move_build(build.id, BuildState.CANCELLED)
+            move_build(store, build.id, BuildState.CANCELLED)
         ids.append(build.id)
         (home.folder("logs", "builds") / f"{build.id}.log").write_text("x")
     sweeper(store, home).sweep()
@@ -200,7 +201,7 @@ def test_builds_that_nothing_names_are_counted_and_their_logs_go_with_them(store
 
 
 def test_the_report_that_a_build_writes_this_moment_stays(store: Store, home: Home) -> None:
-    build = store.add_build("revision", "app", built(store, "1"), NOW)
+    build = build_revision(store, "app", built(store, "1"), NOW)
     written = {f"{build.id}.log", f"{build.id}.json", f"{build.id}.json.part"}
     folder = home.folder("logs", "builds")
     for name in (*written, "0123456789ab.json.part"):
@@ -237,8 +238,8 @@ def test_logs_and_working_copies_that_nobody_has_any_more(store: Store, home: Ho
     for name, age_s in ((replica.id, 9 * DAY_S), ("zygote-1", 9 * DAY_S), ("young", 1.0), ("stray", DAY_S)):
         laid(home.workspaces, name, age_s)
     laid(home.workspaces, "guarded", DAY_S)
-    running, ended = (store.add_build("revision", "app", 1, NOW) for _ in range(2))
-    store.move_build(ended.id, BuildState.CANCELLED)
+    running, ended = (build_revision(store, "app", 1, NOW) for _ in range(2))
+    move_build(store, ended.id, BuildState.CANCELLED)
     for build in (running, ended):  # a copy is as old as what it was made of
         laid(home.workspaces, build.workspace, DAY_S)
     home.guard_socket("guarded").touch()

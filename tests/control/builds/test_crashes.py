@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from backends.memory import MemoryBackend
 from control.builds.test_builder import FakeTools
 from control.conftest import launch, make_source
+from control.rows import move_build
 from puna.artifacts import Bundle, Source
 from puna.control.builds.builder import Builder
 from puna.control.domain.records import Delivery
@@ -305,7 +306,7 @@ def test_a_death_in_the_middle_of_healing_leaves_it_to_the_next_start(nothing: L
     life = nothing.image(tmp_path / "healing.db")
     life.begin(life.database)
     life.deploy("one", 0, min_replica=1)
-    life.store.move_build(life.store.unended_builds()[0].id, BuildState.RUNNING)
+    move_build(life.store, life.store.unended_builds()[0].id, BuildState.RUNNING)
     with pytest.raises(ZeroDivisionError), life.store._write() as connection:
         life.store._heal_builds(connection, life.now)
         raise ZeroDivisionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.conftest import World, gpu_world
+from control.rows import save_endpoint
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, TrafficSplit
 from puna.control.domain.states import RevisionState
@@ -15,7 +16,7 @@ from puna.errors import ConflictError
 def canary(world: World, percent: int = 10, **settings: object) -> int:
     """A second revision, built and asked to have a share."""
     number = world.deploy(**settings)
-    world.store.share("app", number, percent, world.now)
+    world.store.divide("app", {number: percent}, world.now)
     return number
 
 
@@ -95,7 +96,7 @@ def test_both_keep_a_replica_where_one_must_stay_and_a_patch_of_the_limits_acts_
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (1, 1)
     settings = world.endpoint().settings.replaced(min_replica=5, max_replica=10)
-    world.store.save_endpoint("app", settings, world.now)
+    save_endpoint(world.store, "app", settings, world.now)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (4, 1)
 
@@ -105,7 +106,7 @@ def test_a_promoted_revision_gets_the_replicas_for_all_requests_before_it_gets_t
     world.store.scale("app", 3, "busy", world.now)
     world.settle(15)
     assert (len(world.ready(revision=1)), len(world.ready(revision=2))) == (3, 1)
-    world.store.share("app", 2, 100, world.now)
+    world.store.promote("app", 2, world.now)
     while world.endpoint().split:
         assert len(world.ready(revision=1)) == 3 and world.endpoint().shares == {1: 75, 2: 25}
         world.step()
@@ -118,7 +119,7 @@ def test_a_promoted_revision_gets_the_replicas_for_all_requests_before_it_gets_t
 def test_a_promotion_takes_what_room_there_is_and_without_any_keeps_the_share_and_says_why(world: World) -> None:
     gpu_world(world, 2)
     split_world(world, 50, max_replica=2, scale_down_delay_s=1, evict_after_s=0)
-    world.store.share("app", 2, 100, world.now)
+    world.store.promote("app", 2, world.now)
     world.settle(10)  # two are wanted, and there is room for one
     assert world.endpoint().shares == {2: 100}
     world.store.scale("app", 1, "few calls", world.now)
@@ -129,7 +130,7 @@ def test_a_promotion_takes_what_room_there_is_and_without_any_keeps_the_share_an
     world.settle(20)
     world.deploy("other", min_replica=1)
     world.settle(20)
-    world.store.share("app", 3, 100, world.now)
+    world.store.promote("app", 3, world.now)
     world.settle(int(PLACE_S) - 1, seconds=1.0)
     assert world.revision(3).percent == 100, "given up before its time"
     world.settle(3, seconds=1.0)
@@ -164,7 +165,7 @@ def test_a_revision_that_keeps_dying_gives_its_share_back_and_says_why(world: Wo
     assert "its replicas keep dying: CUDA error" in world.revision(2).error
     assert world.revision(2).detail.endswith("no kernel image")
     assert "revision 2 gives its 40 % back to revision 1: its replicas keep dying: CUDA error" in events(world)
-    world.store.share("app", 2, 10, world.now)  # mended: it may have a share again
+    world.store.divide("app", {2: 10}, world.now)  # mended: it may have a share again
     world.settle(10)
     assert world.endpoint().shares == {1: 90, 2: 10} and world.revision(2).error == ""
 
@@ -199,12 +200,14 @@ def test_a_rollout_that_crashes_gets_no_share(world: World) -> None:
 
 def test_a_share_is_changed_at_once_and_taken_away_at_once(world: World) -> None:
     split_world(world, 10, min_replica=1, max_replica=4)
-    world.store.share("app", 2, 50, world.now)
+    world.store.divide("app", {2: 50}, world.now)
     assert world.endpoint().shares == {1: 50, 2: 50}
-    assert world.store.end_split("app", world.now).shares == {1: 100}
+    world.store.promote("app", 1, world.now)
+    assert world.endpoint().shares == {1: 100}
     world.settle(20)
     assert world.running(revision=2) == [] and world.revision(2).state is RevisionState.RETIRED
-    assert world.store.end_split("app", world.now).shares == {1: 100}  # nothing is left to take away
+    world.store.promote("app", 1, world.now)
+    assert world.endpoint().shares == {1: 100}  # nothing is left to take away
 
 
 def test_taking_the_split_away_ends_a_rollout_that_was_to_have_a_share(world: World) -> None:
@@ -212,7 +215,7 @@ def test_taking_the_split_away_ends_a_rollout_that_was_to_have_a_share(world: Wo
     world.settle(10)
     canary(world, 10, min_replica=1)
     world.step()
-    world.store.end_split("app", world.now)
+    world.store.promote("app", 1, world.now)
     world.settle(20)
     assert world.revision(2).state is RevisionState.SUPERSEDED and world.running() == world.ready(revision=1)
 
@@ -233,7 +236,7 @@ def test_a_promotion_while_another_revision_is_rolled_out_is_the_later_word(worl
     split_world(world, 10, min_replica=1)
     world.deploy(min_replica=1)
     world.step()
-    world.store.share("app", 2, 100, world.now)
+    world.store.promote("app", 2, world.now)
     world.settle(20)
     assert world.endpoint().shares == {2: 100} and world.revision(3).state is RevisionState.SUPERSEDED
 
@@ -253,12 +256,12 @@ def test_deactivating_ends_both_and_activating_brings_both_back(world: World) ->
 def test_what_cannot_have_a_share_is_refused(world: World) -> None:
     number = world.deploy(min_replica=1)
     with pytest.raises(ConflictError, match="nothing of `app` serves"):
-        world.store.share("app", number, 10, world.now)
+        world.store.divide("app", {number: 10}, world.now)
     world.settle(10)
     bad = world.deploy(min_replica=1)
     world.store.move_revision("app", bad, RevisionState.FAILED, world.now, error="it fits nowhere")
     with pytest.raises(ConflictError, match="from `failed` to `built`"):
-        world.store.share("app", bad, 10, world.now)
+        world.store.divide("app", {bad: 10}, world.now)
     with pytest.raises(ConflictError, match="shares its requests with none"):
         world.store.abort_canary("app", 1, "no reason", "", world.now)
     with pytest.raises(ConflictError, match="shares its requests with none"):

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 import git_server
 import webhook
 from control.conftest import World, make_source
+from control.rows import move_build
 from git_server import GitServer, serving
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState
@@ -73,8 +74,8 @@ def push(api: TestClient, server: GitServer, commit: str, number: int = 1, **cha
 def built(world: World) -> None:
     """Let every build end well."""
     for build in world.store.builds(BuildState.QUEUED):
-        world.store.move_build(build.id, BuildState.RUNNING)
-        world.store.move_build(build.id, BuildState.SUCCEEDED)
+        move_build(world.store, build.id, BuildState.RUNNING)
+        move_build(world.store, build.id, BuildState.SUCCEEDED)
 
 
 def work(rebuilds: Rebuilds) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from control.rows import add_revision, save_endpoint
 from puna.config.settings import parse
 from puna.control.domain.records import RevisionSpec
 from puna.control.domain.states import RevisionState
@@ -121,8 +122,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def serving(store: Store, **settings: object) -> None:
     """An endpoint `e` with a revision that serves."""
     made = parse({"scale_down_delay_s": 10, "container_concurrency": 2, "max_replica": 3, **settings})
-    store.save_endpoint("e", made, 0)
-    store.add_revision("e", RevisionSpec("source", None, None, made), 0)
+    save_endpoint(store, "e", made, 0)
+    add_revision(store, "e", RevisionSpec("source", None, None, made), 0)
     for state in ("building", "built", "starting"):
         store.move_revision("e", 1, RevisionState(state), 0)
     store.swap("e", 1, 0)
@@ -182,7 +183,7 @@ def test_a_deleted_endpoint_is_forgotten(store: Store) -> None:
 def test_two_revisions_that_share_an_endpoint_are_scaled_each_by_its_own_load(store: Store) -> None:
     serving(store, max_replica=4)
     settings = store.endpoint("e").settings
-    store.add_revision("e", RevisionSpec("other", None, None, settings, 25), 0)
+    add_revision(store, "e", RevisionSpec("other", None, None, settings, 25), 0)
     for state in ("building", "built", "starting"):
         store.move_revision("e", 2, RevisionState(state), 0)
     store.start_canary("e", 2, 0)

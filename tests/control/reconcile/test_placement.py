@@ -9,6 +9,7 @@ import pytest
 
 from backends.memory import SCHEMA, MemoryBackend
 from control.conftest import World, gpus
+from control.rows import save_endpoint
 from puna.backends.base import Observed, Phase
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica, state_of
@@ -205,7 +206,7 @@ def test_a_lower_max_replica_counts_those_that_sleep(world: World) -> None:
     world.settle(12)
     assert sorted(r.state for r in world.store.replicas("app")) == ["asleep", "ready", "ready"]
     awake = set(world.ready())
-    world.store.save_endpoint("app", Settings(max_replica=2), world.now)
+    save_endpoint(world.store, "app", Settings(max_replica=2), world.now)
     world.settle(12)
     assert {r.id for r in world.store.replicas("app")} == awake
 

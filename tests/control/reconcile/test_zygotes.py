@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from control.conftest import World, launch
+from control.rows import save_endpoint
 from puna.backends.base import Launch, Phase, Zygote
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica, Revision, Snapshot
@@ -147,7 +148,7 @@ def test_a_setting_ends_and_begins_it_without_a_new_revision(world: World, prepa
     world.deploy(min_replica=1)
     world.settle(20)
     for zygote in (False, True):
-        world.store.save_endpoint("app", Settings(min_replica=1, zygote=zygote), world.now)
+        save_endpoint(world.store, "app", Settings(min_replica=1, zygote=zygote), world.now)
         world.settle(5)
         assert bool(world.backend.zygotes()) is zygote
     assert world.endpoint().serving == 1

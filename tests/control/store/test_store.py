@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateTable
 from backends.memory import MemoryBackend
 from control.builds.test_builder import FakeTools
 from control.conftest import World, make_source
+from control.rows import add_revision, build_revision, move_build, save_endpoint
 from puna.config.settings import Settings
 from puna.control.builds.builder import Builder
 from puna.control.domain.records import WHOLE, RevisionSpec
@@ -33,14 +34,14 @@ class Old:
 
     def revision(self, name: str = "app") -> int:
         """As version 0.1.0 did: the revision is written, and its build is not."""
-        self.store.save_endpoint(name, Settings(min_replica=1), 1.0)
+        save_endpoint(self.store, name, Settings(min_replica=1), 1.0)
         spec = RevisionSpec(self.source, None, None, Settings(min_replica=1))
-        return self.store.add_revision(name, spec, 1.0).number
+        return add_revision(self.store, name, spec, 1.0).number
 
     def build(self, name: str = "app", *states: BuildState) -> str:
-        build = self.store.add_build("revision", name, self.revision(name), 1.0)
+        build = build_revision(self.store, name, self.revision(name), 1.0)
         for state in states:
-            self.store.move_build(build.id, state)
+            move_build(self.store, build.id, state)
         return build.id
 
     def building(self, name: str = "app") -> str:
@@ -95,20 +96,20 @@ def test_a_build_that_ran_starts_again_from_its_first_step(old: Old) -> None:
 
 
 def test_one_whose_requeueing_was_cut_off_is_built(old: Old) -> None:
-    old.store.move_build(old.building(), BuildState.QUEUED)  # and the revision is still `building`
+    move_build(old.store, old.building(), BuildState.QUEUED)  # and the revision is still `building`
     assert old.end() is RevisionState.SERVING
 
 
 def test_a_build_that_ended_and_did_not_tell_its_revision_is_done_again(old: Old) -> None:
     build_id = old.building()
-    old.store.move_build(build_id, BuildState.SUCCEEDED)
+    move_build(old.store, build_id, BuildState.SUCCEEDED)
     assert old.end() is RevisionState.SERVING
     assert old.store.revision("app", 1).build_id != build_id
 
 
 def test_a_failed_build_fails_the_revision_that_it_did_not_tell(old: Old) -> None:
     why = {"error": "no such package", "hint": "fix it", "detail": "line 1"}
-    old.store.move_build(old.building(), BuildState.FAILED, **why)
+    move_build(old.store, old.building(), BuildState.FAILED, **why)
     assert old.end() is RevisionState.FAILED
     revision = old.store.revision("app", 1)
     assert {"error": revision.error, "hint": revision.hint, "detail": revision.detail} == why
@@ -203,7 +204,7 @@ def test_everything_is_there_again_after_a_restart(world: World) -> None:
 def test_the_version_rises_with_what_gateways_see_and_with_nothing_else(store: Store) -> None:
     seen = []
     unsubscribe = store.subscribe(lambda: seen.append(store.version))
-    store.save_endpoint("app", Settings(), 1.0)
+    save_endpoint(store, "app", Settings(), 1.0)
     before = store.version
     store.add_build("runtime", "r", 1, 1.0)
     store.add_event("app", "kind", "text", 1.0)
@@ -214,8 +215,8 @@ def test_the_version_rises_with_what_gateways_see_and_with_nothing_else(store: S
 
 
 def test_an_illegal_move_is_refused_and_changes_nothing(store: Store) -> None:
-    store.save_endpoint("app", Settings(), 1.0)
-    store.add_revision("app", SPEC, 1.0)
+    save_endpoint(store, "app", Settings(), 1.0)
+    add_revision(store, "app", SPEC, 1.0)
     before, version = store.revision("app", 1), store.version
     with pytest.raises(ConflictError, match="revision 1 of `app` cannot go from `queued` to `serving`"):
         store.swap("app", 1, 2.0)
@@ -226,7 +227,7 @@ def test_an_illegal_move_is_refused_and_changes_nothing(store: Store) -> None:
 
 
 def test_many_threads_write_and_read_and_nothing_is_lost(store: Store) -> None:
-    store.save_endpoint("app", Settings(), 1.0)
+    save_endpoint(store, "app", Settings(), 1.0)
     problems: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -250,7 +251,7 @@ def test_many_threads_write_and_read_and_nothing_is_lost(store: Store) -> None:
 
 
 def test_a_replica_id_is_short_enough_for_a_socket(store: Store, home: Home) -> None:
-    store.save_endpoint("a" * 48, Settings(), 1.0)
+    save_endpoint(store, "a" * 48, Settings(), 1.0)
     replica = store.add_replica("a" * 48, 1, "", 0.0, 1.0)
     assert len(str(home.guard_socket(replica.id))) < 107
 
@@ -284,7 +285,7 @@ def test_a_rollback_needs_something_to_go_back_to(world: World) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one(store: Store) -> None:
-    store.save_endpoint("llama-chat", Settings(), 1.0)
+    save_endpoint(store, "llama-chat", Settings(), 1.0)
     with pytest.raises(NotFoundError) as caught:
         store.endpoint("lama-chat")
     assert caught.value.hint == "did you mean `llama-chat`?"
@@ -301,7 +302,7 @@ def test_a_runtime_gets_a_new_version_only_for_new_content(store: Store) -> None
 
 
 def test_desired_replicas_are_recorded_with_their_reason(store: Store) -> None:
-    store.save_endpoint("app", Settings(max_replica=4), 1.0)
+    save_endpoint(store, "app", Settings(max_replica=4), 1.0)
     store.scale("app", 3, "7 in flight over a target of 4", 2.0)
     version = store.version
     store.scale("app", 3, "again", 3.0)
@@ -372,7 +373,7 @@ def test_a_writer_keeps_other_processes_out_from_its_first_reading_on(store: Sto
 
     def write() -> None:
         begun.set()
-        other.save_endpoint("other", Settings(), 2.0)
+        save_endpoint(other, "other", Settings(), 2.0)
         ended.set()
 
     thread = threading.Thread(target=write)

@@ -90,12 +90,10 @@ class BuildStore(Database):
     def add_build(
         self, kind: str, subject: str, number: int, now: float, arguments: Mapping[str, Any] | None = None
     ) -> Build:
-        """Queue a build; a revision's build is written beside it."""
+        """Queue a build of another kind than a revision's."""
         with self._write(routes=False) as connection:
             told: dict[str, Any] = {"arguments": dict(arguments)} if arguments else {}
             build_id = self._add_build(connection, kind, subject, number, now, **told)
-            if kind == "revision":
-                self._name_build(connection, subject, number, build_id)
             return self._build(connection, build_id)
 
     @classmethod
@@ -194,18 +192,9 @@ class BuildStore(Database):
         ids = connection.execute(query.order_by(BUILDS.c.created, BUILDS.c.number, BUILDS.c.id)).scalars().all()
         return cls._builds(connection, ids)
 
-    def move_build(self, build_id: str, state: BuildState, **values: Any) -> Build:
-        """Put a build into another state; a runtime's version follows it.
-
-        Raises:
-            ConflictError: the move is not in the table.
-        """
-        with self._write(routes=False) as connection:
-            self._move_build(connection, self._build(connection, build_id), state, values)
-            return self._build(connection, build_id)
-
     @staticmethod
     def _move_build(connection: Connection, before: Build, state: BuildState, values: Mapping[str, Any]) -> None:
+        """Put a build into another state; a runtime's version follows it."""
         check_move(f"build `{before.id}`", BUILD_MOVES, before.state, state)
         changed = BUILDS.update().where(BUILDS.c.id == before.id)
         connection.execute(changed.values(state=str(state), **values))

@@ -76,16 +76,11 @@ class EndpointStore(Database):
             raise NotFoundError(f"there is no revision {number} of `{endpoint}`", f"`puna ps {endpoint}` lists them")
         return revision_of(row)
 
-    def save_endpoint(self, name: str, settings: Settings, now: float, active: bool | None = True) -> Endpoint:
-        """Make the endpoint, or change its settings; `active` None leaves that as it is."""
-        with self._write() as connection:
-            self._save_endpoint(connection, name, settings, now, active)
-            return self._endpoint(connection, name)
-
     @classmethod
     def _save_endpoint(
         cls, connection: Connection, name: str, settings: Settings, now: float, active: bool | None
     ) -> None:
+        """Make the endpoint, or change its settings; `active` None leaves that as it is."""
         values: dict[str, Any] = {"settings": settings.as_dict()}
         if active is not None:
             values["active"] = active
@@ -143,15 +138,10 @@ class EndpointStore(Database):
         row = table.update().where(table.c.endpoint == endpoint)
         connection.execute(row.values(replicas=replicas, reason=reason, at=now))
 
-    def add_revision(self, name: str, spec: RevisionSpec, now: float, copy_of: Revision | None = None) -> Revision:
-        """A new revision: to be built, or, as `copy_of` one that has been built, ready to be rolled out."""
-        with self._write() as connection:
-            self._endpoint(connection, name)
-            return self._add_revision(connection, name, spec, now, copy_of)
-
     def _add_revision(
         self, connection: Connection, name: str, spec: RevisionSpec, now: float, copy_of: Revision | None = None
     ) -> Revision:
+        """A new revision: to be built, or, as `copy_of` one that has been built, ready to be rolled out."""
         # Counted beyond the endpoint's deletion: a replica of a deleted one is never taken for a new one's.
         number = self._bump(connection, f"revision of {name}")
         values: dict[str, Any] = {"state": str(RevisionState.QUEUED)}

@@ -53,19 +53,11 @@ class TrafficStore(DeployStore):
                 self._share(connection, endpoint, number, WHOLE, now)
             return number
 
-    def share(self, name: str, number: int, percent: int, now: float) -> Revision:
+    def _share(self, connection: Connection, endpoint: Endpoint, number: int, percent: int, now: float) -> None:
         """Ask that a revision gets so much of the requests: at once if it has a share, else when it is ready.
 
         With all of them, one that has a share takes the rest once it has the replicas for it.
-
-        Raises:
-            ConflictError: nothing serves that it could share with, or it was never built.
         """
-        with self._write() as connection:
-            self._share(connection, self._endpoint(connection, name), number, percent, now)
-            return self._revision(connection, name, number)
-
-    def _share(self, connection: Connection, endpoint: Endpoint, number: int, percent: int, now: float) -> None:
         name, revision = endpoint.name, self._revision(connection, endpoint.name, number)
         if percent < WHOLE and endpoint.serving is None:
             raise ConflictError(f"nothing of `{name}` serves that revision {number} could share with")
@@ -83,13 +75,8 @@ class TrafficStore(DeployStore):
             self._ask_again(connection, revision, percent, now)
         self._event(connection, name, "traffic", wanted, now)
 
-    def end_split(self, name: str, now: float) -> Endpoint:
-        """All requests to the serving revision: take a split away, and give up what is on its way to a share."""
-        with self._write() as connection:
-            self._end_split(connection, self._endpoint(connection, name), now)
-            return self._endpoint(connection, name)
-
     def _end_split(self, connection: Connection, endpoint: Endpoint, now: float) -> None:
+        """All requests to the serving revision: take a split away, and give up what is on its way to a share."""
         if endpoint.serving is not None and endpoint.split is not None:
             self._route_all_to(connection, endpoint, endpoint.serving, now)
         for revision in self._coming(connection, endpoint.name):

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 
 from control.conftest import World
+from control.rows import move_build
 from puna.client import Client
 from puna.control.api.app import create_app
 from puna.control.api.routes.endpoints import Endpoint, Traffic
@@ -35,7 +36,7 @@ def client(world: World) -> Iterator[Client]:
 
 def built(world: World, number: int) -> int:
     """As the builder would have it."""
-    world.store.move_build(world.store.revision("app", number).build_id or "", BuildState.RUNNING)
+    move_build(world.store, world.store.revision("app", number).build_id or "", BuildState.RUNNING)
     for state in (RevisionState.BUILDING, RevisionState.BUILT):
         world.store.move_revision("app", number, state, world.now, **({"bundle": "b" * 64} if state == "built" else {}))
     return number

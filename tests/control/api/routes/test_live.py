@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from control.conftest import World
+from control.rows import build_revision
 from puna.control.api.routes.live import Board, _difference
 from puna.control.domain.api_keys import make
 from puna.control.operations.context import Control
@@ -18,7 +19,7 @@ def board(world: World) -> Board:
 def test_the_first_event_has_every_endpoint_and_build_as_json_and_the_next_what_has_changed(world: World) -> None:
     world.deploy("app", min_replica=1)
     world.settle(10)
-    build = world.store.add_build("revision", "app", 1, 1.0)
+    build = build_revision(world.store, "app", 1, 1.0)
     event, sent = _difference(board(world), None, None)
     assert event is not None
     first = json.loads(event)

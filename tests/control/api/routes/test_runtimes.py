@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from control.conftest import World
+from control.rows import move_build
 from puna.artifacts import Source, write_json
 from puna.control.api.app import create_app
 from puna.control.domain.states import BuildState, RevisionState
@@ -44,8 +45,8 @@ def upload(api: TestClient, world: World, yaml: str, **packages: str) -> dict[st
 
 
 def end(world: World, build_id: str, state: BuildState, **why: str) -> None:
-    world.store.move_build(build_id, BuildState.RUNNING)
-    world.store.move_build(build_id, state, **why)
+    move_build(world.store, build_id, BuildState.RUNNING)
+    move_build(world.store, build_id, state, **why)
 
 
 def deploy(api: TestClient, source: Source, name: str = "app", **body: Any) -> int:
