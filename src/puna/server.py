@@ -64,7 +64,6 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         ConflictError: another `puna up` runs in this home.
     """
     from puna.packaging import command
-    from puna.serve.limits import size_bytes
 
     command.slots()
     command.BuildLimits.of_environment()
@@ -75,14 +74,9 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
         reader, writer = os.pipe()
         number = listener.getsockname()[1]
         url = front.address(number)
-        memories = wire.make(gateways)
-        clients, limits = (
-            _shared_memory("puna-clients", 4 * gateways),
-            _shared_memory("puna-limits", size_bytes(gateways)),
-        )
-        shared = SharedDescriptors(listener.fileno(), clients, limits, memories)
-        options = {"owner_fd": reader, "url": public or url, "memories": memories}
-        specs = [_spec(home, "control plane", options, (reader, *memories), REPLICA_GRACE_S + 5)]
+        shared = _shared(listener.fileno(), gateways)
+        options = {"owner_fd": reader, "url": public or url, "memories": shared.memories}
+        specs = [_spec(home, "control plane", options, (reader, *shared.memories), REPLICA_GRACE_S + 5)]
         specs += [_gateway_spec(home, reader, shared, index, front) for index in range(gateways)]
         supervisor = Supervisor(specs, progress)
         if descriptors.hard() < descriptors.FEW:
@@ -111,7 +105,7 @@ def run_up(home: Home, front: Front | None = None, gateways: int = 1, *, progres
             supervisor.run(tick, listener.close)
         finally:
             # The end of this pipe is what every child, guards included, takes as the end.
-            for fd in (writer, reader, shared.counts_fd, shared.limits_fd, *memories):
+            for fd in (writer, reader, shared.counts_fd, shared.limits_fd, *shared.memories):
                 os.close(fd)
             with contextlib.suppress(OSError):  # a disk that is away: the next `puna up` clears up
                 home.state.unlink(missing_ok=True)
@@ -164,11 +158,13 @@ def _spec(home: Home, name: str, options: dict[str, Any], fds: tuple[int, ...], 
     return Spec(name, command, log, env, fds, grace_s, beats=True)
 
 
-def _shared_memory(name: str, size_bytes: int) -> int:
-    """Memory that all gateways have, as a descriptor."""
-    fd = os.memfd_create(name)
-    os.ftruncate(fd, size_bytes)
-    return fd
+def _shared(listen_fd: int, gateways: int) -> SharedDescriptors:
+    from puna.serve.limits import size_bytes
+
+    clients, limits = os.memfd_create("puna-clients"), os.memfd_create("puna-limits")
+    os.ftruncate(clients, 4 * gateways)
+    os.ftruncate(limits, size_bytes(gateways))
+    return SharedDescriptors(listen_fd, clients, limits, wire.make(gateways))
 
 
 def _gateway_spec(home: Home, owner_fd: int, shared: SharedDescriptors, index: int, front: Front) -> Spec:

@@ -351,7 +351,8 @@ def test_a_database_from_before_splits_is_brought_up_to_date(world: World) -> No
         connection.exec_driver_sql(f"delete from schema_version where number > {before}")
     again = Store(f"sqlite:///{world.home.database}")
     assert again.endpoint("app").shares == {1: 100} and again.revision("app", 1).percent == 100
-    again.share("app", 1, 100, 5.0)
+    with again._write() as connection:
+        again._share(connection, again.endpoint("app"), 1, 100, 5.0)
     again.close()
 
 
