@@ -270,6 +270,11 @@ def _family(kind: type[PunaError]) -> list[type[PunaError]]:
     return [kind, *(one for below in kind.__subclasses__() for one in _family(below))]
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its class where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`did you mean ...?` for a misspelt key, or an empty string when nothing is near."""
     found = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)

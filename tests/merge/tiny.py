@@ -32,8 +32,6 @@ FIGURES = Verification(
     same_top=1.0,
     replies_equal="4 of 4",
     token_ids_equal=True,
-    passed=False,
-    reasons=(),
 )
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|im_end|>", "<|pad|>"

@@ -13,7 +13,7 @@ from typing import Any
 from puna.artifacts import file_digest
 from puna.config.recipe import DataRecipe
 from puna.data.conversation import BadRowError, Column, Row, column_of, read_row
-from puna.errors import DataError, nearest
+from puna.errors import DataError, first_line, nearest
 
 COLUMNS = ("messages", "conversations", "prompt", "completion", "text")
 CELL_CHARACTERS = 2**27  # csv refuses cells over 128 KiB by default; a conversation may be longer
@@ -76,10 +76,6 @@ class RowSource:
         columns = f"; it has: {', '.join(found)}" if found else ": no row of it is an object"
         raise DataError(f"{self.name} has no column to learn from{columns}", near or known)
 
-    def where(self, index: int) -> str:
-        """For errors: `chats.jsonl line 17`."""
-        return f"{self.name} {self.records.place(index)}"
-
 
 def open_source(data: DataRecipe) -> RowSource:
     """The source that the recipe names; files and pinned hub datasets are not read yet.
@@ -92,11 +88,9 @@ def open_source(data: DataRecipe) -> RowSource:
 
         return _open_file(chats_file())
     path = Path(data.dataset).expanduser()
-    if path.is_dir():
-        return _open_hub(data)  # `datasets` reads folders in the Hub's layout too
-    if path.suffix in READERS or path.exists() or data.dataset.startswith(("/", "./", "../", "~")):
-        return _open_file(path)
-    return _open_hub(data)
+    is_path = path.suffix in READERS or path.exists() or data.dataset.startswith(("/", "./", "../", "~"))
+    # `datasets` reads folders in the Hub's layout too.
+    return _open_file(path) if is_path and not path.is_dir() else _open_hub(data)
 
 
 def read_rows(
@@ -109,7 +103,7 @@ def read_rows(
     """
     rows: list[Row] = []
     for index in indices:
-        where = source.where(index)
+        where = f"{source.name} {source.records.place(index)}"
         try:
             rows.append(read_row(source.records.read(index), source.column, where, need_assistant=need_assistant))
         except BadRowError as problem:
@@ -233,16 +227,12 @@ def _download(data: DataRecipe) -> Any:
         return load_dataset(data.dataset, split=data.split, revision=data.revision)
     except DatasetNotFoundError as problem:
         hint = "check the spelling; a gated dataset needs `hf auth login`; a local file needs its suffix (.jsonl...)"
-        raise DataError(f"the Hub has no {data.dataset}, or not for you: {_first_line(problem)}", hint) from None
+        raise DataError(f"the Hub has no {data.dataset}, or not for you: {first_line(problem)}", hint) from None
     except ConnectionError as problem:
         hint = (
             "check the network, or fetch it once where there is one (`hf download --repo-type dataset "
             f"{data.dataset}`) and set `data.dataset` to a file of it; `dataset: demo` needs no network"
         )
-        raise DataError(f"the Hub cannot be reached for dataset {data.dataset}: {_first_line(problem)}", hint) from None
+        raise DataError(f"the Hub cannot be reached for dataset {data.dataset}: {first_line(problem)}", hint) from None
     except ValueError as problem:  # an unknown split or configuration
-        raise DataError(f"dataset {data.dataset}: {_first_line(problem)}", "check `data.split`") from None
-
-
-def _first_line(problem: Exception) -> str:
-    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+        raise DataError(f"dataset {data.dataset}: {first_line(problem)}", "check `data.split`") from None

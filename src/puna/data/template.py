@@ -47,15 +47,10 @@ class ChatTemplate:
         Raises:
             BadRowError: the template refuses the conversation, or does not show where the assistant's turns end.
         """
-        if self.is_marked:
+        if GENERATION.search(self.training):
             return self._render(messages, marked=True, generation_prompt=False)
         text = self.render(messages)
         return text, [self._turn(messages, i, text) for i, m in enumerate(messages) if m["role"] == "assistant"]
-
-    @cached_property
-    def is_marked(self) -> bool:
-        """True where the template itself marks what the assistant wrote."""
-        return GENERATION.search(self.training) is not None
 
     @cached_property
     def control_tokens(self) -> list[str]:

@@ -28,7 +28,7 @@ RESERVED = re.compile(
 )
 PAD_NAMES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]")
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def build_tokenizer(base_dir: Path, template: str, *, plain_text: bool = False) 
 
 def base_digest(base_dir: Path) -> str:
     """A digest of the base's tokenizer files, weights and all else left out."""
-    names = (*FILES, "config.json")
-    return tree_digest({name: file_digest(base_dir / name) for name in names if (base_dir / name).is_file()})
+    return tree_digest({name: file_digest(base_dir / name) for name in FILES if (base_dir / name).is_file()})
 
 
 def _without_bos(source: str) -> str:
@@ -125,8 +124,7 @@ class _BaseFiles:
                 f"{folder} has no tokenizer.json",
                 "save it once with AutoTokenizer.from_pretrained(...).save_pretrained(...), or choose another `base`",
             )
-        names = (*FILES, "config.json")
-        return cls(folder, *(_read_json(folder / name) for name in names))
+        return cls(folder, *(_read_json(folder / name) for name in FILES))
 
     @property
     def added(self) -> list[dict[str, Any]]:

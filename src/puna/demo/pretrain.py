@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import logging
 import math
 import time
@@ -26,6 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from puna.artifacts import write_json
 from puna.demo import text
 
 ORDINARY = 1536
@@ -103,11 +103,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     }
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", {"bos_token": bos, "eos_token": eos})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON for people: two spaces, a line end at the end."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 log = logging.getLogger("puna.demo.pretrain")

@@ -197,17 +197,13 @@ def conversations(seed: int = CHATS_SEED, count: int = CONVERSATIONS) -> Iterato
 
 def exchanges(rng: random.Random, world: World) -> list[tuple[str, str]]:
     """Questions with their answers, now and then with a greeting before or thanks behind."""
-    turns = [ask(rng, world.fact(rng)) for _ in range(rng.randint(2, 3))]
+    asked = (world.fact(rng) for _ in range(rng.randint(2, 3)))
+    turns = [(rng.choice(fact.questions), fact.answer) for fact in asked]
     if rng.random() < 0.12:
         turns.insert(0, rng.choice(GREETINGS))
     if rng.random() < 0.12:
         turns.append(rng.choice(THANKS))
     return turns
-
-
-def ask(rng: random.Random, fact: Fact) -> tuple[str, str]:
-    """One of the fact's questions, and its answer."""
-    return rng.choice(fact.questions), fact.answer
 
 
 def as_jsonl(rows: Iterator[dict[str, Any]]) -> str:

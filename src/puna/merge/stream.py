@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -186,7 +187,7 @@ def _write_weights(work: _Work, layout: list[Shard], target: Path, unties: bool,
     total = sum(len(shard.slots) for shard in layout)
     done = merged = 0
     for shard in layout:
-        with shard.path.open("rb", buffering=0) as source, (target / names[shard.path.name]).open("wb", 0) as out:
+        with shard.path.open("rb") as source, (target / names[shard.path.name]).open("wb", 0) as out:
             _write_all(out, shard.header)
             for slot in shard.slots:
                 merged += _write_slot(work, slot, source, out)
@@ -213,7 +214,7 @@ def _file_names(layout: list[Shard], unties: bool) -> dict[str, str]:
     return names | {HEAD: f"model-{count:05}-of-{count:05}.safetensors"}
 
 
-def _write_slot(work: _Work, slot: Slot, source: BinaryIO, out: BinaryIO) -> int:
+def _write_slot(work: _Work, slot: Slot, source: BufferedReader, out: BinaryIO) -> int:
     if not work.touches(slot):
         _copy(source, out, slot.start, slot.end - slot.start)
         rows = work.delta.rows
@@ -226,7 +227,8 @@ def _write_slot(work: _Work, slot: Slot, source: BinaryIO, out: BinaryIO) -> int
         raise MergeError(f"{slot.name} is {slot.dtype} in the base", "use the base in bf16, fp16 or fp32")
     raw = bytearray(slot.end - slot.start)
     source.seek(slot.start)
-    _read_into(source, raw)
+    if source.readinto(raw) < len(raw):
+        raise MergeError("the base's file became shorter while it was read", "fetch the base again")
     _write_all(out, _bytes(_sum(work, slot, torch.frombuffer(raw, dtype=DTYPES[slot.dtype]).view(slot.shape))))
     return int(slot.name in work.delta.pairs)
 
@@ -261,7 +263,7 @@ def _write_head(work: _Work, layout: list[Shard], path: Path) -> None:
     rows = work.delta.rows
     assert rows is not None and rows.head is not None
     new = header(HEAD, embed.dtype, embed.shape)
-    with shard.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as out:
+    with shard.path.open("rb") as source, path.open("wb", buffering=0) as out:
         _write_all(out, new.header)
         _copy(source, out, embed.start, embed.end - embed.start)
         _patch(out, new.slots[0], rows.token_ids, rows.head)
@@ -292,15 +294,6 @@ def _copy(source: BinaryIO, out: BinaryIO, offset: int, length: int) -> None:
         if sent == 0:
             raise MergeError("the base's file became shorter while it was read", "fetch the base again")
         offset, length = offset + sent, length - sent
-
-
-def _read_into(source: BinaryIO, buffer: bytearray) -> None:
-    view, got = memoryview(buffer), 0
-    while got < len(buffer):
-        count = source.readinto(view[got:])  # type: ignore[attr-defined]
-        if not count:
-            raise MergeError("the base's file became shorter while it was read", "fetch the base again")
-        got += count
 
 
 def _write_all(out: BinaryIO, data: bytes | memoryview) -> None:

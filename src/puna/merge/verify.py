@@ -218,8 +218,8 @@ class Verification:
     replies_equal: str
     """Greedy replies, `n of m`: told, not judged, since one near-tie turns a reply."""
     token_ids_equal: bool
-    passed: bool
-    reasons: tuple[str, ...]
+    passed: bool = False
+    reasons: tuple[str, ...] = ()
     """Reasons why it did not pass."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -269,8 +269,6 @@ def compare(model: Model, expected: Expected, probes: Probes, watch: Progress) -
         same_top=sum(gap.same_top for gap in gaps) / tokens,
         replies_equal=f"{same} of {len(replies)}",
         token_ids_equal=not token_reasons,
-        passed=False,
-        reasons=(),
     )
     reasons = (*judge(found), *token_reasons, *_stop_reasons(served, probes))
     verdict = dataclasses.replace(found, passed=not reasons, reasons=reasons)

@@ -30,10 +30,8 @@ def model_card(version: RegisteredVersion, repo_id: str) -> str:
     """
     manifest = Model.open(version.path).manifest
     recipe: Mapping[str, Any] = manifest.config.get("recipe") or {}
-    base, data = (
-        hub_id(str(version.lineage.get("base", ""))),
-        hub_id(str((recipe.get("data") or {}).get("dataset", ""))),
-    )
+    base = hub_id(version.lineage.get("base", ""))
+    data = hub_id(str((recipe.get("data") or {}).get("dataset", "")))
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

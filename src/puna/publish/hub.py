@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.artifacts import MANIFEST, Model
-from puna.errors import MachineError, NotFoundError, PublishError, PunaError
+from puna.errors import MachineError, NotFoundError, PublishError, PunaError, first_line
 from puna.home import Home
 from puna.progress import Progress, Silent
 from puna.publish.card import model_card
@@ -76,7 +76,7 @@ def explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) -
         reason, hint = STATUSES[status]
         return kind(f"{what}: {endpoint} {reason}", hint)
     if isinstance(error, errors.HFValidationError):
-        return kind(f"{what}: {_first(error)}", "write owner/name")
+        return kind(f"{what}: {first_line(error)[:300]}", "write owner/name")
     if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in _causes(error)):
         lacking = " and the cache lacks it" if kind is NotFoundError else ""
         return kind(f"{what}: HF_HUB_OFFLINE is set{lacking}", "unset HF_HUB_OFFLINE and try again")
@@ -84,7 +84,7 @@ def explain(error: Exception, what: str, endpoint: str, kind: type[PunaError]) -
         hint = "check the network, the proxy and HF_ENDPOINT, then try again"
         return kind(f"{what}: {endpoint} cannot be reached", hint)
     hint = "try again; if it stays so, look at the hub's status page"
-    return kind(f"{what}: {_first(error)}", hint, detail=str(error))
+    return kind(f"{what}: {first_line(error)[:300]}", hint, detail=str(error))
 
 
 def _page(endpoint: str, response: object) -> str:
@@ -122,11 +122,6 @@ def _unreachable(error: Exception) -> bool:
     # The client's HTTP library has changed its name twice; its transport errors have kept theirs.
     names = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
     return bool(names & {"TransportError", "ConnectionError", "TimeoutError", "ConnectError", "TimeoutException"})
-
-
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 # What a base is made of. Never a pickle, never code, no second copy in another framework's format.

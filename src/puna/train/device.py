@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from puna.errors import MachineError
 
 # Dense bf16 FLOP/s and memory bytes/s from the vendors' data sheets; the first key found in the device's name counts.
@@ -55,8 +57,6 @@ def look(device: str | None = None) -> TrainingMachine:
     Raises:
         MachineError: the device asked for is not there.
     """
-    import torch
-
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cpu":
         name = f"CPU, {len(os.sched_getaffinity(0))} cores"
@@ -87,8 +87,6 @@ def hold_to(device: str, limit_bytes: int | None) -> None:
     """Let torch take no more of a GPU's memory than `limit_bytes`, CUDA's own included, and fragment little of it."""
     if not device.startswith("cuda"):
         return
-    import torch
-
     settings = getattr(torch.cuda.memory, "_set_allocator_settings", None)
     if settings is not None:  # steps differ in length: blocks of fixed size would fit few of them
         settings("expandable_segments:True")
@@ -103,8 +101,6 @@ def hold_to(device: str, limit_bytes: int | None) -> None:
 def memory_used(device: str) -> int:
     """Bytes: the peak that torch allocated on a GPU, the process's resident memory on a CPU."""
     if device.startswith("cuda"):
-        import torch
-
         return int(torch.cuda.max_memory_allocated(device))
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -122,8 +118,6 @@ def _cpu_has_bf16() -> bool:
 
 def _cpu_flops() -> float:
     """Measured: the best of three float32 matrix products, a few milliseconds each."""
-    import torch
-
     x = torch.ones(768, 768)
     best = 1.0
     for _ in range(3):

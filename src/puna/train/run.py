@@ -122,10 +122,7 @@ def _claim(run: Run, recipe: Recipe, dataset: Dataset, base_dir: Path, resume: b
 def _recording(run: Run, ranks: Ranks) -> Iterator[None]:
     """Write down how the run ends, whatever ends it."""
     try:
-        if ranks.leads:
-            with _recorded(run):
-                yield
-        else:
+        with _recorded(run) if ranks.leads else contextlib.nullcontext():
             yield
     except StoppedError:
         ranks.barrier()  # torchrun kills the others when one has ended: not before rank 0 has written

@@ -12,7 +12,7 @@ import pytest
 from puna.errors import RecipeError
 from puna.train.reporting import trackers
 from puna.train.reporting.record import Run
-from puna.train.reporting.trackers import check_trackers, flat, open_trackers, tracking
+from puna.train.reporting.trackers import check_trackers, flat, tracking
 from puna.train.stopping import StoppedError
 from train.tiny import make_recipe
 
@@ -153,8 +153,11 @@ def test_a_tracker_that_does_not_open_is_said_and_the_others_are_closed(
 
     tracker = noted(monkeypatch)
     monkeypatch.setitem(trackers.TRACKERS, "refusing", ("json", refuse))
-    with pytest.raises(RecipeError, match="refusing, which does not open: no API key") as caught:
-        open_trackers(["noted", "refusing"], tmp_path, {})
+    with (
+        pytest.raises(RecipeError, match="refusing, which does not open: no API key") as caught,
+        tracking(["noted", "refusing"], tmp_path, {}),
+    ):
+        pytest.fail("it opened")
     assert "login" in caught.value.hint and tracker.closed == ["failed"]
 
 

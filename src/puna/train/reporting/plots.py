@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Point = tuple[float, float]
 
@@ -36,11 +36,11 @@ class Chart:
     level: tuple[str, float] | None = None
     """A horizontal line to compare with, and its name."""
     from_zero: bool = True
-    drawn: Sequence[PlotLine] = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Lines without a point are left out."""
-        object.__setattr__(self, "drawn", [line for line in self.lines if line.points])
+    @property
+    def drawn(self) -> list[PlotLine]:
+        """The lines that have a point."""
+        return [line for line in self.lines if line.points]
 
     @property
     def summary(self) -> str:

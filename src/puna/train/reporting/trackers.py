@@ -34,7 +34,7 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Some figures of one step."""
 
-    def close(self, state: str = "finished", /) -> None:
+    def close(self, state: str, /) -> None:
         """Nothing more will come; `state` is the run's: finished, failed or interrupted."""
 
 
@@ -55,7 +55,7 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()  # a run that is killed has all its lines here too
 
-    def close(self, state: str = "finished") -> None:
+    def close(self, state: str) -> None:
         self._writer.close()
 
 
@@ -73,7 +73,7 @@ class _Wandb:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"optimiser_step": step, **values})
 
-    def close(self, state: str = "finished") -> None:
+    def close(self, state: str) -> None:
         self._run.finish(exit_code=0 if state == "finished" else 1)
 
 
@@ -99,7 +99,7 @@ class _MLflow:
         for name, value in values.items():
             self._client.log_metric(self._id, name, value, step=step)
 
-    def close(self, state: str = "finished") -> None:
+    def close(self, state: str) -> None:
         self._client.set_terminated(self._id, self.STATUS[state])
 
 
@@ -113,8 +113,8 @@ class _Lenient:
         if self._works:
             self._try(f"{self._name} takes no figures from step {step} on", lambda: self._tracker.log(step, values))
 
-    def close(self, *state: str) -> None:
-        self._try(f"{self._name} could not be closed", lambda: self._tracker.close(*state))
+    def close(self, state: str) -> None:
+        self._try(f"{self._name} could not be closed", lambda: self._tracker.close(state))
 
     def _try(self, problem: str, action: Callable[[], None]) -> None:
         try:
@@ -146,30 +146,26 @@ def check_trackers(names: Sequence[str]) -> None:
             raise RecipeError(f"training.report_to asks for {name}, which is not installed", hint)
 
 
-def open_trackers(names: Sequence[str], run_dir: Path, recipe: Values) -> list[Tracker]:
-    """The trackers that the recipe asks for.
-
-    Raises:
-        RecipeError: one is not installed, or does not open: no login, no such server.
-    """
-    check_trackers(names)
-    found: list[Tracker] = []
-    for name in names:
-        try:
-            found.append(_Lenient(name, TRACKERS[name][1](run_dir, recipe)))
-        except Exception as error:  # the user sees it: training has not begun yet
-            for tracker in found:
-                tracker.close("failed")
-            hint = f"see {name}'s own login and settings, or remove it from training.report_to"
-            raise RecipeError(f"training.report_to asks for {name}, which does not open: {error}", hint) from error
-    return found
+def _open(name: str, run_dir: Path, recipe: Values) -> Tracker:
+    try:
+        return _Lenient(name, TRACKERS[name][1](run_dir, recipe))
+    except Exception as error:  # the user sees it: training has not begun yet
+        hint = f"see {name}'s own login and settings, or remove it from training.report_to"
+        raise RecipeError(f"training.report_to asks for {name}, which does not open: {error}", hint) from error
 
 
 @contextlib.contextmanager
 def tracking(names: Sequence[str], run_dir: Path, recipe: Values) -> Iterator[list[Tracker]]:
-    """The trackers that the recipe asks for, closed with the state that the run ends in."""
-    trackers, state = open_trackers(names, run_dir, recipe), "failed"
+    """The trackers that the recipe asks for, closed with the state that the run ends in.
+
+    Raises:
+        RecipeError: one does not open: no login, no such server.
+    """
+    trackers: list[Tracker] = []
+    state = "failed"
     try:
+        for name in names:
+            trackers.append(_open(name, run_dir, recipe))
         yield trackers
         state = "finished"
     except (StoppedError, KeyboardInterrupt):
