@@ -141,3 +141,13 @@ def test_the_number_format_follows_machine_and_recipe() -> None:
 def test_memory_and_products_fill_lora_columns_up_alike() -> None:
     # Written twice, since the plan is made without loading what computes.
     assert cost.GPU_ALIGNMENT == lora.GPU_ALIGNMENT
+
+
+def test_an_evaluation_takes_about_a_third_of_what_training_on_its_tokens_takes() -> None:
+    choice, tokens = choose(SETUP, gpu(140)).choice, 18_900
+    trained = tokens * cost.token_s(SETUP, gpu(140), choice)
+    assert 0.31 * trained < cost.evaluation_s(SETUP, gpu(140), choice, tokens) < 0.45 * trained
+    cpu = TrainingMachine("cpu", "a CPU", 100 * GIB, 1e11, False, 2)
+    trained = tokens * flops_per_token(SETUP) / (cpu.flops * cost.CPU_UTILISATION)
+    assert cost.evaluation_s(SETUP, cpu, choice, tokens) == pytest.approx(trained / 3)
+    assert cost.evaluation_s(SETUP, cpu, choice, 0) == cost.evaluation_s(SETUP, gpu(140), choice, 0) == 0.0
