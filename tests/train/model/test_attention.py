@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from puna.train.batches import Documents
+from puna.train.model import attention
 from puna.train.model.attention import attend, attend_cached
 
 
@@ -42,3 +43,24 @@ def test_positions_start_again_in_each_document_and_alike_neighbours_share_a_gro
 def test_with_a_cache_the_last_tokens_see_all_before_them(new: int) -> None:
     q, k, v = torch.randn(6, 4, 8), torch.randn(6, 2, 8), torch.randn(6, 2, 8)
     torch.testing.assert_close(attend_cached(q[-new:], k, v), F.pad(alone(q, k, v), (0, 0))[-new:])
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "has_flash_4", "kernel"),
+    [
+        ((7, 5), 64, True, "padded"),
+        ((8, 0), 128, True, "varlen"),
+        ((8, 0), 512, True, "padded"),
+        ((9, 0), 128, True, "flash-attn-4"),
+        ((9, 0), 64, True, "flash-attn-4"),
+        ((9, 0), 96, True, "varlen"),
+        ((9, 0), 128, False, "varlen"),
+        ((10, 0), 128, True, "flash-attn-4"),
+        ((12, 0), 128, True, "varlen"),
+    ],
+)
+def test_a_gpu_attends_with_the_fastest_kernel_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], head_dim: int, has_flash_4: bool, kernel: str
+) -> None:
+    monkeypatch.setattr(attention, "_flash_4_function", lambda: print if has_flash_4 else None)
+    assert attention._gpu_kernel.__wrapped__(capability, head_dim) == kernel
