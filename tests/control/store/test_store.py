@@ -273,6 +273,18 @@ def test_the_same_source_runtime_and_settings_are_not_deployed_twice(store: Stor
     assert [build.number for build in store.unended_builds()] == [1, 2, 3, 5]
 
 
+def test_a_rebuild_is_a_new_revision_unless_only_a_change_is_to_be_built(store: Store) -> None:
+    def rebuild(source: str, only_changed: bool) -> tuple[int, bool]:
+        spec = RevisionSpec(source * 64, None, None, Settings())
+        queued = store.rebuild("app", lambda before, newest: spec, 2.0, only_changed=only_changed)
+        return queued.revision.number, queued.is_unchanged
+
+    store.deploy("app", lambda before, newest: SPEC, 1.0)
+    assert rebuild("a", True) == (1, True)
+    assert rebuild("a", False) == (2, False)
+    assert rebuild("b", True) == (3, False)
+
+
 def test_a_rollback_needs_something_to_go_back_to(world: World) -> None:
     world.deploy(min_replica=1)
     world.settle(10)
