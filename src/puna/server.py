@@ -127,7 +127,7 @@ def _console_link(home: Home) -> str:
 
     from puna.client import Client
 
-    transport = httpx.HTTPTransport(uds=str(home.control_socket))
+    transport = httpx.HTTPTransport(uds=str(home.control_socket), verify=False)
     with Client(home=home, http=httpx.Client(transport=transport, base_url="http://localhost", timeout=10)) as client:
         return str(client.console_link()["url"])
 

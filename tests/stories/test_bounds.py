@@ -67,8 +67,8 @@ def times(up: Up, count: int = 10) -> list[float]:
     for _ in range(count):
         began = time.monotonic()
         assert up.call().status_code == 200
-        assert httpx.get(f"{up.url}/v2/health/ready", timeout=30).status_code == 200
-        assert httpx.get(f"{up.url}/api/v1/endpoints", headers=admin(up), timeout=30).status_code == 200
+        assert up.http.get("/v2/health/ready", timeout=30).status_code == 200
+        assert up.http.get("/api/v1/endpoints", headers=admin(up), timeout=30).status_code == 200
         took.append(time.monotonic() - began)
     return took
 
@@ -123,7 +123,7 @@ def test_deliveries_of_webhooks_that_trickle_or_are_many_and_large_hold_up_nobod
         assert max(times(up)) < PROMPT_S * load_factor()
         assert resident_mib(control) - before[control] < 48, "nothing of it comes so far"
         assert resident_mib(gateway) - before[gateway] < 128
-    assert httpx.post(f"{up.url}/api/v1/hooks/app", content=b"{}", timeout=30).status_code == 403
+    assert up.http.post("/api/v1/hooks/app", content=b"{}", timeout=30).status_code == 403
 
 
 def resident_mib(pid: int) -> float:
@@ -134,5 +134,5 @@ def resident_mib(pid: int) -> float:
 
 def test_replies_have_one_date_whoever_made_them(up: Up) -> None:
     for path in ("/v2/health/live", "/api/v1/endpoints", "/"):
-        reply = httpx.get(up.url + path, headers=admin(up))
+        reply = up.http.get(path, headers=admin(up))
         assert len(reply.headers.get_list("date")) == 1, path

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from stories.conftest import Callers, Up, family, write_app
@@ -107,7 +106,7 @@ def test_while_the_disk_is_full_calls_are_answered_and_a_gateway_that_dies_is_ba
             up.until(lambda dead=gateway: dead not in up.pids("puna.server gateway"), 5, "its death")  # type: ignore[misc]
             up.until(lambda: len(up.pids("puna.server gateway")) == 2, WITHIN_S, "the new gateway")
             callers.more(40)
-        metrics = httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {up.key}"})
+        metrics = up.http.get("/metrics", headers={"authorization": f"Bearer {up.key}"})
         assert metrics.status_code == 200 and 'puna_requests_total{endpoint="app",status="200"}' in metrics.text
         time.sleep(6)  # the history takes a row, logs are held within limits, use is counted
         disk.free()

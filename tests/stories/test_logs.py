@@ -32,7 +32,7 @@ class InferlessPythonModel:
 def call(up: Up, text: str, request: str = "") -> httpx.Response:
     body = {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [text]}]}
     headers = {"authorization": f"Bearer {up.key}"} | ({"x-request-id": request} if request else {})
-    return httpx.post(f"{up.url}/v2/models/app/infer", json=body, headers=headers, timeout=60)
+    return up.http.post("/v2/models/app/infer", json=body, headers=headers, timeout=60)
 
 
 def test_lines_are_found_by_request_by_text_and_by_time(shared_up: Up, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_platforms_calls_pass_through_the_gateway_with_its_key(shared_up: Up
     key = str(up.client.create_key(["deploy"], endpoints=["app"])["key"])
     body = {"model_id": "app", "time_from": "2024-05-28T00:00:00.000Z", "time_to": "2099-01-01T00:00:00.000Z"}
     headers = {"authorization": key}
-    told = httpx.post(f"{up.url}/rest/model/logs/get/", json=body, headers=headers).json()
+    told = up.http.post("/rest/model/logs/get/", json=body, headers=headers).json()
     logged = [detail for detail in told["details"] if detail["log"].endswith("] logged")]
     assert told["status"] == "success" and {detail["stream"] for detail in logged} == {"stderr"}
     update = {"model_id": "app", "data": {"min_replica": 0, "max_replica": 2, "scale_down_delay": 30}}

@@ -105,7 +105,7 @@ def test_a_killed_gateway_breaks_its_own_connections_only(up: Up) -> None:
 
 def _counted(up: Up) -> int:
     """Successful calls of the app, as /metrics has them."""
-    text = httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {up.key}"}).text
+    text = up.http.get("/metrics", headers={"authorization": f"Bearer {up.key}"}).text
     found = re.search(r'puna_requests_total\{endpoint="app",status="200"\} (\d+)', text)
     return int(found[1]) if found else 0
 
@@ -132,8 +132,8 @@ def test_who_asks_the_api_while_the_control_plane_is_replaced_waits_at_the_front
     def ask(number: int) -> httpx.Response:
         if number % 2:
             body = {"name": f"of-{number}", "scope": ["infer"]}
-            return httpx.post(f"{up.url}/api/v1/keys", json=body, headers=key, timeout=60)
-        return httpx.get(f"{up.url}/api/v1/endpoints", headers=key, timeout=60)
+            return up.http.post("/api/v1/keys", json=body, headers=key, timeout=60)
+        return up.http.get("/api/v1/endpoints", headers=key, timeout=60)
 
     up.until(lambda: ask(0).status_code == 200, 10, "the key at both gateways")
     control = up.pids("puna.server control")
@@ -165,7 +165,7 @@ def _alive(pid: int) -> bool:
 
 
 def _in_flight(up: Up) -> float:
-    metrics = httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {up.key}"}).text
+    metrics = up.http.get("/metrics", headers={"authorization": f"Bearer {up.key}"}).text
     found = re.search(r'puna_in_flight\{endpoint="app"\} ([0-9.]+)', metrics)
     return float(found[1]) if found else -1
 

@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from load import load_factor
@@ -22,7 +21,7 @@ def test_a_deployed_app_answers_over_http_and_the_reply_says_what_happened(share
     assert reply.json()["outputs"][0]["data"] == ["v1:hello"]
     assert reply.headers["x-puna-tier"] == "awake"
     headers = {"authorization": f"Bearer {shared_up.key}"}
-    bad = httpx.post(f"{shared_up.url}/v2/models/plain/infer", json={"inputs": []}, headers=headers)
+    bad = shared_up.http.post("/v2/models/plain/infer", json={"inputs": []}, headers=headers)
     assert bad.status_code == 400 and "prompt" in bad.json()["error"]
 
 

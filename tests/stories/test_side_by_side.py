@@ -79,7 +79,7 @@ def test_hosts_and_apps_that_hang_hold_up_nobody_else(up: Up, silent: int, tmp_p
 
     def ask(_: int) -> None:
         while not stop.is_set():
-            httpx.post(f"{up.url}/api/v1/sources/from-git", json=body, headers=headers, timeout=90)
+            up.http.post("/api/v1/sources/from-git", json=body, headers=headers, timeout=90)
 
     control = httpx.Client(
         transport=httpx.HTTPTransport(uds=str(up.home.control_socket)), base_url="http://x", timeout=60

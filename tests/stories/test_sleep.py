@@ -103,7 +103,7 @@ def test_the_life_of_a_sleeper(napper: Up) -> None:
     found = [reply.headers["x-puna-tier"] for reply in replies]
     assert "asleep" in found and set(found) <= {"asleep", "awake"}
     assert max(waits(reply)["wake"] for reply in replies) >= 500
-    counts = httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {up.key}"}).text
+    counts = up.http.get("/metrics", headers={"authorization": f"Bearer {up.key}"}).text
     assert 'puna_wake_seconds_count{endpoint="napper",tier="asleep"}' in counts
 
     # Killed while asleep: the next request gets another one.

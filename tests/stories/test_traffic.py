@@ -97,4 +97,4 @@ def test_the_command_line_divides_shows_compares_and_takes_back(own_up: Up, tmp_
 
 def metrics(up: Up) -> str:
     key = up.client.create_key(["infer"])["key"]
-    return httpx.get(f"{up.url}/metrics", headers={"authorization": f"Bearer {key}"}).text
+    return up.http.get("/metrics", headers={"authorization": f"Bearer {key}"}).text

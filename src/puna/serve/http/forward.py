@@ -78,7 +78,7 @@ class ControlPlane:
         # No connection is kept: one over a Unix socket costs 50 us, and a kept one may belong to a control plane
         # that has died meanwhile.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
+        self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, verify=False)
         self._stopping = asyncio.Event()
         self._up = asyncio.Event()
         self._silent_since: float | None = None
