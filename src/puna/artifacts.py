@@ -86,17 +86,6 @@ class Artifact:
                 return f"{name} is missing"
         return ""
 
-    def check(self) -> None:
-        """Compare every file with the manifest.
-
-        Raises:
-            ConflictError: a file is missing or has changed.
-        """
-        for name, expected in self.manifest.files.items():
-            file = self.path / name
-            if not file.exists() or file_digest(file) != expected:
-                raise ConflictError(f"{self.kind} {self.path} is damaged: {name} differs from its manifest")
-
 
 @dataclass(frozen=True)
 class Dataset(Artifact):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puna.artifacts import Adapter, Dataset, Model
+from puna.artifacts import SHORT, Adapter, Dataset, Model, write_json
+from puna.config import project, runtime
 from puna.config import recipe as recipes
 from puna.config.recipe import Recipe
 from puna.errors import BuildError, ConflictError, MergeError, NotFoundError, PublishError
 from puna.home import Home
+from puna.packaging import template
 from puna.progress import Progress, Silent
-from puna.publish import resolve
-from puna.publish.registry import RegisteredVersion, Registry
+from puna.publish import hub, resolve
+from puna.publish.registry import RegisteredVersion, Registry, seal
 from puna.train.reporting import record
 
 if TYPE_CHECKING:
@@ -121,20 +126,14 @@ def merge(run_name: str, home: Home, progress: Progress = Silent(), base_choice:
         recipe = dataclasses.replace(recipe, merge=recipes.MergeRecipe(base=base_choice))  # type: ignore[arg-type]
     adapter = Adapter.open(run.path / "adapter")
     base = resolve.resolve_base(recipe.base, recipe.base_revision, home, progress)
-    dataset = Dataset.open(home.datasets / run.dataset[:16])
+    dataset = Dataset.open(home.datasets / run.dataset[:SHORT])
     trained = load_trained(adapter, base.path, recipe)
     model, verification, why = merge_and_verify(
         adapter, base.path, home, recipe=recipe, base_ref=base.ref, dataset=dataset, trained=trained, progress=progress
     )
-    _remember_merge(run.path, model, verification, why)
+    remembered = {"model": model.path.name, "verification": dataclasses.asdict(verification), "why": why}
+    write_json(run.path / "merge.json", remembered)
     return Merged(model, verification, why)
-
-
-def _remember_merge(run_dir: Path, model: Model, verification: Verification, why: str) -> None:
-    from puna.artifacts import write_json
-
-    figures = dataclasses.asdict(verification)
-    write_json(run_dir / "merge.json", {"model": model.path.name, "verification": figures, "why": why})
 
 
 def publish(
@@ -145,8 +144,6 @@ def publish(
     Raises:
         PublishError: the model was never merged, or failed verification and `force` is not set.
     """
-    import json
-
     run = find_run(home, run_name)
     if not (run.path / "merge.json").exists():
         raise PublishError(f"run {run.name} has not been merged", f"puna merge {run.name}")
@@ -172,7 +169,6 @@ def publish_adapter(
         MergeError: the adapter is more than plain LoRA and chat rows.
     """
     from puna.merge.stream import serving_base
-    from puna.publish.registry import seal
 
     run = _finished(home, run_name)
     recipe = recipes.parse(run.recipe)
@@ -181,13 +177,6 @@ def publish_adapter(
     under = serving_base(adapter, base.path, home, base_ref=base.ref, recipe=recipe, progress=progress)
     chosen = name or f"{recipe.model}-adapter"
     return Registry(home).publish(seal(adapter, under, home), chosen, aliases=aliases)
-
-
-def push(model: RegisteredVersion, repo_id: str, progress: Progress = Silent(), private: bool = False) -> str:
-    """Push a published model to the Hugging Face Hub; returns its address."""
-    from puna.publish.hub import push as push_to_hub
-
-    return push_to_hub(model, repo_id, private=private, progress=progress)
 
 
 def upload_runtime(
@@ -199,8 +188,6 @@ def upload_runtime(
         RuntimeSpecError: the file is wrong; nothing was uploaded.
         BuildError: the build failed.
     """
-    from puna.config import runtime
-
     runtime.load(file)
     made = client.upload_runtime(name, file.read_text(encoding="utf-8"))
     if wait and made.get("build_id"):
@@ -262,9 +249,6 @@ def deploy_model(
     model: RegisteredVersion, recipe: Recipe, client: Client, folder: Path, progress: Progress = Silent()
 ) -> dict[str, Any]:
     """Write an app for a published model as the recipe says, build its runtime, and deploy it."""
-    from puna.config import project
-    from puna.packaging import template
-
     # The version stands in the project, so that another one is another source, and is deployed.
     if (folder / "app.py").exists():
         template.update(folder, model.name, model.ref)
@@ -285,12 +269,8 @@ def try_app(folder: Path, home: Home, progress: Progress = Silent(), timeout_s: 
         BuildError: its environment cannot be built.
         AppError: the app failed; with the line and the traceback.
     """
-    import os
-    import tempfile
-
     from puna.backends import local, workspace
     from puna.backends.base import Launch
-    from puna.config import project, runtime
     from puna.control.builds.builder import BuildTools
     from puna.control.reconcile.launch import volume_env
     from puna.control.resources.volumes import Volumes
@@ -326,8 +306,6 @@ def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Pro
     Raises:
         UsageError, ConflictError: its endpoint's settings or its folder would be refused; nothing has been trained.
     """
-    from puna.packaging import template
-
     # What can be known now is said now, and not after hours of training.
     client.check_settings(recipe.endpoint, recipe.serve.settings)
     if (folder / "app.py").exists():
@@ -338,6 +316,6 @@ def ship(recipe: Recipe, home: Home, client: Client, folder: Path, progress: Pro
         raise MergeError(f"run {run} is not shipped: {'; '.join(merged.verification.reasons)}", f"puna merge {run}")
     model = publish(run, None, home)
     if recipe.publish.hub:
-        push(model, recipe.publish.hub, progress)
+        hub.push(model, recipe.publish.hub, progress=progress)
     endpoint = deploy_model(model, recipe, client, folder, progress)
     return Shipped(run, model, endpoint)

@@ -23,7 +23,7 @@ def test_the_copy_is_writable_and_the_bundle_untouched(home: Home) -> None:
     (path / "new.txt").write_text("made by the app")
     assert (bundle.path / "app" / "app.py").read_text() == "x = 1\n"
     assert (path / "sub" / "data.txt").read_text() == "data"
-    bundle.check()
+    assert not bundle.damage()
 
 
 def test_preparing_again_begins_afresh_and_removing_removes(home: Home) -> None:

@@ -59,7 +59,7 @@ class Watcher:
 
 def test_the_artifact_holds_what_training_reads(base: Path, home: Home, chats: Path, recipe: MakeRecipe) -> None:
     dataset = prepare(recipe(chats), base, home)
-    dataset.check()
+    assert not dataset.damage()
     train, test = TokenRows.load(dataset, "train"), TokenRows.load(dataset, "test")
     metrics = dataset.manifest.metrics
     assert (len(train), len(test)) == (metrics["rows_train"], metrics["rows_test"]) == (9, 3)

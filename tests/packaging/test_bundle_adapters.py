@@ -40,7 +40,7 @@ def test_the_name_leads_to_the_base_and_the_adapter_lies_beside_it(
     folder: Path, home: Home, environment: Environment, adapter: ModelRef
 ) -> None:
     made = bundle(source.snapshot(folder, home), environment, [adapter], home)
-    made.check()
+    assert not made.damage()
     view = made.path / "hub" / "models--acme--tiny"
     assert adapter.base is not None
     snapshot = view / "snapshots" / (view / "refs" / "main").read_text()

@@ -77,4 +77,4 @@ def test_the_templates_app_answers_from_the_bundle_without_network(tiny: tuple[H
     shown = json.loads(run.stdout.splitlines()[-1])
     assert shown["folder"] == str(made.path / "hub" / "models--acme--tiny" / "snapshots" / model.digest[:40])
     assert isinstance(shown["reply"]["generated_text"], str)
-    made.check()
+    assert not made.damage()

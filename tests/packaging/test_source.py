@@ -213,7 +213,7 @@ def test_equal_folders_make_one_snapshot(folder: Path, home: Home) -> None:
         "files/run.sh",
     ]  # fmt: skip
     assert os.access(first.path / "files" / "run.sh", os.X_OK)
-    first.check()
+    assert not first.damage()
     assert [p.name for p in home.sources.iterdir() if p.name != source.LOCK] == [first.path.name]
 
 

@@ -42,7 +42,7 @@ def test_an_adapter_keeps_its_lineage_and_needs_no_verification(
     assert version.lineage == {"base": "demo", "dataset": "d" * 64, SERVING_BASE: base.digest}
     assert Registry(home).serving_base(version).digest == base.digest
     assert rank_of(version.path) == 16
-    Adapter.open(version.path).check()
+    assert not Adapter.open(version.path).damage()
     assert (version.path / "adapter_config.json").samefile(adapter.path / "adapter_config.json")
 
 

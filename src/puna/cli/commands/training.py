@@ -16,6 +16,7 @@ from puna.cli.options import AsJson, RunName
 from puna.config import recipe as recipes
 from puna.errors import MergeError, PunaError, UsageError
 from puna.home import Home
+from puna.publish.hub import push
 from puna.publish.registry import Registry
 from puna.train.ranks import Ranks
 from puna.train.reporting import record
@@ -233,7 +234,7 @@ def publish(
         version = pipeline.publish_adapter(run, name, Home.default(), aliases=aliases, progress=watch)
     else:
         version = pipeline.publish(run, name, Home.default(), force=force, aliases=aliases)
-    url = pipeline.push(version, hub, watch, private) if hub else None
+    url = push(version, hub, private=private, progress=watch) if hub else None
     watch.close()
     if json:
         output.data({"name": version.name, "version": version.version, "digest": version.digest, "hub": url})
