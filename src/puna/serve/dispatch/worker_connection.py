@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
-from puna.control.wire import ASLEEP, AWAKE, ReplicaRoute
+from puna.control.wire import ASLEEP, ReplicaRoute
 from puna.errors import MachineError
 from puna.serve.http.body import Body, Spooled
 from puna.worker import protocol
@@ -257,8 +257,7 @@ class WorkerConnection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up now; what is out is lost."""
         self.listed = False
-        if self._transport is not None:
-            self._transport.abort()
+        self._hang_up()
         self._gone.set()
 
     # -- requests -------------------------------------------------------------------------------------------------
@@ -393,14 +392,11 @@ class WorkerConnection(asyncio.Protocol):
                 self.asleep = said.get("tier", self.route.tier) == ASLEEP
                 self._on_change()
         elif kind in (protocol.ASLEEP, protocol.AWAKE):
-            self._tier(ASLEEP if kind == protocol.ASLEEP else AWAKE)
-
-    def _tier(self, tier: str) -> None:
-        self.asleep = tier == ASLEEP
-        if self.asleep:  # what was on its way meanwhile finds it so
-            for exchange in self._exchanges.values():
-                exchange.found_asleep = exchange.found_asleep or not exchange.started
-        self._on_change()
+            self.asleep = kind == protocol.ASLEEP
+            if self.asleep:  # what was on its way meanwhile finds it so
+                for exchange in self._exchanges.values():
+                    exchange.found_asleep = exchange.found_asleep or not exchange.started
+            self._on_change()
 
     def _about_request(self, kind: int, request_id: int, payload: bytes) -> None:
         exchange = self._exchanges.get(request_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httptools
@@ -89,31 +90,21 @@ class Direct(Protocol):
         """Begin; `request.reply` is called once, now or later. What is returned is called if the client leaves."""
 
 
+@dataclass(eq=False, slots=True)
 class Request:
     """An inference request that has arrived whole."""
 
-    __slots__ = (
-        "_connection",
-        "authorization",
-        "body",
-        "disconnected",
-        "gone",
-        "headers",
-        "is_answered",
-        "keep_alive",
-        "name",
-        "trace",
-    )
-
-    def __init__(self, connection: ClientConnection, name: str, keep_alive: bool) -> None:
-        self._connection = connection
-        self.name, self.keep_alive = name, keep_alive
-        self.authorization = self.trace = ""
-        self.body = b""
-        self.headers: Sequence[Header] = ()
-        self.is_answered = self.disconnected = False
-        self.gone: Callable[[], None] | None = None
-        """To be called when the client leaves before its answer."""
+    _connection: ClientConnection
+    name: str
+    keep_alive: bool
+    authorization: str
+    trace: str
+    headers: Sequence[Header]
+    body: bytes = b""
+    is_answered: bool = False
+    disconnected: bool = False
+    gone: Callable[[], None] | None = None
+    """To be called when the client leaves before its answer."""
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """The whole answer."""
@@ -386,11 +377,9 @@ class ClientConnection(HttpToolsProtocol):  # type: ignore[misc]
         length = found.get(b"content-length", b"")
         if not length.isdigit() or int(length) > MAX_SHORT_BODY_BYTES:
             return None
-        request = Request(self, name.decode("latin-1"), parser.should_keep_alive())
-        request.headers = headers
-        request.authorization = found.get(b"authorization", b"").decode("latin-1")
-        request.trace = found.get(b"x-request-id", b"").decode("latin-1")
-        return request
+        authorization = found.get(b"authorization", b"").decode("latin-1")
+        trace = found.get(b"x-request-id", b"").decode("latin-1")
+        return Request(self, name.decode("latin-1"), parser.should_keep_alive(), authorization, trace, headers)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
