@@ -242,31 +242,15 @@ class TooLargeError(ServeError):
     http_status = 413
 
 
-BY_STATUS: dict[int, type[PunaError]] = {
-    400: UsageError,
-    401: UnauthorizedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    405: MethodError,
-    409: ConflictError,
-    413: TooLargeError,
-    415: EncodingError,
-    422: KeyReusedError,
-    429: QueueFullError,
-    502: ReplicaDiedError,
-    503: UnavailableError,
-    504: DeadlineError,
-    507: MachineError,
-}
-
-
 def kind_of(code: str, status: int) -> type[PunaError]:
-    """The kind of error that a reply stands for: by its code, else by its HTTP status."""
-    kinds = {kind("").code: kind for kind in _family(PunaError)}
-    return kinds.get(code) or BY_STATUS.get(status, PunaError)
+    """The kind of error that a reply stands for: by its code, else the most general one of its HTTP status."""
+    kinds = _family(PunaError)
+    by_code, by_status = {kind("").code: kind for kind in kinds}, {kind.http_status: kind for kind in reversed(kinds)}
+    return by_code.get(code) or by_status.get(status, PunaError)
 
 
 def _family(kind: type[PunaError]) -> list[type[PunaError]]:
+    """A kind, and those below it, each behind the one that it is a kind of."""
     return [kind, *(one for below in kind.__subclasses__() for one in _family(below))]
 
 
