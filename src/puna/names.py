@@ -45,7 +45,6 @@ GRAMMARS: dict[Kind, Grammar] = {
     "alias": Grammar(r"[a-z][a-z0-9_-]{0,62}", "lower-case letters, digits, `_` and `-`, e.g. champion"),
     "variable": Grammar(r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits and `_`, no digit first, e.g. HF_TOKEN"),
 }
-_COMPILED = {kind: re.compile(grammar.form) for kind, grammar in GRAMMARS.items()}
 _LONGEST_LABEL = 48
 _LONGEST_PART = 96
 
@@ -57,7 +56,7 @@ def pattern(kind: Kind) -> str:
 
 def fits(kind: Kind, text: str) -> bool:
     """True when `text` is a name of this kind."""
-    return _COMPILED[kind].fullmatch(text) is not None
+    return re.fullmatch(GRAMMARS[kind].form, text) is not None
 
 
 def check(kind: Kind, text: str, *, what: str = "", error: type[UsageError] = UsageError) -> str:
@@ -93,7 +92,7 @@ def of_folder(folder: Path) -> str:
     raise UsageError(f"nothing of {str(folder)!r} can stand in a name", "add --name, e.g. --name my-app")
 
 
-def model_of(recipe: str, owner: str = "puna") -> str:
+def model_of(recipe: str) -> str:
     """The model that a recipe of this name becomes when it says nothing else; each valid recipe's is valid."""
     one = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", recipe))
-    return f"{owner}/{one[:_LONGEST_PART].rstrip('._-')}"
+    return f"puna/{one[:_LONGEST_PART].rstrip('._-')}"

@@ -19,7 +19,7 @@ def test_the_tutorials_file_is_read(tutorial: Path) -> None:
     spec = runtime.load(tutorial / "inferless-runtime-config.yaml")
     assert spec.cuda_version == "12.1.1"
     assert spec.system_packages == ("libssl-dev",)
-    assert spec.requirements() == ["torch==2.2.1", "vllm==0.4.1", "transformers==4.40.1"]
+    assert [*spec.python_packages] == ["torch==2.2.1", "vllm==0.4.1", "transformers==4.40.1"]
     assert spec.run == () and spec.pip_options == ()
 
 
@@ -44,12 +44,12 @@ def test_the_tutorials_file_is_read(tutorial: Path) -> None:
     ],
 )  # fmt: skip
 def test_entries_are_split_as_pips_command_line_would(entry: str, expected: list[str]) -> None:
-    assert packages(entry).requirements() == expected
+    assert [*packages(entry).python_packages] == expected
 
 
 def test_options_in_an_entry_hold_for_the_whole_installation() -> None:
     spec = packages("torch==2.1.0 --index-url https://download.example/whl/cu118", "--pre -f https://x.example/w.html")
-    assert spec.requirements() == ["torch==2.1.0"]
+    assert [*spec.python_packages] == ["torch==2.1.0"]
     assert spec.pip_options == (
         "--index-url", "https://download.example/whl/cu118", "--pre", "--find-links", "https://x.example/w.html",
     )  # fmt: skip

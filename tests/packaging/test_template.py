@@ -27,7 +27,7 @@ def test_the_four_files_pass_every_check(tmp_path: Path, engine: Literal["vllm",
     assert (settings.settings["gpu_type"] == "") == (engine == "transformers")
     assert settings.runtime_file == "inferless-runtime-config.yaml" and settings.runtime_name is None
     spec = runtime.load(folder / settings.runtime_file)
-    assert all("==" in package for package in spec.requirements())
+    assert all("==" in package for package in spec.python_packages)
     found = schema.read_literal(folder / "input_schema.py")
     assert found is not None and found.example_request()["inputs"][0]["data"] == ["What is AI?"]
     strings = [n.value for n in ast.walk(ast.parse((folder / "app.py").read_text())) if isinstance(n, ast.Constant)]

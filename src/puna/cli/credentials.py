@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from puna.artifacts import write_text
 from puna.cli import output
+from puna.config import schema
 from puna.home import Home
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ def show_endpoint(client: Client, done: Mapping[str, Any], json: bool) -> None:
 
 def curl_line(endpoint: Mapping[str, Any], key: str) -> str:
     """A curl command that calls the endpoint with its schema's examples."""
-    from puna.config import schema
-
     body = schema.from_json(endpoint["schema"]).example_request() if endpoint.get("schema") else {"inputs": []}
     address = str(endpoint["url"])
     return (

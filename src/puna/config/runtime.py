@@ -89,10 +89,6 @@ class RuntimeSpec:
         values["platform"] = f"{sysconfig.get_platform()}-{'cuda' if has_nvidia() else 'cpu'}"
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    def requirements(self) -> list[str]:
-        """The Python packages, a requirement each."""
-        return list(self.python_packages)
-
     def as_yaml(self) -> str:
         """The same file again, normalised; `parse` reads it back to an equal value."""
         build = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if v}

@@ -271,7 +271,7 @@ def _install(work: _Build) -> None:
         return
     install = [*work.uv, "pip", "install", "--python", str(work.path / "venv" / "bin" / "python")]
     install += [*_uv_options(work.spec.pip_options)]
-    packages = ["--", *work.spec.requirements()]
+    packages = ["--", *work.spec.python_packages]
     hint = "correct python_packages in the runtime file"
     if not has_nvidia():
         status, lines = work.call([*install, "--dry-run", *packages], quiet=True)

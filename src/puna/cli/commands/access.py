@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,7 +196,8 @@ def _put(client: Client, source: Path, target: str, recursive: bool) -> list[str
     if source.is_dir() and not recursive:
         raise UsageError(f"{source} is a folder", f"puna volume cp --recursive {source} {target}")
     if source.is_dir():
-        pairs = [(file, f"{path}/{file.relative_to(source).as_posix()}".lstrip("/")) for file in _files(source)]
+        files = [file for file in sorted(source.rglob("*")) if file.is_file()]
+        pairs = [(file, f"{path}/{file.relative_to(source).as_posix()}".lstrip("/")) for file in files]
     else:
         into = not path or target.endswith("/") or _is_folder(client, name, path)
         pairs = [(source, f"{path}/{source.name}".lstrip("/") if into else path)]
@@ -204,11 +205,6 @@ def _put(client: Client, source: Path, target: str, recursive: bool) -> list[str
         with file.open("rb") as content:
             client.put_volume_file(name, place, content)
     return [place for _, place in pairs]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for above, _, names in os.walk(folder):
-        yield from (Path(above, name) for name in sorted(names) if Path(above, name).is_file())
 
 
 def _is_folder(client: Client, name: str, path: str) -> bool:

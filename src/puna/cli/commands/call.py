@@ -15,6 +15,7 @@ import typer
 from puna.cli import credentials, output
 from puna.cli.options import AsJson, EndpointName, Timeout, pairs
 from puna.client import Client
+from puna.config import schema
 from puna.errors import UsageError
 
 
@@ -55,8 +56,6 @@ def infer(client: Client, name: str, values: Mapping[str, Any], timeout_s: float
         SchemaError: an input is unknown, missing or of the wrong type.
         PunaError: the kind that stands for the reply's status.
     """
-    from puna.config import schema
-
     described = schema.from_json(client.endpoint(name)["schema"] or {"inputs": []})
     body = described.request_from_pairs(values) if values else described.example_request()
     key = client.key or credentials.key_for(client, name)
@@ -104,14 +103,10 @@ def usage(
         return
     words = found["by"]
     headings = (*words, "requests", "failed", "infer s", "GPU s")
-    rows = [_usage_row(item, words) for item in found["items"]]
+    rows = [(*(_cell(item, word) for word in words), *_figures(item)) for item in found["items"]]
     if len(rows) > 1:
         rows.append(("total", *("" for _ in words[1:]), *_figures(found["total"])))
     output.table(headings, rows, empty="nothing was asked in that time: puna call NAME")
-
-
-def _usage_row(item: dict[str, Any], words: list[str]) -> tuple[str, ...]:
-    return (*(_cell(item, word) for word in words), *_figures(item))
 
 
 def _cell(item: dict[str, Any], word: str) -> str:

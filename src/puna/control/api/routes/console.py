@@ -137,7 +137,7 @@ def routes(control: Control) -> Routes:
     def post_lint(body: RuntimeText) -> Linted:
         """Read a runtime file without building it; what is wrong is the error."""
         spec = runtime.parse_text(body.yaml)
-        return {"digest": spec.digest, "python_version": spec.python_version, "packages": spec.requirements()}
+        return {"digest": spec.digest, "python_version": spec.python_version, "packages": list(spec.python_packages)}
 
     @route("POST /lint/settings", Right.OWN)
     def post_lint_settings(body: PlannedDeploy, request: Request) -> Judged:
