@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from puna.control.wire import EndpointRoute, ReplicaRoute
+from puna.errors import UsageError
+from puna.serve import openai
 from puna.serve.openai import Target, find
 from puna.worker import protocol
 from serve.conftest import StubWorker, echo, until
@@ -119,6 +121,20 @@ async def test_errors_have_openais_shape_and_statuses(world: World) -> None:
     world.control.set(worker, active=False)
     await until(lambda: not world.gateway.pool.by_name["e"].route.active)
     assert error_of(await post(CHAT, json=ASK), 503)["type"] == "server_error"
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"model": ""}', b'{"model": 7}', b'{"model": null}'])
+def test_a_request_without_a_model_is_told_so(body: bytes) -> None:
+    with pytest.raises(UsageError, match="must be a JSON object with a `model`: the endpoint's name"):
+        openai.asked_of(body)
+
+
+def test_a_request_has_its_model_and_whether_it_streams() -> None:
+    assert openai.asked_of(b'{"model": "m"}') == ("m", False)
+    assert openai.asked_of(b'{"model": "m", "stream": true}') == ("m", True)
+    assert openai.asked_of(b'{"model": "m", "stream": 1}') == ("m", False)
+    with pytest.raises(UsageError, match="is not JSON"):
+        openai.asked_of(b"{")
 
 
 def test_long_bodies_wait_on_the_disk_and_those_of_endless_values_are_refused(sockets: Path) -> None:

@@ -16,6 +16,7 @@ from control.conftest import World, make_source
 from control.rows import move_build
 from puna.artifacts import Source
 from puna.control.api.app import create_app
+from puna.control.api.routes import internal
 from puna.control.domain.states import BuildState, RevisionState
 from puna.control.telemetry.log_files import build_log, replica_log
 
@@ -217,7 +218,10 @@ def test_the_route_table_lists_ready_replicas_of_the_serving_revision_only(api: 
     assert api.get("/internal/routes").json()["endpoints"]["app"]["replicas"] == []
 
 
-def test_a_long_poll_returns_as_soon_as_something_changes(api: TestClient, world: World) -> None:
+def test_a_long_poll_returns_as_soon_as_something_changes(
+    api: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internal, "LOOK_S", 20.0)
     version = api.get("/internal/routes").json()["version"]
     assert api.get("/internal/routes", params={"since": version, "wait_s": 0.05}).json()["version"] == version
     threading.Timer(0.1, lambda: world.deploy()).start()

@@ -22,7 +22,7 @@ from puna.config.runtime import RuntimeSpec
 from puna.config.settings import Settings
 from puna.control.builds import builder
 from puna.control.builds.builder import Builder, BuildTools
-from puna.control.domain.records import Build, RevisionSpec
+from puna.control.domain.records import Build, Replica, RevisionSpec
 from puna.control.domain.states import BuildState, ReplicaState, RevisionState, StepState
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.actions import Drain
@@ -266,7 +266,8 @@ def test_the_real_bundle_carries_the_app(site: Site) -> None:
     assert (bundle.path / "app" / "app.py").read_text() == (source.path / "files" / "app.py").read_text()
 
 
-def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
+def sleeping(site: Site) -> Replica:
+    """Another endpoint's replica that sleeps on the only GPU."""
     site.capacity = gpus(1)
     save_endpoint(site.store, "other", Settings(), 1.0)
     add_revision(site.store, "other", RevisionSpec("s", None, None, Settings()), 1.0)
@@ -277,6 +278,24 @@ def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
     sleeper = site.store.add_replica("other", 1, "0", 1.0, 1.0)
     site.store.move_replica(sleeper.id, ReplicaState.READY, 1.0)
     site.store.move_replica(sleeper.id, ReplicaState.ASLEEP, 1.0)
+    return sleeper
+
+
+def test_room_that_a_sleeper_does_not_leave_is_not_waited_for_as_long_as_that_of_another_build(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "ROOM_S", 0.2)
+    sleeping(site)
+    build = site.queue()
+    begun = time.monotonic()
+    site.builder.build_next()
+    assert 0.2 <= time.monotonic() - begun < builder.OTHERS_S / 10
+    assert site.tools.launches == [] and "no GPU is free" in site.log(build)
+    assert site.store.snapshot().waiting == site.store.snapshot().reserved == ()
+
+
+def test_a_replica_that_sleeps_makes_room_for_validation(site: Site) -> None:
+    sleeper = sleeping(site)
     build = site.queue()
     thread = threading.Thread(target=site.builder.build_next)
     thread.start()

@@ -13,6 +13,7 @@ from puna.serve.http.client_limits import (
     Awaited,
     ClientLimits,
     Clients,
+    Unread,
     is_own,
 )
 
@@ -107,6 +108,25 @@ def test_the_one_that_has_waited_longest_goes_first_and_nobody_who_is_being_answ
     young.since = None
     filled(clients, everybody, ("d", None))
     assert not clients.has_room(9.0), "all are being answered"
+
+
+def test_of_those_who_do_not_read_the_longest_stuck_is_hung_up_on_and_what_is_read_counts_no_more() -> None:
+    everybody: set[Stub] = set()
+    unread = Unread(100)
+    first, second, third = (Stub(everybody, address, 0.0) for address in ("a", "b", "c"))
+    unread.remove(first)
+    assert unread.bytes == 0, "nothing was waiting for it"
+    unread.add(first, 60)
+    unread.add(second, 40)
+    unread.add(first, 50)
+    assert unread.bytes == 90 and len(everybody) == 3
+    unread.add(third, 60)
+    assert everybody == {third} and unread.bytes == 60, "the first one began to wait anew, and later than the second"
+    unread.add(third, 900)
+    assert everybody == {third}, "the only one may have as much as it likes"
+    unread.remove(third)
+    unread.remove(third)
+    assert unread.bytes == 0
 
 
 def test_one_address_gets_no_more_than_its_share_and_loses_its_own_idle_ones_first() -> None:

@@ -126,6 +126,9 @@ def test_each_planned_figure_is_held_against_what_was_measured(tmp_path: Path) -
              {"step": 10, "tokens_per_s": 800.0, "memory_bytes": 2**30}]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "later")
+    assert compare(Run(tmp_path)) == [], "nothing is measured yet"
+    (tmp_path / "later").rename(tmp_path / "metrics.jsonl")
     speed, step, memory = compare(Run(tmp_path))
     assert (speed.planned, speed.measured) == (1000.0, pytest.approx(800.0))
     assert (step.planned, step.measured, step.error) == (1.0, pytest.approx(1.25), pytest.approx(0.25))

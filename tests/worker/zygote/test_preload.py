@@ -164,6 +164,13 @@ def test_it_refuses_to_fork_and_says_why(
 
 
 @pytest.mark.process
+def test_a_thread_that_ends_while_threads_are_listed_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.listdir("/proc/self/task")
+    monkeypatch.setattr(preload.os, "listdir", lambda path: ["4194305", *listed])
+    named = Path(f"/proc/self/task/{listed[0]}/comm").read_text().strip()
+    assert named in preload.native_threads((named,)) and list(preload.native_threads(("no such",))) == []
+
+
 def test_it_ends_with_its_guard(zygote: Callable[..., Zygote], app: App) -> None:
     made = zygote(app("import json\n"))
     assert made.said()[0] == protocol.READY

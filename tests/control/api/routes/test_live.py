@@ -40,3 +40,13 @@ def test_a_key_for_some_endpoints_hears_of_those_only(world: World) -> None:
     key, _ = make("k", ["deploy"], ["mine"], None, 1.0)
     event, _ = _difference(board(world), key, None)
     assert event is not None and b"yours" not in event and b"mine" in event
+
+
+def test_builds_of_what_is_no_endpoint_are_nobodys_but_the_administrators(world: World) -> None:
+    world.deploy("mine")
+    mine = build_revision(world.store, "mine", 1, 1.0)
+    merge = world.store.add_build("merge", "mine", 0, 2.0)  # of a training run that has the endpoint's name
+    key, _ = make("k", ["deploy"], ["mine"], None, 1.0)
+    for whose, shown in ((key, {mine.id}), (None, {mine.id, merge.id})):
+        event, _ = _difference(board(world), whose, None)
+        assert event is not None and {build["id"] for build in json.loads(event)["builds"]} == shown
