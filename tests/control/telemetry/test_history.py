@@ -8,8 +8,9 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from puna.control.domain.records import Snapshot
-from puna.control.telemetry.history import EndpointCounts, History, _point, counted, quantile_ms
+from puna.config.settings import Settings
+from puna.control.domain.records import Endpoint, Snapshot
+from puna.control.telemetry.history import EVERY_S, EndpointCounts, History, _point, counted, quantile_ms
 from puna.control.telemetry.load import Loads
 from puna.control.wire import Memories, make
 from puna.control_plane import keep_on
@@ -24,6 +25,7 @@ def test_a_quantile_lies_inside_its_bucket_and_an_empty_histogram_has_none() -> 
     assert quantile_ms((0.1, 0.2, INF), (10, 20, 20), 0.75) == pytest.approx(150)
     assert quantile_ms((0.1, 0.2, INF), (0, 0, 5), 0.95) == pytest.approx(200)  # beyond the last bound: that bound
     assert quantile_ms((0.1, INF), (0, 0), 0.5) is None
+    assert quantile_ms((0.1, 0.2, INF), (10, 10, 10), 0.5) == pytest.approx(50)
 
 
 def test_a_point_is_what_came_since_the_one_before() -> None:
@@ -66,6 +68,27 @@ def test_the_counts_of_two_gateways_are_those_that_prometheus_is_told() -> None:
         for bound_s, count_ in zip(one.bounds_s, one.buckets, strict=True):
             assert told[endpoint, "+Inf" if bound_s == INF else str(float(bound_s))] == count_
         assert len(one.bounds_s) == 18
+
+
+def test_each_row_has_what_came_since_the_row_before_and_the_summary_all_of_them() -> None:
+    memories, name = make(1), "app"
+    metrics = RequestCounts(memories, 0)
+    endpoint = Endpoint(name, True, Settings(), None, "", 1.0, 0)
+    history = History(memories, Loads(), lambda: Snapshot((endpoint,)), every_s=1.0)
+
+    def answer(count: int) -> None:
+        for _ in range(count):
+            call = Call(name, "infer", b"", "trace", "1")
+            call.tier, call.sent = "awake", 1.0
+            metrics.answered(name, 200, call, 0.5)
+        metrics.flush()
+
+    for number, count in enumerate((5, 10, 0, 20)):
+        answer(count)
+        history.take(float(number), float(number))
+    rates = [row["requests_per_s"] for row in history.points(name)]
+    assert rates == [0, 10 / EVERY_S, 0, 20 / EVERY_S], "of the first row nobody knows what came before"
+    assert history.summary(name)["requests"] == 30 + 5
 
 
 def test_the_history_goes_on_after_a_look_that_failed() -> None:
