@@ -147,9 +147,18 @@ def drawn(args: argparse.Namespace, paths: Iterable[Path]) -> list[Mutant]:
     """
     texts = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
     every = [m for path, text in texts.items() for m in candidates(path, text) if args.only in m.name]
+    if args.again:
+        results = json.loads(args.again.read_text())
+        lost = {_key(Mutant(**r["mutant"])) for r in results if r["outcome"] in (SURVIVED, UNSEEN)}
+        return [m for m in every if _key(m) in lost and is_python(m, texts[m.path])]
     random.Random(args.seed).shuffle(every)
     # To compile each of tens of thousands takes minutes: only as many as are wanted.
     return list(itertools.islice((m for m in every if is_python(m, texts[m.path])), args.sample))
+
+
+def _key(mutant: Mutant) -> tuple[str, ...]:
+    """What stays of it when lines above it come and go."""
+    return mutant.path, mutant.function, mutant.operator, mutant.before, mutant.text
 
 
 def accepted() -> dict[tuple[str, str, str], str]:
@@ -396,6 +405,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without the process tests")
     parser.add_argument("--process-s", type=float, default=240.0, help="process tests of a mutant end after this (240)")
     parser.add_argument("--workers", type=int, default=2, help="copies of the tree that run at once (2)")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="those that survived in the results of a --json")
     parser.add_argument("--list", action="store_true", help="name the mutants and try none")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PERCENT", help="exit 1 when fewer are killed")

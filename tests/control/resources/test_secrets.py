@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from puna.control.resources.secrets import Secrets
+from puna.control.resources.secrets import Seal, Secrets
 from puna.control.store.store import Store
 from puna.errors import MachineError, NotFoundError, UsageError
 from puna.home import Home
@@ -63,3 +64,13 @@ def test_names_are_checked_and_missing_sets_are_named(store: Store, home: Home) 
     store.delete_secret("hub")
     with pytest.raises(NotFoundError):
         store.delete_secret("hub")
+
+
+def test_a_fingerprint_keeps_its_meaning_over_versions_and_tells_parts_apart(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    seal = Seal(key)
+    # Replies that a home keeps are found by it: another way to make it would be a second deploy of a repeated call.
+    assert seal.fingerprint(b"caller", b"key") == "705e4574c915651ee40cb7457ed6f0f5b0df5a6ef462deb586b710dafd222b06"
+    assert len({seal.fingerprint(b"ab", b"c"), seal.fingerprint(b"a", b"bc"), seal.fingerprint(b"abc")}) == 3
