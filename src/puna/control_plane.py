@@ -93,7 +93,7 @@ class ControlPlane:
             history=history,
             vitals=self.vitals,
         )
-        self.app = create_app(store, home, control=control)
+        self.app = create_app(control)
         rebuilds = Rebuilds(control, rebuilds_due)
         logs = partial(log_limits.keep, home, self._logging, store.timeline)
         # The first two start replicas.

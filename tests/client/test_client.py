@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
-from control.conftest import World, fresh_store, make_source
+from control.conftest import World, control_of, fresh_store, make_source
 from control.rows import move_build
 from puna import errors
 from puna.cli import output
@@ -36,7 +36,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def client(world: World) -> Iterator[Client]:
-    with Client(home=world.home, http=TestClient(create_app(world.store, world.home))) as client:
+    with Client(home=world.home, http=TestClient(create_app(control_of(world.store, world.home)))) as client:
         yield client
 
 

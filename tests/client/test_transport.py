@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from backends.memory import MemoryBackend
-from control.conftest import World, fresh_store
+from control.conftest import World, control_of, fresh_store
 from control.place import document
 from control.rows import save_endpoint
 from load import load_factor
@@ -100,7 +100,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def relay(world: World) -> Iterator[Relay]:
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(world.store, world.home), log_level="critical", ws="none", lifespan="off")
+    config = uvicorn.Config(
+        create_app(control_of(world.store, world.home)), log_level="critical", ws="none", lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
@@ -180,7 +182,7 @@ def test_logs_that_are_followed_come_as_they_are_written(client: Client, world: 
 
 
 def test_a_control_plane_that_starts_again_is_waited_for(world: World) -> None:
-    app = create_app(world.store, world.home)
+    app = create_app(control_of(world.store, world.home))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="off"))
 
     def serve() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from control.conftest import control_of
 from puna.console.assets import FOLDER
 from puna.control.api.app import create_app
 from puna.control.store.store import Store
@@ -24,7 +25,7 @@ NAMED = {p: p.relative_to(FOLDER).as_posix() for p in FILES}
 def api(tmp_path: Path) -> Iterator[TestClient]:
     home = Home(tmp_path)
     store = Store(f"sqlite:///{home.database}")
-    with TestClient(create_app(store, home)) as client:
+    with TestClient(create_app(control_of(store, home))) as client:
         yield client
     store.close()
 

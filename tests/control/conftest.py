@@ -18,11 +18,14 @@ from puna.backends.base import Capacity, GpuDevice, Launch
 from puna.config.settings import Settings
 from puna.control.domain.records import Endpoint, Replica, Revision, RevisionSpec
 from puna.control.domain.states import ReplicaState, RevisionState
+from puna.control.operations.context import Control
 from puna.control.reconcile.actions import Action
 from puna.control.reconcile.loop import Reconciler
+from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
 from puna.control.wire import EndpointLoad, LoadReport
+from puna.errors import MachineError
 from puna.home import Home
 
 GIB = 2**30
@@ -35,6 +38,17 @@ def gpus(count: int, memory_bytes: int = 80 * GIB) -> Capacity:
 def launch(replica: Replica) -> Launch:
     nowhere = Path("/nonexistent")
     return Launch(replica.id, nowhere / "python", nowhere / "app", nowhere / "s", nowhere / "log", gpu=replica.gpu)
+
+
+def control_of(store: Store, home: Home, loads: Loads | None = None, **parts: Any) -> Control:
+    """A control plane's parts, without other machines and loops; `parts` are those that a test has of its own."""
+
+    def refuse(_: object) -> Any:
+        raise MachineError("nothing is fetched here", "`puna up` can")
+
+    quiet: dict[str, Any] = {"wake": lambda: None, "wake_rebuilds": lambda: None, "warm": lambda *_: None}
+    without = {"base_url": "http://127.0.0.1:8000", "pull": refuse, "head": refuse, "make": refuse, **quiet}
+    return Control(store, home, loads or Loads(), Secrets(store, home.key), **without | parts)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
-from control.conftest import World, make_source
+from control.conftest import World, control_of, make_source
 from control.rows import build_revision, move_build
 from control.runs import make_run
 from puna.control.api import openapi
@@ -24,12 +24,10 @@ from puna.control.api.app import create_app
 from puna.control.domain.records import Delivery
 from puna.control.domain.states import BuildState, DeliveryState
 from puna.control.operations import origins
-from puna.control.operations.context import Control
 from puna.control.operations.origins import Repositories
 from puna.control.resources.secrets import Secrets
 from puna.control.resources.volumes import Volumes
 from puna.control.store.store import Store
-from puna.control.telemetry.load import Loads
 from puna.control.telemetry.log_files import build_log, replica_log
 from puna.home import Home
 from puna.packaging import source
@@ -67,8 +65,8 @@ def furnished(root: Path) -> Iterator[Place]:
     secrets = Secrets(store, home.key)
     repositories = Repositories(secrets, home)
     make = functools.partial(origins.make_app, home, secrets.open)
-    control = Control(store, home, Loads(), secrets, pull=repositories.pull, head=repositories.head, make=make)
-    yield Place(create_app(store, home, control=control), names)
+    control = control_of(store, home, pull=repositories.pull, head=repositories.head, make=make)
+    yield Place(create_app(control), names)
     store.close()
 
 
@@ -80,7 +78,7 @@ def _furnished_once() -> tuple[Path, dict[str, dict[str, Any]]]:
     store = Store(f"sqlite:///{home.database}")
     world = World(store, home, MemoryBackend(ready_after_s=1.0, stop_takes_s=0.5))
     names = _endpoints(world) | _kept(world, Secrets(store, home.key))
-    with TestClient(create_app(store, home)) as api:
+    with TestClient(create_app(control_of(store, home))) as api:
         key = api.post("/api/v1/keys", json={"scope": ["infer"], "name": "ci"}).json()
         names |= {"/keys/": {"key_id": key["id"]}}
     folder = root / "project"
@@ -147,7 +145,7 @@ def document() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as root:
         home = Home(Path(root) / "home")
         store = Store(f"sqlite:///{home.database}")
-        made: dict[str, Any] = create_app(store, home).openapi()
+        made: dict[str, Any] = create_app(control_of(store, home)).openapi()
         store.close()
     return made
 

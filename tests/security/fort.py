@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import MetaData, select
 
 from backends.memory import MemoryBackend
-from control.conftest import GIB, World, make_source
+from control.conftest import GIB, World, control_of, make_source
 from control.rows import build_revision
 from puna.artifacts import MANIFEST, SHORT, Model, drafting
 from puna.backends.base import GpuDevice
@@ -27,7 +27,6 @@ from puna.control.domain import api_keys
 from puna.control.domain.records import Delivery, Key
 from puna.control.domain.states import DeliveryState
 from puna.control.operations import push_events
-from puna.control.operations.context import Control
 from puna.control.resources.secrets import Secrets
 from puna.control.resources.volumes import Volumes
 from puna.control.store.store import Store
@@ -66,10 +65,8 @@ class Fort:
         self.home = Home(root)
         self.store = Store(f"sqlite:///{self.home.database}")
         self.world = World(self.store, self.home, MemoryBackend(), now=time.time())
-        secrets = Secrets(self.store, self.home.key)
-        url = "http://127.0.0.1:8000"
-        control = Control(self.store, self.home, self.world.loads, secrets, url, devices=Devices())
-        self.app: FastAPI = create_app(self.store, self.home, control=control)
+        control = control_of(self.store, self.home, self.world.loads, devices=Devices())
+        self.app: FastAPI = create_app(control)
         self.keys: dict[str, str] = {}
         self._tables = MetaData()
         self._people()

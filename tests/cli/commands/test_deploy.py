@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from backends.memory import MemoryBackend
 from config.tutorial_files import FILES
-from control.conftest import World, fresh_store
+from control.conftest import World, control_of, fresh_store
 from puna import pipeline
 from puna.cli import output
 from puna.cli.commands import deploy
@@ -37,7 +37,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def client(world: World) -> Iterator[Client]:
-    with Client(home=world.home, http=TestClient(create_app(world.store, world.home))) as client:
+    with Client(home=world.home, http=TestClient(create_app(control_of(world.store, world.home)))) as client:
         yield client
 
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import puna
-from control.conftest import World, make_source
+from control.conftest import World, control_of, make_source
 from control.rows import move_build
 from puna.artifacts import Source
 from puna.control.api.app import create_app
@@ -28,10 +28,8 @@ def woken() -> list[int]:
 
 @pytest.fixture
 def api(world: World, woken: list[int]) -> Iterator[TestClient]:
-    app = create_app(
-        world.store, world.home, loads=world.loads, base_url="http://127.0.0.1:8000", wake=lambda: woken.append(1)
-    )
-    with TestClient(app) as client:
+    control = control_of(world.store, world.home, world.loads, wake=lambda: woken.append(1))
+    with TestClient(create_app(control)) as client:
         yield client
 
 
@@ -280,7 +278,7 @@ def test_docs_load_nothing_from_elsewhere(api: TestClient) -> None:
 
 
 def test_an_unexpected_error_has_the_shape_of_all_errors(world: World) -> None:
-    app = create_app(world.store, world.home)
+    app = create_app(control_of(world.store, world.home))
     world.store.endpoints = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     with TestClient(app, raise_server_exceptions=False) as client:
         reply = client.get("/api/v1/endpoints")

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from control.rows import build_revision
 from puna.control.api.app import create_app
 from puna.control.api.auth import foreign
@@ -20,7 +20,7 @@ FORWARDED = {"x-puna-forwarded": "1"}
 
 @pytest.fixture
 def app(world: World) -> FastAPI:
-    return create_app(world.store, world.home, base_url="http://127.0.0.1:8000")
+    return create_app(control_of(world.store, world.home, base_url="http://127.0.0.1:8000"))
 
 
 @pytest.fixture

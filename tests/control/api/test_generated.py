@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from control.conftest import control_of
 from control.place import Place, ending
 from puna.control.api.app import create_app
 from puna.control.store.store import Store
@@ -42,7 +43,7 @@ def described() -> dict[str, Any]:
     home = Home(Path(root) / "home")
     store = Store(f"sqlite:///{home.database}")
     atexit.register(store.close)
-    loaded = schemathesis.openapi.from_asgi("/api/openapi.json", create_app(store, home))
+    loaded = schemathesis.openapi.from_asgi("/api/openapi.json", create_app(control_of(store, home)))
     every = [found.ok() for found in loaded.get_all_operations()]
     return {found.definition.raw["operationId"]: found for found in every}
 

@@ -15,12 +15,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from control.conftest import World, make_source
+from control.conftest import World, control_of, make_source
 from puna.control.api import idempotency
 from puna.control.api.app import create_app
 from puna.control.api.idempotency import LIVES_S, REPLAYED
-from puna.control.operations.context import Control
-from puna.control.resources.secrets import Secrets
 
 FORWARDED = {"x-puna-forwarded": "1"}
 KEY = {"idempotency-key": "5f1c0a9e-first"}
@@ -42,8 +40,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def app(world: World, clock: Clock) -> FastAPI:
-    control = Control(world.store, world.home, world.loads, Secrets(world.store, world.home.key), clock=clock)
-    return create_app(world.store, world.home, control=control)
+    control = control_of(world.store, world.home, world.loads, clock=clock)
+    return create_app(control)
 
 
 @pytest.fixture
@@ -197,7 +195,7 @@ def test_replies_are_kept_for_a_day_and_then_pruned(api: TestClient, world: Worl
     clock.now += LIVES_S + 1
     api.post("/api/v1/volumes", json={"name": "data"}, headers={"idempotency-key": "other"})
     assert rows(world) == 1
-    with TestClient(create_app(world.store, world.home, control=replace(app.state.control, clock=lambda: 1e12))) as api:
+    with TestClient(create_app(replace(app.state.control, clock=lambda: 1e12))) as api:
         api.get("/api/v1/health")
     assert rows(world) == 0
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World, fresh_store
+from control.conftest import World, control_of, fresh_store
 from control.rows import add_revision, build_revision, save_endpoint
 from puna.client import Client
 from puna.config.settings import Settings
@@ -43,7 +43,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Test
         patch.setattr(deliveries, "KEPT", COUNT)
         for number in range(COUNT):
             fill(world, number)
-    with TestClient(create_app(store, home)) as api:
+    with TestClient(create_app(control_of(store, home))) as api:
         for number in range(COUNT):
             api.post("/api/v1/keys", json={"scope": ["infer"], "name": f"k{number}"})
         yield world, api

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna.control.api import openapi
 from puna.control.api.app import create_app
 from puna.control.api.routing import Json, Right, Routes, declared
@@ -20,7 +20,7 @@ MACHINE_WIDE = ("/runtimes", "/models", "/runs", "/volumes")
 def rights(world: World) -> dict[Right, set[str]]:
     """The calls of the application by what they need."""
     found = defaultdict(set)
-    for route in declared(create_app(world.store, world.home).routes):
+    for route in declared(create_app(control_of(world.store, world.home)).routes):
         found[route.needs] |= {f"{method} {route.path}" for method in route.methods or ()}
     return found
 
@@ -73,7 +73,7 @@ def test_an_application_with_a_route_that_needs_nothing_said_is_not_built(
 
     monkeypatch.setattr(app, "PARTS", (*app.PARTS, lambda control: [APIRoute("/api/v1/unsaid", unsaid)]))
     with pytest.raises(TypeError, match="/api/v1/unsaid.* does not say whose key opens it"):
-        create_app(world.store, world.home)
+        create_app(control_of(world.store, world.home))
 
 
 def test_a_handler_that_does_not_say_what_it_answers_is_told_by_the_document(
@@ -89,13 +89,13 @@ def test_a_handler_that_does_not_say_what_it_answers_is_told_by_the_document(
 
     monkeypatch.setattr(app, "PARTS", (*app.PARTS, lambda control: route))
     with pytest.raises(TypeError, match="/api/v1/unsaid does not say what it answers"):
-        create_app(world.store, world.home).openapi()
+        create_app(control_of(world.store, world.home)).openapi()
 
 
 def test_handlers_are_read_when_their_routes_or_the_document_are_first_asked(world: World) -> None:
     from fastapi.testclient import TestClient
 
-    app = create_app(world.store, world.home)
+    app = create_app(control_of(world.store, world.home))
     routes = declared(app.routes)
     with TestClient(app) as api:
         assert [api.get("/api/v1/health").status_code for _ in range(2)] == [200, 200]
@@ -128,7 +128,7 @@ def test_a_row_that_no_model_knows_is_shown_as_it_is(world: World) -> None:
 
     world.deploy(min_replica=1)
     world.store.add_event("app", "kind-of-before", "text", 1.0)
-    app = create_app(world.store, world.home)
+    app = create_app(control_of(world.store, world.home))
     world.store.events_page = lambda *_, **__: [{"id": "seven", "was": None}]  # type: ignore[assignment, method-assign, return-value]
     with TestClient(app) as api:
         assert api.get("/api/v1/endpoints/app/events").json()["items"] == [{"id": "seven", "was": None}]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from backends.memory import MemoryBackend
 from control.builds.test_builder import FakeTools
-from control.conftest import launch, make_source
+from control.conftest import control_of, launch, make_source
 from control.rows import move_build
 from puna.artifacts import Bundle, Source
 from puna.control.builds.builder import Builder
@@ -24,13 +24,11 @@ from puna.control.domain.records import Delivery
 from puna.control.domain.states import PENDING, UNENDED, BuildState, DeliveryState, RevisionState
 from puna.control.operations import deploys
 from puna.control.operations import deploys as traffic_split
-from puna.control.operations.context import Control
 from puna.control.operations.deploys import DeployRequest
 from puna.control.operations.origins import Pulled
 from puna.control.operations.rebuilds import Rebuilds
 from puna.control.operations.turns import Slots
 from puna.control.reconcile.loop import Reconciler
-from puna.control.resources.secrets import Secrets
 from puna.control.store.store import Store
 from puna.control.telemetry.load import Loads
 from puna.errors import BuildError, ConflictError, NotFoundError, PunaError
@@ -86,8 +84,8 @@ class Life:
         self.database = database
         self.store = WatchedStore(f"sqlite:///{database}")
         self.healed = self.store.heal(self.now)
-        loads, secrets = Loads(), Secrets(self.store, self.home.key)
-        self.control = Control(self.store, self.home, loads, secrets, pull=self.pull, clock=lambda: self.now)
+        loads = Loads()
+        self.control = control_of(self.store, self.home, loads, pull=self.pull, clock=lambda: self.now)
         self.builder = Builder(
             self.store, self.home, tools=self.tools, clock=lambda: self.now, slots=Slots(building=2, trying=2)
         )

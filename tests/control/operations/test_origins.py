@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import git_server
-from control.conftest import World
+from control.conftest import World, control_of
 from git_server import serving
 from publish.hub_server import TOKEN, File, Hub, Repo
 from puna.artifacts import Model, Source, drafting
@@ -21,7 +21,6 @@ from puna.control.operations import origins
 from puna.control.operations.context import Control
 from puna.control.operations.origins import Repositories
 from puna.control.resources.secrets import Secrets
-from puna.control.telemetry.load import Loads
 from puna.packaging import bundle, template
 from puna.packaging.git import ALLOWED_HOSTS
 from puna.publish.registry import Registry
@@ -32,12 +31,12 @@ def control(world: World) -> Control:
     secrets = Secrets(world.store, world.home.key)
     make = functools.partial(origins.make_app, world.home, secrets.open)
     pull = Repositories(secrets, world.home).pull
-    return Control(world.store, world.home, Loads(), secrets, make=make, pull=pull)
+    return control_of(world.store, world.home, make=make, pull=pull)
 
 
 @pytest.fixture
 def api(world: World, control: Control) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home, control=control)) as client:
+    with TestClient(create_app(control)) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 import git_server
 import webhook
-from control.conftest import World, make_source
+from control.conftest import World, control_of, make_source
 from control.rows import move_build
 from git_server import GitServer, serving
 from puna.control.api.app import create_app
@@ -23,7 +23,6 @@ from puna.control.operations.context import Control
 from puna.control.operations.origins import Pulled, Repositories
 from puna.control.operations.rebuilds import Rebuilds
 from puna.control.resources.secrets import Secrets
-from puna.control.telemetry.load import Loads
 from puna.packaging.git import ALLOWED_HOSTS
 
 PROJECT = "name: Chat_App\nconfiguration:\n  min_replica: 2\n  max_replica: 3\nenv:\n  MODE: a\n"
@@ -44,7 +43,7 @@ def control(world: World) -> Control:
     secrets = Secrets(world.store, world.home.key)
     real = Repositories(secrets, world.home)
     parts = {"pull": real.pull, "head": real.head, "clock": lambda: world.now, "steady": lambda: world.now}
-    return Control(world.store, world.home, Loads(), secrets, **parts)
+    return control_of(world.store, world.home, **parts)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def rebuilds(control: Control) -> Rebuilds:
 
 @pytest.fixture
 def api(world: World, control: Control) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home, control=control)) as client:
+    with TestClient(create_app(control)) as client:
         yield client
 
 

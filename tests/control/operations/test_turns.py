@@ -11,14 +11,12 @@ import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna.control.api.app import create_app
 from puna.control.domain import api_keys
 from puna.control.domain.records import Build, Step
 from puna.control.domain.states import BuildState, StepState
-from puna.control.operations.context import Control
 from puna.control.operations.turns import Fetches, Slots, next_build, subject
-from puna.control.resources.secrets import Secrets
 from puna.errors import ProjectError, QueueFullError
 
 STEPS = ("environment", "bundle", "validate")
@@ -145,8 +143,8 @@ def test_an_error_is_raised_where_it_was_asked(hangs: threading.Event) -> None:
 
 def app_with(world: World, pull: Any, fetches: Fetches) -> FastAPI:
     store, home = world.store, world.home
-    control = Control(store, home, world.loads, Secrets(store, home.key), pull=pull, fetches=fetches)
-    return create_app(store, home, control=control)
+    control = control_of(store, home, world.loads, pull=pull, fetches=fetches)
+    return create_app(control)
 
 
 def test_sixty_fetches_that_hang_keep_no_handler_and_no_gateway_waiting(world: World, hangs: threading.Event) -> None:

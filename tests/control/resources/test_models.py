@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna import demo
 from puna.artifacts import ADAPTER_BASE, SHORT, Adapter, Model, drafting
 from puna.control.api.app import create_app
@@ -21,7 +21,7 @@ from puna.publish.registry import Registry, seal
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    app = create_app(world.store, world.home, loads=world.loads, base_url="http://127.0.0.1:8000", wake=lambda: None)
+    app = create_app(control_of(world.store, world.home, world.loads))
     with TestClient(app) as client:
         yield client
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna.artifacts import Source
 from puna.backends import workspace
 from puna.cli.commands import access as command
@@ -36,7 +36,7 @@ def volumes(tmp_path: Path) -> Volumes:
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home)) as client:
+    with TestClient(create_app(control_of(world.store, world.home))) as client:
         yield client
 
 

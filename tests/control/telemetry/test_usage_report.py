@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World, gpu_world
+from control.conftest import World, control_of, gpu_world
 from puna.control.api.app import create_app
 from puna.control.domain.api_keys import make
 from puna.control.domain.records import UsageRow
@@ -27,7 +27,7 @@ FORWARDED = {"x-puna-forwarded": "1"}
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home), raise_server_exceptions=False) as client:
+    with TestClient(create_app(control_of(world.store, world.home)), raise_server_exceptions=False) as client:
         yield client
 
 

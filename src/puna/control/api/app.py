@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -39,29 +38,15 @@ from puna.control.api.routes import (
     webhooks,
 )
 from puna.control.api.routing import Answer, Json, Methods, Right, Routes, declared
-from puna.control.operations.context import Control, _nothing
-from puna.control.resources.secrets import Secrets
-from puna.control.store.store import Store
-from puna.control.telemetry.load import Loads
+from puna.control.operations.context import Control
 from puna.control.telemetry.vitals import OK
 from puna.errors import PunaError, QueueFullError, UsageError
-from puna.home import Home
 
 LOG = logging.getLogger("puna.api")
 
 
-def create_app(
-    store: Store,
-    home: Home,
-    *,
-    loads: Loads | None = None,
-    base_url: str = "http://127.0.0.1:8000",
-    wake: Callable[[], None] = _nothing,
-    control: Control | None = None,
-) -> FastAPI:
-    """The application. `wake` is called when a build was queued; `control`, when given, stands for all the others."""
-    if control is None:
-        control = Control(store, home, loads or Loads(), Secrets(store, home.key), base_url, wake)
+def create_app(control: Control) -> FastAPI:
+    """The application over a control plane's parts."""
     routes: list[BaseRoute] = [route for part in PARTS for route in part(control)]
     # On the application itself: FastAPI builds the routes of an included router twice. Without a URL for its pages:
     # Swagger's loads its scripts from other machines, and /api/docs is our own.

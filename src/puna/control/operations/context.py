@@ -17,24 +17,7 @@ from puna.control.telemetry.history import History
 from puna.control.telemetry.load import Loads
 from puna.control.telemetry.vitals import Vitals
 from puna.control.wire import Memories
-from puna.errors import MachineError
 from puna.home import Home
-
-
-def _no_git(_git: Mapping[str, str]) -> Any:
-    raise MachineError("repositories cannot be fetched here", "`puna up` can")
-
-
-def _no_models(_model: WantedModel) -> Any:
-    raise MachineError("no apps are made for models here", "`puna up` can")
-
-
-def _nothing() -> None:
-    """Nobody is to be woken."""
-
-
-def _no_zygote(_endpoint: str, _revision: int | None) -> None:
-    """Nobody keeps zygotes."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +28,22 @@ class Control:
     home: Home
     loads: Loads
     secrets: Secrets
-    base_url: str = "http://127.0.0.1:8000"
+    base_url: str
     """Where the gateway listens, as callers write it; the addresses of endpoints begin with it."""
-    wake: Callable[[], None] = _nothing
+    wake: Callable[[], None]
     """Called after a build was queued or cancelled."""
-    pull: Callable[[Mapping[str, str]], Pulled] = _no_git
+    pull: Callable[[Mapping[str, str]], Pulled]
     """Fetches what an endpoint's `git` settings name."""
-    head: Callable[[Mapping[str, str]], str] = _no_git
+    head: Callable[[Mapping[str, str]], str]
     """The commit at the end of what they name, without fetching it."""
-    make: Callable[[WantedModel], Made] = _no_models
+    make: Callable[[WantedModel], Made]
     """Makes the app of a model."""
+    wake_rebuilds: Callable[[], None]
+    """Called after a repository's change was written down."""
+    warm: Callable[[str, int | None], dict[str, Any] | None]
+    """What is to be said of the zygote of an endpoint's revision; None: it has none."""
     fetches: Fetches = field(default_factory=Fetches)
     """Where handlers ask other machines."""
-    wake_rebuilds: Callable[[], None] = _nothing
-    """Called after a repository's change was written down."""
-    warm: Callable[[str, int | None], dict[str, Any] | None] = _no_zygote
-    """What is to be said of the zygote of an endpoint's revision; None: it has none."""
     devices: Devices = NVML
     """This machine's GPUs."""
     gpu_use: Callable[[], Mapping[str, int]] = dict

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 
-from control.conftest import World
+from control.conftest import World, control_of
 from control.rows import move_build
 from puna.client import Client
 from puna.control.api.app import create_app
@@ -30,7 +30,9 @@ APP = "class InferlessPythonModel:\n    def infer(self, inputs):\n        return
 
 @pytest.fixture
 def client(world: World) -> Iterator[Client]:
-    with Client(home=world.home, http=TestClient(create_app(world.store, world.home, loads=world.loads))) as client:
+    with Client(
+        home=world.home, http=TestClient(create_app(control_of(world.store, world.home, world.loads)))
+    ) as client:
         yield client
 
 

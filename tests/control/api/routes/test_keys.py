@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna.cli.commands import access
 from puna.client import Client
 from puna.control.api.app import create_app
@@ -18,7 +18,7 @@ NOON = 1_764_072_000  # 2025-11-25 12:00 UTC
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home)) as client:
+    with TestClient(create_app(control_of(world.store, world.home))) as client:
         yield client
 
 

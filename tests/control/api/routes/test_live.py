@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 
-from control.conftest import World
+from control.conftest import World, control_of
 from control.rows import build_revision
 from puna.control.api.routes.live import Board, _difference
 from puna.control.domain.api_keys import make
-from puna.control.operations.context import Control
-from puna.control.resources.secrets import Secrets
 
 
 def board(world: World) -> Board:
-    return Board(Control(world.store, world.home, world.loads, Secrets(world.store, world.home.key)))
+    return Board(control_of(world.store, world.home, world.loads))
 
 
 def test_the_first_event_has_every_endpoint_and_build_as_json_and_the_next_what_has_changed(world: World) -> None:

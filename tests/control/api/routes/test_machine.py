@@ -9,13 +9,11 @@ from collections.abc import Mapping
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import GIB, World, gpu_world, make_source
+from control.conftest import GIB, World, control_of, gpu_world, make_source
 from puna import demo
 from puna.artifacts import Model, drafting
 from puna.backends.base import GpuDevice
 from puna.control.api.app import create_app
-from puna.control.operations.context import Control
-from puna.control.resources.secrets import Secrets
 from puna.home import Home
 from puna.publish.registry import Registry
 
@@ -42,9 +40,9 @@ def use() -> dict[str, int]:
 @pytest.fixture
 def api(world: World, use: dict[str, int]) -> TestClient:
     gpu_world(world, 2)
-    control = Control(world.store, world.home, world.loads, Secrets(world.store, world.home.key), devices=Devices())
+    control = control_of(world.store, world.home, world.loads, devices=Devices())
     control = dataclasses.replace(control, gpu_use=lambda: use)
-    return TestClient(create_app(world.store, world.home, control=control))
+    return TestClient(create_app(control))
 
 
 def publish(home: Home) -> None:

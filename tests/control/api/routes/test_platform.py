@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from puna.control.api.app import create_app
 from puna.control.api.routes import platform
 from puna.control.telemetry.log_files import iso, replica_log
@@ -21,7 +21,7 @@ DAY = {"time_from": "2025-11-25T00:00:00.000Z", "time_to": "2025-11-25T23:59:59.
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home), raise_server_exceptions=False) as client:
+    with TestClient(create_app(control_of(world.store, world.home)), raise_server_exceptions=False) as client:
         yield client
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from control.conftest import World
+from control.conftest import World, control_of
 from control.runs import PASSED, make_run, merge
 from load import load_factor
 from puna.artifacts import Adapter, drafting
@@ -30,7 +30,7 @@ from puna.publish.registry import Registry
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home)) as client:
+    with TestClient(create_app(control_of(world.store, world.home))) as client:
         yield client
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from control.conftest import World
+from control.conftest import World, control_of
 from control.rows import move_build
 from puna.artifacts import Source, write_json
 from puna.control.api.app import create_app
@@ -21,7 +21,7 @@ TWO = "build:\n  python_packages: [six==1.17.0, new==2.0]\n"
 
 @pytest.fixture
 def api(world: World) -> Iterator[TestClient]:
-    with TestClient(create_app(world.store, world.home)) as client:
+    with TestClient(create_app(control_of(world.store, world.home))) as client:
         yield client
 
 
