@@ -302,7 +302,7 @@ def _serve(
     beat: Callable[[], None],
     *,
     grace_s: float,
-    on_stop: Callable[[], None] | None = None,
+    on_stop: Callable[[], None],
     counts: ClientCounts | None = None,
 ) -> None:
     """uvicorn on the socket that is kept, until SIGTERM; then what is in flight has `grace_s`.
@@ -348,8 +348,7 @@ def _serve(
     uvicorns_own = server.handle_exit
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
-        if on_stop is not None:
-            on_stop()
+        on_stop()
         uvicorns_own(number, frame)
 
     server.handle_exit = handle_exit

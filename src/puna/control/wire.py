@@ -400,12 +400,9 @@ def _records(fd: int) -> Iterable[tuple[Key, tuple[float, ...], int]]:
         begin = at + RECORD.size + length
         if begin + 8 * count > len(data):
             return
-        yield _key(data[at + RECORD.size : begin]), struct.unpack_from(f"={count}d", data, begin), begin
+        key = tuple(json.loads(data[at + RECORD.size : begin]))
+        yield key, struct.unpack_from(f"={count}d", data, begin), begin
         at = begin + 8 * count
-
-
-def _key(name: bytes) -> Key:
-    return tuple(json.loads(name))
 
 
 def of(series: Mapping[Key, tuple[float, ...]], family: Family) -> Iterable[tuple[Key, tuple[float, ...]]]:

@@ -223,7 +223,7 @@ def test_events_keys_and_counters(store: Store, home: Home) -> None:
     built(store, "1", name="goes")
     store.delete_endpoint("goes", NOW)
     sweeper(store, home).sweep()
-    assert len(store.events("noisy", limit=10_000)) == EVENTS_KEPT and store.events("quiet")
+    assert len(store.events_page("noisy", None, 10_000)) == EVENTS_KEPT and store.events_page("quiet", None, 10_000)
     assert len(store.keys()) == 2
     assert built(store, "1", name="stays") == 2 and built(store, "1", name="goes") == 1
 

@@ -30,7 +30,7 @@ def split_world(world: World, percent: int = 10, **settings: object) -> World:
 
 
 def events(world: World) -> str:
-    return "\n".join(event.message for event in world.store.events("app"))
+    return "\n".join(event.message for event in world.store.events_page("app", None, 10_000))
 
 
 def test_a_revision_that_is_to_have_a_share_joins_once_it_is_ready_and_the_old_one_stays(world: World) -> None:

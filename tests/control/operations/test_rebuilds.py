@@ -133,7 +133,7 @@ def test_a_push_is_fetched_and_built_and_one_that_changes_nothing_is_not(
     (one,) = deliveries(api)
     assert (one["outcome"], one["revision"], one["commit"], one["state"]) == ("deployed", 2, commit, "queued")
     assert world.endpoint("chat-app").settings.git["commit"] == commit
-    assert "as github said" in world.store.events("chat-app")[-1].message
+    assert "as github said" in world.store.events_page("chat-app", None, 10_000)[-1].message
     built(world)
     assert push(api, server, commit, number=2, note="again").json()["outcome"] == "queued"
     assert work(rebuilds) == 1
@@ -189,7 +189,7 @@ def test_a_push_that_is_no_app_says_why_and_nothing_else_changes(
     assert one["outcome"] == "failed" and "app.py line 2" in one["message"] and one["hint"]
     assert len(world.store.revisions("chat-app")) == 1
     assert world.endpoint("chat-app").settings.git["commit"] == first["commit"]
-    assert world.store.events("chat-app")[-1].message.startswith("not rebuilt: app.py line 2")
+    assert world.store.events_page("chat-app", None, 10_000)[-1].message.startswith("not rebuilt: app.py line 2")
     server.push("chat", {"app.py": APP + "# mended\n"})
     assert api.post(f"/api/v1/endpoints/chat-app/deliveries/{one['id']}/replay").status_code == 202
     work(rebuilds)
@@ -263,7 +263,7 @@ def test_a_repository_that_is_gone_is_said_once(
     for _ in range(3):
         world.now += 61
         work(rebuilds)
-    said = [e.message for e in world.store.events("chat-app") if e.kind == "rebuild"]
+    said = [e.message for e in world.store.events_page("chat-app", None, 10_000) if e.kind == "rebuild"]
     assert len(said) == 1 and said[0].startswith("cannot look for changes")
 
 

@@ -198,7 +198,7 @@ def test_two_revisions_that_share_an_endpoint_are_scaled_each_by_its_own_load(st
     report(loads, 101, in_flight=6, queued=9, last_request=101.0, revisions=part)
     autoscaler.step(101.1)
     assert [store.endpoint("e").desired_of(number)[0] for number in (1, 2)] == [3, 1]
-    assert store.events("e")[-1].message.startswith("revision 2: 0 -> 1: 0 in flight and 9 waiting")
+    assert store.events_page("e", None, 10_000)[-1].message.startswith("revision 2: 0 -> 1: 0 in flight and 9 waiting")
     for at in (105, 110, 115):
         report(loads, at, in_flight=6, last_request=float(at), revisions={1: EndpointLoad(6), 2: EndpointLoad()})
         autoscaler.step(at + 0.1)

@@ -119,7 +119,7 @@ def test_an_idle_replica_sleeps_wakes_for_a_request_and_goes_in_the_end(world: W
     assert world.store.replica(replica_id).state is ReplicaState.ASLEEP
     world.settle(4, 30.0)
     assert world.store.replicas("app") == [] and shown(world) is EndpointState.IDLE
-    said = " ".join(event.message for event in world.store.events("app"))
+    said = " ".join(event.message for event in world.store.events_page("app", None, 10_000))
     assert "slept for 60 s" in said
 
 
@@ -181,7 +181,7 @@ def test_another_endpoint_gets_the_gpu_of_one_that_sleeps(world: World) -> None:
     world.deploy("other")
     world.settle(40)
     assert world.store.replicas("app") == [] and len(world.ready("other")) == 1
-    said = " ".join(event.message for event in world.store.events("app"))
+    said = " ".join(event.message for event in world.store.events_page("app", None, 10_000))
     assert f"{replica_id}: asleep -> draining: makes room for other" in said
 
 
@@ -240,6 +240,6 @@ def test_why_it_sleeps_and_wakes_is_told(world: World) -> None:
     replica_id = sleeping(world)
     world.store.scale("app", 1, "1 waiting", world.now)
     world.settle(3)
-    said = " ".join(event.message for event in world.store.events("app"))
+    said = " ".join(event.message for event in world.store.events_page("app", None, 10_000))
     assert f"{replica_id}: ready -> asleep: 0 wanted: no request for 600 s" in said
     assert f"{replica_id}: asleep -> ready: it is wanted" in said

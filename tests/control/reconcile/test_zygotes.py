@@ -114,7 +114,7 @@ def view(world: World, number: int = 1) -> dict[str, object] | None:
 
 
 def events(world: World) -> list[str]:
-    return [event.message for event in world.store.events("app") if event.kind == "zygote"]
+    return [event.message for event in world.store.events_page("app", None, 10_000) if event.kind == "zygote"]
 
 
 def test_it_comes_after_the_first_replica_and_the_second_start_is_its_fork(world: World, preparing: Preparing) -> None:

@@ -203,13 +203,12 @@ def test_everything_is_there_again_after_a_restart(world: World) -> None:
 
 def test_the_version_rises_with_what_gateways_see_and_with_nothing_else(store: Store) -> None:
     seen = []
-    unsubscribe = store.subscribe(lambda: seen.append(store.version))
-    save_endpoint(store, "app", Settings(), 1.0)
-    before = store.version
-    store.add_build("runtime", "r", 1, 1.0)
-    store.add_event("app", "kind", "text", 1.0)
-    assert store.version == before and seen == [before]
-    unsubscribe()
+    with store.subscribed(lambda: seen.append(store.version)):
+        save_endpoint(store, "app", Settings(), 1.0)
+        before = store.version
+        store.add_build("runtime", "r", 1, 1.0)
+        store.add_event("app", "kind", "text", 1.0)
+        assert store.version == before and seen == [before]
     store.set_active("app", False, 1.0)
     assert store.version == before + 1 and seen == [before]
 
@@ -320,7 +319,7 @@ def test_desired_replicas_are_recorded_with_their_reason(store: Store) -> None:
     store.scale("app", 3, "again", 3.0)
     assert store.version == version
     assert store.endpoint("app").scaling_reason == "7 in flight over a target of 4"
-    assert store.events("app")[-1].message == "0 -> 3: 7 in flight over a target of 4"
+    assert store.events_page("app", None, 10_000)[-1].message == "0 -> 3: 7 in flight over a target of 4"
 
 
 def test_old_events_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +330,7 @@ def test_old_events_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with store._write() as connection:
         for number in range(1000):
             store._event(connection, "app", "kind", str(number), 1.0)
-    assert len(store.events("app", limit=5000)) < 600
+    assert len(store.events_page("app", None, 10_000)) < 600
 
 
 def test_migrations_run_once_and_a_newer_database_is_refused(home: Home) -> None:

@@ -142,10 +142,9 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 def _docs(schema: dict[str, Any]) -> str:
     """One plain page that lists the routes: nothing is loaded from anywhere."""
     rows = []
-    for path, methods in schema["paths"].items():
-        for method, route in methods.items():
-            cells = (method.upper(), path, route.get("description") or route.get("summary", ""))
-            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    for path, method, operation in openapi.operations(schema):
+        cells = (method.upper(), path, operation.get("description") or operation.get("summary", ""))
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     return (
         "<!doctype html><meta charset=utf-8><title>Puna API</title>"
         "<style>body{font:15px system-ui;margin:2rem}td{padding:.2rem .8rem;vertical-align:top}"

@@ -19,14 +19,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.control.api.bodies import reads_itself
-from puna.control.api.routing import Right, Route, find
+from puna.control.api.routing import SAFE, Right, Route, find
 from puna.control.domain import api_keys
 from puna.control.domain.records import Key
 from puna.control.operations.context import Control
 from puna.errors import ForbiddenError, NotFoundError, PunaError, TooLargeError
 
 FORWARDED = "x-puna-forwarded"
-SAFE = {"GET", "HEAD", "OPTIONS"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 MAX_BODY_BYTES = 4 << 20
 PLATFORM = re.compile(r"/rest(/|$)")

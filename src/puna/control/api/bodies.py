@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from puna.control.api.routing import SAFE
 from puna.errors import DeadlineError, NotFoundError, PunaError, TooLargeError, UnavailableError, UsageError
 
 SUSPECT = re.compile(rb"\\u(d[89a-f]|0000)", re.IGNORECASE)
@@ -104,7 +105,7 @@ class Texts:
             raise NotFoundError("there is nothing at this address")
         if b"%00" in scope["query_string"]:
             raise UsageError("there is a NUL in the query", "leave it out")
-        if scope["method"] in ("GET", "HEAD", "OPTIONS") or reads_itself(scope):
+        if scope["method"] in SAFE or reads_itself(scope):
             return receive
         messages: list[Message] = []
         body = b""

@@ -26,13 +26,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from puna.control.api.routing import SAFE
 from puna.control.operations.context import Control
 from puna.control.store.replies import KeptReply
 from puna.errors import InFlightError, KeyReusedError, MachineError, PunaError, TooLargeError, UsageError
 
 LOG = logging.getLogger("puna.idempotency")
 HEADER, REPLAYED = "idempotency-key", "idempotent-replayed"
-SAFE = {"GET", "HEAD", "OPTIONS"}
 ADMINISTRATOR = "administrator"
 """Who has no key; the ids of keys are hex digits."""
 LIVES_S = 24 * 3600.0

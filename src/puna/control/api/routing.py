@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 API = "/api/v1"
+SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class Deleted(TypedDict):

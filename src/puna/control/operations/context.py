@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +60,18 @@ class Control:
     """Unix seconds: what is written down, and when keys expire."""
     steady: Callable[[], float] = field(default=time.monotonic)
     """Seconds of a clock that nobody sets: how long ago something was."""
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set after each change of the routes, until the block ends."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(changed.set)
+
+        with self.store.subscribed(tell):
+            yield changed
 
     def url(self, endpoint: str) -> str:
         """The address at which an endpoint is called."""

@@ -99,8 +99,7 @@ class Reconciler:
     def run(self, stop: threading.Event) -> None:
         """Step until `stop`: five times a second, more often while a replica starts, at once when the store changes."""
         changed = threading.Event()
-        unsubscribe = self.store.subscribe(changed.set)
-        try:
+        with self.store.subscribed(changed.set):
             while not stop.is_set():
                 changed.clear()
                 try:
@@ -109,8 +108,6 @@ class Reconciler:
                     LOG.exception("a step of the reconciler failed")
                     stop.wait(1.0)
                 changed.wait(self._pause_s())
-        finally:
-            unsubscribe()
 
     def _pause_s(self) -> float:
         starts = [r.created for r in self._desired.replicas if r.state is ReplicaState.STARTING]

@@ -77,10 +77,14 @@ class Database:
             if write:
                 self._bump(connection, "checks")
 
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` after each change of the routes, from the thread that made it; returns the way to end it."""
+    @contextlib.contextmanager
+    def subscribed(self, listener: Callable[[], None]) -> Iterator[None]:
+        """In the block `listener` is called after each change of the routes, from the thread that made it."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[Connection]:

@@ -267,14 +267,6 @@ class EndpointStore(Database):
         with self._write(routes=False) as connection:
             self._event(connection, endpoint, kind, message, now)
 
-    def events(self, endpoint: str | None = None, after: int = 0, limit: int = 500) -> list[Event]:
-        """The latest events, oldest first: of one endpoint or of all, those with an id over `after`."""
-        query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id.desc()).limit(limit)
-        if endpoint is not None:
-            query = query.where(EVENTS.c.endpoint == endpoint)
-        with self._read() as connection:
-            return [Event(**row._mapping) for row in connection.execute(query)][::-1]
-
     def events_page(self, endpoint: str, after: int | None, limit: int, newest_first: bool = False) -> list[Event]:
         """Events of an endpoint beyond the one of id `after`, from the oldest on or from the newest back."""
         mine = select(EVENTS).where(EVENTS.c.endpoint == endpoint).limit(limit)

@@ -64,7 +64,7 @@ def quantile_ms(bounds_s: Sequence[float], counts: Sequence[float], share: float
     low, below = (bounds_s[index - 1], counts[index - 1]) if index else (0.0, 0.0)
     high = bounds_s[index] if bounds_s[index] != float("inf") else low
     inside = counts[index] - below
-    return 1000 * (low + (high - low) * ((rank - below) / inside if inside else 1.0))
+    return round(1000 * (low + (high - low) * ((rank - below) / inside if inside else 1.0)), 2)
 
 
 @dataclass
@@ -142,13 +142,9 @@ def _point(at: float, before: EndpointCounts, latest: EndpointCounts, seconds: f
         "at": at,
         "requests_per_s": round((latest.requests - base.requests) / seconds, 3),
         "errors_per_s": round((latest.errors - base.errors) / seconds, 3),
-        "p50_ms": _rounded(quantile_ms(latest.bounds_s, counts, 0.5)),
-        "p95_ms": _rounded(quantile_ms(latest.bounds_s, counts, 0.95)),
+        "p50_ms": quantile_ms(latest.bounds_s, counts, 0.5),
+        "p95_ms": quantile_ms(latest.bounds_s, counts, 0.95),
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
 
 
 def counted(memories: Memories) -> dict[str, EndpointCounts]:
@@ -178,6 +174,6 @@ def split_counts(memories: Memories, endpoint: str, revision: int) -> Json:
     return {
         "requests": sum(counts.values()),
         "errors": sum(count for status, count in counts.items() if status >= "500"),
-        "p50_ms": _rounded(quantile_ms(bounds, cumulative, 0.5)),
-        "p95_ms": _rounded(quantile_ms(bounds, cumulative, 0.95)),
+        "p50_ms": quantile_ms(bounds, cumulative, 0.5),
+        "p95_ms": quantile_ms(bounds, cumulative, 0.95),
     }

@@ -127,23 +127,14 @@ def _replica(control: Control, replica: Replica) -> ReplicaRoute:
 
 async def _changed(control: Control, adapters: Adapters, since: int, wait_s: float, threads: CapacityLimiter) -> None:
     """Return when the table's version is not `since`, or after `wait_s`."""
-    loop, changed = asyncio.get_running_loop(), asyncio.Event()
-
-    def wake() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(changed.set)
-
-    unsubscribe = control.store.subscribe(wake)
-    try:
+    with control.changes() as changed:
         # After subscribing: a change between look and wait is not missed. Another number, not a higher one: a
         # database that was set up anew counts from 1 again.
-        until = loop.time() + wait_s
-        while control.store.version == since and loop.time() < until:
+        until = time.monotonic() + wait_s
+        while control.store.version == since and (left_s := until - time.monotonic()) > 0:
             try:
-                await asyncio.wait_for(changed.wait(), min(LOOK_S, until - loop.time()))
+                await asyncio.wait_for(changed.wait(), min(LOOK_S, left_s))
             except TimeoutError:
                 # Publishing writes files, not the database: what it did becomes a version of the table here.
                 if await to_thread.run_sync(adapters.have_changed, limiter=threads):
                     await to_thread.run_sync(control.store.touch_routes, limiter=threads)
-    finally:
-        unsubscribe()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -114,35 +116,23 @@ class Board:
 
 
 async def _stream(control: Control, board: Board, key: Key | None) -> AsyncIterator[bytes]:
-    loop, changed = asyncio.get_running_loop(), asyncio.Event()
-
-    def wake() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(changed.set)
-
-    unsubscribe = control.store.subscribe(wake)
     sent: Texts | None = None
-    silent_since = loop.time()
-    try:
+    silent_since = time.monotonic()
+    # The key was revoked or has expired: the next request says so.
+    with contextlib.suppress(PunaError), control.changes() as changed:
         while True:
             changed.clear()
             await run_in_threadpool(_still_valid, control, key)
             event, sent = await run_in_threadpool(_difference, board, key, sent)
             if event is not None:
                 yield b"event: state\ndata: " + event + b"\n\n"
-                silent_since = loop.time()
-            elif loop.time() - silent_since > BREATH_S:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > BREATH_S:
                 yield b": still here\n\n"
-                silent_since = loop.time()
-            try:
+                silent_since = time.monotonic()
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), LOOK_S)
                 await asyncio.sleep(0.05)  # a rollout writes in bursts: one event for each of them
-            except TimeoutError:
-                pass
-    except PunaError:
-        return  # the key was revoked or has expired: the next request says so
-    finally:
-        unsubscribe()
 
 
 def _still_valid(control: Control, key: Key | None) -> None:
