@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from puna.backends.local import WORKER, worker_folder
+from puna.backends.local import GO_ALONG, WORKER, worker_folder
 
 
 def test_equal_sources_give_one_folder(tmp_path: Path) -> None:
@@ -18,7 +18,8 @@ def test_equal_sources_give_one_folder(tmp_path: Path) -> None:
 def test_it_holds_the_worker_alone_and_all_of_it(tmp_path: Path) -> None:
     path = worker_folder(tmp_path)
     files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    own = {f"puna/worker/{file.relative_to(WORKER).as_posix()}": file.read_bytes() for file in WORKER.rglob("*.py")}
+    along = [WORKER.parent / "process" / name for name in GO_ALONG]
+    own = {f.relative_to(WORKER.parents[1]).as_posix(): f.read_bytes() for f in (*WORKER.rglob("*.py"), *along)}
     assert own.items() <= files.items() and set(files) - set(own) == {"__main__.py", "puna/__init__.py"}
     assert files["puna/__init__.py"] == b"" and sum(map(len, files.values())) < 500_000
 

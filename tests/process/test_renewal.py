@@ -5,22 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from puna.process import renewal as of_guards
-from puna.worker import process as of_workers
+from puna.process.renewal import Listener
 
 
-@pytest.mark.parametrize("make", [lambda path: of_guards.Listener(path, 4096), of_workers.RenewedListener])
-def test_whoever_finds_a_listener_by_its_name_finds_it_listening(tmp_path: Path, make: Any) -> None:
+def test_whoever_finds_a_listener_by_its_name_finds_it_listening(tmp_path: Path) -> None:
     path = str(tmp_path / "a.guard")
-    made = [make(path)]
+    made = [Listener(path, 4096)]
     ended = threading.Event()
 
     def renew() -> None:
-        made.extend(make(path) for _ in range(300))
+        made.extend(Listener(path, 4096) for _ in range(300))
         ended.set()
 
     thread = threading.Thread(target=renew)

@@ -30,6 +30,8 @@ from puna.process.tree import Process, descendants
 
 LOG = logging.getLogger("puna.backend")
 WORKER = Path(__file__).parent.parent / "worker"
+GO_ALONG = ("__init__.py", "renewal.py", "tree.py")
+"""Modules of process/ that the worker uses: they import nothing of Puna's."""
 WORKER_ENTRY = "import sys\nfrom puna.worker.main import main\nsys.exit(main(sys.argv[1:]))\n"
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -217,7 +219,8 @@ class LocalBackend:
 
 @cache
 def _worker_files() -> Mapping[str, bytes]:
-    files = {f"puna/worker/{path.relative_to(WORKER).as_posix()}": path.read_bytes() for path in WORKER.rglob("*.py")}
+    paths = [*WORKER.rglob("*.py"), *(WORKER.parent / "process" / name for name in GO_ALONG)]
+    files = {f"puna/{path.relative_to(WORKER.parent).as_posix()}": path.read_bytes() for path in paths}
     return {"__main__.py": WORKER_ENTRY.encode(), "puna/__init__.py": b"", **dict(sorted(files.items()))}
 
 

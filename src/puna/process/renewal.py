@@ -1,7 +1,8 @@
 """Names on the disk that a running process gets back when somebody has deleted them: its Unix socket, its log.
 
 A folder of temporary files is swept by cron, a home by a person in a hurry: the open descriptor goes on, and nobody new
-finds it. Whoever serves looks every second. The worker has the same (worker/process.py): it imports nothing from here.
+finds it. Whoever serves looks every second. It goes along with the worker (backends/local.py), and so runs on CPython
+3.8.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ DELETED = " (deleted)"
 class Listener:
     """A Unix socket that only its owner may open, and whether its path still leads to it."""
 
-    def __init__(self, path: str, backlog: int) -> None:
-        """Listen at `path`; what was there goes.
+    def __init__(self, path: str, backlog: int, timeout_s: float | None = None) -> None:
+        """Listen at `path`; what was there goes. `timeout_s` is that of `accept`; None waits for ever.
 
         Raises:
             OSError: it cannot be bound.
@@ -31,6 +32,7 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout_s)
         before = os.umask(0o177)
         try:
             self.socket.bind(hidden)
@@ -79,7 +81,7 @@ def renew_logs() -> list[str]:
     for fd in (1, 2):
         target = os.readlink(f"/proc/self/fd/{fd}")
         if target.startswith("/") and target.endswith(DELETED) and not target.startswith("/memfd:"):
-            path = target.removesuffix(DELETED)
+            path = target[: -len(DELETED)]
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, fd)

@@ -1,6 +1,7 @@
 """Processes of this machine as /proc shows them: one, those below it, the memory that they use, and their end.
 
 A process is its id and the moment at which it began, because ids are used again: nothing here ends one by its id alone.
+It goes along with the worker (backends/local.py), and so runs on CPython 3.8.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def kill(process: Process, number: int = signal.SIGKILL) -> bool:
         fd = os.pidfd_open(process.pid)  # holds the process: its id is nobody else's until this is closed
     except ProcessLookupError:
         return False
-    except OSError:  # no such call here, or no descriptors
+    except (OSError, AttributeError):  # no such call here, or no descriptors
         fd = -1
     try:
         if start_ticks(process.pid) != process.start_ticks:
@@ -111,20 +112,21 @@ def descendants(root: int = 0, *, quick: bool = False) -> list[Process]:
     not to end by, since one that is born or adopted meanwhile may be missed.
     """
     lists = quick and os.path.exists(f"/proc/self/task/{os.getpid()}/children")
-    known = {} if lists else _by_parent(map(int, filter(str.isdigit, os.listdir("/proc"))))
+    known = {} if lists else by_parent()
     found: list[Process] = []
     todo = [root or os.getpid()]
     while todo:
         parent = todo.pop()
-        below = _by_parent(children(parent)).get(parent, []) if lists else known.get(parent, [])
+        below = by_parent(children(parent)).get(parent, []) if lists else known.get(parent, [])
         found += below
         todo += [one.pid for one in below]
     return found
 
 
-def _by_parent(pids: Iterable[int]) -> dict[int, list[Process]]:
+def by_parent(pids: Iterable[int] | None = None) -> dict[int, list[Process]]:
+    """Process id -> its living children, of these processes or of all."""
     found: dict[int, list[Process]] = {}
-    for pid in pids:
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pids is None else pids:
         seen = stat(pid)
         if seen is not None and not seen.has_ended:
             found.setdefault(seen.parent, []).append(Process(pid, seen.start_ticks))
@@ -147,12 +149,12 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def kill_tree() -> None:
-    """SIGKILL every descendant until there is none: they may fork while this runs."""
+def kill_tree(timeout_s: float = float("inf")) -> None:
+    """SIGKILL every descendant until there is none, for so long at most: they may fork while this runs."""
     begun, pause_s = time.monotonic(), 0.002
     while found := descendants():
         refused = sum(not _end(one) for one in found)
-        if refused == len(found) and time.monotonic() - begun > REFUSED_S:
+        if time.monotonic() - begun > (min(REFUSED_S, timeout_s) if refused == len(found) else timeout_s):
             return
         time.sleep(pause_s)
         pause_s = min(0.1, pause_s * 1.5)  # a process in the kernel's hands (a GPU's driver) may take its time

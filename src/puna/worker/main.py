@@ -11,6 +11,7 @@ import socket
 import threading
 from typing import Any, Dict, List
 
+from puna.process import tree
 from puna.worker import hooks, process, share
 from puna.worker.app import calllog, faults, imports
 from puna.worker.app.runner import App
@@ -34,7 +35,7 @@ def main(arguments: List[str]) -> int:
     calllog.install(options.get("log") == "cri")
     faults.warm_up()
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves the lines that led to it in the log
-    process.adopt_orphans()
+    tree.become_subreaper()
     if command == "zygote":
         imports.leave_no_trace()
         imports.install_stub()

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
+from puna.process import renewal
+from puna.process.renewal import Listener
 from puna.worker import process, protocol
 from puna.worker.app import answers, calllog, concurrency, faults
 from puna.worker.app.runner import App
@@ -72,7 +74,7 @@ class Server:
 
     def listen(self) -> None:
         """Open the socket, readable by this user only, and answer HELLO from now on."""
-        listener = process.RenewedListener(self.path)
+        listener = Listener(self.path, process.BACKLOG, renewal.EVERY_S)
         if self.asked:
             self.timings["start_s"] = round(time.monotonic() - self.asked, 4)
         self._thread(self._accept, listener)
@@ -132,7 +134,7 @@ class Server:
 
     # -- connections
 
-    def _accept(self, listener: process.RenewedListener) -> None:
+    def _accept(self, listener: Listener) -> None:
         while True:
             try:
                 sock, _ = listener.socket.accept()
@@ -154,13 +156,13 @@ class Server:
             self._thread(self._read, connection)
 
     @staticmethod
-    def _renewed(listener: process.RenewedListener) -> process.RenewedListener:
+    def _renewed(listener: Listener) -> Listener:
         """The listener, or another at its path when that is not its own any more; logs that were deleted, too."""
         try:
-            process.renew_logs()
+            renewal.renew_logs()
             if not listener.is_lost:
                 return listener
-            found = process.RenewedListener(listener.path)
+            found = Listener(listener.path, process.BACKLOG, renewal.EVERY_S)
         except OSError:
             return listener  # a full disk, no descriptors: the next look may have more luck
         listener.socket.close()

@@ -21,6 +21,7 @@ import time
 import warnings
 from typing import Any, Callable, Dict, List, Set, Tuple
 
+from puna.process import renewal, tree
 from puna.worker import process, protocol
 from puna.worker.app import calllog
 from puna.worker.zygote.preload import Preload
@@ -78,8 +79,7 @@ class ForkServer:
     def run(self) -> None:
         """Import, then fork whenever asked; ends with its guard, or at once when it may not fork."""
         # Before the imports, so that the guard needs to connect only once; it is accepted after them.
-        self.listener = process.RenewedListener(self.path).socket
-        self.listener.settimeout(None)
+        self.listener = renewal.Listener(self.path, process.BACKLOG).socket
         begun = time.monotonic()
         self.preload.run()
         why_not = self.preload.why_not()
@@ -149,11 +149,9 @@ class ForkServer:
                 self.guards.discard(ended[0])
         # A guard that was killed leaves its worker, and a worker what it has started, to this process: nobody else
         # would end them.
-        strays = [pid for pid in process.children_of_all().get(os.getpid(), []) if pid not in self.guards]
-        for stray in strays:
-            for pid in (*process.descendants(stray), stray):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+        for stray in tree.by_parent().get(os.getpid(), []):
+            if stray.pid not in self.guards:
+                tree.end(stray)
 
     # -- the fork
 
@@ -220,7 +218,7 @@ class ForkServer:
                 os.dup2(origin, target)
             os.close(log)
             os.close(null)
-            process.adopt_orphans()
+            tree.become_subreaper()
             os.environ.clear()
             os.environ.update(config["env"])
             os.chdir(config["cwd"])

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from puna.worker import process
+from puna.process import tree
 from puna.worker.app import calllog
 
 # What vLLM imports while an engine is made: 3 of its 13 s of imports. Not every version has each.
@@ -303,8 +303,8 @@ def fork_can_use_cuda() -> bool:
 
 def why_children() -> str:
     """A process that an import has left running belongs to this one, not to the forks."""
-    children = process.children_of_all().get(os.getpid())
-    return "an import started a process (%d), which a fork could not reach" % children[0] if children else ""
+    children = tree.by_parent().get(os.getpid())
+    return "an import started a process (%d), which a fork could not reach" % children[0].pid if children else ""
 
 
 _ENDINGS = (".py", ".pyc", ".so", *importlib.machinery.EXTENSION_SUFFIXES)
