@@ -40,7 +40,7 @@ class Zygotes:
         config = guards.config(launch, "zygote", workspace.with_volumes(launch.mounts, argv), self._owner_fd)
         config |= {"replica_id": launch.warm, "socket": str(path)}
         config["inference_time_s"] = FORK_TIMEOUT_S  # who asks it for something waits no longer
-        guards.start(config | guards.files(self._guard(launch.warm)))
+        guards.start(config | guards.files(self._home.zygote_guard_socket(launch.warm)))
 
     def list(self) -> tuple[Zygote, ...]:
         """Every zygote whose guard has left a trace."""
@@ -48,7 +48,7 @@ class Zygotes:
 
     def end(self, name: str) -> None:
         """End a zygote and drop what is remembered of it; what was forked from it goes on. An unknown name is fine."""
-        path = self._guard(name)
+        path = self._home.zygote_guard_socket(name)
         with contextlib.suppress(TimeoutError):  # its guard is busy killing it
             if self._guards.ask(path, {"command": "stop", "grace_s": 0}) is not None:
                 self._guards.ask(path, {"command": "forget"})
@@ -57,7 +57,7 @@ class Zygotes:
 
     def fork(self, name: str, config: dict[str, Any]) -> bool:
         """Let the zygote of that name fork guard and worker; False when there is none, or it does not."""
-        path = self._guard(name)
+        path = self._home.zygote_guard_socket(name)
         if not path.exists() or self._observe(path).phase is not Phase.READY:
             return False
         env = {key: os.environ[key] for key in GUARD_ENV if key in os.environ}
@@ -78,9 +78,6 @@ class Zygotes:
         if error:
             LOG.warning("no fork from zygote %s, %s starts afresh: %s", name, config["replica_id"], error)
         return not error
-
-    def _guard(self, name: str) -> Path:
-        return self._home.zygote_guard_socket(name)
 
     def _observe(self, path: Path) -> Zygote:
         name = path.stem

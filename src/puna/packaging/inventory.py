@@ -59,7 +59,7 @@ def damage(path: Path) -> Damage:
     venv = path / "venv"
     known = _known(path)
     if known is None:
-        missing = tuple(name for name in _listed(venv) if not os.path.lexists(venv / name))
+        missing = tuple(name for _, name in _listed(venv) if not os.path.lexists(venv / name))
         if not missing:
             record(path)
         return Damage(missing)
@@ -90,11 +90,7 @@ def _known(path: Path) -> dict[str, list[Any]] | None:
 
 def owners(path: Path, names: tuple[str, ...]) -> set[str]:
     """The packages that these files of the environment at `path` belong to."""
-    found, wanted = set(), set(names)
-    for listing in (path / "venv").glob("lib/python*/site-packages/*.dist-info/RECORD"):
-        if wanted.intersection(_listed_in(path / "venv", listing)):
-            found.add(listing.parent.name.partition("-")[0])
-    return found
+    return {package for package, name in _listed(path / "venv") if name in set(names)}
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -114,18 +110,14 @@ def _state(path: Path, about: os.stat_result) -> list[Any]:
     return [about.st_size, about.st_mtime_ns, file_digest(path) if about.st_size <= SMALL_BYTES else ""]
 
 
-def _listed(venv: Path) -> Iterator[str]:
+def _listed(venv: Path) -> Iterator[tuple[str, str]]:
+    """Package and file, of every file that the packages list themselves."""
     for listing in venv.glob("lib/python*/site-packages/*.dist-info/RECORD"):
-        yield from _listed_in(venv, listing)
-
-
-def _listed_in(venv: Path, listing: Path) -> Iterator[str]:
-    """The files of one package, as it lists them itself."""
-    site = listing.parent.parent
-    with listing.open(encoding="utf-8", errors="replace", newline="") as file:
-        for row in csv.reader(file):
-            if row and PASSED_OVER not in row[0]:
-                yield os.path.relpath(os.path.normpath(site / row[0]), venv)
+        package, site = listing.parent.name.partition("-")[0], listing.parent.parent
+        with listing.open(encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.reader(file):
+                if row and PASSED_OVER not in row[0]:
+                    yield package, os.path.relpath(os.path.normpath(site / row[0]), venv)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ class BuilderUser:
         covers = sorted({cover for path in (*writable, *shown) if (cover := self._closed(path)) is not None})
         covers = [c for c in covers if not any(c != other and c.is_relative_to(other) for other in covers)]
         hidden = {*covers, Path.home(), Path("/")}  # a PATH with one of these does not open it
-        binds = {str(path): False for path in shown if path not in hidden and _under(path, covers)}
+        inside = (path for path in shown if any(path.is_relative_to(cover) for cover in covers))
+        binds = {str(path): False for path in inside if path not in hidden}
         binds |= {str(path): True for path in writable}
         config = {"uid": self.uid, "gid": self.gid, "folder": str(folder), "binds": sorted(binds.items())}
         return namespace.command("sandbox", config | {"covers": [str(c) for c in covers]}, [])
@@ -219,7 +220,3 @@ def build_user() -> BuilderUser | None:
     if os.geteuid() != 0:
         raise BuildError(f"{USER} is {name!r}, and only root can run builds as another", f"unset {USER}")
     return BuilderUser(name, about.pw_uid, about.pw_gid)
-
-
-def _under(path: Path, covers: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(cover) for cover in covers)

@@ -52,9 +52,6 @@ class Report:
 
     def watch(self) -> None:
         """Keep the line that runs in the report: a run that hangs, or is killed, can say nothing any more."""
-        threading.Thread(target=self._watch, name="puna-report", daemon=True).start()
-
-    def _watch(self) -> None:
         while True:
             time.sleep(LOOK_EVERY_S)
             line = faults.place(self.folder)
@@ -67,7 +64,7 @@ class Report:
 def validate(app: App, path: str) -> bool:
     """Import, initialize, infer on the examples, finalize; True when all went well. The report says the rest."""
     report = Report(path, app.folder)
-    report.watch()
+    threading.Thread(target=report.watch, name="puna-report", daemon=True).start()
     try:
         report.phase("schema", app.read_schema)
         report.fields["schema"] = app.schema.as_json()
