@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
 from puna.worker import share
 from puna.worker.app import calllog, faults, imports
 from puna.worker.engines.transformers import shims as transformers_shims
 from puna.worker.engines.vllm import llm as vllm_llm
 from puna.worker.engines.vllm import options as vllm_options
-from puna.worker.share import ShareFinder
-
-Hook = Callable[[Any], None]
+from puna.worker.share import Hook, ShareFinder
 
 
 def install(concurrency: int = 0) -> None:

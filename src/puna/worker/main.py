@@ -125,7 +125,7 @@ def _on_sigterm(server: Server) -> None:
         if server.state == "starting":
             process.kill_descendants()
             os._exit(128 + signal.SIGTERM)
-        server.shut_down("the replica is shutting down")
+        server.shut_down()
 
     def handle(*_: Any) -> None:
         # The app may take the wake-up descriptor for an event loop of its own; then the handler itself has to do.

@@ -118,10 +118,10 @@ class Server:
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
-    def shut_down(self, why: str) -> None:
+    def shut_down(self) -> None:
         """Take no more requests; when the last is answered, `run` goes on to finalize."""
         self.state = "draining"
-        self.calls.drain(why, self.calls.stop)
+        self.calls.drain("the replica is shutting down", self.calls.stop)
 
     def hello(self) -> Dict[str, Any]:
         """The content of HELLO and READY."""
@@ -198,7 +198,7 @@ class Server:
             drained = protocol.encode(protocol.DRAINED, request_id)
             self.calls.drain("the replica is draining", lambda: connection.send(drained))
         elif kind == protocol.SHUTDOWN:
-            self.shut_down("the replica is shutting down")
+            self.shut_down()
         elif kind == protocol.PING:
             connection.send(protocol.encode(protocol.PONG, request_id, payload))
         elif kind == protocol.SLEEP:
