@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from puna.errors import MergeError
 
 SINGLE = "model.safetensors"
@@ -15,7 +17,7 @@ INDEX = "model.safetensors.index.json"
 # What safetensors itself allows (its MAX_HEADER_SIZE): a longer length field means a damaged file.
 MAX_HEADER_BYTES = 100_000_000
 # The element types a model's weights are merged in; others (fp8, integers) are already quantised.
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,14 @@ def read_shard(path: Path) -> Shard:
 def _slot(name: str, entry: dict[str, Any], origin: int) -> Slot:
     start, end = entry["data_offsets"]
     slot = Slot(name, entry["dtype"], tuple(entry["shape"]), origin + start, origin + end)
-    expected = math.prod(slot.shape) * ITEM_BYTES.get(slot.dtype, 0)
-    if slot.dtype in ITEM_BYTES and end - start != expected:
+    if slot.dtype in DTYPES and end - start != (expected := math.prod(slot.shape) * DTYPES[slot.dtype].itemsize):
         raise MergeError(f"tensor {name} takes {end - start} bytes, not {expected}", "fetch the base again")
     return slot
 
 
 def header(name: str, dtype: str, shape: tuple[int, ...]) -> Shard:
     """A header for one new tensor, padded to 8 bytes as safetensors does."""
-    entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, math.prod(shape) * ITEM_BYTES[dtype]]}
+    entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, math.prod(shape) * DTYPES[dtype].itemsize]}
     text = json.dumps({"__metadata__": {"format": "pt"}, name: entry}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return Shard(Path(), len(text).to_bytes(8, "little") + text, (_slot(name, entry, 8 + len(text)),))

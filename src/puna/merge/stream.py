@@ -29,11 +29,10 @@ from puna.config.recipe import Recipe
 from puna.errors import MachineError, MergeError
 from puna.home import Home
 from puna.merge.delta import EMBED, HEAD, QUANTISED, WeightDelta, check_complete, load_delta
-from puna.merge.layout import INDEX, ITEM_BYTES, SINGLE, Shard, Slot, header, shards
+from puna.merge.layout import DTYPES, INDEX, SINGLE, Shard, Slot, header, shards
 from puna.merge.settings import read_config, write_settings
 from puna.progress import Progress, Silent
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # bitsandbytes' block for NF4: the trainer's, and the only one its double quantisation is tuned for.
 NF4_BLOCK = 64
 COPY_BYTES = 64 << 20
@@ -276,7 +275,7 @@ def _patch(out: BinaryIO, slot: Slot, token_ids: tuple[int, ...], rows_ND: torch
     rounded = rows_ND.to(DTYPES[slot.dtype])
     if not bool(rounded.isfinite().all()):
         raise MergeError(f"the chat rows of {slot.name} do not fit {slot.dtype}")
-    row_bytes = math.prod(slot.shape[1:]) * ITEM_BYTES[slot.dtype]
+    row_bytes = math.prod(slot.shape[1:]) * rounded.itemsize
     end = out.tell()
     for token_id, row in zip(token_ids, rounded, strict=True):
         out.seek(slot.start + token_id * row_bytes)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.nn import functional as F
 
-from puna.artifacts import MANIFEST, Dataset, Manifest, Model, write_json
+from puna.artifacts import MANIFEST, Dataset, Model, write_json
 from puna.errors import MergeError
 from puna.merge.layout import shards
 from puna.merge.settings import CONFIG, GENERATION_CONFIG
@@ -253,7 +253,7 @@ def compare(model: Model, expected: Expected, probes: Probes, watch: Progress) -
     watch.stage(f"verify the merge with the {base} base")
     served = Served(model.path)
     gaps = [_gap(want, served.logits(ids)) for want, ids in zip(expected.logits, probes.texts, strict=True)]
-    tokens = sum(gap.tokens for gap in gaps)
+    sums = {key: sum(gap[key] for gap in gaps) for key in gaps[0]}
     replies = [served.reply(prompt.ids, probes.reply_tokens) for prompt in probes.prompts]
     same = sum(_words(a, probes) == _words(b, probes) for a, b in zip(replies, expected.replies, strict=True))
     token_reasons = _token_reasons(served, probes)
@@ -262,11 +262,11 @@ def compare(model: Model, expected: Expected, probes: Probes, watch: Progress) -
         exact=base == "dequantised" or not model.manifest.config.get("trained_in_4bit", True),
         merged_loss=served.loss(probes.rows),
         trained_loss=expected.loss,
-        logits_max_diff=max(gap.largest for gap in gaps),
-        logits_mean_diff=sum(gap.total for gap in gaps) / sum(gap.numbers for gap in gaps),
-        logits_share=math.sqrt(sum(gap.squares for gap in gaps) / max(sum(gap.spread for gap in gaps), 1e-30)),
-        mean_kl=sum(gap.kl for gap in gaps) / tokens,
-        same_top=sum(gap.same_top for gap in gaps) / tokens,
+        logits_max_diff=max(gap["largest"] for gap in gaps),
+        logits_mean_diff=sums["total"] / sums["numbers"],
+        logits_share=math.sqrt(sums["squares"] / max(sums["spread"], 1e-30)),
+        mean_kl=sums["kl"] / sums["tokens"],
+        same_top=sums["same_top"] / sums["tokens"],
         replies_equal=f"{same} of {len(replies)}",
         token_ids_equal=not token_reasons,
     )
@@ -291,34 +291,23 @@ def judge(found: Verification) -> list[str]:
     return [f"{text}, allowed is {limit}" for value, limit, text in checks if not value <= limit]
 
 
-@dataclass(frozen=True)
-class _Gap:
-    tokens: int
-    numbers: int
-    largest: float
-    total: float
-    squares: float
-    spread: float
-    kl: float
-    same_top: int
-
-
-def _gap(want_TV: torch.Tensor, got_TV: torch.Tensor) -> _Gap:
+def _gap(want_TV: torch.Tensor, got_TV: torch.Tensor) -> dict[str, float]:
+    """What is summed up over all texts, and the largest difference."""
     # A constant added to a position's logits changes nothing that a sampler sees: compare about the mean.
     want_TV = want_TV - want_TV.mean(-1, keepdim=True)
     got_TV = got_TV - got_TV.mean(-1, keepdim=True)
     diff_TV = (got_TV - want_TV).abs()
     log_p, log_q = want_TV.log_softmax(-1), got_TV.log_softmax(-1)
-    return _Gap(
-        tokens=len(want_TV),
-        numbers=diff_TV.numel(),
-        largest=float(diff_TV.max()),
-        total=float(diff_TV.sum(dtype=torch.float64)),
-        squares=float(diff_TV.square().sum(dtype=torch.float64)),
-        spread=float(want_TV.square().sum(dtype=torch.float64)),
-        kl=float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64)),
-        same_top=int((want_TV.argmax(-1) == got_TV.argmax(-1)).sum()),
-    )
+    return {
+        "tokens": len(want_TV),
+        "numbers": diff_TV.numel(),
+        "largest": float(diff_TV.max()),
+        "total": float(diff_TV.sum(dtype=torch.float64)),
+        "squares": float(diff_TV.square().sum(dtype=torch.float64)),
+        "spread": float(want_TV.square().sum(dtype=torch.float64)),
+        "kl": float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64)),
+        "same_top": int((want_TV.argmax(-1) == got_TV.argmax(-1)).sum()),
+    }
 
 
 def _words(reply: list[int], probes: Probes) -> list[int]:
@@ -356,5 +345,5 @@ def _stop_reasons(served: Served, probes: Probes) -> list[str]:
 def _record(model: Model, verdict: Verification) -> None:
     """Add the figures to the manifest: it is outside the digest, so the model stays the same."""
     known = Model.open(model.path).manifest
-    manifest = Manifest(**{**known.__dict__, "metrics": {**known.metrics, "verification": verdict.as_dict()}})
-    write_json(model.path / MANIFEST, manifest.__dict__)
+    metrics = {**known.metrics, "verification": verdict.as_dict()}
+    write_json(model.path / MANIFEST, known.__dict__ | {"metrics": metrics})

@@ -250,18 +250,8 @@ class Registry:
         return self._home.models / digest[:SHORT]
 
     def _version(self, entry: dict[str, Any], version: dict[str, Any]) -> RegisteredVersion:
-        number = version["version"]
-        return RegisteredVersion(
-            name=entry["name"],
-            version=number,
-            digest=version["digest"],
-            path=self._folder(version["digest"]),
-            aliases=tuple(sorted(alias for alias, n in entry["aliases"].items() if n == number)),
-            created=version["created"],
-            lineage=version["lineage"],
-            verification=version["verification"],
-            kind=version.get("kind", Model.kind),
-        )
+        aliases = tuple(sorted(alias for alias, number in entry["aliases"].items() if number == version["version"]))
+        return RegisteredVersion(name=entry["name"], path=self._folder(version["digest"]), aliases=aliases, **version)
 
 
 def _held(digest: str, lineage: Mapping[str, str]) -> set[str]:

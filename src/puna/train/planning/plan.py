@@ -28,7 +28,6 @@ class Steps:
     """The rows' lengths of every step's share of every process; order and shares are drawn from the seed."""
 
     shares: tuple[tuple[int, ...], ...]
-    world: int
 
     @classmethod
     def foresee(cls, lengths: Longs, rows_per_step: int, steps: int, seed: int, world: int = 1) -> Steps:
@@ -38,7 +37,7 @@ class Steps:
             chosen = lengths[step_rows(len(lengths), rows_per_step, step, seed)]
             parts = share(chosen, world) if world > 1 else [range(len(chosen))]
             found += [tuple(int(chosen[i]) for i in part) for part in parts]
-        return cls(tuple(found), world)
+        return cls(tuple(found))
 
     @property
     def mean_tokens(self) -> float:
