@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -59,7 +59,7 @@ def merge(
     progress.stage(f"merge with the {base} base")
     delta = load_delta(adapter.path)
     dequantise = base == "dequantised" and recipe.quantization.load_in_4bit
-    work = _Work(delta, dequantise, recipe.quantization.bnb_4bit_use_double_quant, _device())
+    work = _Work(delta, dequantise, recipe.quantization.bnb_4bit_use_double_quant)
     with drafting("model", home.models) as draft:
         touched = _write_model(work, delta, adapter, base_dir, home, draft.path, progress)
         if touched != len(delta.pairs):
@@ -91,7 +91,7 @@ def serving_base(
     delta = load_delta(adapter.path)
     dequantise = recipe.quantization.load_in_4bit and recipe.merge.base != "original"
     bare = dataclasses.replace(delta, pairs={})
-    work = _Work(bare, dequantise, recipe.quantization.bnb_4bit_use_double_quant, _device())
+    work = _Work(bare, dequantise, recipe.quantization.bnb_4bit_use_double_quant)
     with drafting("model", home.models) as draft:
         _write_model(work, delta, adapter, base_dir, home, draft.path, progress)
         draft.made_from |= {"base": base_ref}
@@ -104,7 +104,7 @@ class _Work:
     delta: WeightDelta
     dequantise: bool
     double_quant: bool
-    device: torch.device
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
 
     def touches(self, slot: Slot) -> bool:
         return slot.name in self.delta.pairs or (self.dequantise and QUANTISED.fullmatch(slot.name) is not None)
@@ -125,10 +125,6 @@ def _write_model(
         touched = _write_weights(work, layout, target, unties, progress)
     write_settings(base_dir, adapter, home, target, untied=unties)
     return touched
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

@@ -187,8 +187,8 @@ def build_model(plan: TrainingPlan, recipe: Recipe, base_dir: Path, dataset: Dat
     dtype: torch.dtype = getattr(torch, plan.compute_dtype)
     resident = plan.resident_weights and plan.precision != "fp8"  # fp8 makes its own copies, from the codes
     model = load_llama(base_dir, Choices(plan.device, dtype, nf4, double, resident), progress)
-    if plan.precision == "fp8":
-        model.use_fp8()
+    for product in model.products:
+        product.is_fp8 = plan.precision == "fp8"
     model.recompute_layers = plan.recompute_layers
     add_fresh_lora(model, recipe)
     if recipe.lora.train_chat_tokens:

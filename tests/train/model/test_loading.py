@@ -91,8 +91,17 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
         read_shape(folder)
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
-    folder = write_base(tmp_path)
-    (folder / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(TrainError, match="cannot be read"):
-        read_shape(folder)
+@pytest.mark.parametrize("damage", [lambda whole: b"short", lambda whole: b"\xff" * 16, lambda whole: whole[:-100]])
+def test_a_damaged_file_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    file = write_base(tmp_path) / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(TrainError, match=r"model\.safetensors cannot be read"):
+        read_shape(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
+    write_base(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(TrainError, match=r"index\.json cannot be read"):
+        read_shape(tmp_path)

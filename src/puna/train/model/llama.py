@@ -92,11 +92,6 @@ class Llama(nn.Module):
         h_TD: torch.Tensor = _Stack.apply(x_TD, self, shared, *masters)  # type: ignore[no-untyped-call]
         return h_TD
 
-    def use_fp8(self) -> None:
-        """From now on multiply by the frozen matrices of all layers in 8 bits; call it before the first pass."""
-        for product in self.products:
-            product.is_fp8 = True
-
     def _refresh(self, kept: float) -> None:
         # Before every pass: a few milliseconds of small copies, and no way for a copy to be older than its master.
         for product in self.products:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from puna.errors import TrainError
 
@@ -127,13 +128,6 @@ def _rope(config: dict[str, Any]) -> Rope:
     )
 
 
-class Header(NamedTuple):
-    """One tensor as its file's header describes it."""
-
-    file: Path
-    elements: int
-
-
 @dataclass(frozen=True)
 class Weights:
     """The tensors of a base folder, by name; `tensor` reads one at a time."""
@@ -141,8 +135,8 @@ class Weights:
     base_dir: Path
 
     @cached_property
-    def headers(self) -> dict[str, Header]:
-        """Every tensor's header.
+    def headers(self) -> dict[str, tuple[Path, int]]:
+        """Every tensor's file and number of elements.
 
         Raises:
             TrainError: the folder holds no safetensors, or one that cannot be read.
@@ -150,8 +144,10 @@ class Weights:
         files = sorted(self.base_dir.glob("*.safetensors"))
         index = self.base_dir / "model.safetensors.index.json"
         if index.exists():
-            names = json.loads(index.read_text())["weight_map"].values()
-            files = sorted({self.base_dir / name for name in names})
+            try:
+                files = sorted({self.base_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
+            except (ValueError, KeyError) as error:
+                raise TrainError(f"{index} cannot be read: {error!r}", "download the base again") from None
         if not files:
             hint = "Puna reads safetensors only; convert pickled weights first"
             raise TrainError(f"{self.base_dir} holds no .safetensors file", hint)
@@ -166,19 +162,15 @@ class Weights:
         Raises:
             TrainError: there is none of that name.
         """
-        from safetensors import safe_open
-
         if name not in self.headers:
             raise TrainError(f"{self.base_dir} holds no tensor {name}", "is the base a whole Llama checkpoint?")
-        with safe_open(str(self.headers[name].file), framework="pt") as file:
+        with safe_open(str(self.headers[name][0]), framework="pt") as file:
             return file.get_tensor(name)
 
 
-def _headers(file: Path) -> dict[str, Header]:
+def _headers(file: Path) -> dict[str, tuple[Path, int]]:
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            entries = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
+        with safe_open(str(file), framework="pt") as opened:
+            return {name: (file, prod(opened.get_slice(name).get_shape())) for name in opened.keys()}
+    except (OSError, SafetensorError) as error:
         raise TrainError(f"{file} cannot be read: {error}", "download the base again") from None
-    return {name: Header(file, prod(entry["shape"])) for name, entry in entries.items() if name != "__metadata__"}
