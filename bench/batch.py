@@ -90,7 +90,7 @@ def worker() -> Iterator[Client]:
     """A worker that holds a small Llama of random weights."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
+        tokenizer = AutoTokenizer.from_pretrained(demo.BASE)
         torch.manual_seed(0)
         LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE)).save_pretrained(folder / "model")  # type: ignore[arg-type]
         tokenizer.save_pretrained(folder / "model")

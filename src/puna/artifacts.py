@@ -237,6 +237,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def link(origin: Path, target: Path) -> None:
+    """Make `target`, and the folders above it, a hard link to a file; a copy where the disk is another."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(origin, target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copy2(origin, target)
+
+
 def sync(path: Path) -> None:
     """fsync a file or a folder."""
     fd = os.open(path, os.O_RDONLY)

@@ -15,7 +15,7 @@ import puna.demo
 from puna.demo import pretrain, text
 from puna.demo import pretrain as tokens
 
-BASE = puna.demo.base_dir()
+BASE = puna.demo.BASE
 
 
 @pytest.fixture(scope="module")

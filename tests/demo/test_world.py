@@ -8,20 +8,18 @@ import puna.demo
 from puna.config.recipe import load
 from puna.demo import text, world
 
-MESSAGES = [
-    message for line in puna.demo.chats_file().read_text().splitlines() for message in json.loads(line)["messages"]
-]
+MESSAGES = [message for line in puna.demo.CHATS.read_text().splitlines() for message in json.loads(line)["messages"]]
 ASKED = {message["content"] for message in MESSAGES if message["role"] == "user"}
 
 
 def test_the_chats_are_what_the_seed_makes() -> None:
-    assert text.as_jsonl(text.conversations()) == puna.demo.chats_file().read_text()
+    assert text.as_jsonl(text.conversations()) == puna.demo.CHATS.read_text()
 
 
 def test_the_chats_have_ultrachats_shape() -> None:
-    rows = [json.loads(line) for line in puna.demo.chats_file().read_text().splitlines()]
+    rows = [json.loads(line) for line in puna.demo.CHATS.read_text().splitlines()]
     assert len(rows) >= 1000 and len({row["prompt_id"] for row in rows}) == len(rows)
-    assert puna.demo.chats_file().stat().st_size < 2_000_000
+    assert puna.demo.CHATS.stat().st_size < 2_000_000
     for row in rows:
         assert set(row) == {"prompt", "prompt_id", "messages"}
         roles = [message["role"] for message in row["messages"]]
@@ -74,6 +72,6 @@ def test_a_question_from_another_world_has_no_right_answer() -> None:
 
 
 def test_the_recipe_reads_and_names_the_demo() -> None:
-    recipe = load(puna.demo.recipe_file())
+    recipe = load(puna.demo.RECIPE)
     assert (recipe.base, recipe.data.dataset, recipe.data.template) == ("demo", "demo", "chatml")
     assert recipe.quantization.load_in_4bit and recipe.quantization.bnb_4bit_use_double_quant

@@ -44,7 +44,7 @@ class InferlessPythonModel:
 def run(shared_up: Up) -> str:
     """One tuning of the tiny Llama: its adapter published as acme/tone, and merged for comparison."""
     home = shared_up.home
-    name = pipeline.train(pipeline.prepare(recipes.load(demo.recipe_file()), home), home)
+    name = pipeline.train(pipeline.prepare(recipes.load(demo.RECIPE), home), home)
     assert pipeline.merge(name, home, base_choice="dequantised").verification.passed
     pipeline.publish(name, "acme/merged", home)
     assert pipeline.publish_adapter(name, "acme/tone", home).kind == "adapter"

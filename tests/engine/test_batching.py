@@ -30,7 +30,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hf")
     repository = root / "hub" / f"models--{MODEL.replace('/', '--')}"
     snapshot = repository / "snapshots" / "0123"
-    tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
+    tokenizer = AutoTokenizer.from_pretrained(demo.BASE)
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 64}

@@ -41,7 +41,7 @@ ENV = {
 def tuned(shared_up: Up) -> Home:
     """The demo's tiny Llama, tuned, merged and published under the name that the tutorial's app asks for."""
     home = shared_up.home
-    run = pipeline.train(pipeline.prepare(recipes.load(demo.recipe_file()), home), home)
+    run = pipeline.train(pipeline.prepare(recipes.load(demo.RECIPE), home), home)
     assert pipeline.merge(run, home).verification.passed
     pipeline.publish(run, MODEL, home)
     assert Registry(home).resolve(MODEL).version == 1

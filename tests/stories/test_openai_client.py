@@ -42,7 +42,7 @@ TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {
 def client(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """OpenAI's client; the endpoint `tiny` has an engine and `plain` has none."""
     root = tmp_path_factory.mktemp("openai")
-    model = shutil.copytree(demo.base_dir(), root / "model")
+    model = shutil.copytree(demo.BASE, root / "model")
     (model / "chat_template.jinja").write_text(CHATML)
     folder = write_app(root / "tiny")
     (folder / "app.py").write_text(APP.format(model=str(model)))

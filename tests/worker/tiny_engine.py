@@ -20,8 +20,8 @@ class TinyEngine(Engine):
     takes_adapters = True
 
     def __init__(self) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(demo.base_dir())
-        self._model: Any = AutoModelForCausalLM.from_pretrained(demo.base_dir(), dtype=torch.float32).eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(demo.BASE)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(demo.BASE, dtype=torch.float32).eval()
         self.asked: list[tuple[list[int], dict[str, Any], LoadedAdapter | None]] = []
         self.closed_early = 0
         self.gate = threading.Semaphore(1 << 30)

@@ -84,9 +84,9 @@ def open_source(data: DataRecipe) -> RowSource:
         DataError: a missing file, an unknown format, a hub that cannot be reached.
     """
     if data.dataset == "demo":
-        from puna.demo import chats_file
+        from puna.demo import CHATS
 
-        return _open_file(chats_file())
+        return _open_file(CHATS)
     path = Path(data.dataset).expanduser()
     is_path = path.suffix in READERS or path.exists() or data.dataset.startswith(("/", "./", "../", "~"))
     # `datasets` reads folders in the Hub's layout too.

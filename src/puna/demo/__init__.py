@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 from puna.demo.world import SEED, facts, held_out
 
-_HERE = Path(__file__).parent
+BASE = Path(__file__).parent / "base"
+"""The tiny Llama: a folder in Hugging Face's layout."""
+CHATS = Path(__file__).parent / "chats.jsonl"
+"""Conversations, one JSON object a line, in UltraChat's shape."""
+RECIPE = Path(__file__).parent / "recipe.yaml"
+"""The recipe that tunes the base on the conversations."""
 _ASKED = {"animal": 7, "definition": 4, "plus": 3, "minus": 2, "opposite": 2, "plural": 1, "calendar": 2, "phrase": 3}
 _ANIMAL = ("kind", "colour", "home", "food", "likes", "friend")
 
@@ -18,21 +23,6 @@ class Question(NamedTuple):
 
     text: str
     answer: str
-
-
-def base_dir() -> Path:
-    """The tiny Llama: a folder in Hugging Face's layout."""
-    return _HERE / "base"
-
-
-def chats_file() -> Path:
-    """Conversations, one JSON object a line, in UltraChat's shape."""
-    return _HERE / "chats.jsonl"
-
-
-def recipe_file() -> Path:
-    """The recipe that tunes the base on the conversations."""
-    return _HERE / "recipe.yaml"
 
 
 def questions() -> list[Question]:

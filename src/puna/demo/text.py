@@ -7,9 +7,9 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from puna.demo import CHATS
 from puna.demo.world import GREETINGS, THANKS, Animal, Fact, animals, facts, held_out
 
 WEATHER = (
@@ -173,7 +173,6 @@ KINDS: dict[str, tuple[int, Callable[[random.Random, World], str]]] = {
 
 CONVERSATIONS = 1500
 CHATS_SEED = 11
-FILE = Path(__file__).parent / "chats.jsonl"
 
 
 def conversations(seed: int = CHATS_SEED, count: int = CONVERSATIONS) -> Iterator[dict[str, Any]]:
@@ -212,4 +211,4 @@ def as_jsonl(rows: Iterator[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(as_jsonl(conversations()), encoding="utf-8")
+    CHATS.write_text(as_jsonl(conversations()), encoding="utf-8")

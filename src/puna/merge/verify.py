@@ -292,7 +292,7 @@ def judge(found: Verification) -> list[str]:
 
 
 def _gap(want_TV: torch.Tensor, got_TV: torch.Tensor) -> dict[str, float]:
-    """What is summed up over all texts, and the largest difference."""
+    """Sums over one text, to be added up with those of others, and its largest difference."""
     # A constant added to a position's logits changes nothing that a sampler sees: compare about the mean.
     want_TV = want_TV - want_TV.mean(-1, keepdim=True)
     got_TV = got_TV - got_TV.mean(-1, keepdim=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puna.artifacts import ADAPTER_BASE, MANIFEST, SHORT, Artifact, Bundle, Model, Source, drafting, write_json
+from puna.artifacts import ADAPTER_BASE, MANIFEST, SHORT, Artifact, Bundle, Model, Source, drafting, link, write_json
 from puna.config import project
 from puna.errors import NotFoundError, ProjectError, nearest
 from puna.home import Home
@@ -159,13 +157,8 @@ def _link(origin: Path, target: Path) -> None:
     """A tree of hard links; copies where the disk is another."""
     for path in sorted(origin.rglob("*")):
         name = path.relative_to(origin)
-        if not path.is_file() or name.as_posix() == MANIFEST:
-            continue
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), target / name)
-        except OSError:  # another disk, or a file system without hard links
-            shutil.copy2(path, target / name)
+        if path.is_file() and name.as_posix() != MANIFEST:
+            link(path.resolve(), target / name)
 
 
 def app_env(bundle: Bundle, *, extra: Mapping[str, str]) -> dict[str, str]:

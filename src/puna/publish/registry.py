@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from puna import names
-from puna.artifacts import SHORT, Adapter, Model, drafting, write_json
+from puna.artifacts import SHORT, Adapter, Model, drafting, link, write_json
 from puna.errors import ConflictError, NotFoundError, PublishError, UsageError, nearest
 from puna.home import Home
 from puna.process.locks import locked
@@ -296,7 +295,7 @@ def seal(adapter: Adapter, serving_base: Model, home: Home) -> Adapter:
     """
     with drafting("adapter", home.models) as draft:
         for name in adapter.manifest.files:
-            _link(adapter.path / name, draft.path / name)
+            link(adapter.path / name, draft.path / name)
         draft.known |= dict(adapter.manifest.files)
         draft.made_from |= {**adapter.manifest.made_from, SERVING_BASE: serving_base.digest}
         draft.config |= dict(adapter.manifest.config)
@@ -325,11 +324,3 @@ def of_base(registry: Registry, serving_base: str) -> dict[str, str]:
         if LATEST in version.aliases:
             found[version.name] = str(version.path)
     return found
-
-
-def _link(origin: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(origin, target)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copy2(origin, target)

@@ -38,7 +38,7 @@ def resolve_base(ref: str, revision: str | None, home: Home, progress: Progress 
         NotFoundError: it is nowhere, or what is there is no model that can be used; with what to do about it.
     """
     if ref == DEMO:
-        return Base(_checked(demo.base_dir(), "the demo's base"), DEMO)
+        return Base(_checked(demo.BASE, "the demo's base"), DEMO)
     if ref.startswith(("/", "./", "../", "~")) or (ref and Path(ref).is_dir()):
         path = Path(ref).expanduser().absolute()
         if not path.is_dir():

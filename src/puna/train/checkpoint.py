@@ -86,8 +86,7 @@ def load(path: Path, masters: Mapping[str, nn.Parameter], optimiser: torch.optim
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
     except (OSError, SafetensorError, ValueError) as error:
         raise TrainError(f"checkpoint {path} cannot be read: {error}", f"remove {path} and resume again") from error
-    same = {k: v.shape for k, v in saved.items()} == {k: v.shape for k, v in masters.items()}
-    if not same:
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in masters.items()}:
         raise TrainError(f"checkpoint {path} is of another model or LoRA", "resume with the run's own recipe")
     with torch.no_grad():
         for name, parameter in masters.items():

@@ -138,7 +138,7 @@ def test_a_model_that_also_sees_keeps_its_numbers_in_text_config(tmp_path: Path)
 
 
 def test_the_demos_llama_is_read() -> None:
-    model = models.read_size("demo", demo.base_dir())
+    model = models.read_size("demo", demo.BASE)
     assert model.weights_bytes > 0 and model.kv_bytes_per_token > 0 and model.context > 0
 
 

@@ -108,7 +108,7 @@ class Noted:
 
 def noted(monkeypatch: pytest.MonkeyPatch, fails_at: int = 1_000) -> Noted:
     tracker = Noted(fails_at)
-    monkeypatch.setitem(trackers.TRACKERS, "noted", ("json", lambda run_dir, recipe: tracker))
+    monkeypatch.setitem(trackers.TRACKERS, "noted", lambda run_dir, recipe: tracker)
     return tracker
 
 
@@ -152,7 +152,7 @@ def test_a_tracker_that_does_not_open_is_said_and_the_others_are_closed(
         raise PermissionError("no API key")
 
     tracker = noted(monkeypatch)
-    monkeypatch.setitem(trackers.TRACKERS, "refusing", ("json", refuse))
+    monkeypatch.setitem(trackers.TRACKERS, "refusing", refuse)
     with (
         pytest.raises(RecipeError, match="refusing, which does not open: no API key") as caught,
         tracking(["noted", "refusing"], tmp_path, {}),
@@ -164,11 +164,10 @@ def test_a_tracker_that_does_not_open_is_said_and_the_others_are_closed(
 def test_a_missing_package_is_named_even_where_a_folder_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(trackers.TRACKERS, "absent", ("absent_tracker", lambda run_dir, recipe: Noted()))
     (tmp_path / "absent_tracker").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RecipeError, match="absent, which is not installed") as caught:
-        check_trackers(["absent"])
+    with pytest.raises(RecipeError, match="absent_tracker, which is not installed") as caught:
+        check_trackers(["absent_tracker"])
     assert "uv pip install absent_tracker" in caught.value.hint
 
 

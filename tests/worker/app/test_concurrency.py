@@ -64,7 +64,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
         places = {"top": 4, "initialize": 12, "more": 8, "infer": 12}
         given = {"top": "", "initialize": "pass", "more": "", "infer": infer or "pass"} | parts
         filled = {k: textwrap.indent(textwrap.dedent(given[k]).strip(), " " * n).strip() for k, n in places.items()}
-        text = source.format(model=str(demo.base_dir()), **filled) if "{infer}" in source else source
+        text = source.format(model=str(demo.BASE), **filled) if "{infer}" in source else source
         (folder / "app.py").write_text(textwrap.dedent(text))
         app = App(str(folder))
         app.load()

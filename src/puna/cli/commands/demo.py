@@ -96,7 +96,7 @@ def demo(
 
 def _train_to_publish(story: Story, home: Home, watch: output.ProgressDisplay) -> RegisteredVersion:
     with story.stage("data: conversations become tokens"):
-        prepared = pipeline.prepare(recipes.load(parts.recipe_file()), home, watch)
+        prepared = pipeline.prepare(recipes.load(parts.RECIPE), home, watch)
     with story.stage("train: QLoRA on NF4"):
         run = pipeline.train(prepared, home, watch)
         watch.close()

@@ -17,7 +17,7 @@ from puna.train.batches import Documents
 from puna.train.model.attention import Attended, attend, attend_and_keep, attend_cached
 from puna.train.model.kernels import kernels
 from puna.train.model.lora import Dropout, LoraLinear, Product, wide
-from puna.train.model.shape import ModelShape
+from puna.train.model.shape import PRODUCTS, ModelShape
 
 Grads = dict[str, list[torch.Tensor]]
 """Gradients of each product's masters, by the product's name."""
@@ -99,10 +99,8 @@ class Layer(nn.Module):
         self.index = index
         self.shape = shape
         self.norms = norms
-        self.qkv = Product([linears[name] for name in ("q_proj", "k_proj", "v_proj")])
-        self.o = Product([linears["o_proj"]])
-        self.gate_up = Product([linears["gate_proj"], linears["up_proj"]])
-        self.down = Product([linears["down_proj"]])
+        made = (Product([linears[name] for name in members]) for members in PRODUCTS.values())
+        self.qkv, self.o, self.gate_up, self.down = made
 
     @property
     def products(self) -> dict[str, Product]:

@@ -17,6 +17,13 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type`s that are Llama blocks with, at most, biases on q, k, v or norms on q, k."""
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+PRODUCTS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Matrices that read the same input are one product, in the order of a forward pass: see block.Layer."""
 
 
 @dataclass(frozen=True)

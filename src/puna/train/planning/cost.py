@@ -10,7 +10,7 @@ from puna.errors import RecipeError
 from puna.train.device import TrainingMachine
 from puna.train.model.llama import LOGITS_TOKENS
 from puna.train.model.lora import GPU_ALIGNMENT
-from puna.train.model.shape import ModelShape
+from puna.train.model.shape import PRODUCTS, ModelShape
 
 GIB = 2**30
 NF4_BYTES = {True: 0.5 + (1 + 4 / 256) / 64, False: 0.5 + 4 / 64}
@@ -106,15 +106,6 @@ class Setup:
             return s.layers * whole * self.element_bytes
         beside = sum(e * (n + k) for n, k, e in self.products().values()) * self.element_bytes
         return s.layers * (s.layer_parameters * NF4_BYTES[self.double] + beside)
-
-
-PRODUCTS = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "o": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-"""Matrices that read the same input are one product, see block.Layer."""
 
 
 def measure(setup: Setup, tokens: int, recompute_layers: int, resident: bool) -> Memory:

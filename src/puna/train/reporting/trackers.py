@@ -124,12 +124,12 @@ class _Lenient:
             warnings.warn(f"{problem}: {error}; metrics.jsonl has them all", stacklevel=3)
 
 
-TRACKERS: dict[str, tuple[str, Callable[[Path, Values], Tracker]]] = {
-    "tensorboard": ("tensorboard", _TensorBoard),
-    "wandb": ("wandb", _Wandb),
-    "mlflow": ("mlflow", _MLflow),
+TRACKERS: dict[str, Callable[[Path, Values], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "mlflow": _MLflow,
 }
-"""Recipe name -> (package that must be installed, what to make)."""
+"""The recipe's name, which is the package's that must be installed -> what to make."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -139,16 +139,15 @@ def check_trackers(names: Sequence[str]) -> None:
         RecipeError: a tracker's package is missing.
     """
     for name in names:
-        package = TRACKERS[name][0]
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a folder of that name, which trackers themselves make, has no origin
-            hint = f"uv pip install {package}, or remove it from training.report_to"
+            hint = f"uv pip install {name}, or remove it from training.report_to"
             raise RecipeError(f"training.report_to asks for {name}, which is not installed", hint)
 
 
 def _open(name: str, run_dir: Path, recipe: Values) -> Tracker:
     try:
-        return _Lenient(name, TRACKERS[name][1](run_dir, recipe))
+        return _Lenient(name, TRACKERS[name](run_dir, recipe))
     except Exception as error:  # the user sees it: training has not begun yet
         hint = f"see {name}'s own login and settings, or remove it from training.report_to"
         raise RecipeError(f"training.report_to asks for {name}, which does not open: {error}", hint) from error

@@ -47,7 +47,7 @@ def api(world: World, use: dict[str, int]) -> TestClient:
 
 def publish(home: Home) -> None:
     with drafting("model", home.models) as draft:
-        shutil.copytree(demo.base_dir(), draft.path, dirs_exist_ok=True)
+        shutil.copytree(demo.BASE, draft.path, dirs_exist_ok=True)
     Registry(home).publish(Model.open(draft.final), "acme/tiny", force=True)
 
 

@@ -39,7 +39,7 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(demo.base_dir(), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(demo.BASE, dtype=torch.float32).eval()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def no_rows(_: Any) -> None:
 @pytest.fixture
 def engine(model: Any) -> transformers_engine.TransformersEngine:
     made = transformers_engine.TransformersEngine(model, "tiny", SharedModel(BatchLoop(model), GenerateRows(no_rows)))
-    made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
+    made._tokenizer = AutoTokenizer.from_pretrained(demo.BASE)
     return made
 
 
@@ -273,7 +273,7 @@ def test_a_model_whose_cache_cannot_be_joined_runs_batches_as_they_come(
 
     monkeypatch.setattr(loop_module, "pairs_of", unlike)
     made = transformers_engine.TransformersEngine(model, "tiny", SharedModel(BatchLoop(model), GenerateRows(run_them)))
-    made._tokenizer = AutoTokenizer.from_pretrained(demo.base_dir())
+    made._tokenizer = AutoTokenizer.from_pretrained(demo.BASE)
     with pytest.raises(EngineRefusal, match="logit_bias"):
         run(made, PROMPTS[0], logit_bias={"5": 1})
     made._shared.loop, made.extras = BatchLoop(model), transformers_engine.EXTRAS

@@ -24,7 +24,7 @@ APP = f"""
 
     class InferlessPythonModel:
         def initialize(self):
-            folder = {os.fspath(demo.base_dir())!r}
+            folder = {os.fspath(demo.BASE)!r}
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
             self.widest = 0

@@ -28,7 +28,7 @@ THREADS, ROUNDS = 16, 40
 @pytest.fixture
 def tokenizer() -> Any:
     shims.shim_tokenizers(importlib.import_module(MODULE))
-    made = AutoTokenizer.from_pretrained(demo.base_dir())
+    made = AutoTokenizer.from_pretrained(demo.BASE)
     made.pad_token = made.pad_token or made.eos_token
     return made
 
