@@ -27,10 +27,6 @@ HARMLESS |= {"cache", "cached_property", "lru_cache", "abstractmethod", "overloa
 """Decorators that do not register what they stand over."""
 REASONS = {
     "build_next": "one build to its end, for tests",
-    "save_endpoint": "a small write, of which tests make rows as earlier versions left them",
-    "add_revision": "the same",
-    "move_build": "the same",
-    "end_split": "a step of the walks",
     "FRESH": "one of the words of the table that it stands in",
     "per_device_eval_batch_size": "the tutorial's recipe has it",
     "bnb_4bit_quant_type": "its one value is checked when the file is read",
