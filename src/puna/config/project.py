@@ -204,11 +204,9 @@ def _listed(values: Mapping[str, Any], key: str) -> list[Any]:
 
 def _env(values: Mapping[str, Any]) -> dict[str, Any]:
     value = values.get("env") or {}
-    if isinstance(value, list):  # `- KEY=VALUE`, as the platform's command line has it
-        pairs = [item.partition("=") if isinstance(item, str) else ("", "", "") for item in value]
-        if any(not equals for _, equals, _ in pairs):
-            raise ProjectError(f"`env` must hold KEY: value pairs, not {shown(value)}")
-        value = {key: text for key, _, text in pairs}
+    # `- KEY=VALUE`, as the platform's command line has it.
+    if isinstance(value, list) and all(isinstance(item, str) and "=" in item for item in value):
+        value = dict(item.split("=", 1) for item in value)
     if not isinstance(value, Mapping):
         raise ProjectError(f"`env` must hold KEY: value pairs, not {shown(value)}")
     return dict(value)

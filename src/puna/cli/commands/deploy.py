@@ -103,7 +103,8 @@ def deploy(
 ) -> None:
     """Build a folder, a git repository's newest commit or a model, and roll it out; answers with URL and curl line."""
     settings |= {"secrets": secret} if secret else {}
-    settings |= {"volumes": dict(_volume(word) for word in volume)} if volume else {}
+    mounts = {name: path for name, _, path in (word.partition("=") for word in volume or ())}
+    settings |= {"volumes": mounts} if mounts else {}
     environment = pairs(env or [], "--env NAME=VALUE")
     source = _Source(folder, git or "", branch or "", path or "", model or "", engine or "", credential or "")
     source.check(is_watched=bool(settings.get("auto_rebuild") or settings.get("poll_s")))
@@ -187,11 +188,6 @@ def _deploy_folder(
         pipeline.upload_runtime(client, folder / project.runtime_file, runtime, watch)
     target |= {"name": name, "runtime": runtime, "runtime_version": version}
     return client.deploy(folder, settings=settings, **target)
-
-
-def _volume(word: str) -> tuple[str, str]:
-    name, _, path = word.partition("=")
-    return name, path
 
 
 @takes_settings(name for name in RANGES if name in LIVE and name != "poll_s")

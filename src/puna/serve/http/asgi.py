@@ -139,13 +139,6 @@ async def options(send: Send, methods: Iterable[str]) -> int:
     return 204
 
 
-async def events(send: Send, batch: Iterable[bytes]) -> None:
-    """Server-sent events, one for each piece of JSON."""
-    body = b"".join(b"data: %b\n\n" % event for event in batch)
-    if body:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 EXPOSED = (
     "x-request-id x-puna-request-id x-puna-queue-ms x-puna-wake-ms x-puna-infer-ms x-puna-tier x-puna-revision "

@@ -97,7 +97,8 @@ class EventStream:
         await self._begin()
         self._moved = self._loop.time()
         self._call.events += len(batch)
-        await asgi.events(self._send, batch)
+        if body := b"".join(b"data: %b\n\n" % event for event in batch):
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
         """Send the stream's end."""
