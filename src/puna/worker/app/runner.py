@@ -55,17 +55,14 @@ class StreamHandler:
 class Member:
     """One request in a batch."""
 
-    __slots__ = ("done", "error", "is_abandoned", "result", "value")
+    __slots__ = ("abandoned", "done", "error", "result", "value")
 
     def __init__(self, value: Any) -> None:
         self.value, self.done = value, threading.Event()
+        self.abandoned = threading.Event()
+        """The client went: what has not begun need not."""
         self.result: Any = None
         self.error: Optional[BaseException] = None
-        self.is_abandoned = False
-
-    def abandon(self) -> None:
-        """The client went: what has not begun need not."""
-        self.is_abandoned = True
 
 
 class Batches:
@@ -82,7 +79,7 @@ class Batches:
         member = Member(value)
         request = scope.current()
         if request is not None:
-            request.on_cancel(member.abandon)
+            request.on_cancel(member.abandoned.set)
         with self._changed:
             batch = self._open
             is_first = batch is None
@@ -111,7 +108,7 @@ class Batches:
                     self._open = None
             # Not the first member's scope: its client may go, and the others stay.
             with scope.entered(scope.RequestScope()):
-                self._settle([m for m in batch if not m.is_abandoned])
+                self._settle([m for m in batch if not m.abandoned.is_set()])
         for member in batch:
             member.done.set()
 

@@ -89,7 +89,7 @@ class TransformersEngine(Engine):
                 if texts[index].is_stopped:
                     delta.finish_reason = "stop"
                 if delta.finish_reason is not None:
-                    rows[index].abandon()
+                    rows[index].is_abandoned = True
                     living.discard(index)
                 yield delta
         except Unlike:  # of the first step: nothing has been yielded yet
@@ -97,7 +97,7 @@ class TransformersEngine(Engine):
             yield from self._as_they_come(prompt, params, most)
         finally:
             for row in rows:
-                row.abandon()
+                row.is_abandoned = True
 
     def _rows(self, prompt: List[int], params: Dict[str, Any], most: int, inbox: Any) -> List[BatchRow]:
         torch = importlib.import_module("torch")
@@ -169,7 +169,7 @@ class TransformersEngine(Engine):
                 if reason is not None:
                     return
         finally:
-            part.abandon()
+            part.abandoned.set()
 
     def _part(self, prompt: List[int], params: Dict[str, Any], most: int) -> Any:
         torch = importlib.import_module("torch")

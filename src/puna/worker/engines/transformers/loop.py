@@ -113,10 +113,7 @@ class BatchRow:
         self.wants_prompt = False
         """Tell the log-probabilities of the prompt's tokens with the first step."""
         self.is_abandoned = False
-
-    def abandon(self) -> None:
         """Nobody waits for it any more."""
-        self.is_abandoned = True
 
 
 class RowStep:

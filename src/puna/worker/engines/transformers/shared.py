@@ -30,12 +30,8 @@ class Part:
         self.ends: List[int] = []
         self.tokens: Any = None
         self.error: Optional[BaseException] = None
-        self.is_abandoned = False
-        self.done = threading.Event()
-
-    def abandon(self) -> None:
-        """Nobody waits for it any more."""
-        self.is_abandoned = True
+        self.abandoned, self.done = threading.Event(), threading.Event()
+        """Nobody waits for it any more; nobody need."""
 
 
 class GenerateRows:
@@ -52,7 +48,7 @@ class GenerateRows:
         """The tokens of one call. Raises what its batch raises."""
         request = scope.current()
         if request is not None:
-            request.on_cancel(part.abandon)
+            request.on_cancel(part.abandoned.set)
         with self._changed:
             self._waiting.append(part)
             self._changed.notify_all()
@@ -63,7 +59,7 @@ class GenerateRows:
         while not part.done.is_set():
             self._lead(part)
         if request is not None:
-            request.forget(part.abandon)
+            request.forget(part.abandoned.set)
             if request.is_cancelled:
                 raise scope.Cancelled
         if part.error is not None:
@@ -181,7 +177,7 @@ def wait_for(loop: BatchLoop, rows: List[BatchRow], inbox: Any) -> None:
 
     def abandon() -> None:
         for row in rows:
-            row.abandon()
+            row.is_abandoned = True
         inbox.put(None)
 
     if request is not None:
@@ -198,6 +194,6 @@ def wait_for(loop: BatchLoop, rows: List[BatchRow], inbox: Any) -> None:
             left -= step.reason is not None
     finally:
         for row in rows:
-            row.abandon()
+            row.is_abandoned = True
         if request is not None:
             request.forget(abandon)

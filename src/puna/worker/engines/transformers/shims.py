@@ -191,7 +191,7 @@ def _said(config: Any) -> Dict[str, Any]:
 
 def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
     torch = importlib.import_module("torch")
-    parts = [part for part in batch if not part.is_abandoned]
+    parts = [part for part in batch if not part.abandoned.is_set()]
     if not parts:
         return
     width = max(int(part.ids.shape[1]) for part in parts)
@@ -204,7 +204,7 @@ def _run(model: Any, generate: Callable[..., Any], batch: List[Part]) -> None:
     by_row = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 39)
 
     def abandoned(input_ids: Any, _scores: Any, **_: Any) -> Any:
-        left = [owner.is_abandoned for owner in owners]
+        left = [owner.abandoned.is_set() for owner in owners]
         return torch.tensor(left, device=input_ids.device) if by_row else all(left)
 
     criteria = transformers.StoppingCriteriaList([abandoned])
@@ -260,7 +260,7 @@ class StreamListener:
             return
         tokens, first = value.reshape(-1).tolist(), 0
         for part in self._parts:
-            if part.on_tokens is not None and not part.is_abandoned:
+            if part.on_tokens is not None and not part.abandoned.is_set():
                 part.on_tokens(tokens[first])
             first += int(part.ids.shape[0])
 
