@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from puna.artifacts import Dataset
 from puna.errors import NotFoundError
@@ -38,8 +40,6 @@ class TokenRows:
         Raises:
             NotFoundError: the file is gone.
         """
-        from safetensors.numpy import load_file
-
         path = dataset.path / f"{split}.safetensors"
         if not path.exists():
             raise NotFoundError(f"dataset {dataset.path} has no {path.name}", "remove the folder and prepare it again")
@@ -57,8 +57,6 @@ class TokenRows:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        from safetensors.numpy import save_file
-
         save_file({"input_ids": self.input_ids, "labels": self.labels, "offsets": self.offsets}, path)
 
     def __len__(self) -> int:
@@ -132,8 +130,6 @@ class Histogram:
 
 def length_histogram(dataset: Dataset, most_bars: int = 12) -> Histogram:
     """The lengths of all rows, held-out ones too, from their offsets alone."""
-    from safetensors import safe_open
-
     lengths = []
     for split in ("train", "test"):
         with safe_open(dataset.path / f"{split}.safetensors", "numpy") as file:

@@ -14,7 +14,6 @@ from puna.errors import DataError, nearest
 
 BUILT_IN = ("chatml", "llama3")
 GENERATION = re.compile(r"(\{%[-+]?\s*)(generation|endgeneration)(\s*[-+]?%\})")
-CONTROL_TOKEN = re.compile(r"<\|[\w.:-]+\|>")
 PROBE = "7f3a"  # stands for a reply whose end is looked for
 
 Span = tuple[int, int]
@@ -51,11 +50,6 @@ class ChatTemplate:
             return self._render(messages, marked=True, generation_prompt=False)
         text = self.render(messages)
         return text, [self._turn(messages, i, text) for i, m in enumerate(messages) if m["role"] == "assistant"]
-
-    @cached_property
-    def control_tokens(self) -> list[str]:
-        """Tokens like `<|im_start|>` that the template spells out, in order."""
-        return list(dict.fromkeys(CONTROL_TOKEN.findall(self.inference)))
 
     @cached_property
     def reply_end(self) -> str:

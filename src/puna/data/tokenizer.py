@@ -22,6 +22,7 @@ from puna.data.template import BUILT_IN, ChatTemplate, load_template
 from puna.errors import DataError
 
 CHATML = ("<|im_start|>", "<|im_end|>")
+CONTROL_TOKEN = re.compile(r"<\|[\w.:-]+\|>")
 # Rows that pre-training never touched: Llama 3, Mistral from v0.3, Gemma, Qwen, NeMo.
 RESERVED = re.compile(
     r"<\|reserved_special_token_\d+\|>|\[control_\d+\]|<unused\d+>|<\|extra_\d+\|>|<SPECIAL_\d+>|<\|reserved_\d+\|>"
@@ -147,7 +148,7 @@ class _BaseFiles:
 
     def claim(self, chat: ChatTemplate) -> dict[str, int]:
         """Give ChatML's tokens, where the template needs them and the base lacks them, ids that the base reserves."""
-        missing = [token for token in chat.control_tokens if token not in self.ids]
+        missing = [token for token in dict.fromkeys(CONTROL_TOKEN.findall(chat.inference)) if token not in self.ids]
         for token in missing:
             if token not in CHATML:
                 raise DataError(

@@ -38,14 +38,9 @@ class Memory:
         """All of it: what the device must have free."""
         return sum(dataclasses.astuple(self))
 
-    @property
-    def allocated(self) -> int:
-        """Peak of torch's allocator: all but the overhead."""
-        return self.total - self.overhead
-
     def as_dict(self) -> dict[str, int]:
-        """Plain values with the totals."""
-        return dataclasses.asdict(self) | {"allocated": self.allocated, "total": self.total}
+        """Plain values with the total, and the peak of torch's allocator: all but the overhead."""
+        return dataclasses.asdict(self) | {"allocated": self.total - self.overhead, "total": self.total}
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,10 @@ def write_report(run_dir: Path) -> None:
 
 def draw(metrics: list[dict[str, Any]], title: str) -> bytes:
     """The curves as PNG bytes: training and held-out loss above, learning rate below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Figure and canvas by hand: pyplot would keep global state and choose a window system.
+    # A figure by hand: pyplot would keep global state and choose a window system.
     figure = Figure(figsize=(9, 5.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     learnt, held_out, rates = (_points(metrics, key) for key in ("loss", "eval_loss", "lr"))
     for points, color, label, style in ((learnt, LEARNT, "training", "-"), (held_out, HELD_OUT, "held out", "o--")):
