@@ -45,8 +45,8 @@ class Page:
     limit: Annotated[int, Query(ge=1, le=MOST, description="Items in one page, at most.")] = DEFAULT
     after: Annotated[str, Query(max_length=1000, description="The `next` of the page before.")] = ""
 
-    def cut(self, items: Iterable[T], position: Callable[[T], Position]) -> tuple[list[T], str | None]:
-        """This page of `items`, in the order of their positions, and the cursor of the next; None at the end.
+    def show(self, items: Iterable[T], position: Callable[[T], Position], view: Callable[[T], V]) -> Listed[V]:
+        """This page of `items`, in the order of their positions: only what is on it is looked at any closer.
 
         Positions differ from one item to another, and have the same kinds of parts.
 
@@ -58,15 +58,7 @@ class Page:
             begin = self.position(*(type(part) for part in position(ordered[0])))
             ordered = [item for item in ordered if position(item) > begin]
         found = ordered[: self.limit]
-        return found, cursor(*position(found[-1])) if len(ordered) > self.limit else None
-
-    def show(self, items: Iterable[T], position: Callable[[T], Position], view: Callable[[T], V]) -> Listed[V]:
-        """The reply: only what is on the page is looked at any closer.
-
-        Raises:
-            UsageError: `after` is no cursor of such a list.
-        """
-        found, following = self.cut(items, position)
+        following = cursor(*position(found[-1])) if len(ordered) > self.limit else None
         return {"items": [view(item) for item in found], "next": following}
 
     def position(self, *kinds: type) -> Position:

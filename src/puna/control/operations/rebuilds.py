@@ -61,7 +61,7 @@ class Rebuilds:
         """
         store, now = self._control.store, self._control.steady()
         queued, endpoints = store.queued_deliveries(), store.snapshot().endpoints
-        building = self._building() if queued else set()
+        building = {b.subject for b in store.unended_builds() if b.kind == "revision"} if queued else set()
         hosts = [self._hosts.get(name, "") for name in list(self._busy)]
         for known in (self._seen, self._asked, self._hosts):
             for name in known.keys() - {endpoint.name for endpoint in endpoints}:
@@ -90,10 +90,6 @@ class Rebuilds:
             return False
         self._asked[name] = now
         return True
-
-    def _building(self) -> set[str]:
-        """Endpoints whose builds have not ended."""
-        return {build.subject for build in self._control.store.unended_builds() if build.kind == "revision"}
 
     def _do(self, name: str, job: Callable[[], None]) -> None:
         try:

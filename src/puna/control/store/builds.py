@@ -159,11 +159,9 @@ class BuildStore(Database):
             found[row.id] = Build(**{**row._mapping, **read})
         return [found[build_id] for build_id in ids if build_id in found]
 
-    def builds(self, state: BuildState | None = None, limit: int = 100) -> list[Build]:
-        """The latest builds, oldest first: those in `state`, or all."""
+    def builds(self, limit: int = 100) -> list[Build]:
+        """The latest builds, oldest first."""
         query = select(BUILDS.c.id).order_by(BUILDS.c.created.desc()).limit(limit)
-        if state is not None:
-            query = query.where(BUILDS.c.state == str(state))
         with self._read() as connection:
             return self._builds(connection, connection.execute(query).scalars().all())[::-1]
 

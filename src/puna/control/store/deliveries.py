@@ -76,11 +76,11 @@ class DeliveryStore(Database):
         mine = DELIVERIES.update().where(DELIVERIES.c.id == number)
         connection.execute(mine.values(outcome=str(outcome), **values))
 
-    def deliveries(self, endpoint: str, limit: int | None = None) -> list[Delivery]:
-        """The latest deliveries for an endpoint, newest first; all that are kept, or so many."""
+    def deliveries(self, endpoint: str) -> list[Delivery]:
+        """The deliveries for an endpoint that are kept, newest first."""
         mine = select(DELIVERIES).where(DELIVERIES.c.endpoint == endpoint).order_by(DELIVERIES.c.id.desc())
         with self._read() as connection:
-            return [_delivery(row) for row in connection.execute(mine.limit(limit))]
+            return [_delivery(row) for row in connection.execute(mine)]
 
     def delivery(self, endpoint: str, number: int) -> Delivery:
         """One delivery.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, select
 
 from puna.config.settings import Settings
 from puna.control.domain.records import Build, Delivery, Endpoint, Revision, RevisionSpec
@@ -128,19 +128,17 @@ class DeployStore(EndpointStore, BuildStore, DeliveryStore):
         return next(alive, revisions[0] if revisions else None)
 
     @staticmethod
-    def _newest(connection: Connection, name: str) -> Revision | None:
-        query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(REVISIONS.c.number.desc()).limit(1)
+    def _newest(connection: Connection, name: str, by: Column[int] = REVISIONS.c.number) -> Revision | None:
+        query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(by.desc()).limit(1)
         row = connection.execute(query).first()
         return revision_of(row) if row is not None else None
 
-    @staticmethod
-    def _unchanged(connection: Connection, name: str, spec: RevisionSpec) -> Revision | None:
+    @classmethod
+    def _unchanged(cls, connection: Connection, name: str, spec: RevisionSpec) -> Revision | None:
         """The revision that makes a deploy needless: the newest asked for, when it is on its way or serves the same."""
-        query = select(REVISIONS).where(REVISIONS.c.endpoint == name).order_by(REVISIONS.c.asked.desc()).limit(1)
-        row = connection.execute(query).first()
-        if row is None:
+        last = cls._newest(connection, name, REVISIONS.c.asked)
+        if last is None:
             return None
-        last = revision_of(row)
         same = (last.source, last.runtime, last.runtime_version) == (spec.source, spec.runtime, spec.runtime_version)
         # One whose replicas die is built and tried again: it is not known to serve.
         serves = last.state is RevisionState.SERVING and not last.failures

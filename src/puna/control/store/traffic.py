@@ -26,8 +26,6 @@ class TrafficStore(DeployStore):
         """
         with self._write() as connection:
             endpoint = self._endpoint(connection, name)
-            for number in shares:
-                self._revision(connection, name, number)
             others = [number for number in shares if number != endpoint.serving]
             if len(others) != 1:
                 serves = f"revision {endpoint.serving} serves" if endpoint.serving is not None else "nothing serves yet"
@@ -46,7 +44,6 @@ class TrafficStore(DeployStore):
             endpoint = self._endpoint(connection, name)
             if number is None:
                 number = self._second(connection, endpoint)
-            self._revision(connection, name, number)
             if number == endpoint.serving:
                 self._end_split(connection, endpoint, now)
             else:
