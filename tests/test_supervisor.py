@@ -21,7 +21,7 @@ from puna.instance import sole
 from puna.supervisor import listen
 
 SUPERVISE = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from puna.supervisor import Spec, Supervisor
 from puna.errors import PunaError
@@ -45,7 +45,8 @@ specs = [
 try:
     supervisor = Supervisor(specs, Progress())
     supervisor.is_up = "BEATS" in os.environ
-    supervisor.run(lambda: None, lambda: print("no more callers", flush=True))
+    supervisor.run(lambda: None, lambda: print("no more callers", time.process_time(), flush=True))
+    print("ended", time.process_time(), flush=True)
 except PunaError as error:
     print("ERROR", error.message, "|", error.detail, flush=True)
 """
@@ -180,6 +181,19 @@ def test_sigterm_ends_gateways_before_the_control_plane(family: tuple[subprocess
     ended = (folder / "ended").read_text().splitlines()
     assert sorted(ended[:2]) == ["gateway 0", "gateway 1"] and ended[2:] == ["control plane"]
     assert not any(alive(pid) for pid in children.values())
+
+
+@pytest.mark.process
+def test_while_children_take_their_time_to_end_the_supervisor_sleeps(tmp_path: Path) -> None:
+    slow = CHILD.replace("def end(*_):", "def end(*_):\n    __import__('time').sleep(1)")
+    process = supervise(tmp_path, slow, "control plane", "gateway 0")
+    pids(tmp_path, 2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    took_s = time.monotonic() - began
+    before, after = (float(line.split()[-1]) for line in output.splitlines() if line.startswith(("no more", "ended")))
+    assert took_s > 2 and after - before < 0.1 * took_s, output
 
 
 @pytest.mark.process

@@ -187,7 +187,9 @@ class Supervisor:
         """Wait for a moment: hear who beats, see who has ended, end who is silent."""
         for key, _ in self._selector.select(0.1):
             child = key.data
-            if isinstance(child, Child) and key.fd == child.beat_fd and child.heartbeat is not None:
+            if isinstance(child, socket.socket):
+                child.recv(64)  # the bytes of signals: left there, they would end every wait until all have ended
+            elif isinstance(child, Child) and key.fd == child.beat_fd and child.heartbeat is not None:
                 self._read_heartbeat(child, child.heartbeat)
         now = time.monotonic()
         if now >= self._sweep_at:
@@ -285,7 +287,7 @@ class Supervisor:
 
         before = {number: signal.signal(number, count) for number in (signal.SIGTERM, signal.SIGINT)}
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._selector.register(reader, selectors.EVENT_READ, None)
+        self._selector.register(reader, selectors.EVENT_READ, reader)
         try:
             yield
         finally:
