@@ -1,5 +1,7 @@
 """Documents in one flat batch attend as if each were alone."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -64,3 +66,8 @@ def test_a_gpu_attends_with_the_fastest_kernel_that_it_has(
 ) -> None:
     monkeypatch.setattr(attention, "_flash_4_function", lambda: print if has_flash_4 else None)
     assert attention._gpu_kernel.__wrapped__(capability, head_dim) == kernel
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="FlashAttention is installed")
+def test_without_flash_attention_there_is_none_to_take() -> None:
+    assert attention._flash_4_function.__wrapped__() is None
