@@ -22,6 +22,13 @@ pytestmark = pytest.mark.process
 SPEC = RuntimeSpec(python_packages=("six==1.17.0", "tabulate==0.10.0"))
 
 
+def test_damage_names_its_first_file_and_counts_the_others() -> None:
+    assert str(inventory.Damage(missing=("a.py",))) == "a.py is missing"
+    assert str(inventory.Damage(changed=("b.py",))) == "b.py is not as it was built"
+    damage = inventory.Damage(("a.py", "c.py"), ("b.py",))
+    assert str(damage) == "a.py is missing, and 2 other files are damaged" and damage and not inventory.Damage()
+
+
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package cache that has what SPEC needs: it comes over the network once."""

@@ -146,6 +146,18 @@ def test_a_run_that_has_begun_is_not_begun_again(base_dir: Path, dataset: Datase
         train(make_recipe(training={"max_steps": 2}), base_dir, dataset, tmp_path / "run", resume=True)
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_its_beginning(
+    base_dir: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    run, recipe, watch = Run(tmp_path / "run"), make_recipe(training={"max_steps": 1}), Watch()
+    run.path.mkdir()
+    run.write_recipe(recipe)
+    run.begin(1)
+    run.end("failed", "the machine went down")
+    train(recipe, base_dir, dataset, run.path, watch, resume=True, device="cpu")
+    assert run.state == "finished" and [done for done, _, _ in watch.steps] == [1]
+
+
 def test_a_tracker_that_is_not_installed_is_named_before_anything_runs(
     base_dir: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,15 @@ def test_decoding_nf4_equals_bitsandbytes_bit_by_bit(double: bool, source: torch
     assert torch.equal(out, dequantise(codes, state))
 
 
+def test_matrices_wider_than_a_block_in_4_bits() -> None:
+    width = 2 * (2 * triton_kernels.COLUMNS) + 64
+    weight = (torch.randn(2, width, generator=torch.Generator().manual_seed(4)) * 0.02).to(DEVICE)
+    codes, state = quantise(weight, False)
+    out = rows(2, width, 64)
+    triton_kernels.dequantise(codes, state, out)
+    assert torch.equal(out, dequantise(codes, state))
+
+
 @DTYPES
 def test_rows_in_8_bits(dtype: torch.dtype) -> None:
     x = rows(4, 5000, 8, dtype)

@@ -143,6 +143,13 @@ def test_memory_and_products_fill_lora_columns_up_alike() -> None:
     assert cost.GPU_ALIGNMENT == lora.GPU_ALIGNMENT
 
 
+def test_a_faster_kernel_for_attention_is_planned_as_one() -> None:
+    times = {name: cost.token_s(dataclasses.replace(SETUP, attention=name), gpu(140), choose(SETUP, gpu(140)).choice)
+             for name in cost.ATTENTION_SHARE}  # fmt: skip
+    assert times["flash-attn-4"] < times["varlen"] < times["padded"] < 2 * times["flash-attn-4"]
+    assert all(0 < backward < forward < 1 for forward, backward in cost.ATTENTION_SHARE.values())
+
+
 def test_an_evaluation_takes_about_a_third_of_what_training_on_its_tokens_takes() -> None:
     choice, tokens = choose(SETUP, gpu(140)).choice, 18_900
     trained = tokens * cost.token_s(SETUP, gpu(140), choice)

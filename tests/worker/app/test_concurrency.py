@@ -107,6 +107,30 @@ def test_an_infer_that_keeps_nothing_is_proved(judge: Judge, infer: str) -> None
     assert judge(infer) == ""
 
 
+ABOVE = """
+    from vllm import LLM
+
+    class Base:
+        def text(self, prompt):
+            {keeps}
+            return prompt
+
+    class InferlessPythonModel(Base):
+        def initialize(self):
+            self.llm = LLM(model="x")
+        def text(self, prompt):
+            return {above}.text(prompt)
+        def infer(self, inputs):
+            return {{"text": self.text(inputs["prompt"])}}
+"""
+
+
+@pytest.mark.parametrize("above", ["super()", "super(InferlessPythonModel, self)"])
+def test_a_method_of_a_parent_is_read_however_it_is_reached(judge: Judge, above: str) -> None:
+    assert judge(source=ABOVE.format(keeps="pass", above=above)) == ""
+    assert "keeps self.prompt" in judge(source=ABOVE.format(keeps="self.prompt = prompt", above=above))
+
+
 KEEPS = {
     "attribute": ("self.prompt = prompt", "keeps self.prompt"),
     "attribute by setattr": ("setattr(self, 'prompt', prompt)", "keeps self.prompt"),
