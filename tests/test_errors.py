@@ -25,6 +25,16 @@ def test_no_error_exits_with_success() -> None:
     assert all(e.exit_code > 0 and e.http_status >= 400 for e in TREE)
 
 
+def test_a_reply_stands_for_its_codes_kind_or_for_the_most_general_one_of_its_status() -> None:
+    assert all(errors.kind_of(kind("x").code, 500) is kind for kind in TREE)
+    kinds = {status: errors.kind_of("of a newer version", status) for status in range(400, 600)}
+    assert {status: kind.__name__.removesuffix("Error") for status, kind in kinds.items() if kind is not PunaError} == {
+        400: "Usage", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "Method", 409: "Conflict",
+        413: "TooLarge", 415: "Encoding", 422: "KeyReused", 429: "QueueFull", 502: "ReplicaDied", 503: "Unavailable",
+        504: "Deadline", 507: "Machine",
+    }  # fmt: skip
+
+
 def test_an_error_as_json_has_message_hint_and_evidence() -> None:
     body = RecipeError("no", "do this", "line 3").as_json()
     assert body == {"error": {"code": "recipe", "message": "no", "hint": "do this", "detail": "line 3"}}

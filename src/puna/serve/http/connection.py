@@ -90,7 +90,7 @@ class Direct(Protocol):
         """Begin; `request.reply` is called once, now or later. What is returned is called if the client leaves."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Request:
     """An inference request that has arrived whole."""
 
