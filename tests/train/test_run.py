@@ -14,6 +14,7 @@ from puna.errors import ConflictError, MachineError, RecipeError, TrainError
 from puna.tokens import TokenRows
 from puna.train import loop
 from puna.train.planning.plan import plan
+from puna.train.reporting import trackers
 from puna.train.reporting.record import Run
 from puna.train.run import build_model, train
 from puna.train.trained import load_base, load_trained
@@ -180,9 +181,9 @@ def test_metrics_reach_the_trackers(base_dir: Path, dataset: Dataset, tmp_path: 
         def close(self, state: str = "finished") -> None:
             seen.append((-1, {}))
 
-    monkeypatch.setitem(
-        __import__("puna.train.reporting.trackers", fromlist=["TRACKERS"]).TRACKERS, "wandb", ("json", Tracker)
-    )
+    (tmp_path / "wandb.py").touch()  # a package of that name must be there, and is not asked
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", Tracker)
     train(
         make_recipe(training={"report_to": ["wandb"], "max_steps": 2}),
         base_dir,
