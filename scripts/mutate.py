@@ -149,16 +149,12 @@ def drawn(args: argparse.Namespace, paths: Iterable[Path]) -> list[Mutant]:
     every = [m for path, text in texts.items() for m in candidates(path, text) if args.only in m.name]
     if args.again:
         results = json.loads(args.again.read_text())
-        lost = {_key(Mutant(**r["mutant"])) for r in results if r["outcome"] in (SURVIVED, UNSEEN)}
-        return [m for m in every if _key(m) in lost and is_python(m, texts[m.path])]
+        lost = {(r["mutant"]["function"], _changed(r["diff"])) for r in results if r["outcome"] in (SURVIVED, UNSEEN)}
+        found = [m for m in every if (m.function, _changed(m.diff(texts[m.path]))) in lost]
+        return [m for m in found if is_python(m, texts[m.path])]
     random.Random(args.seed).shuffle(every)
     # To compile each of tens of thousands takes minutes: only as many as are wanted.
     return list(itertools.islice((m for m in every if is_python(m, texts[m.path])), args.sample))
-
-
-def _key(mutant: Mutant) -> tuple[str, ...]:
-    """What stays of it when lines above it come and go."""
-    return mutant.path, mutant.function, mutant.operator, mutant.before, mutant.text
 
 
 def accepted() -> dict[tuple[str, str, str], str]:
@@ -169,10 +165,15 @@ def accepted() -> dict[tuple[str, str, str], str]:
 
 def changed_line(mutant: Mutant, source: bytes) -> tuple[str, str, str]:
     """Its module and its first changed line before and after, without indents: what `mutants.toml` names it by."""
-    lines = [line for line in mutant.diff(source).splitlines()[2:] if line[:1] in "+-"]
+    return mutant.path, *_changed(mutant.diff(source))
+
+
+def _changed(diff: str) -> tuple[str, str]:
+    """The first line that a diff takes and the first that it gives; they stay when lines above them come and go."""
+    lines = [line for line in diff.splitlines()[2:] if line[:1] in "+-"]
     before = next((line[1:].strip() for line in lines if line[0] == "-"), "")
     after = next((line[1:].strip() for line in lines if line[0] == "+"), "")
-    return mutant.path, before, after
+    return before, after
 
 
 # ---- which tests -------------------------------------------------------------------------------------------------

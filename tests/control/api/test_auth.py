@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from control.conftest import World, control_of
 from control.rows import build_revision
+from puna.control.api import auth
 from puna.control.api.app import create_app
 from puna.control.api.auth import foreign
 from puna.control.api.routing import Right, Route, declared
+from puna.errors import TooLargeError
 
 FORWARDED = {"x-puna-forwarded": "1"}
 
@@ -163,3 +169,38 @@ def test_where_no_route_is_a_key_for_all_endpoints_is_asked_for_all_the_same(api
     assert api.put("/api/v1/endpoints/mine", headers=FORWARDED | some).status_code == 405
     assert api.put("/api/v1/endpoints/yours", headers=FORWARDED | some).status_code == 403
     assert api.post("/internal/routes", headers=FORWARDED | every).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fits"), [([600, 424], True), ([1024], True), ([600, 425], False), ([0, 1025], False)]
+)
+def test_a_body_that_does_not_say_how_long_it_is_is_read_up_to_the_limit(
+    sizes: list[int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_BODY_BYTES", 1024)
+    pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    async def read() -> None:
+        limited = auth._limited({"type": "http", "headers": []}, receive)
+        for _ in sizes:
+            await limited()
+
+    if fits:
+        asyncio.run(read())
+        return
+    with pytest.raises(HTTPException) as caught:
+        asyncio.run(read())
+    assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize(("length", "fits"), [("1024", True), ("1025", False), ("many", True)])
+def test_a_body_that_says_how_long_it_is_is_refused_unread(
+    length: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_BODY_BYTES", 1024)
+    scope = {"type": "http", "headers": [(b"content-length", length.encode())]}
+    with contextlib.nullcontext() if fits else pytest.raises(TooLargeError):
+        auth._limited(scope, receive=None)  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def test_the_least_busy_replica_goes_first(world: World) -> None:
     world.store.scale("app", 2, "busy", world.now)
     world.settle(15)
     first, second = world.ready()
-    world.traffic = {second: 3}
+    world.traffic = {second: 1}
     world.store.scale("app", 1, "less", world.now)
     world.step()
     assert world.store.replica(first).state is ReplicaState.DRAINING and world.ready() == [second]

@@ -136,6 +136,11 @@ def test_rows_add_up_by_what_is_asked_and_every_way_to_the_same_total() -> None:
     assert [(i["start"], i["requests"]) for i in by_day] == [(NOON - 12 * HOUR_S, 9), (NOON + 12 * HOUR_S, 2)]
 
 
+def test_seconds_are_told_to_the_millisecond() -> None:
+    (item,) = add_up([UsageRow(NOON, "a", "k1", "one", 1, 0, 1.23456, 7.65432)], ("key",))
+    assert (item["infer_s"], item["gpu_s"]) == (1.235, 7.654)
+
+
 def test_keys_share_gpu_time_by_their_seconds_and_an_hour_without_calls_is_nobodys() -> None:
     items = {i["key_name"]: i for i in add_up(ROWS, ("key",))}
     assert {name: i["gpu_s"] for name, i in items.items()} == {"idle": 30.0, "one": 75.0, "two": 25.0}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from puna.serve.dispatch.worker_connection import Lost, Refused, Reply, WorkerConnection
+from puna.serve.dispatch.worker_connection import InFlight, Lost, Refused, Reply, WorkerConnection
 from puna.worker import protocol
 from serve.conftest import StubWorker, until
 
@@ -343,3 +343,15 @@ def test_a_worker_that_is_not_there_yet_is_dialled_again_soon_and_then_ever_more
     connection: WorkerConnection = None  # type: ignore[assignment]
     uvloop.run(main())
     assert pauses == [0.02, 0.05, 0.1, 0.2, 0.5, 0.5, 0.5]
+
+
+def test_a_stream_has_something_to_take_when_an_event_came_or_it_ended() -> None:
+    async def play() -> None:
+        stream = InFlight(1, None)
+        assert not stream.more().done()
+        stream._events.append(b"{}")
+        assert stream.more().done() and stream.take() == [b"{}"] and not stream.more().done()
+        stream.ended = True
+        assert stream.more().done() and stream.take() == []
+
+    asyncio.run(play())

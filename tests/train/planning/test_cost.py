@@ -17,6 +17,7 @@ from puna.train.model.shape import ModelShape, Rope, read_shape
 from puna.train.planning import cost
 from puna.train.planning.budget import BudgetLimits, choose
 from puna.train.planning.cost import GIB, Setup, flops_per_token, parse_bytes
+from puna.train.planning.plan import _beside_s
 from train.tiny import make_recipe, random_rows
 
 LLAMA3 = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128, 1e-5, False, Rope())
@@ -148,6 +149,28 @@ def test_a_faster_kernel_for_attention_is_planned_as_one() -> None:
              for name in cost.ATTENTION_SHARE}  # fmt: skip
     assert times["flash-attn-4"] < times["varlen"] < times["padded"] < 2 * times["flash-attn-4"]
     assert all(0 < backward < forward < 1 for forward, backward in cost.ATTENTION_SHARE.values())
+
+
+def test_time_beside_the_steps_is_that_of_evaluations_and_checkpoints() -> None:
+    def beside_s(eval_steps: int, save_steps: int = 100) -> float:
+        recipe = make_recipe(training={"eval_steps": eval_steps, "save_steps": save_steps})
+        return _beside_s(recipe, SETUP, gpu(140), choose(SETUP, gpu(140)).choice, 10_000, 100)
+
+    evaluation_s = cost.evaluation_s(SETUP, gpu(140), choose(SETUP, gpu(140)).choice, 10_000)
+    # Once before, and once at the end of each stretch.
+    assert [beside_s(every) - beside_s(100) for every in (50, 10)] == pytest.approx([evaluation_s, 9 * evaluation_s])
+    assert beside_s(100) > 2 * evaluation_s and beside_s(100, 10) > beside_s(100)
+
+
+def test_the_model_of_a_step_is_the_one_that_was_measured() -> None:
+    """Whoever changes a constant measures anew: bench/train-*.json tell how far foreseen and measured are apart."""
+    all_again = dataclasses.replace(choose(SETUP, gpu(140)).choice, recompute_layers=32)
+    in_8_bits, with_dropout = dataclasses.replace(SETUP, fp8=True), dataclasses.replace(SETUP, dropout=True)
+    plain = choose(SETUP, gpu(140)).choice
+    times_us = [1e6 * cost.token_s(setup, gpu(140), choice) for setup, choice in (
+        (SETUP, plain), (in_8_bits, plain), (SETUP, all_again), (in_8_bits, all_again), (with_dropout, plain)
+    )]  # fmt: skip
+    assert times_us == pytest.approx([53.407, 40.849, 67.916, 49.925, 55.148], rel=1e-4)
 
 
 def test_an_evaluation_takes_about_a_third_of_what_training_on_its_tokens_takes() -> None:

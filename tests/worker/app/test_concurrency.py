@@ -107,6 +107,18 @@ def test_an_infer_that_keeps_nothing_is_proved(judge: Judge, infer: str) -> None
     assert judge(infer) == ""
 
 
+def test_a_table_of_the_apps_may_be_read_in_every_way(judge: Judge) -> None:
+    tables = "self.words, self.names, self.pair = ['a', 'b'], {'a': 'b'}, ('a', 'b')"
+    reads = """
+        words = []
+        for word in self.words:
+            words.append(word)
+        first = self.words[0] + self.names['a'] + self.names.get('b', '') + self.pair[1]
+        prompt = first.join(words) + ''.join(k + v for k, v in self.names.items()) + ' '.join(self.pair)
+    """
+    assert judge(reads, initialize=tables) == ""
+
+
 ABOVE = """
     from vllm import LLM
 

@@ -195,6 +195,11 @@ def test_messages_of_parts_of_calls_and_of_developers_become_what_templates_know
     assert text == "<|system|>be brief\n<|user|>one\ntwo\n<|assistant|>call 42\n<|tool|>done\n<|assistant|>"
 
 
+def calling(function: Any) -> dict[str, Any]:
+    """An assistant's message that calls this function."""
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
@@ -202,6 +207,8 @@ def test_messages_of_parts_of_calls_and_of_developers_become_what_templates_know
         ("chat", {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ("chat", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ("chat", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ("chat", {"messages": [calling({"arguments": "{"})]}, "messages[0].tool_calls"),
+        ("chat", {"messages": [calling(None)]}, "messages[0].tool_calls"),
         ("chat", {"temperature": "hot"}, "temperature"),
         ("chat", {"temperature": True}, "temperature"),
         ("chat", {"top_p": 0}, "top_p"),
