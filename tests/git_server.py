@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
+import functools
 import http.server
 import os
+import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,30 +45,45 @@ class GitServer:
 
     def repository(self, name: str, files: dict[str, str], branch: str = "main") -> Path:
         """A working copy whose pushes arrive here."""
-        bare, work = self.root / f"{name}.git", self.root / f"{name}-work"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", branch, str(bare)], check=True)
-        work.mkdir()
-        git(work, "init", "-q", "-b", branch)
-        git(work, "remote", "add", "origin", str(bare))
-        self.push(name, files)
+        work = self.root / f"{name}-work"
+        made = _repository(name, tuple(files.items()), branch)
+        for folder in (work.name, f"{name}.git"):
+            shutil.copytree(made / folder, self.root / folder)
         return work
 
     def push(self, name: str, files: dict[str, str], branch: str = "main") -> str:
         """Commit these files on a branch and push it; returns the commit."""
-        work = self.root / f"{name}-work"
-        for path, text in files.items():
-            (work / path).parent.mkdir(parents=True, exist_ok=True)
-            (work / path).write_text(text)
-        git(work, "add", "-A")
-        git(work, "commit", "-q", "--allow-empty", "-m", "a change")
-        git(work, "push", "-q", "origin", f"HEAD:{branch}")
-        return git(work, "rev-parse", "HEAD").strip()
+        return _push(self.root, name, files, branch)
 
     def close(self) -> None:
         """Stop serving."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+@functools.cache
+def _repository(name: str, files: tuple[tuple[str, str], ...], branch: str) -> Path:
+    """A folder with a working copy and the bare repository of that name beside it, to be copied: git takes a while."""
+    root = Path(tempfile.mkdtemp(prefix="puna-git-server-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    git(root, "init", "-q", "--bare", "--template=", "-b", branch, f"{name}.git")
+    (root / f"{name}.git" / "hooks").mkdir()
+    git(root, "init", "-q", "--template=", "-b", branch, f"{name}-work")
+    git(root / f"{name}-work", "remote", "add", "origin", f"../{name}.git")
+    _push(root, name, dict(files), branch)
+    return root
+
+
+def _push(root: Path, name: str, files: dict[str, str], branch: str) -> str:
+    work = root / f"{name}-work"
+    for path, text in files.items():
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_text(text)
+    git(work, "add", "-A")
+    git(work, "commit", "-q", "--allow-empty", "-m", "a change")
+    git(work, "push", "-q", "origin", f"HEAD:{branch}")
+    return (root / f"{name}.git" / "refs" / "heads" / branch).read_text().strip()
 
 
 @contextlib.contextmanager

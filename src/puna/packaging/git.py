@@ -108,7 +108,7 @@ def fetch(repository: Repository, home: Home, credential: Credential | None = No
         _git(["init", "-q", "--bare", "--template=", str(store)], session, repository)
         fetching = ["fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph"]
         _git([*fetching, "--", repository.url, f"{repository.ref}:refs/puna/head"], session, repository, store)
-        commit = _git(["rev-parse", "refs/puna/head"], session, repository, store).strip()
+        commit = (store / "FETCH_HEAD").read_text().split()[0]
         _measure(repository, session, store)
         out = [f"--work-tree={files}", "-c", "core.bare=false"]
         part = repository.folder or "."
