@@ -104,7 +104,7 @@ CLEAN = {
 
 @pytest.mark.parametrize("infer", CLEAN.values(), ids=CLEAN)
 def test_an_infer_that_keeps_nothing_is_proved(judge: Judge, infer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No `infer` is called here, so that a library holds of one app what it holds of another: tests below search for that.
+    # No `infer` is called here: what libraries hold is the same for all of these apps, and is searched for below.
     monkeypatch.setenv("PUNA_PROVED", "1")
     assert judge(infer) == ""
 

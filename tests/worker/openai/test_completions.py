@@ -160,7 +160,10 @@ def test_a_stop_text_ends_the_reply_before_it(tiny: TinyEngine) -> None:
     assert completion(stop=[])["choices"][0]["text"] == text
 
 
-def test_a_chat_that_names_no_limit_gets_what_is_left_and_a_completion_sixteen(tiny: TinyEngine) -> None:
+def test_a_chat_that_names_no_limit_gets_what_is_left_and_a_completion_sixteen(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "max_model_len", 64)
     Asked("chat", {"messages": HI, "temperature": 0}).run()
     Asked("completion", {"prompt": "What is", "temperature": 0}).run()
     (prompt, chat_params, _), (_, params, _) = tiny.asked
