@@ -19,7 +19,7 @@ from merge.conftest import Trained
 from puna.artifacts import Adapter, Model
 from puna.errors import MachineError, MergeError
 from puna.home import Home
-from puna.merge.layout import read_shard
+from puna.merge.layout import read_shard, shards
 from puna.merge.stream import merge
 
 # PEFT asks transformers by a name that the latter has deprecated.
@@ -237,6 +237,23 @@ def test_a_base_cut_short_is_refused(made: Trained, tmp_path: Path, home: Home) 
     os.truncate(base / "model.safetensors", (base / "model.safetensors").stat().st_size - 100)
     with pytest.raises(MergeError, match="bytes, not"):
         merged(made, home, base_dir=base)
+
+
+@pytest.mark.parametrize("header", ["{ ", "[]", '{"a": 1}', '{"a": {"dtype": "F32", "shape": [1]}}'])
+def test_a_damaged_header_is_refused(header: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(
+        MergeError, match=r"model\.safetensors has a damaged safetensors header"
+    ):
+        read_shard(file)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 1}'])
+def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(MergeError, match=r"index\.json cannot be read"):
+        shards(tmp_path)
 
 
 def test_a_full_disk_is_told_before_a_byte_is_written(

@@ -72,13 +72,13 @@ def shards(base_dir: Path) -> list[Shard]:
 
 def _weight_map(path: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        weight_map = dict(json.loads(path.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise MergeError(f"{path} cannot be read: {error!r}", "fetch the base again") from None
     for name in weight_map.values():
         if Path(name).name != name:
             raise MergeError(f"{path} names {name!r}, which is not a file beside it")
-    return dict(weight_map)
+    return weight_map
 
 
 def read_shard(path: Path) -> Shard:
@@ -94,13 +94,11 @@ def read_shard(path: Path) -> Shard:
             raise MergeError(f"{path} is not a safetensors file", "fetch the base again")
         text = file.read(length)
     try:
-        entries: dict[str, Any] = json.loads(text)
-    except ValueError:
+        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        slots = [_slot(name, entry, 8 + length) for name, entry in entries.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise MergeError(f"{path} has a damaged safetensors header", "fetch the base again") from None
-    entries.pop("__metadata__", None)
-    origin = 8 + length
-    slots = sorted((_slot(name, entry, origin) for name, entry in entries.items()), key=lambda s: (s.start, s.end))
-    shard = Shard(path, prefix + text, tuple(slots))
+    shard = Shard(path, prefix + text, tuple(sorted(slots, key=lambda slot: (slot.start, slot.end))))
     if path.stat().st_size != shard.size_bytes:
         raise MergeError(f"{path} has {path.stat().st_size} bytes, not {shard.size_bytes}", "fetch the base again")
     return shard

@@ -99,7 +99,7 @@ def test_a_damaged_file_is_refused(damage: Callable[[bytes], bytes], tmp_path: P
         read_shape(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "{}"])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 1}', '{"weight_map": {"a": 1}}'])
 def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
     write_base(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)

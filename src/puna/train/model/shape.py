@@ -152,8 +152,9 @@ class Weights:
         index = self.base_dir / "model.safetensors.index.json"
         if index.exists():
             try:
-                files = sorted({self.base_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
-            except (ValueError, KeyError) as error:
+                names = dict(json.loads(index.read_text())["weight_map"]).values()
+                files = sorted({self.base_dir / name for name in names})
+            except (ValueError, KeyError, TypeError) as error:
                 raise TrainError(f"{index} cannot be read: {error!r}", "download the base again") from None
         if not files:
             hint = "Puna reads safetensors only; convert pickled weights first"
