@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -350,20 +351,21 @@ class Walk:
 
     def check(self, before: dict[str, int]) -> None:
         after = self.ready_of_serving(awake_or_not=True)
+        alive = Counter((r.endpoint, r.revision) for r in self.replicas.values() if r.state in ALIVE)
+        for key in alive.keys() & self.revisions.keys():
+            limit = max(1, self.endpoints[key[0]].settings.max_replica)
+            assert alive[key] <= limit, f"more than {limit} replicas of {key}"
         for name, endpoint in self.endpoints.items():
-            limit = max(1, endpoint.settings.max_replica)
-            for key in [k for k in self.revisions if k[0] == name]:
-                assert len(self.of(*key, *ALIVE)) <= limit, f"more than {limit} replicas of {key}"
             serving = [r for (n, _), r in self.revisions.items() if n == name and r.state is RevisionState.SERVING]
             assert {r.number for r in serving} == set(endpoint.shares)
             self.check_split(endpoint)
             if endpoint.active and before.get(name):
                 may_stop = any(r.settings.replace for r in self.rolling(name))
                 assert after[name] or may_stop, f"{name} was served before this step of its rollout, and is not after"
-            assert endpoint.active or not [r for one in endpoint.shares for r in self.of(name, one, *ALIVE)]
+            assert endpoint.active or not any(alive[name, one] for one in endpoint.shares)
         for gpu in self.capacity.gpus:
-            alive = [r for r in self.replicas.values() if r.state is not ReplicaState.FAILED]
-            used = sum(r.fraction for r in alive if r.gpu == str(gpu.index))
+            held = [r for r in self.replicas.values() if r.state is not ReplicaState.FAILED]
+            used = sum(r.fraction for r in held if r.gpu == str(gpu.index))
             assert used <= 1.0 + 1e-6, f"GPU {gpu.index} is given {used} times"
 
     def check_split(self, endpoint: Endpoint) -> None:
