@@ -243,9 +243,7 @@ def test_a_base_cut_short_is_refused(made: Trained, tmp_path: Path, home: Home) 
 def test_a_damaged_header_is_refused(header: str, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
-    with pytest.raises(
-        MergeError, match=r"model\.safetensors has a damaged safetensors header"
-    ):
+    with pytest.raises(MergeError, match=r"model\.safetensors has a damaged safetensors header"):
         read_shard(file)
 
 
