@@ -2,6 +2,8 @@
 
 import asyncio
 
+import uvloop
+
 from puna.serve.dispatch.call import Deadlines
 
 
@@ -23,3 +25,17 @@ def test_each_is_late_at_its_time_whatever_the_order_and_those_removed_never_are
             await asyncio.sleep(0.005)
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_one_that_is_due_at_once_keeps_no_other_from_being_watched() -> None:
+    async def play() -> None:
+        late: list[str] = []
+        deadlines, now = Deadlines[str](late.append), asyncio.get_running_loop().time()
+        deadlines.add("due", now)
+        deadlines.add("overdue", now - 1)
+        deadlines.add("never", now + 3600)
+        while len(late) < 2:
+            await asyncio.sleep(0.005)
+        assert late == ["overdue", "due"]
+
+    uvloop.run(asyncio.wait_for(play(), 10))

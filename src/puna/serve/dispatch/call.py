@@ -24,12 +24,13 @@ class Deadlines(Generic[T]):
     def __init__(self, late: Callable[[T], None]) -> None:
         self._late = late
         self._at: dict[T, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = math.inf  # when the timer is; uvloop's own cannot say where that is at once
 
     def add(self, call: T, at: float) -> None:
         """Watch `call`."""
         self._at[call] = at
-        if self._timer is None or at < self._timer.when():
+        if at < self._due:
             self._arm(at)
 
     def remove(self, call: T) -> None:
@@ -39,10 +40,10 @@ class Deadlines(Generic[T]):
     def _arm(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(at, self._look)
+        self._timer, self._due = asyncio.get_running_loop().call_at(at, self._look), at
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._due = None, math.inf
         now = asyncio.get_running_loop().time()
         for call in sorted((call for call, at in self._at.items() if at <= now), key=self._at.__getitem__):
             self._at.pop(call, None)
