@@ -355,3 +355,21 @@ def test_a_stream_has_something_to_take_when_an_event_came_or_it_ended() -> None
         assert stream.more().done() and stream.take() == []
 
     asyncio.run(play())
+
+
+def test_a_worker_has_as_many_places_as_it_runs_more_when_it_is_brisk_and_none_when_it_is_one_suspects(
+    sockets: Path,
+) -> None:
+    async def play() -> None:
+        connection = WorkerConnection(StubWorker(sockets / "none").route, lambda: None)
+        connection.concurrency, ahead = 3, {}
+        for call_s in (1.0, 0.02, 0.019, 0.002, 0.0019):
+            connection._call_s = call_s
+            ahead[call_s] = connection.places - 3
+        assert ahead == {1.0: 0, 0.02: 0, 0.019: 4, 0.002: 4, 0.0019: 16}
+        connection.asleep = True
+        assert connection.places == 3
+        connection.is_reserved = True
+        assert connection.places == 0
+
+    asyncio.run(play())
