@@ -85,6 +85,10 @@ class StubControl:
             answer = self.table()
         elif scope["path"] == "/internal/load":
             self.loads.append(json.loads(body))
+        if scope["path"].endswith("/follow"):  # a log that is written for ever
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a line\n", "more_body": True})
+            await asyncio.Event().wait()
         status = 200
         if scope["path"] == "/api/v1/health" and self.sick:
             status, answer = 503, {"status": "failing", "parts": {"database": "it cannot be read"}}
@@ -375,6 +379,18 @@ def test_the_rest_goes_to_the_control_plane_marked_as_forwarded_but_never_its_in
             assert b" 404 " in await reader.readline(), path
             writer.close()
         assert world.control.forwarded == ["/api/v1/sources"]
+
+    story(sockets, play)
+
+
+def test_a_reply_without_an_end_ends_when_the_gateway_winds_down(sockets: Path) -> None:
+    async def play(world: World) -> None:
+        async with world.client.stream("GET", "/api/v1/logs/follow", headers=KEY) as reply:
+            pieces = reply.aiter_bytes()
+            assert await anext(pieces) == b"a line\n"
+            world.gateway.wind_down()
+            with pytest.raises((httpx.RemoteProtocolError, StopAsyncIteration)):
+                await asyncio.wait_for(anext(pieces), 20)
 
     story(sockets, play)
 
