@@ -161,11 +161,11 @@ def test_the_least_busy_replica_goes_first(world: World) -> None:
     world.settle(10)
     world.store.scale("app", 2, "busy", world.now)
     world.settle(15)
-    first, second = world.ready()
-    world.traffic = {second: 1}
+    older, younger = sorted(world.ready(), key=lambda id: world.store.replica(id).created)
+    world.traffic = {younger: 1}  # of two alike the younger would go
     world.store.scale("app", 1, "less", world.now)
     world.step()
-    assert world.store.replica(first).state is ReplicaState.DRAINING and world.ready() == [second]
+    assert world.store.replica(older).state is ReplicaState.DRAINING and world.ready() == [younger]
 
 
 def test_deactivate_ends_every_replica_and_says_so(world: World) -> None:
