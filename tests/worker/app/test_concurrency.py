@@ -110,11 +110,16 @@ def test_an_infer_that_keeps_nothing_is_proved(judge: Judge, infer: str, monkeyp
 
 
 def test_a_table_of_the_apps_may_be_read_in_every_way(judge: Judge) -> None:
-    tables = "self.words, self.names, self.pair = ['a', 'b'], {'a': 'b'}, ('a', 'b')"
+    tables = """
+        self.words, self.names, self.pair = ['a', 'b'], {'a': 'b'}, ('a', 'b')
+        self.stops, self.patterns = frozenset(['a', 'b']), [re.compile('a'), self.params]
+    """
     reads = """
         words = []
         for word in self.words:
             words.append(word)
+        stops = [stop for stop in self.stops if stop in prompt]
+        count = len([1 for pattern in self.patterns])
         first = self.words[0] + self.names['a'] + self.names.get('b', '') + self.pair[1]
         prompt = first.join(words) + ''.join(k + v for k, v in self.names.items()) + ' '.join(self.pair)
     """

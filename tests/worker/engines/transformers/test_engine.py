@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from puna.worker.engines.engine import Engine
 from puna.worker.engines.transformers.engine import TextDecoder, TransformersEngine
 
 
@@ -59,3 +61,19 @@ def test_a_reply_ends_at_the_models_tokens_unless_they_are_to_be_ignored() -> No
 
     assert (ends(None), ends(2), ends([2, 3])) == ([], [2], [2, 3])
     assert ends([2, 3], ignore_eos=True) == [] and ends(2, ignore_eos=False) == [2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_warmed_up_tells_text_again(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def first_token(engine: TransformersEngine) -> None:
+        seen.append(engine._is_warming)
+        if fails:
+            raise MemoryError
+
+    monkeypatch.setattr(Engine, "first_token", first_token)
+    engine = object.__new__(TransformersEngine)
+    with contextlib.suppress(MemoryError):
+        engine.first_token()
+    assert seen == [True] and not engine._is_warming
