@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ from backends.replicas import FAMILY, Owner, is_alive, processes_with, wait_for,
 from puna.backends.base import Launch, Phase
 from puna.backends.local import LocalBackend
 from puna.home import Home
+from puna.process import guard
+from puna.worker import protocol
 
 pytestmark = pytest.mark.process
 Make = Callable[..., Launch]
@@ -231,3 +234,27 @@ def test_a_second_stop_may_shorten_the_grace_and_never_prolongs_it(local: LocalB
         for grace_s in graces:
             local.stop(name, grace_s)
         assert "had not ended within its grace" in wait_for(local, Phase.EXITED, name, LIMIT_S).reason
+
+
+def test_frames_are_heard_as_soon_as_they_are_whole_also_those_without_a_payload() -> None:
+    heard: list[tuple[int, bytes]] = []
+    mine, workers = socket.socketpair()
+    with mine, workers:
+        mine.setblocking(False)
+        listening = object.__new__(guard.Guard)
+        listening.connection, listening.received, listening.liveness = mine, bytearray(), None
+        listening._handle = lambda kind, payload: heard.append((kind, payload))  # type: ignore[method-assign]
+        pong, ready = protocol.encode(protocol.PONG, 0, b""), protocol.encode(protocol.READY, 0, b"{}")
+        for piece in (pong, ready[:5], ready[5:13], ready[13:] + pong):
+            workers.sendall(piece)
+            listening._read_connection()
+        assert heard == [(protocol.PONG, b""), (protocol.READY, b"{}"), (protocol.PONG, b"")]
+
+
+def test_the_last_lines_of_a_log_come_without_stamps_and_from_where_they_are_asked(tmp_path: Path) -> None:
+    log, stamp = tmp_path / "log", "2026-11-25T12:00:00.000000Z stdout F "
+    log.write_text(f"one\n{stamp}two\nthree\n")
+    assert guard.tail(str(log)) == ["one", "two", "three"] and guard.tail(str(log), 4) == ["two", "three"]
+    log.write_text("".join(f"{number}\n" for number in range(100)))
+    assert guard.tail(str(log)) == [str(number) for number in range(80, 100)]
+    assert guard.tail(str(tmp_path / "none")) == []
