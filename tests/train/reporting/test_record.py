@@ -128,6 +128,8 @@ def test_each_planned_figure_is_held_against_what_was_measured(tmp_path: Path) -
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
     (tmp_path / "metrics.jsonl").rename(tmp_path / "later")
     assert compare(Run(tmp_path)) == [], "nothing is measured yet"
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "eval_loss": 4.0}) + "\n")
+    assert compare(Run(tmp_path)) == [], "a loss has no plan"
     (tmp_path / "later").rename(tmp_path / "metrics.jsonl")
     speed, step, memory = compare(Run(tmp_path))
     assert (speed.planned, speed.measured) == (1000.0, pytest.approx(800.0))
