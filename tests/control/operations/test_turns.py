@@ -172,7 +172,7 @@ def test_sixty_fetches_that_hang_keep_no_handler_and_no_gateway_waiting(world: W
             report = {"gateway": "g", "at": 1.0, "endpoints": {}}
             assert (await asyncio.wait_for(client.post("/internal/load", json=report), 20)).status_code == 200
             assert (await asyncio.wait_for(client.get("/internal/routes"), 20)).status_code == 200
-            await asyncio.wait(asked, timeout=20, return_when=asyncio.FIRST_COMPLETED)  # somebody has waited long enough
+            await asyncio.wait(asked, timeout=20, return_when=asyncio.FIRST_COMPLETED)  # one is refused
             hangs.set()
             answers = await asyncio.gather(*asked)
             assert all(a.headers.get("retry-after") == "10" for a in answers if a.status_code == 429)
