@@ -130,6 +130,8 @@ def test_ctrl_c_saves_and_the_run_goes_on(shell: Shell) -> None:
 def test_a_folder_becomes_an_endpoint_and_goes_again(shell: Shell) -> None:
     assert "puna up" in shell.run("ps", code=7)
     assert "puna is up at" in shell.run("up", "--detach", "--port", "0")
+    again = shell.run("up", "--detach", "--port", "0", code=4)
+    assert "already, as process" in again and "did not start" not in again
     folder = write_app(shell.folder / "my-app")
     told = shell.run("deploy", "my-app", "--gpu", "cpu", "--scale-down-delay", "600")
     assert "my-app revision 1 serves" in told

@@ -46,6 +46,8 @@ def up(
         raise UsageError("TLS needs a certificate and its key", "give both --tls-cert and --tls-key")
     home = Home.default()
     if detach:
+        with instance.sole(home):  # one that runs is named here, without the log of another that ends at once
+            pass
         words = ["--host", host, "--port", str(port), "--gateways", str(gateways)]
         words += ["--insecure"] if insecure else []
         words += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert else []
