@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.replicas import is_alive
 from load import load_factor
 from puna.errors import ConflictError, MachineError, UsageError
 from puna.home import Home
@@ -118,13 +119,6 @@ def pids(folder: Path, count: int) -> dict[str, int]:
         time.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-
-
 def test_a_port_in_use_is_named_with_the_way_out() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -180,7 +174,7 @@ def test_sigterm_ends_gateways_before_the_control_plane(family: tuple[subprocess
     assert "no more callers" in output
     ended = (folder / "ended").read_text().splitlines()
     assert sorted(ended[:2]) == ["gateway 0", "gateway 1"] and ended[2:] == ["control plane"]
-    assert not any(alive(pid) for pid in children.values())
+    assert not any(is_alive(pid) for pid in children.values())
 
 
 @pytest.mark.process
@@ -202,7 +196,7 @@ def test_the_supervisors_death_by_sigkill_takes_every_child_along(family: tuple[
     children = pids(folder, 3)
     process.kill()
     deadline = time.monotonic() + 2
-    while any(alive(pid) for pid in children.values()):
+    while any(is_alive(pid) for pid in children.values()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -267,7 +261,7 @@ def test_a_supervisor_that_was_stopped_ends_nobody_for_it(beating: tuple[subproc
     time.sleep(9)
     process.send_signal(signal.SIGCONT)
     time.sleep(2)
-    assert pids(folder, 2) == before and all(alive(pid) for pid in before.values())
+    assert pids(folder, 2) == before and all(is_alive(pid) for pid in before.values())
 
 
 @pytest.mark.process

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from puna.backends.base import Launch, Observed, Phase
 from puna.backends.local import LocalBackend
+from puna.process import tree
 from puna.worker import protocol
 from worker import wire
 
@@ -92,10 +93,9 @@ def processes_with(mark: str) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+    """Also while its main thread alone has ended: its sockets still take what comes then, and cut it."""
+    found = tree.stat(pid)
+    return found is not None and not found.has_ended
 
 
 def call(launch: Launch, prompt: str, timeout_s: float = 10) -> str:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from backends.replicas import is_alive
 from load import load_factor
 from puna.errors import PunaError
 from stories.conftest import Up, family, write_app
@@ -116,7 +117,7 @@ def chaos(up: Up, victims: Callable[[], list[int]], whole: Callable[[], bool]) -
             victim = victims()[0]
             os.kill(victim, signal.SIGKILL)
             began = time.monotonic()
-            up.until(lambda victim=victim: not _lives(victim) and whole(), PATIENCE_S, "the recovery")
+            up.until(lambda victim=victim: not is_alive(victim) and whole(), PATIENCE_S, "the recovery")
             recoveries.append(time.monotonic() - began)
             time.sleep(BREATH_S)
         crowd.more(CALLERS)
@@ -175,20 +176,13 @@ def test_after_the_supervisors_death_nothing_is_left(up: Up) -> None:
 def _both(up: Up) -> bool:
     """Two replicas are ready, guard and worker, and not only as the control plane remembers them."""
     pids = up.worker_pids()
-    return len(pids) == 2 and all(_lives(pid) and _is_guarded(pid) for pid in pids)
+    return len(pids) == 2 and all(is_alive(pid) and _is_guarded(pid) for pid in pids)
 
 
 def _is_guarded(pid: int) -> bool:
     """Its guard lives: a worker outlives it by some milliseconds, as a child of somebody else's."""
     try:
         return b"guard" in Path(f"/proc/{_parent(pid)}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backends.replicas import processes_with
+from backends.replicas import is_alive, processes_with
 from load import load_factor
 from puna.errors import PunaError
-from puna.process import tree
 from stories.conftest import Callers, Up, family, write_app
 
 pytestmark = pytest.mark.process
@@ -58,7 +57,7 @@ def test_a_killed_guard_takes_its_worker_along_and_loses_no_request(up: Up) -> N
     with Callers(up) as callers:
         callers.more(20)
         killed = kill(guard)
-        up.until(lambda: not _alive(before[0]), 2 - (time.monotonic() - killed), "the worker's end")
+        up.until(lambda: not is_alive(before[0]), 2 - (time.monotonic() - killed), "the worker's end")
         callers.more(60)
     assert callers.failed() == [] and callers.broken == 0
 
@@ -78,7 +77,7 @@ def test_guard_and_worker_killed_at_once_leave_nothing_of_the_app(up: Up, tmp_pa
     os.kill(guard, signal.SIGSTOP)  # neither may see the other's end
     kill(worker)
     kill(guard)
-    up.until(lambda: not any(_alive(pid) for pid in before), 10, "the end of what the app had started")
+    up.until(lambda: not any(is_alive(pid) for pid in before), 10, "the end of what the app had started")
     up.client.delete("daemons")
     up.until(lambda: not processes_with(mark), 30, "the end of its successor's")
 
@@ -139,7 +138,7 @@ def test_who_asks_the_api_while_the_control_plane_is_replaced_waits_at_the_front
     up.until(lambda: ask(0).status_code == 200, 10, "the key at both gateways")
     control = up.pids("puna.server control")
     kill(control[0])
-    up.until(lambda: not _alive(control[0]), 10, "its end")
+    up.until(lambda: not is_alive(control[0]), 10, "its end")
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(ask, range(16)))
     assert {r.status_code for r in replies} <= {200, 201}, [r.text for r in replies]
@@ -156,12 +155,6 @@ def test_the_supervisors_death_leaves_no_process_two_seconds_later(up: Up) -> No
             Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left
         ]
         time.sleep(0.02)
-
-
-def _alive(pid: int) -> bool:
-    """Also while its main thread alone has ended: its sockets still take what comes then, and cut it."""
-    found = tree.stat(pid)
-    return found is not None and not found.has_ended
 
 
 def _in_flight(up: Up) -> float:
